@@ -1,0 +1,156 @@
+"""A run's folder on any filesystem: begin, write parts, publish (manifest, then _DONE last), refuse stale resumption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from trace_ray import __version__
+from trace_ray.errors import StaleRunError, UserError
+from trace_ray.storage import Location
+
+Inputs = Mapping[str, Any]
+
+STAGES = ("triage", "impact", "realign", "evaluate", "report")
+MANIFEST, DONE, INPUTS = "manifest.json", "_DONE", "inputs.json"
+
+
+def inputs_hash(inputs: Inputs) -> str:
+    """Returns 16 hex digits over every input of a stage."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One folder of a run, such as triaged/: unfinished until it holds _DONE.
+
+    Args:
+        place: the folder.
+    """
+
+    place: Location
+
+    @property
+    def name(self) -> str:
+        return self.place.name
+
+    def done(self) -> bool:
+        return (self.place / DONE).exists()
+
+    def manifest(self) -> dict[str, Any]:
+        """Returns what was published. Raises UserError where the stage has not finished."""
+        if not self.done():
+            raise UserError(self.place.uri, "not finished", f"run the stage that writes {self.name}/ first")
+        return dict(json.loads((self.place / MANIFEST).read_text()))
+
+    def begin(self, inputs: Inputs) -> bool:
+        """Claims the folder for these inputs.
+
+        Returns: False where it is already finished from the same inputs: nothing to do.
+        Raises: StaleRunError, naming the input and both values, where it was begun from others.
+        """
+        record = self.place / INPUTS
+        now = json.loads(json.dumps(inputs))
+        if record.exists():
+            _refuse_changed(self.place.uri, json.loads(record.read_text()), now)
+            return not self.done()
+        self.place.make()
+        record.write_text(json.dumps(now, indent=1, sort_keys=True))
+        return True
+
+    def parts(self) -> list[Location]:
+        """Returns the part files that exist, in name order."""
+        return self.place.files(".parquet")
+
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        """Returns all published parts as one table, in part order."""
+        names = self.manifest()["parts"]
+        return pa.concat_tables([(self.place / name).read_parquet(columns) for name in names])
+
+    def publish(self, *, counts: Mapping[str, Any], seconds: float, schema: pa.Schema | None = None, **facts: Any) -> None:
+        """Writes the manifest and, after it, _DONE. An artefact of no rows still gets one empty part.
+
+        Args:
+            counts: rows by kind.
+            seconds: time this process spent on the stage.
+            schema: of the parts, needed only where there may be none.
+            facts: whatever else should be traceable: models, tokens, hashes.
+        """
+        if schema is not None and not self.parts():
+            (self.place / "part-empty.parquet").write_parquet(schema.empty_table())
+        inputs = json.loads((self.place / INPUTS).read_text())
+        manifest = {
+            "code_version": __version__,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "inputs_hash": inputs_hash(inputs),
+            "inputs": inputs,
+            "counts": dict(counts),
+            "seconds": round(seconds, 2),
+            "parts": [part.name for part in self.parts()],
+            **facts,
+        }
+        (self.place / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        (self.place / DONE).write_text("")
+
+
+def _refuse_changed(uri: str, before: Inputs, now: Inputs) -> None:
+    for name in sorted({*before, *now}):
+        was, seen = before.get(name, "absent"), now.get(name, "absent")
+        if was != seen:
+            remedy = f"this run was begun with {was!r}; use the same value, or another --run folder"
+            raise StaleRunError(f"{uri}: {name}", repr(seen), remedy)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder.
+
+    Args:
+        place: where it is; it need not exist yet.
+    """
+
+    place: Location
+
+    def artifact(self, name: str) -> Artifact:
+        return Artifact(self.place / name)
+
+    @property
+    def triaged(self) -> Artifact:
+        return self.artifact("triaged")
+
+    @property
+    def rejects(self) -> Artifact:
+        return self.artifact("rejects")
+
+    @property
+    def impact(self) -> Artifact:
+        return self.artifact("impact")
+
+    @property
+    def scored(self) -> Artifact:
+        return self.artifact("scored")
+
+    @property
+    def realign(self) -> Artifact:
+        return self.artifact("realign")
+
+    @property
+    def model(self) -> Artifact:
+        return self.artifact("model")
+
+    @property
+    def evaluation(self) -> Artifact:
+        return self.artifact("evaluation")
+
+    @property
+    def report(self) -> Location:
+        return self.place / "report.html"
+
+    def write_config(self, text: str) -> None:
+        (self.place / "config.yaml").write_text(text)

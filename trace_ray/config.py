@@ -1,0 +1,324 @@
+"""One tree of frozen dataclasses holds every default; yaml files and dotted overrides change it, strictly.
+
+Fields marked ``resource`` say how fast, not what: they may differ between a run and its resumption.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Any
+
+from trace_ray.policy import PolicyConfig
+
+
+def choice(*values: str) -> Any:
+    """A string field that takes one of ``values``; the first is the default. Checked by ``config_load``."""
+    return field(default=values[0], metadata={"choices": values})
+
+
+def resource(default: Any) -> Any:
+    """A field that changes speed or place but no result."""
+    return field(default=default, metadata={"resource": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusConfig:
+    """Where the preference pairs are and which of them are kept for evaluation.
+
+    Args:
+        paths: files, folders or globs of the training pairs, local or s3://.
+        test_paths: the same for held-out pairs; empty = ``holdout`` of ``paths``.
+        holdout: share of prompts, chosen by the prompt's hash, kept from training (0..1).
+        format: ``preference`` = prompt, chosen, rejected; ``hh_rlhf`` = two whole dialogues.
+        limit: read only the first rows of ``paths``; 0 = all.
+        rows_per_part: rows a part file of triaged/ holds at most.
+    """
+
+    paths: tuple[str, ...] = ()
+    test_paths: tuple[str, ...] = ()
+    holdout: float = 0.1
+    format: str = choice("auto", "preference", "hh_rlhf")
+    limit: int = 0
+    rows_per_part: int = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The model to realign: a hub id or a folder in Hugging Face format, safetensors only.
+
+    Args:
+        max_length: tokens of prompt and response together, beyond which they are truncated.
+    """
+
+    path: str = ""
+    revision: str = "main"
+    dtype: str = choice("float32", "bfloat16")
+    attention: str = choice("sdpa", "eager", "flash_attention_2")
+    max_length: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """The adapter that is trained. Paper: r 32, alpha 16, dropout 0.1 on q_proj and v_proj."""
+
+    r: int = 32
+    alpha: int = 16
+    dropout: float = 0.1
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """Who says whether a response violates the policy.
+
+    Args:
+        backend: ``vllm`` reads, ``rules`` computes the clauses' rules exactly.
+        model: hub id or folder of the judge (vllm only).
+        min_mass: least probability on the Yes and No tokens together for a verdict to count as readable.
+        actors: judge actors kept at least; ``max_actors`` at most.
+        kv_cache_gib: memory of the engine's key-value cache on CPU.
+        engine: further arguments of the vLLM engine, such as tensor_parallel_size.
+    """
+
+    backend: str = choice("vllm", "rules")
+    model: str = ""
+    revision: str = "main"
+    dtype: str = choice("auto", "float32", "bfloat16")
+    min_mass: float = 0.5
+    max_model_len: int = 2048
+    actors: int = resource(1)
+    max_actors: int = resource(1)
+    batch_rows: int = resource(256)
+    num_cpus: float = resource(1.0)
+    num_gpus: float = resource(0.0)
+    kv_cache_gib: float = resource(1.0)
+    engine: dict[str, Any] = field(default_factory=dict, metadata={"resource": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriageConfig:
+    """Stage 1.
+
+    Args:
+        threshold: a response violates from this P(violates) on.
+        abstain_band: half-width around the threshold inside which a response is not decided.
+        correct: ask for a compliant y_c for PUNISH pairs (rules policies: cut to the word limit).
+        audit_labels: ``""`` = no audit; ``from_pairs`` = chosen complies and rejected violates; else a JSONL file
+            with pair_id, violates_chosen and violates_rejected.
+        audit_rows: pairs audited at most, the first by hash.
+        min_auc: the audit stops the run below this area under the ROC curve.
+    """
+
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    threshold: float = 0.5
+    abstain_band: float = 0.0
+    correct: bool = False
+    audit_labels: str = ""
+    audit_rows: int = 2000
+    min_auc: float = 0.7
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImpactConfig:
+    """Stage 2.
+
+    Args:
+        gold_size: pairs of the gold batch (Algorithm 2).
+        gamma: the paper's damping in v = g_J / gamma; cancels in the normalised weights.
+        weight_norm: ``mean``: weights average 1 over the conflicts; ``sum`` (paper): they add up to 1.
+        score_norm: ``none`` (paper) or ``per_token``: s(y) divided by the response's tokens.
+        retain_per_conflict: RETAIN pairs kept for training per conflict, sampled by hash.
+        shard_rows: triaged rows a scoring task takes.
+        batch_tokens: padded tokens of one forward.
+    """
+
+    seed: int = 0
+    gold_size: int = 64
+    gamma: float = 1.0
+    weight_norm: str = choice("mean", "sum")
+    score_norm: str = choice("none", "per_token")
+    retain_per_conflict: float = 1.0
+    shard_rows: int = 256
+    batch_tokens: int = resource(4096)
+    num_cpus: float = resource(1.0)
+    num_gpus: float = resource(0.0)
+    max_retries: int = resource(3)
+
+
+LOSSES = ("skip", "dpo", "ipo", "rdpo", "npo", "kl", "sft")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermConfig:
+    """What is done with the pairs of one category: ``prefer`` is raised or anchored, ``suppress`` lowered.
+
+    Responses are named chosen, rejected or corrected. dpo, ipo, rdpo: prefer one over the one in suppress;
+    npo: suppress one or both; kl and sft: prefer only.
+    """
+
+    loss: str = field(default="skip", metadata={"choices": LOSSES})
+    prefer: str = field(default="", metadata={"choices": ("", "chosen", "rejected", "corrected")})
+    suppress: tuple[str, ...] = ()
+
+
+def _invert() -> TermConfig:
+    return TermConfig(loss="dpo", prefer="rejected", suppress=("chosen",))
+
+
+def _punish() -> TermConfig:
+    return TermConfig(loss="npo", suppress=("chosen", "rejected"))
+
+
+def _retain() -> TermConfig:
+    return TermConfig(loss="kl", prefer="chosen")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """The hybrid objective as a table from category to loss; the default is TRACE.
+
+    Args:
+        weights: ``impact`` weighs each conflict by stage 2; ``uniform`` by 1.
+        beta: scale of the log-ratios in dpo, rdpo and npo.
+        alpha_kl: weight of the RETAIN term.
+        tau: ipo's target margin is 1 / (2 tau).
+        length_norm: ipo on per-token means instead of sums.
+        label_noise: rdpo's e, in [0, 1/2).
+        npo_scale: multiply npo by 2 / beta, as in its paper.
+    """
+
+    method: str = "trace"
+    INVERT: TermConfig = field(default_factory=_invert)
+    PUNISH: TermConfig = field(default_factory=_punish)
+    RETAIN: TermConfig = field(default_factory=_retain)
+    weights: str = choice("impact", "uniform")
+    beta: float = 0.3
+    alpha_kl: float = 0.1
+    tau: float = 0.3
+    length_norm: bool = False
+    label_noise: float = 0.0
+    npo_scale: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealignConfig:
+    """Stage 3. Paper: lr 1e-4, cosine, 100 warm-up steps, 1 epoch, batch 1 x 4.
+
+    Args:
+        micro_batch: pairs of one forward and backward on one worker.
+        accumulation: micro-batches a step on one worker.
+        checkpoint_steps: steps between checkpoints.
+        zero_stage: DeepSpeed ZeRO stage 0..3.
+    """
+
+    seed: int = 0
+    epochs: int = 1
+    learning_rate: float = 1e-4
+    schedule: str = choice("cosine", "linear", "constant")
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    micro_batch: int = 4
+    accumulation: int = 1
+    workers: int = 1
+    zero_stage: int = 0
+    checkpoint_steps: int = resource(50)
+    keep_checkpoints: int = resource(2)
+    max_failures: int = resource(3)
+    num_cpus: float = resource(1.0)
+    use_gpu: bool = resource(False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Stage 4: target policy agreement on held-out prompts.
+
+    Args:
+        judge: who decides compliance; better not the judge of triage.
+        prompts: held-out prompts at most, the first by hash; 0 = all.
+        max_new_tokens: length of a greedy answer.
+    """
+
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    prompts: int = 0
+    max_new_tokens: int = 256
+    num_cpus: float = resource(1.0)
+    num_gpus: float = resource(0.0)
+    kv_cache_gib: float = resource(1.0)
+    engine: dict[str, Any] = field(default_factory=dict, metadata={"resource": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Stage 5.
+
+    Args:
+        top_pairs: conflicts of highest impact shown.
+        examples: held-out prompts whose answers are shown side by side.
+    """
+
+    top_pairs: int = 20
+    examples: int = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageConfig:
+    """How s3:// is reached; credentials come from the environment's default chain only."""
+
+    endpoint: str = ""
+    region: str = ""
+    anonymous: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayConfig:
+    """Which cluster: empty = the one this process belongs to (RAY_ADDRESS), else a local one."""
+
+    address: str = ""
+    local_cpus: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything a run can be told."""
+
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    triage: TriageConfig = field(default_factory=TriageConfig)
+    impact: ImpactConfig = field(default_factory=ImpactConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    realign: RealignConfig = field(default_factory=RealignConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig, metadata={"resource": True})
+    ray: RayConfig = field(default_factory=RayConfig, metadata={"resource": True})
+
+
+def settings(node: Any, prefix: str) -> dict[str, Any]:
+    """Returns {dotted name: value} of every setting below ``node`` that can change a result.
+
+    >>> settings(ReportConfig(), "report")
+    {'report.top_pairs': 20, 'report.examples': 20}
+    """
+    flat: dict[str, Any] = {}
+    for item in fields(node):
+        if item.metadata.get("resource"):
+            continue
+        value, name = getattr(node, item.name), f"{prefix}.{item.name}"
+        if is_dataclass(value):
+            flat |= settings(value, name)
+        elif isinstance(value, (list, tuple)):
+            flat[name] = repr(list(value))
+        else:
+            flat[name] = value
+    return flat
+
+
+def default_of(cls: type, name: str) -> Any:
+    """Returns the default of one field, for help texts and reference tables."""
+    item = next(f for f in fields(cls) if f.name == name)
+    if item.default is not MISSING:
+        return item.default
+    return item.default_factory() if item.default_factory is not MISSING else None

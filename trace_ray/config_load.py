@@ -1,0 +1,203 @@
+"""From yaml files and dotted overrides to a checked ``Config``; every mistake is one line naming setting, value, remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from trace_ray.config import LOSSES, Config, JudgeConfig, TermConfig
+from trace_ray.errors import UserError, nearest
+from trace_ray.policy import check_policy
+
+PAIRWISE = ("dpo", "ipo", "rdpo")
+RESPONSES = ("chosen", "rejected", "corrected")
+
+
+def conf_folder() -> Path:
+    """Returns the folder of shipped yaml files: beside the package in a checkout, inside it in a wheel."""
+    here = Path(__file__).resolve().parent
+    return here / "conf" if (here / "conf").is_dir() else here.parent / "conf"
+
+
+def method_file(name: str) -> Path:
+    """Returns conf/methods/NAME.yaml. Raises UserError with the known names otherwise."""
+    folder = conf_folder() / "methods"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise UserError("--method", name, f"use one of {', '.join(known)}{nearest(name, known)}")
+    return folder / f"{name}.yaml"
+
+
+def load_config(files: Sequence[str | Path], overrides: Sequence[str] = (), method: str | None = None) -> Config:
+    """Merges defaults, files in order, the method's row and overrides, then checks the whole.
+
+    Args:
+        files: yaml files; each may name others to read before it under ``include``, relative to itself.
+        overrides: ``key.path=value``, the value in yaml.
+        method: a row of conf/methods.
+    Returns: the checked configuration.
+    Raises: UserError for an unreadable file, an unknown key, a wrong type or value, or settings at odds.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    merged = OmegaConf.structured(Config)
+    sources = [*files, *([method_file(method)] if method else [])]
+    layers = [layer for source in sources for layer in _yaml_layers(Path(source), ())]
+    layers += [(f"override {text}", _override(text)) for text in overrides]
+    for where, values in layers:
+        try:
+            merged = OmegaConf.merge(merged, OmegaConf.create(values))
+        except OmegaConfBaseException as error:
+            raise UserError(where, error.full_key or "", _explain(error)) from None
+    try:
+        config = cast(Config, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise UserError("configuration", error.full_key or "", str(error).splitlines()[0]) from None
+    check_config(config)
+    return config
+
+
+def dump_config(config: Config) -> str:
+    """Returns the resolved configuration as yaml; loading it gives the same configuration."""
+    from omegaconf import OmegaConf
+
+    return str(OmegaConf.to_yaml(OmegaConf.structured(config)))
+
+
+def _yaml_layers(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    import yaml
+
+    if path in seen:
+        raise UserError(str(path), "include", "the file includes itself")
+    if not path.is_file():
+        neighbours = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise UserError("-c", path, f"no such file{nearest(str(path), neighbours)}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(str(path), "not yaml", " ".join(str(error).split())) from None
+    if not isinstance(values, dict):
+        raise UserError(str(path), type(values).__name__, "a configuration file holds a mapping of settings")
+    for name in values.pop("include", []):
+        yield from _yaml_layers((path.parent / name).resolve(), (*seen, path.resolve()))
+    yield str(path), values
+
+
+def _override(text: str) -> dict[str, Any]:
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError("override", text, "write it as key.path=value")
+    nested: Any = yaml.safe_load(value) if value else ""
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return cast(dict[str, Any], nested)
+
+
+def _explain(error: Exception) -> str:
+    message = str(error).splitlines()[0]
+    full_key = str(getattr(error, "full_key", "") or "")
+    if "not in" in message and full_key:
+        siblings = _siblings(full_key)
+        return f"unknown setting{nearest(full_key.rsplit('.', 1)[-1], siblings)}; known here: {', '.join(siblings)}"
+    return message
+
+
+def _siblings(full_key: str) -> list[str]:
+    node: Any = Config()
+    for part in full_key.split(".")[:-1]:
+        node = getattr(node, part.split("[")[0], None)
+    return [item.name for item in fields(node)] if is_dataclass(node) and not isinstance(node, type) else []
+
+
+def check_config(config: Config) -> None:
+    """Raises UserError on the first setting that is out of range or at odds with another."""
+    for name, value, choices in _choices(config, ""):
+        if value not in choices:
+            raise UserError(name, value, f"use one of {', '.join(repr(c) for c in choices)}{nearest(str(value), choices)}")
+    for name, value, holds, remedy in _ranges(config):
+        if not holds:
+            raise UserError(name, value, remedy)
+    for category in ("INVERT", "PUNISH", "RETAIN"):
+        _check_term(f"objective.{category}", getattr(config.objective, category), corrected=config.triage.correct)
+    _check_judge("triage.judge", config.triage.judge)
+    rules = "rules" in (config.triage.judge.backend, config.evaluate.judge.backend)
+    check_policy(config.policy, needs_rules=rules)
+
+
+def check_needed(config: Config) -> None:
+    """Raises UserError where a setting that every full run needs is empty."""
+    if not config.corpus.paths:
+        raise UserError("corpus.paths", "empty", "name the files of preference pairs, e.g. corpus.paths=[pairs.jsonl]")
+    if not config.model.path:
+        raise UserError("model.path", "empty", "name the model to realign: a hub id or a folder")
+
+
+def _choices(node: Any, prefix: str) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+    for item in fields(node):
+        value, name = getattr(node, item.name), f"{prefix}{item.name}"
+        if "choices" in item.metadata:
+            yield name, value, item.metadata["choices"]
+        if is_dataclass(value):
+            yield from _choices(value, f"{name}.")
+
+
+def _ranges(config: Config) -> Iterator[tuple[str, Any, bool, str]]:
+    corpus, triage, impact, realign = config.corpus, config.triage, config.impact, config.realign
+    objective, lora = config.objective, config.lora
+    yield "corpus.holdout", corpus.holdout, 0 <= corpus.holdout < 1, "give a share in [0, 1)"
+    yield "corpus.limit", corpus.limit, corpus.limit >= 0, "give the number of rows to read, or 0 for all"
+    yield "corpus.rows_per_part", corpus.rows_per_part, corpus.rows_per_part > 0, "give at least 1"
+    yield "model.max_length", config.model.max_length, config.model.max_length >= 8, "give at least 8 tokens"
+    yield "triage.threshold", triage.threshold, 0 < triage.threshold < 1, "give a probability in (0, 1)"
+    yield "triage.abstain_band", triage.abstain_band, 0 <= triage.abstain_band < 0.5, "give a half-width in [0, 0.5)"
+    yield "triage.min_auc", triage.min_auc, 0 <= triage.min_auc <= 1, "give an area in [0, 1]; 0.5 is chance"
+    yield "impact.gold_size", impact.gold_size, impact.gold_size >= 3, "give at least 3: a third for each category"
+    yield "impact.gamma", impact.gamma, impact.gamma > 0, "give a positive damping"
+    yield "impact.shard_rows", impact.shard_rows, impact.shard_rows > 0, "give at least 1"
+    yield "impact.retain_per_conflict", impact.retain_per_conflict, impact.retain_per_conflict >= 0, "give 0 or more"
+    yield "objective.beta", objective.beta, objective.beta > 0, "give a positive scale"
+    yield "objective.alpha_kl", objective.alpha_kl, objective.alpha_kl >= 0, "give 0 or more"
+    yield "objective.tau", objective.tau, objective.tau > 0, "give a positive tau"
+    yield "objective.label_noise", objective.label_noise, 0 <= objective.label_noise < 0.5, "give a rate in [0, 0.5)"
+    yield "lora.r", lora.r, lora.r > 0, "give a rank of at least 1"
+    yield "lora.dropout", lora.dropout, 0 <= lora.dropout < 1, "give a probability in [0, 1)"
+    yield "realign.learning_rate", realign.learning_rate, realign.learning_rate > 0, "give a positive rate"
+    yield "realign.epochs", realign.epochs, realign.epochs > 0, "give at least 1"
+    yield "realign.micro_batch", realign.micro_batch, realign.micro_batch > 0, "give at least 1 pair"
+    yield "realign.accumulation", realign.accumulation, realign.accumulation > 0, "give at least 1"
+    yield "realign.workers", realign.workers, realign.workers > 0, "give at least 1"
+    yield "realign.zero_stage", realign.zero_stage, realign.zero_stage in (0, 1, 2, 3), "give a ZeRO stage: 0, 1, 2 or 3"
+    yield "realign.checkpoint_steps", realign.checkpoint_steps, realign.checkpoint_steps > 0, "give at least 1"
+    yield "evaluate.max_new_tokens", config.evaluate.max_new_tokens, config.evaluate.max_new_tokens > 0, "give at least 1"
+
+
+def _check_term(where: str, term: TermConfig, *, corrected: bool) -> None:
+    for name in term.suppress:
+        if name not in RESPONSES:
+            raise UserError(f"{where}.suppress", name, f"name responses among {', '.join(RESPONSES)}{nearest(name, RESPONSES)}")
+    needs_prefer = term.loss in (*PAIRWISE, "kl", "sft")
+    needs_suppress = {"npo": (1, 2), **dict.fromkeys(PAIRWISE, (1,))}.get(term.loss, (0,))
+    if term.loss == "skip":
+        return
+    if needs_prefer != bool(term.prefer):
+        raise UserError(f"{where}.prefer", term.prefer or "empty", f"{term.loss} {'needs' if needs_prefer else 'takes no'} preferred response")
+    if len(term.suppress) not in needs_suppress:
+        wanted = " or ".join(str(n) for n in needs_suppress)
+        raise UserError(f"{where}.suppress", list(term.suppress), f"{term.loss} takes {wanted} suppressed responses")
+    if "corrected" in (term.prefer, *term.suppress) and not corrected:
+        raise UserError(where, "corrected", "no response is corrected unless triage.correct=true")
+
+
+def _check_judge(where: str, judge: JudgeConfig) -> None:
+    if judge.max_actors < judge.actors:
+        raise UserError(f"{where}.max_actors", judge.max_actors, f"give at least {where}.actors = {judge.actors}")
+    if not 0 <= judge.min_mass <= 1:
+        raise UserError(f"{where}.min_mass", judge.min_mass, "give a probability in [0, 1]")
+
+
+assert set(PAIRWISE) < set(LOSSES)

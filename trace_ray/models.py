@@ -1,0 +1,84 @@
+"""Loading causal language models: safetensors only, no code from a model's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trace_ray import environment
+from trace_ray.config import LoraSettings, ModelConfig
+from trace_ray.errors import UserError
+from trace_ray.text import ChatTokenizer
+
+
+def load_tokenizer(path: str, revision: str = "main") -> Any:
+    """Returns the tokenizer. Raises UserError where there is none at ``path``."""
+    environment.prepare()
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError("model.path", path, f"no tokenizer there: {_first_line(error)}") from None
+
+
+def load_chat_tokenizer(config: ModelConfig) -> ChatTokenizer:
+    """Returns the one rendering of text for this model."""
+    return ChatTokenizer(load_tokenizer(config.path, config.revision), config.max_length)
+
+
+def load_model(config: ModelConfig) -> Any:
+    """Returns the frozen causal language model in evaluation mode, on CPU.
+
+    Raises: UserError where there is no safetensors model at ``config.path``, or it scales logits in a way that
+        ``log_probs`` does not know.
+    """
+    environment.prepare()
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            config.path,
+            revision=config.revision,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=config.attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        raise UserError("model.path", config.path, f"no safetensors model there: {_first_line(error)}") from None
+    for name in ("logit_scale", "logits_scaling"):
+        if getattr(model.config, name, None) not in (None, 1, 1.0):
+            raise UserError("model.path", config.path, f"models with {name} are not supported")
+    return model.eval().requires_grad_(False)
+
+
+def new_adapter(model: Any, lora: LoraSettings, seed: int) -> Any:
+    """Returns ``model`` with a fresh LoRA adapter (B = 0, random A fixed by the seed).
+
+    Raises: UserError where no module has one of the target names.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    settings = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.target_modules), task_type="CAUSAL_LM"
+    )
+    try:
+        return get_peft_model(model, settings)
+    except ValueError:
+        names = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+        raise UserError("lora.target_modules", list(lora.target_modules), f"this model's linears are {', '.join(names)}") from None
+
+
+def load_adapter(model: Any, folder: str | Path, *, trainable: bool) -> Any:
+    """Returns ``model`` with the adapter stored in a local folder."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, use_safetensors=True)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

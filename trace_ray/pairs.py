@@ -1,0 +1,155 @@
+"""Rows as typed contracts: PreferencePair -> TriagedPair -> ScoredPair. Nothing else names a column or a folder.
+
+A triaged row, as a dict::
+
+    {"row": 7, "pair_id": "3f0c...", "source": "pku", "split": "train",
+     "prompt": [{"role": "user", "content": "How do I ...?"}], "chosen": "No.", "rejected": "Like this: ...",
+     "p_violates_chosen": 0.98, "p_violates_rejected": 0.03, "category": "INVERT", "corrected": None, "judge_error": None}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+import pyarrow as pa
+
+Message = Mapping[str, str]
+
+
+class Category(StrEnum):
+    """What the new policy makes of a pair (paper, section 3)."""
+
+    INVERT = "INVERT"
+    PUNISH = "PUNISH"
+    RETAIN = "RETAIN"
+    ABSTAIN = "ABSTAIN"
+
+
+CONFLICTS = (Category.INVERT, Category.PUNISH)
+TRAINED = (Category.INVERT, Category.PUNISH, Category.RETAIN)
+
+
+class Split(StrEnum):
+    """Which pairs are trained on and which are kept to evaluate."""
+
+    TRAIN = "train"
+    TEST = "test"
+
+
+class RejectReason(StrEnum):
+    """Why a row of the corpus could not be read as a pair."""
+
+    BROKEN_JSON = "broken_json"
+    WRONG_ENCODING = "wrong_encoding"
+    MISSING_FIELD = "missing_field"
+    EMPTY_FIELD = "empty_field"
+    NOT_A_DIALOGUE = "not_a_dialogue"
+    IDENTICAL_RESPONSES = "identical_responses"
+
+
+RESPONSE_NAMES = ("chosen", "rejected", "corrected")
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+PAIR_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("pair_id", pa.string()),
+        ("source", pa.string()),
+        ("split", pa.string()),
+        ("prompt", MESSAGES),
+        ("chosen", pa.string()),
+        ("rejected", pa.string()),
+    ]
+)
+"""One preference pair. ``row`` is its place in the corpus, unique in a run; ``pair_id`` a hash of its content."""
+
+REJECT_SCHEMA = pa.schema(
+    [("row", pa.int64()), ("source", pa.string()), ("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+)
+"""One refused row; ``detail`` is the start of what was read."""
+
+TRIAGED_SCHEMA = pa.schema(
+    [
+        *PAIR_SCHEMA,
+        ("p_violates_chosen", pa.float64()),
+        ("p_violates_rejected", pa.float64()),
+        ("category", pa.string()),
+        ("corrected", pa.string()),
+        ("judge_error", pa.string()),
+    ]
+)
+"""A judged pair. A null probability has its cause in ``judge_error``; ``corrected`` is a y_c that was judged compliant."""
+
+TOKENS = pa.list_(pa.int32())
+
+
+def _response_fields() -> list[tuple[str, pa.DataType]]:
+    kinds = {"ids": TOKENS, "ref_logp": pa.float64(), "s": pa.float64()}
+    return [(f"{name}_{kind}", dtype) for name in RESPONSE_NAMES for kind, dtype in kinds.items()]
+
+
+SCORED_SCHEMA = pa.schema(
+    [
+        *TRIAGED_SCHEMA,
+        ("prompt_ids", TOKENS),
+        *_response_fields(),
+        ("impact", pa.float64()),
+        ("weight", pa.float64()),
+    ]
+)
+"""What training reads. The tokens of a response are ``prompt_ids`` + ``{name}_ids`` and its mask is 1 on the latter;
+``{name}_ref_logp`` is log pi_ref(y|x) in nats, ``{name}_s`` the score s(y); null where the objective needs none."""
+
+GOLD_SCHEMA = pa.schema(
+    [
+        ("pair_id", pa.string()),
+        ("category", pa.string()),
+        ("prompt_ids", TOKENS),
+        ("preferred_ids", TOKENS),
+        ("dispreferred_ids", TOKENS),
+        ("preferred", pa.string()),
+        ("dispreferred", pa.string()),
+    ]
+)
+"""One pair of the gold batch, as trained on (Algorithm 2)."""
+
+RESPONSE_SCHEMA = pa.schema(
+    [
+        ("pair_id", pa.string()),
+        ("prompt", pa.string()),
+        ("source", pa.string()),
+        ("category", pa.string()),
+        ("model", pa.string()),
+        ("response", pa.string()),
+        ("p_violates", pa.float64()),
+        ("compliant", pa.bool_()),
+        ("judge_error", pa.string()),
+    ]
+)
+"""One answer of one model (``base`` or ``realigned``) to one held-out prompt."""
+
+
+def pair_id(prompt: Sequence[Message], chosen: str, rejected: str) -> str:
+    """Returns 32 hex digits that depend on the content alone, not on file, row or run.
+
+    >>> pair_id([{"role": "user", "content": "hi"}], "yes", "no")
+    'ad4c11d4350ce14e5ec3bb3f3852d263'
+    """
+    turns = [[turn["role"], turn["content"]] for turn in prompt]
+    return hashlib.sha256(json.dumps([turns, chosen, rejected], ensure_ascii=False).encode()).hexdigest()[:32]
+
+
+def prompt_text(prompt: Sequence[Message]) -> str:
+    """Returns the prompt as people read it: the bare text of a single user turn, else one paragraph a turn."""
+    if len(prompt) == 1 and prompt[0]["role"] == "user":
+        return prompt[0]["content"]
+    return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in prompt)
+
+
+def hash_fraction(ids: Sequence[str], seed: int) -> list[float]:
+    """Returns a number in [0, 1) for each id, fixed by id and seed: sampling that no order or sharding changes."""
+    return [int(hashlib.sha256(f"{seed}:{one}".encode()).hexdigest()[:13], 16) / 16**13 for one in ids]

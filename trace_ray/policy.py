@@ -1,0 +1,76 @@
+"""A policy: the document a judge reads, and, where code can decide it, the rules of its clauses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field
+
+from trace_ray.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleConfig:
+    """When a clause is broken, decided by code. All given conditions of one rule must hold together.
+
+    Args:
+        when_prompt: regular expression (RE2); the rule looks only at prompts it matches; empty = every prompt.
+        unless_prompt: the rule passes over prompts that this matches; empty = none.
+        max_words: broken by a response of more whitespace-separated words; 0 = no limit.
+        forbid: broken by a response that matches this regular expression; empty = nothing forbidden.
+        require: broken by a response that does not match this regular expression; empty = nothing required.
+    """
+
+    when_prompt: str = ""
+    unless_prompt: str = ""
+    max_words: int = 0
+    forbid: str = ""
+    require: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClauseConfig:
+    """One sentence of a policy. Without a rule only a judge that reads can decide it."""
+
+    id: str = ""
+    text: str = ""
+    rule: RuleConfig | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """A policy's name, version and text; ``text`` comes first, the clauses follow as a list."""
+
+    name: str = ""
+    version: str = "1"
+    text: str = ""
+    clauses: list[ClauseConfig] = field(default_factory=list)
+
+
+def policy_text(policy: PolicyConfig) -> str:
+    """Returns what a judge reads: the text, then one line a clause. Byte-identical for equal policies."""
+    lines = [policy.text.strip()] if policy.text.strip() else []
+    lines += [f"- {clause.text.strip()}" for clause in policy.clauses]
+    return "\n".join(lines)
+
+
+def policy_hash(policy: PolicyConfig) -> str:
+    """Returns 16 hex digits over every field, so that a changed rule or version is a changed policy."""
+    canonical = json.dumps(asdict(policy), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def check_policy(policy: PolicyConfig, *, needs_rules: bool) -> None:
+    """Raises UserError where the policy is empty, has a broken pattern, or lacks the rules its judge needs."""
+    if not policy_text(policy):
+        raise UserError("policy", "empty", "give policy.text or policy.clauses, for example with -c conf/policies/brevity.yaml")
+    rules = [(clause.id or str(i), clause.rule) for i, clause in enumerate(policy.clauses) if clause.rule is not None]
+    if needs_rules and not rules:
+        raise UserError("triage.judge.backend", "rules", f"policy {policy.name!r} has no clause with a rule; use backend vllm or add rules")
+    for clause_id, rule in rules:
+        for key in ("when_prompt", "unless_prompt", "forbid", "require"):
+            try:
+                re.compile(getattr(rule, key))
+            except re.error as error:
+                raise UserError(f"policy.clauses[{clause_id}].rule.{key}", getattr(rule, key), f"not a regular expression: {error}") from None
