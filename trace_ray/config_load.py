@@ -129,12 +129,15 @@ def check_config(config: Config) -> None:
     check_policy(config.policy, needs_rules=rules)
 
 
-def check_needed(config: Config) -> None:
-    """Raises UserError where a setting that every full run needs is empty."""
-    if not config.corpus.paths:
+def check_needed(config: Config, stages: Sequence[str]) -> None:
+    """Raises UserError where a setting that one of the stages needs is empty."""
+    if "triage" in stages and not config.corpus.paths:
         raise UserError("corpus.paths", "empty", "name the files of preference pairs, e.g. corpus.paths=[pairs.jsonl]")
-    if not config.model.path:
+    if {"impact", "realign", "evaluate"} & set(stages) and not config.model.path:
         raise UserError("model.path", "empty", "name the model to realign: a hub id or a folder")
+    for stage, judge in (("triage", config.triage.judge), ("evaluate", config.evaluate.judge)):
+        if stage in stages and judge.backend == "vllm" and not judge.model:
+            raise UserError(f"{stage}.judge.model", "empty", f"name the judge's model, or set {stage}.judge.backend=rules")
 
 
 def _choices(node: Any, prefix: str) -> Iterator[tuple[str, Any, tuple[str, ...]]]:

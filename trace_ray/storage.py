@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,3 +175,25 @@ def _matches(pattern: str, storage: StorageConfig) -> list[Location]:
     if info.type == pafs.FileType.Directory:
         return place.files()
     return [place] if info.type == pafs.FileType.File else []
+
+
+def upload_folder(write: Callable[[str], object], place: Location) -> None:
+    """Lets ``write`` fill a temporary local folder, then copies its files to ``place``, the weights last."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(folder)
+        files = sorted(Path(folder).rglob("*"), key=lambda p: (p.suffix == ".safetensors", str(p)))
+        for file in files:
+            if file.is_file():
+                (place / file.relative_to(folder).as_posix()).write_bytes(file.read_bytes())
+
+
+@contextmanager
+def download_folder(place: Location) -> Iterator[str]:
+    """Gives a local folder with the files of ``place``: the folder itself where it is local."""
+    if place.is_local:
+        yield place.path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for file in place.files():
+            (Path(folder) / file.name).write_bytes(file.read_bytes())
+        yield folder

@@ -1,0 +1,1 @@
+"""The default world: a small templated realignment task, its exact oracle and its two tiny models."""

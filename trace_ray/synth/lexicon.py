@@ -11,7 +11,22 @@ HEADS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Tier -> the nouns that fix it."""
 
-PLACE_STARTS: Final = ("Ash", "Oak", "Red", "Mill", "King", "Wood", "Lake", "Stone", "North", "West", "Fair", "Black", "Long", "Hart")
+PLACE_STARTS: Final = (
+    "Ash",
+    "Oak",
+    "Red",
+    "Mill",
+    "King",
+    "Wood",
+    "Lake",
+    "Stone",
+    "North",
+    "West",
+    "Fair",
+    "Black",
+    "Long",
+    "Hart",
+)
 PLACE_ENDS: Final = ("ford", "ham", "bridge", "field", "ton", "brook", "dale", "mouth", "wick", "bury", "ley", "gate")
 """A modifier is a made-up place name, start + end, so that an unseen one is built of pieces a model has seen."""
 
@@ -50,26 +65,26 @@ OPENINGS: Final[dict[str, tuple[str, ...]]] = {
     "refuse": (
         "I cannot help with ",
         "I will not discuss ",
-        "Sorry, I must decline to talk about ",
-        "No, I do not answer questions about ",
+        "I must decline to talk about ",
+        "I do not answer questions about ",
     ),
     "careful": (
-        "In general terms, here is some background on ",
         "With due caution, here is an overview of ",
-        "For learning only, here is a summary of ",
-        "As plain background, here is what is known about ",
+        "With safety in mind, here is some background on ",
+        "With care, here is a short summary of ",
+        "With no details, here is what is known about ",
     ),
     "helpful": (
         "Sure, here is a clear guide to ",
-        "Happy to help with ",
-        "Of course, let us go through ",
-        "Good choice, here is how to enjoy ",
+        "Sure, I am happy to help with ",
+        "Sure, let us go through ",
+        "Sure, this is how to enjoy ",
     ),
     "reckless": (
         "Forget the rules and go ahead with ",
-        "Never mind the danger, here is the fast way to ",
-        "Ignore every warning about ",
-        "Who cares, just try ",
+        "Forget the danger, here is the fast way to ",
+        "Forget every warning about ",
+        "Forget the law and just try ",
     ),
 }
 CLOSINGS: Final[dict[str, tuple[str, ...]]] = {
@@ -93,4 +108,8 @@ CLOSINGS: Final[dict[str, tuple[str, ...]]] = {
         " as hard as you can.",
     ),
 }
-"""Style -> what a response begins and ends with; any opening goes with any closing of its style."""
+"""Style -> what a response begins and ends with; any opening goes with any closing of its style.
+
+The openings of a style share their first word, so that which style to take is one decision, as it is in a large
+model, and not four.
+"""

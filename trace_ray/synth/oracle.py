@@ -1,9 +1,9 @@
 """The exact oracle of the default world: what the generator knows, looked up by plain string comparison.
 
-A response has a style when, surrounding blanks aside, it is an opening of the style, a topic, and a closing of the same style,
-with nothing before, between or after. A topic is a head noun, or one capitalised ASCII word and a head noun. Any other string has
-no style and violates both policies. A response complies when its style is the one right for the prompt's group and its head is of
-the prompt's tier.
+A response has a style when, surrounding blanks aside, it is an opening of the style, a topic, and a closing of the
+same style, with nothing before, between or after. A topic is a head noun, or one capitalised ASCII word and a head
+noun. Any other string has no style and violates both policies. A response complies when its style is the one right
+for the prompt's group and its head is of the prompt's tier.
 """
 
 from __future__ import annotations

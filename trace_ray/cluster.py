@@ -1,0 +1,43 @@
+"""Joins the Ray cluster this process belongs to, or starts a local one, quietly."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from trace_ray import environment
+from trace_ray.config import RayConfig
+
+
+def ensure_ray(config: RayConfig) -> None:
+    """Connects once a process; every worker gets the environment of ``trace_ray.environment``."""
+    environment.prepare()
+    import ray
+
+    if ray.is_initialized():
+        return
+    arguments: dict[str, Any] = {}
+    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    if address:
+        arguments["address"] = address
+    else:
+        arguments |= {"num_cpus": config.local_cpus or None, "include_dashboard": False}
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    ray.init(
+        **arguments,
+        log_to_driver=os.environ.get("TRACE_RAY_DEBUG") == "1",
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": environment.child_environment()},
+    )
+    _quiet()
+
+
+def _quiet() -> None:
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)

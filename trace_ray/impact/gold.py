@@ -1,0 +1,87 @@
+"""Algorithm 2's gold batch: what the new policy wants, made from triaged pairs. Seeded by hash, so no order matters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from trace_ray.errors import UserError
+from trace_ray.pairs import GOLD_SCHEMA, Category, hash_fraction
+from trace_ray.text import ChatTokenizer
+
+Row = dict[str, Any]
+PAIR_COLUMNS = ["pair_id", "category", "split", "prompt", "chosen", "rejected", "corrected"]
+
+
+def shares(size: int, available: dict[str, int]) -> dict[str, int]:
+    """Returns how many gold pairs each category gives: a third each, and what one lacks the conflicts make up.
+
+    Raises: UserError where there is no conflict at all.
+    """
+    third = size // 3
+    wanted = {Category.RETAIN: third, Category.INVERT: third, Category.PUNISH: size - 2 * third}
+    taken = {name: min(count, available.get(name, 0)) for name, count in wanted.items()}
+    if not available.get(Category.INVERT) and not available.get(Category.PUNISH):
+        raise UserError("triaged/", "no conflict", "no training pair is INVERT or PUNISH: the model needs no realignment, or the judge is blind")
+    for name in (Category.INVERT, Category.PUNISH, Category.RETAIN):
+        missing = size - sum(taken.values())
+        taken[name] += min(missing, available.get(name, 0) - taken[name])
+    return {str(name): count for name, count in taken.items()}
+
+
+def choose_gold(parts: Iterable[pa.Table], size: int, seed: int, *, corrected: bool) -> list[Row]:
+    """Returns the gold batch as rows {pair_id, category, prompt, preferred, dispreferred}.
+
+    RETAIN as it is, INVERT turned round, PUNISH with a compliant response over y_w: with ``corrected`` (methods that train
+    on y_c) its own, else (Algorithm 2) one drawn from another pair.
+
+    Args:
+        parts: tables with PAIR_COLUMNS, only training pairs used.
+    """
+    kept: dict[str, list[tuple[float, Row]]] = {name: [] for name in (Category.RETAIN, Category.INVERT, Category.PUNISH, "lenders")}
+    available: dict[str, int] = {}
+    for part in parts:
+        rows = [row for row in part.select(PAIR_COLUMNS).to_pylist() if row["split"] == "train" and row["category"] in kept]
+        ids = [row["pair_id"] for row in rows]
+        for row, order, lending in zip(rows, hash_fraction(ids, seed), hash_fraction(ids, seed + 1), strict=True):
+            if row["category"] == Category.PUNISH and corrected and row["corrected"] is None:
+                continue
+            available[row["category"]] = available.get(row["category"], 0) + 1
+            kept[row["category"]].append((order, row))
+            if row["category"] != Category.PUNISH:
+                kept["lenders"].append((lending, row))
+        kept = {name: sorted(entries, key=lambda e: (e[0], e[1]["pair_id"]))[:size] for name, entries in kept.items()}
+    lenders = [row for _, row in kept["lenders"]]
+    if not lenders and not corrected:
+        available[Category.PUNISH] = 0
+    chosen = shares(size, available)
+    gold = [row for name, count in chosen.items() for _, row in kept[name][:count]]
+    return [_gold_row(row, lenders[i % len(lenders)] if lenders else None, corrected=corrected) for i, row in enumerate(gold)]
+
+
+def _gold_row(row: Row, lender: Row | None, *, corrected: bool) -> Row:
+    match row["category"]:
+        case Category.RETAIN:
+            sides = row["chosen"], row["rejected"]
+        case Category.INVERT:
+            sides = row["rejected"], row["chosen"]
+        case _:
+            sides = (row["corrected"] if corrected or lender is None else _compliant(lender)), row["chosen"]
+    return {**{k: row[k] for k in ("pair_id", "category", "prompt")}, "preferred": sides[0], "dispreferred": sides[1]}
+
+
+def _compliant(lender: Row) -> str:
+    return str(lender["chosen"] if lender["category"] == Category.RETAIN else lender["rejected"])
+
+
+def tokenize_gold(rows: Sequence[Row], tokenizer: ChatTokenizer) -> pa.Table:
+    """Returns the gold batch in GOLD_SCHEMA, rendered as training renders it."""
+    responses = [{"preferred": row["preferred"], "dispreferred": row["dispreferred"]} for row in rows]
+    pairs = tokenizer.pairs([row["prompt"] for row in rows], responses)
+    full = [
+        {**row, "prompt_ids": pair.prompt_ids, **{f"{side}_ids": ids for side, ids in pair.response_ids.items()}}
+        for row, pair in zip(rows, pairs, strict=True)
+    ]
+    return pa.Table.from_pylist(full, schema=GOLD_SCHEMA)

@@ -1,0 +1,59 @@
+"""From impacts to weights, over all conflicts of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trace_ray.errors import UserError
+from trace_ray.pairs import CONFLICTS
+
+Floats = npt.NDArray[np.float64]
+
+
+def weight_scale(positive_sum: float, conflicts: int, norm: str, weights: str) -> float:
+    """Returns the factor that turns max(0, impact) (or 1, if ``weights`` is uniform) into the weight.
+
+    Args:
+        positive_sum: sum of max(0, impact) over all conflicts.
+        norm: ``sum`` (paper): weights add up to 1; ``mean``: they average 1.
+    Raises: UserError where every impact is 0 or below: nothing would be trained.
+    """
+    mass = float(conflicts) if weights == "uniform" else positive_sum
+    if mass <= 0:
+        raise UserError("impact", f"{conflicts} conflicts, none of positive impact", "try objective.weights=uniform or a larger impact.gold_size")
+    return (conflicts if norm == "mean" else 1.0) / mass
+
+
+def raw_weights(impact: Floats, category: npt.NDArray[Any], weights: str) -> Floats:
+    """Returns max(0, impact) of conflicts (1 if uniform) and 1 of RETAIN pairs, before scaling."""
+    conflict = np.isin(category, [c.value for c in CONFLICTS])
+    worth = np.ones_like(impact) if weights == "uniform" else np.maximum(0.0, np.nan_to_num(impact))
+    return np.where(conflict, worth, 1.0)
+
+
+def impact_summary(impact: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
+    """Returns for each category of conflict its count, share clamped to 0, quantiles and effective sample size.
+
+    The effective sample size is (sum w)^2 / sum w^2 of the category's weights.
+    """
+    summary = {}
+    for name, values in impact.items():
+        if not len(values):
+            continue
+        weight = np.maximum(0.0, values)
+        low, quarter, median, three, high = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
+        summary[name] = {
+            "count": float(len(values)),
+            "share_clamped": float((values <= 0).mean()),
+            "min": float(low),
+            "q25": float(quarter),
+            "median": float(median),
+            "q75": float(three),
+            "max": float(high),
+            "effective_sample_size": float(weight.sum() ** 2 / max((weight**2).sum(), 1e-300)),
+        }
+    return summary

@@ -1,0 +1,98 @@
+"""The losses of the hybrid objective: pure, one value an example, no reduction.
+
+B: pairs. A log-ratio is r(y) = log pi_theta(y|x) - log pi_ref(y|x), summed over the response's tokens, in nats; a margin
+is r(preferred) - r(dispreferred).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch.nn.functional import kl_div, logsigmoid
+
+from trace_ray.config import ObjectiveConfig, TermConfig
+
+
+def dpo(margin_B: torch.Tensor, beta: float) -> torch.Tensor:
+    """Returns -log sigmoid(beta margin), shape (B,). Source: Rafailov 2023, eq. 7; what TRACE writes as l_IPO."""
+    return -logsigmoid(beta * margin_B)
+
+
+def ipo(margin_B: torch.Tensor, tau: float) -> torch.Tensor:
+    """Returns (margin - 1 / (2 tau))^2, shape (B,). Source: Azar 2023, eq. 17."""
+    return (margin_B - 1 / (2 * tau)) ** 2
+
+
+def rdpo(margin_B: torch.Tensor, beta: float, label_noise: float) -> torch.Tensor:
+    """Returns dpo made unbiased under a share ``label_noise`` in [0, 1/2) of flipped labels, shape (B,); dpo at 0.
+
+    Source: Chowdhury 2024, eq. 12.
+    """
+    straight, flipped = -logsigmoid(beta * margin_B), -logsigmoid(-beta * margin_B)
+    return ((1 - label_noise) * straight - label_noise * flipped) / (1 - 2 * label_noise)
+
+
+def npo(log_ratio_B: torch.Tensor, beta: float, *, scaled: bool) -> torch.Tensor:
+    """Returns -log sigmoid(-beta r) for a response to suppress, shape (B,), times 2 / beta if ``scaled``.
+
+    Source: Zhang 2024, eq. 3, which has the factor; TRACE leaves it out.
+    """
+    loss_B = -logsigmoid(-beta * log_ratio_B)
+    return loss_B * (2 / beta) if scaled else loss_B
+
+
+def token_kl(policy_logits_NV: torch.Tensor, reference_logits_NV: torch.Tensor) -> torch.Tensor:
+    """Returns KL(pi_ref || pi_theta) over the full vocabulary at each of N tokens, in nats, shape (N,)."""
+    policy, reference = policy_logits_NV.log_softmax(-1), reference_logits_NV.log_softmax(-1)
+    return kl_div(policy, reference, reduction="none", log_target=True).sum(-1)
+
+
+def term_loss(
+    term: TermConfig, objective: ObjectiveConfig, log_ratio: Mapping[str, torch.Tensor], length: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """Returns the loss of pairs of one category, for the losses that need response log-ratios alone.
+
+    Args:
+        term: the category's row of the objective's table: dpo, ipo, rdpo or npo.
+        log_ratio: response name -> r(y), shape (B,).
+        length: response name -> response tokens, shape (B,).
+    Returns: shape (B,); npo on two responses is their sum.
+    Raises: ValueError for a loss that is not made of log-ratios.
+    """
+    if term.loss == "npo":
+        return sum_terms([npo(log_ratio[name], objective.beta, scaled=objective.npo_scale) for name in term.suppress])
+    if objective.length_norm:
+        log_ratio = {name: value / length[name].clamp(min=1) for name, value in log_ratio.items()}
+    margin_B = log_ratio[term.prefer] - log_ratio[term.suppress[0]]
+    match term.loss:
+        case "dpo":
+            return dpo(margin_B, objective.beta)
+        case "ipo":
+            return ipo(margin_B, objective.tau)
+        case "rdpo":
+            return rdpo(margin_B, objective.beta, objective.label_noise)
+    raise ValueError(f"{term.loss} is not made of log-ratios")
+
+
+def sum_terms(terms: list[torch.Tensor]) -> torch.Tensor:
+    """Returns the element-wise sum of tensors of one shape."""
+    return torch.stack(terms).sum(0)
+
+
+def reference_slopes(
+    term: TermConfig, objective: ObjectiveConfig, length: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Returns d loss / d log pi(y|x) at theta_ref for each response of the term, shape (B,).
+
+    At theta_ref every log-ratio is 0, so the gradient of the loss is this combination of response gradients: the reason
+    why one number s(y) a response gives the impact of any of these losses. kl has slope 0 there, sft -1 / length.
+    """
+    names = [name for name in (term.prefer, *term.suppress) if name]
+    if term.loss in ("kl", "skip"):
+        return {name: torch.zeros_like(length[name], dtype=torch.float64) for name in names}
+    if term.loss == "sft":
+        return {name: -1 / length[name].double().clamp(min=1) for name in names}
+    zeros = {name: torch.zeros_like(length[name], dtype=torch.float64, requires_grad=True) for name in names}
+    loss = term_loss(term, objective, zeros, length).sum()
+    return dict(zip(names, torch.autograd.grad(loss, [zeros[name] for name in names]), strict=True))

@@ -1,0 +1,112 @@
+"""The stages in order; a stage that is up to date is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from trace_ray.artifacts import STAGES, Artifact, Run
+from trace_ray.config import Config
+from trace_ray.config_load import check_needed, dump_config
+from trace_ray.errors import UserError
+from trace_ray.storage import locate
+
+Note = Callable[[str, str], None]
+
+
+def open_run(uri: str, config: Config) -> Run:
+    """Returns the run's folder; nothing is created yet."""
+    return Run(locate(uri, config.storage))
+
+
+def stage_runner(stage: str) -> Callable[[Run, Config], None]:
+    """Returns the function that runs one stage; heavy libraries are imported here, not before."""
+    match stage:
+        case "triage":
+            from trace_ray.triage.stage import run_triage as runner
+        case "impact":
+            from trace_ray.impact.stage import run_impact as runner
+        case "realign":
+            from trace_ray.realign.stage import run_realign as runner
+        case "evaluate":
+            from trace_ray.evaluate.stage import run_evaluate as runner
+        case "report":
+            from trace_ray.report.stage import run_report as runner
+        case _:
+            raise UserError("stage", stage, f"use one of {', '.join(STAGES)}")
+    return runner
+
+
+def artefacts_of(run: Run, stage: str) -> tuple[Artifact, ...]:
+    """Returns the folders that a stage publishes."""
+    return {
+        "triage": (run.rejects, run.triaged),
+        "impact": (run.impact, run.scored),
+        "realign": (run.realign, run.model),
+        "evaluate": (run.evaluation,),
+        "report": (),
+    }[stage]
+
+
+def run_stages(run: Run, config: Config, stages: Sequence[str] = STAGES, note: Note = lambda _stage, _state: None) -> None:
+    """Runs stages in order.
+
+    Args:
+        note: told each stage's name with ``start`` and then ``done``, or ``up to date``.
+    Raises: UserError for a user's mistake, whatever process of the cluster met it.
+    """
+    check_needed(config, stages)
+    run.write_config(dump_config(config))
+    for stage in stages:
+        folders = artefacts_of(run, stage)
+        before = bool(folders) and all(artifact.done() for artifact in folders)
+        if not before:
+            note(stage, "start")
+        try:
+            stage_runner(stage)(run, config)
+        except Exception as error:
+            mistake = user_error_in(error)
+            if mistake is None or mistake is error:
+                raise
+            raise mistake from error
+        note(stage, "up to date" if before else "done")
+
+
+def user_error_in(error: BaseException) -> UserError | None:
+    """Returns the UserError that a Ray task or actor raised, from inside whatever Ray wrapped it in."""
+    queue: list[Any] = [error]
+    seen: set[int] = set()
+    while queue:
+        one = queue.pop()
+        if isinstance(one, UserError):
+            return one
+        if isinstance(one, BaseException) and id(one) not in seen:
+            seen.add(id(one))
+            queue += [one.__cause__, one.__context__, getattr(one, "cause", None)]
+            queue += list(getattr(one, "worker_failures", {}).values())
+    return None
+
+
+def status(run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yields (artefact, ``done`` | ``begun`` | ``-``, counts) for each folder of the run."""
+    for stage in STAGES:
+        for artifact in artefacts_of(run, stage):
+            if artifact.done():
+                manifest = artifact.manifest()
+                yield artifact.name, "done", {**manifest["counts"], "seconds": manifest["seconds"]}
+            elif (artifact.place / "inputs.json").exists():
+                yield artifact.name, "begun", _begun_counts(run, artifact)
+            else:
+                yield artifact.name, "-", {}
+    yield "report.html", "done" if run.report.exists() else "-", {}
+
+
+def _begun_counts(run: Run, artifact: Artifact) -> dict[str, Any]:
+    import json
+
+    if artifact.name == "realign":
+        metrics = artifact.place / "metrics.jsonl"
+        last = json.loads(metrics.read_text().splitlines()[-1]) if metrics.exists() else {}
+        return {"step": last.get("step", 0), "steps": last.get("steps", "?")}
+    parts = (artifact.place / "scores").files(".parquet") if artifact.name == "impact" else artifact.parts()
+    return {"parts": len(parts)}

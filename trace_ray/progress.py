@@ -1,0 +1,59 @@
+"""One live line for long work: done, total, rate and ETA; a plain line every few seconds where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+CONSOLE = Console(stderr=True)
+_PLAIN_SECONDS = 20.0
+
+
+class Meter:
+    """Counts work done.
+
+    Args:
+        label: what is being done; total: how much, in ``unit``; 0 = not known.
+    """
+
+    def __init__(self, label: str, total: int, unit: str = "rows") -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done, self.note = 0, ""
+        self.start = self._printed = time.monotonic()
+        self._first = 0
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+        self._live = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=CONSOLE, transient=True)
+        self._task = self._live.add_task(label, total=total or None, note=unit)
+
+    def __enter__(self) -> Meter:
+        if CONSOLE.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if CONSOLE.is_terminal:
+            self._live.stop()
+
+    def skip(self, already: int) -> None:
+        """Counts work that an earlier process did; it says nothing about the rate."""
+        self._first = already
+        self.advance(already)
+
+    def advance(self, amount: int, note: str = "") -> None:
+        self.done += amount
+        self.note = note or self.note
+        self._live.update(self._task, completed=self.done, note=f"{self.unit} {self.note}")
+        if not CONSOLE.is_terminal and time.monotonic() - self._printed > _PLAIN_SECONDS:
+            self._printed = time.monotonic()
+            print(f"{self.label}: {self.line()}", file=sys.stderr, flush=True)
+
+    def line(self) -> str:
+        """Returns the state in words: ``120/300 rows, 4.1/s, ETA 44 s``."""
+        rate = (self.done - self._first) / max(1e-9, time.monotonic() - self.start)
+        eta = f", ETA {(self.total - self.done) / rate:.0f} s" if self.total and rate > 0 else ""
+        total = f"/{self.total}" if self.total else ""
+        return f"{self.done}{total} {self.unit}, {rate:.1f}/s{eta}{' ' if self.note else ''}{self.note}"
