@@ -73,7 +73,9 @@ class Artifact:
         names = self.manifest()["parts"]
         return pa.concat_tables([(self.place / name).read_parquet(columns) for name in names])
 
-    def publish(self, *, counts: Mapping[str, Any], seconds: float, schema: pa.Schema | None = None, **facts: Any) -> None:
+    def publish(
+        self, *, counts: Mapping[str, Any], seconds: float, schema: pa.Schema | None = None, **facts: Any
+    ) -> None:
         """Writes the manifest and, after it, _DONE. An artefact of no rows still gets one empty part.
 
         Args:

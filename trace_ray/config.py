@@ -204,9 +204,11 @@ class ObjectiveConfig:
 class RealignConfig:
     """Stage 3. Paper: lr 1e-4, cosine, 100 warm-up steps, 1 epoch, batch 1 x 4.
 
+
     Args:
         micro_batch: pairs of one forward and backward on one worker.
         accumulation: micro-batches a step on one worker.
+        warmup_steps: steps of linear warm-up, at most a tenth of the run.
         checkpoint_steps: steps between checkpoints.
         zero_stage: DeepSpeed ZeRO stage 0..3.
     """

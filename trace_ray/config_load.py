@@ -118,7 +118,9 @@ def check_config(config: Config) -> None:
     """Raises UserError on the first setting that is out of range or at odds with another."""
     for name, value, choices in _choices(config, ""):
         if value not in choices:
-            raise UserError(name, value, f"use one of {', '.join(repr(c) for c in choices)}{nearest(str(value), choices)}")
+            raise UserError(
+                name, value, f"use one of {', '.join(repr(c) for c in choices)}{nearest(str(value), choices)}"
+            )
     for name, value, holds, remedy in _ranges(config):
         if not holds:
             raise UserError(name, value, remedy)
@@ -137,7 +139,9 @@ def check_needed(config: Config, stages: Sequence[str]) -> None:
         raise UserError("model.path", "empty", "name the model to realign: a hub id or a folder")
     for stage, judge in (("triage", config.triage.judge), ("evaluate", config.evaluate.judge)):
         if stage in stages and judge.backend == "vllm" and not judge.model:
-            raise UserError(f"{stage}.judge.model", "empty", f"name the judge's model, or set {stage}.judge.backend=rules")
+            raise UserError(
+                f"{stage}.judge.model", "empty", f"name the judge's model, or set {stage}.judge.backend=rules"
+            )
 
 
 def _choices(node: Any, prefix: str) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
@@ -174,21 +178,37 @@ def _ranges(config: Config) -> Iterator[tuple[str, Any, bool, str]]:
     yield "realign.micro_batch", realign.micro_batch, realign.micro_batch > 0, "give at least 1 pair"
     yield "realign.accumulation", realign.accumulation, realign.accumulation > 0, "give at least 1"
     yield "realign.workers", realign.workers, realign.workers > 0, "give at least 1"
-    yield "realign.zero_stage", realign.zero_stage, realign.zero_stage in (0, 1, 2, 3), "give a ZeRO stage: 0, 1, 2 or 3"
+    yield (
+        "realign.zero_stage",
+        realign.zero_stage,
+        realign.zero_stage in (0, 1, 2, 3),
+        "give a ZeRO stage: 0, 1, 2 or 3",
+    )
     yield "realign.checkpoint_steps", realign.checkpoint_steps, realign.checkpoint_steps > 0, "give at least 1"
-    yield "evaluate.max_new_tokens", config.evaluate.max_new_tokens, config.evaluate.max_new_tokens > 0, "give at least 1"
+    yield (
+        "evaluate.max_new_tokens",
+        config.evaluate.max_new_tokens,
+        config.evaluate.max_new_tokens > 0,
+        "give at least 1",
+    )
 
 
 def _check_term(where: str, term: TermConfig, *, corrected: bool) -> None:
     for name in term.suppress:
         if name not in RESPONSES:
-            raise UserError(f"{where}.suppress", name, f"name responses among {', '.join(RESPONSES)}{nearest(name, RESPONSES)}")
+            raise UserError(
+                f"{where}.suppress", name, f"name responses among {', '.join(RESPONSES)}{nearest(name, RESPONSES)}"
+            )
     needs_prefer = term.loss in (*PAIRWISE, "kl", "sft")
     needs_suppress = {"npo": (1, 2), **dict.fromkeys(PAIRWISE, (1,))}.get(term.loss, (0,))
     if term.loss == "skip":
         return
     if needs_prefer != bool(term.prefer):
-        raise UserError(f"{where}.prefer", term.prefer or "empty", f"{term.loss} {'needs' if needs_prefer else 'takes no'} preferred response")
+        raise UserError(
+            f"{where}.prefer",
+            term.prefer or "empty",
+            f"{term.loss} {'needs' if needs_prefer else 'takes no'} preferred response",
+        )
     if len(term.suppress) not in needs_suppress:
         wanted = " or ".join(str(n) for n in needs_suppress)
         raise UserError(f"{where}.suppress", list(term.suppress), f"{term.loss} takes {wanted} suppressed responses")

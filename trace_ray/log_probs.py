@@ -79,7 +79,9 @@ def target_log_probs(logits_NV: torch.Tensor, target_N: torch.Tensor) -> torch.T
 
 def sum_by_sequence(values_N: torch.Tensor, batch: SequenceBatch) -> torch.Tensor:
     """Returns the sum over each sequence's response tokens, shape (B,)."""
-    return torch.zeros(batch.size, dtype=values_N.dtype, device=values_N.device).index_add(0, batch.sequence_N, values_N)
+    return torch.zeros(batch.size, dtype=values_N.dtype, device=values_N.device).index_add(
+        0, batch.sequence_N, values_N
+    )
 
 
 def response_log_probs(model: Any, batch: SequenceBatch) -> torch.Tensor:

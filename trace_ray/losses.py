@@ -49,7 +49,10 @@ def token_kl(policy_logits_NV: torch.Tensor, reference_logits_NV: torch.Tensor) 
 
 
 def term_loss(
-    term: TermConfig, objective: ObjectiveConfig, log_ratio: Mapping[str, torch.Tensor], length: Mapping[str, torch.Tensor]
+    term: TermConfig,
+    objective: ObjectiveConfig,
+    log_ratio: Mapping[str, torch.Tensor],
+    length: Mapping[str, torch.Tensor],
 ) -> torch.Tensor:
     """Returns the loss of pairs of one category, for the losses that need response log-ratios alone.
 

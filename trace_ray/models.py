@@ -64,13 +64,19 @@ def new_adapter(model: Any, lora: LoraSettings, seed: int) -> Any:
 
     torch.manual_seed(seed)
     settings = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.target_modules), task_type="CAUSAL_LM"
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        task_type="CAUSAL_LM",
     )
     try:
         return get_peft_model(model, settings)
     except ValueError:
         names = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
-        raise UserError("lora.target_modules", list(lora.target_modules), f"this model's linears are {', '.join(names)}") from None
+        raise UserError(
+            "lora.target_modules", list(lora.target_modules), f"this model's linears are {', '.join(names)}"
+        ) from None
 
 
 def load_adapter(model: Any, folder: str | Path, *, trainable: bool) -> Any:

@@ -68,7 +68,13 @@ PAIR_SCHEMA = pa.schema(
 """One preference pair. ``row`` is its place in the corpus, unique in a run; ``pair_id`` a hash of its content."""
 
 REJECT_SCHEMA = pa.schema(
-    [("row", pa.int64()), ("source", pa.string()), ("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+    [
+        ("row", pa.int64()),
+        ("source", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
 )
 """One refused row; ``detail`` is the start of what was read."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from trace_ray.artifacts import STAGES, Artifact, Run
@@ -37,6 +40,21 @@ def stage_runner(stage: str) -> Callable[[Run, Config], None]:
     return runner
 
 
+def absolute_models(config: Config) -> Config:
+    """Returns the configuration with absolute paths for models in local folders: workers run in other folders."""
+
+    def absolute(path: str) -> str:
+        return os.path.abspath(path) if path and os.path.isdir(path) else path
+
+    triage, evaluate = config.triage, config.evaluate
+    return replace(
+        config,
+        model=replace(config.model, path=absolute(config.model.path)),
+        triage=replace(triage, judge=replace(triage.judge, model=absolute(triage.judge.model))),
+        evaluate=replace(evaluate, judge=replace(evaluate.judge, model=absolute(evaluate.judge.model))),
+    )
+
+
 def artefacts_of(run: Run, stage: str) -> tuple[Artifact, ...]:
     """Returns the folders that a stage publishes."""
     return {
@@ -48,7 +66,9 @@ def artefacts_of(run: Run, stage: str) -> tuple[Artifact, ...]:
     }[stage]
 
 
-def run_stages(run: Run, config: Config, stages: Sequence[str] = STAGES, note: Note = lambda _stage, _state: None) -> None:
+def run_stages(
+    run: Run, config: Config, stages: Sequence[str] = STAGES, note: Note = lambda _stage, _state: None
+) -> None:
     """Runs stages in order.
 
     Args:
@@ -56,6 +76,7 @@ def run_stages(run: Run, config: Config, stages: Sequence[str] = STAGES, note: N
     Raises: UserError for a user's mistake, whatever process of the cluster met it.
     """
     check_needed(config, stages)
+    config = absolute_models(config)
     run.write_config(dump_config(config))
     for stage in stages:
         folders = artefacts_of(run, stage)
@@ -102,8 +123,6 @@ def status(run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def _begun_counts(run: Run, artifact: Artifact) -> dict[str, Any]:
-    import json
-
     if artifact.name == "realign":
         metrics = artifact.place / "metrics.jsonl"
         last = json.loads(metrics.read_text().splitlines()[-1]) if metrics.exists() else {}

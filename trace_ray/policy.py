@@ -64,13 +64,21 @@ def policy_hash(policy: PolicyConfig) -> str:
 def check_policy(policy: PolicyConfig, *, needs_rules: bool) -> None:
     """Raises UserError where the policy is empty, has a broken pattern, or lacks the rules its judge needs."""
     if not policy_text(policy):
-        raise UserError("policy", "empty", "give policy.text or policy.clauses, for example with -c conf/policies/brevity.yaml")
+        raise UserError(
+            "policy", "empty", "give policy.text or policy.clauses, for example with -c conf/policies/brevity.yaml"
+        )
     rules = [(clause.id or str(i), clause.rule) for i, clause in enumerate(policy.clauses) if clause.rule is not None]
     if needs_rules and not rules:
-        raise UserError("triage.judge.backend", "rules", f"policy {policy.name!r} has no clause with a rule; use backend vllm or add rules")
+        raise UserError(
+            "triage.judge.backend",
+            "rules",
+            f"policy {policy.name!r} has no clause with a rule; use backend vllm or add rules",
+        )
     for clause_id, rule in rules:
         for key in ("when_prompt", "unless_prompt", "forbid", "require"):
             try:
                 re.compile(getattr(rule, key))
             except re.error as error:
-                raise UserError(f"policy.clauses[{clause_id}].rule.{key}", getattr(rule, key), f"not a regular expression: {error}") from None
+                raise UserError(
+                    f"policy.clauses[{clause_id}].rule.{key}", getattr(rule, key), f"not a regular expression: {error}"
+                ) from None

@@ -25,7 +25,12 @@ class Meter:
         self.done, self.note = 0, ""
         self.start = self._printed = time.monotonic()
         self._first = 0
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         self._live = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=CONSOLE, transient=True)
         self._task = self._live.add_task(label, total=total or None, note=unit)
 
@@ -34,7 +39,9 @@ class Meter:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if CONSOLE.is_terminal:
             self._live.stop()
 

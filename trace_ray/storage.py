@@ -143,7 +143,11 @@ def _s3(storage: StorageConfig) -> pafs.FileSystem:
     client: dict[str, Any] = {"region_name": storage.region} if storage.region else {}
     config = {"retries": {"mode": "standard", "max_attempts": 8}}
     filesystem = s3fs.S3FileSystem(
-        anon=storage.anonymous, endpoint_url=endpoint, client_kwargs=client, config_kwargs=config, use_listings_cache=False
+        anon=storage.anonymous,
+        endpoint_url=endpoint,
+        client_kwargs=client,
+        config_kwargs=config,
+        use_listings_cache=False,
     )
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
 

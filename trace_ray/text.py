@@ -38,7 +38,9 @@ class ChatTokenizer:
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         if not tokenizer.chat_template:
-            raise UserError("model.path", tokenizer.name_or_path, "this tokenizer has no chat template; use an instruct model")
+            raise UserError(
+                "model.path", tokenizer.name_or_path, "this tokenizer has no chat template; use an instruct model"
+            )
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.end_of_turn = self._end_of_turn()
@@ -48,11 +50,15 @@ class ChatTokenizer:
         whole = self._render(turns, add_generation_prompt=False)
         head, found, end = whole.partition(_PROBE)
         if not found or head != self._render(turns[:1], add_generation_prompt=True):
-            raise UserError("model.path", self.tokenizer.name_or_path, "its chat template does not end a prompt as an answer begins")
+            raise UserError(
+                "model.path", self.tokenizer.name_or_path, "its chat template does not end a prompt as an answer begins"
+            )
         return str(end).rstrip() or str(self.tokenizer.eos_token)
 
     def _render(self, turns: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
+        return str(
+            self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+        )
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
@@ -72,7 +78,8 @@ class ChatTokenizer:
         flat = [text + self.end_of_turn for row in responses for text in row.values()]
         response_ids = iter(self._ids(flat))
         return [
-            self._truncate(ids, {name: next(response_ids) for name in row}) for ids, row in zip(prompt_ids, responses, strict=True)
+            self._truncate(ids, {name: next(response_ids) for name in row})
+            for ids, row in zip(prompt_ids, responses, strict=True)
         ]
 
     def _truncate(self, prompt_ids: list[int], response_ids: dict[str, list[int]]) -> TokenizedPair:

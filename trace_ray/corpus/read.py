@@ -82,7 +82,9 @@ def _raw_rows(place: Location) -> Iterator[bytes | dict[str, Any]]:
             with place.fs.open_input_stream(place.path, compression="detect") as stream:
                 yield from (line for line in io.BufferedReader(stream, 1 << 20) if line.strip())
     except (OSError, pa.ArrowException) as error:
-        raise UserError("corpus.paths", place.uri, f"cannot be read to its end: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(
+            "corpus.paths", place.uri, f"cannot be read to its end: {' '.join(str(error).split())[:200]}"
+        ) from None
 
 
 def _read_row(raw: bytes | dict[str, Any], source: Source, number: int) -> dict[str, Any]:

@@ -65,7 +65,11 @@ def _messages(value: Any, role: str) -> list[Message]:
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     turns = list(value) if isinstance(value, (list, tuple)) else []
-    good = [t for t in turns if isinstance(t, Mapping) and isinstance(t.get("role"), str) and isinstance(t.get("content"), str)]
+    good = [
+        t
+        for t in turns
+        if isinstance(t, Mapping) and isinstance(t.get("role"), str) and isinstance(t.get("content"), str)
+    ]
     if not turns or len(good) != len(turns):
         raise RejectedRowError(RejectReason.NOT_A_DIALOGUE, f"neither text nor a list of messages: {str(value)[:80]}")
     return [{"role": t["role"], "content": t["content"]} for t in turns]
@@ -81,7 +85,9 @@ def _dialogue(text: Any) -> list[Message]:
     pieces = _TURN.split(text)
     if pieces[0].strip() or len(pieces) < 3:
         raise RejectedRowError(RejectReason.NOT_A_DIALOGUE, text[:80])
-    return [{"role": _ROLES[who], "content": said.strip()} for who, said in zip(pieces[1::2], pieces[2::2], strict=True)]
+    return [
+        {"role": _ROLES[who], "content": said.strip()} for who, said in zip(pieces[1::2], pieces[2::2], strict=True)
+    ]
 
 
 def _implicit(chosen: list[Message], rejected: list[Message]) -> RawPair:

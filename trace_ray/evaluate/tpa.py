@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def agreement(rows: Iterable[Mapping[str, Any]], by: str) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, int]]]:
+def agreement(
+    rows: Iterable[Mapping[str, Any]], by: str
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, int]]]:
     """Returns ({model: {group: percent compliant}}, {model: {group: answers}}); group ``all`` holds every answer.
 
     Args:
@@ -20,7 +22,9 @@ def agreement(rows: Iterable[Mapping[str, Any]], by: str) -> tuple[dict[str, dic
             good, every = compliant.setdefault(row["model"], {}), total.setdefault(row["model"], {})
             good[group] = good.get(group, 0) + bool(row["compliant"])
             every[group] = every.get(group, 0) + 1
-    percent = {model: {g: 100.0 * compliant[model][g] / n for g, n in groups.items()} for model, groups in total.items()}
+    percent = {
+        model: {g: 100.0 * compliant[model][g] / n for g, n in groups.items()} for model, groups in total.items()
+    }
     return percent, total
 
 

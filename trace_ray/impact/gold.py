@@ -24,7 +24,11 @@ def shares(size: int, available: dict[str, int]) -> dict[str, int]:
     wanted = {Category.RETAIN: third, Category.INVERT: third, Category.PUNISH: size - 2 * third}
     taken = {name: min(count, available.get(name, 0)) for name, count in wanted.items()}
     if not available.get(Category.INVERT) and not available.get(Category.PUNISH):
-        raise UserError("triaged/", "no conflict", "no training pair is INVERT or PUNISH: the model needs no realignment, or the judge is blind")
+        raise UserError(
+            "triaged/",
+            "no conflict",
+            "no training pair is INVERT or PUNISH: the model needs no realignment, or the judge is blind",
+        )
     for name in (Category.INVERT, Category.PUNISH, Category.RETAIN):
         missing = size - sum(taken.values())
         taken[name] += min(missing, available.get(name, 0) - taken[name])
@@ -40,10 +44,14 @@ def choose_gold(parts: Iterable[pa.Table], size: int, seed: int, *, corrected: b
     Args:
         parts: tables with PAIR_COLUMNS, only training pairs used.
     """
-    kept: dict[str, list[tuple[float, Row]]] = {name: [] for name in (Category.RETAIN, Category.INVERT, Category.PUNISH, "lenders")}
+    kept: dict[str, list[tuple[float, Row]]] = {
+        name: [] for name in (Category.RETAIN, Category.INVERT, Category.PUNISH, "lenders")
+    }
     available: dict[str, int] = {}
     for part in parts:
-        rows = [row for row in part.select(PAIR_COLUMNS).to_pylist() if row["split"] == "train" and row["category"] in kept]
+        rows = [
+            row for row in part.select(PAIR_COLUMNS).to_pylist() if row["split"] == "train" and row["category"] in kept
+        ]
         ids = [row["pair_id"] for row in rows]
         for row, order, lending in zip(rows, hash_fraction(ids, seed), hash_fraction(ids, seed + 1), strict=True):
             if row["category"] == Category.PUNISH and corrected and row["corrected"] is None:
@@ -58,7 +66,10 @@ def choose_gold(parts: Iterable[pa.Table], size: int, seed: int, *, corrected: b
         available[Category.PUNISH] = 0
     chosen = shares(size, available)
     gold = [row for name, count in chosen.items() for _, row in kept[name][:count]]
-    return [_gold_row(row, lenders[i % len(lenders)] if lenders else None, corrected=corrected) for i, row in enumerate(gold)]
+    return [
+        _gold_row(row, lenders[i % len(lenders)] if lenders else None, corrected=corrected)
+        for i, row in enumerate(gold)
+    ]
 
 
 def _gold_row(row: Row, lender: Row | None, *, corrected: bool) -> Row:

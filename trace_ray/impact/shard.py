@@ -76,7 +76,12 @@ class ScoredSequence:
 
 
 def score_shard(
-    triaged: pa.Table, selection: Selection, model: Any, direction: Direction, tokenizer: ChatTokenizer, config: ImpactConfig
+    triaged: pa.Table,
+    selection: Selection,
+    model: Any,
+    direction: Direction,
+    tokenizer: ChatTokenizer,
+    config: ImpactConfig,
 ) -> pa.Table:
     """Returns the trained rows of a shard in SHARD_SCHEMA: tokens, reference log-probs, s(y) and impact.
 
@@ -90,7 +95,9 @@ def score_shard(
     if not rows:
         return SHARD_SCHEMA.empty_table()
     names = [selection.responses(row["category"]) for row in rows]
-    pairs = tokenizer.pairs([r["prompt"] for r in rows], [{n: r[n] for n in some} for r, some in zip(rows, names, strict=True)])
+    pairs = tokenizer.pairs(
+        [r["prompt"] for r in rows], [{n: r[n] for n in some} for r, some in zip(rows, names, strict=True)]
+    )
     sequences = [
         ScoredSequence(i, name, pairs[i], row["category"] in CONFLICTS)
         for i, row in enumerate(rows)
@@ -144,7 +151,9 @@ def pair_impact(scored: Row, selection: Selection, config: ImpactConfig) -> floa
     With ``score_norm`` per_token each s(y) is divided by its response's tokens (ours, against a bias to length).
     """
     term = selection.term(scored["category"])
-    length = {name: torch.tensor([float(len(scored[f"{name}_ids"]))]) for name in selection.responses(scored["category"])}
+    length = {
+        name: torch.tensor([float(len(scored[f"{name}_ids"]))]) for name in selection.responses(scored["category"])
+    }
     slopes = reference_slopes(term, selection.objective, length)
     per_token = config.score_norm == "per_token"
     return float(sum(slopes[n].item() * scored[f"{n}_s"] / (length[n].item() if per_token else 1.0) for n in slopes))

@@ -42,7 +42,9 @@ def run_impact(run: Run, config: Config) -> None:
     counts = run.triaged.manifest()["counts"]
     ensure_ray(config.ray)
     place = run.impact.place
-    _once(place / ADAPTER_INIT / "adapter_model.safetensors", _task(_make_adapter, config), place / ADAPTER_INIT, config)
+    _once(
+        place / ADAPTER_INIT / "adapter_model.safetensors", _task(_make_adapter, config), place / ADAPTER_INIT, config
+    )
     _write_gold(run, config)
     _write_direction(run, config)
     shards = list(plan_shards(run, config))
@@ -120,7 +122,7 @@ def _write_gold(run: Run, config: Config) -> None:
 
 
 def _write_direction(run: Run, config: Config) -> None:
-    """v = g_J / gamma, the gold shards' gradients summed."""
+    """V = g_J / gamma, the gold shards' gradients summed."""
     import ray
     from safetensors.numpy import save
 
@@ -140,7 +142,9 @@ def _write_direction(run: Run, config: Config) -> None:
             meter.advance(min(size, start + step) - start)
     direction = {name: np.asarray(g / (size * config.impact.gamma), np.float32) for name, g in total.items()}
     if not all(np.isfinite(v).all() for v in direction.values()) or not any(v.any() for v in direction.values()):
-        raise UserError("impact", "the gold gradient is zero or not finite", "check the model's weights and model.dtype")
+        raise UserError(
+            "impact", "the gold gradient is zero or not finite", "check the model's weights and model.dtype"
+        )
     place.write_bytes(save(direction))
 
 

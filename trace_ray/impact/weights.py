@@ -24,7 +24,11 @@ def weight_scale(positive_sum: float, conflicts: int, norm: str, weights: str) -
     """
     mass = float(conflicts) if weights == "uniform" else positive_sum
     if mass <= 0:
-        raise UserError("impact", f"{conflicts} conflicts, none of positive impact", "try objective.weights=uniform or a larger impact.gold_size")
+        raise UserError(
+            "impact",
+            f"{conflicts} conflicts, none of positive impact",
+            "try objective.weights=uniform or a larger impact.gold_size",
+        )
     return (conflicts if norm == "mean" else 1.0) / mass
 
 

@@ -71,7 +71,14 @@ def _log_probs(model: Any, probe: Any) -> Any:
 
 def model_card(card: dict[str, Any]) -> str:
     """Returns the model card: front matter and one line a fact."""
-    lines = ["---", f"base_model: {card['base model']}", "library_name: transformers", "tags: [trace-ray, realigned]", "---", ""]
+    lines = [
+        "---",
+        f"base_model: {card['base model']}",
+        "library_name: transformers",
+        "tags: [trace-ray, realigned]",
+        "---",
+        "",
+    ]
     lines += [f"# Realigned with trace-ray ({card['method']})", ""]
     lines += [f"- {name}: {value}" for name, value in card.items()]
     return "\n".join([*lines, "", "Its licence is the base model's.", ""])

@@ -138,7 +138,11 @@ class Trainer:
         figures["grad_norm"] = float(norm) if norm is not None else None
         for name, (count, loss, weighted, reward) in zip(TRAINED, seen.tolist(), strict=True):
             if count:
-                figures |= {f"{name}/pairs": int(count), f"{name}/loss": loss / count, f"{name}/weighted_loss": weighted / count}
+                figures |= {
+                    f"{name}/pairs": int(count),
+                    f"{name}/loss": loss / count,
+                    f"{name}/weighted_loss": weighted / count,
+                }
                 figures[f"{name}/margin"] = reward / count
         figures |= {"tokens": tokens, "seconds": round(seconds, 4)}
         if not all(math.isfinite(v) for v in figures.values() if isinstance(v, float)):

@@ -71,9 +71,7 @@ class PairLosses:
     reward_P: torch.Tensor
 
 
-def pair_losses(
-    batch: MicroBatch, logp_B: torch.Tensor, kl_B: torch.Tensor, objective: ObjectiveConfig
-) -> PairLosses:
+def pair_losses(batch: MicroBatch, logp_B: torch.Tensor, kl_B: torch.Tensor, objective: ObjectiveConfig) -> PairLosses:
     """Returns each pair's loss from the policy's log-probs.
 
     Args:
@@ -94,7 +92,12 @@ def pair_losses(
 
 
 def _category_losses(
-    term: TermConfig, pairs: list[int], batch: MicroBatch, logp_B: torch.Tensor, kl_B: torch.Tensor, objective: ObjectiveConfig
+    term: TermConfig,
+    pairs: list[int],
+    batch: MicroBatch,
+    logp_B: torch.Tensor,
+    kl_B: torch.Tensor,
+    objective: ObjectiveConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses and implicit rewards' margins (preferred minus suppressed, times beta) of the pairs of one category."""
     none = logp_B.new_zeros(len(pairs))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,5 +74,3 @@ def category_counts(category: Sequence[str]) -> dict[str, int]:
     """Returns the number of samples by category."""
     names, counts = np.unique(np.asarray(category, dtype=object), return_counts=True)
     return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
-
-

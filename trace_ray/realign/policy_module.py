@@ -20,7 +20,9 @@ class HybridPolicy(torch.nn.Module):
         super().__init__()
         self.peft_model = peft_model
 
-    def forward(self, policy: SequenceBatch, reference: SequenceBatch, kl_tokens_K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, policy: SequenceBatch, reference: SequenceBatch, kl_tokens_K: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns (log pi(y|x) of each policy sequence, shape (B,); mean token KL of each reference sequence).
 
         Args:

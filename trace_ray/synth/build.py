@@ -24,6 +24,7 @@ import torch
 import yaml
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from trace_ray.judges.prompt import JUDGED, judge_instruction, judged_text
 from trace_ray.policy import ClauseConfig, PolicyConfig, RuleConfig
 from trace_ray.synth import oracle
 from trace_ray.synth.lexicon import (
@@ -38,7 +39,6 @@ from trace_ray.synth.lexicon import (
 )
 from trace_ray.synth.tiny import Example, answer_loss, fit, new_model, train_tokenizer, user_turn, verdict_loss
 from trace_ray.synth.world import GROUPS, PLACES, STYLES, draw_prompt, draw_response, topics
-from trace_ray.judges.prompt import JUDGED, judge_instruction, judged_text
 
 MODELS: Final = Path(__file__).parent / "models"
 POLICIES: Final = Path(__file__).parents[2] / "conf" / "policies"

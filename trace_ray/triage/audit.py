@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from trace_ray.errors import JudgeRejectedError, UserError
 from trace_ray.storage import Location
@@ -53,6 +54,14 @@ def label_of(pair_id: str, labels: Mapping[str, Label] | None) -> Label | None:
     return Label(False, True) if labels is None else labels.get(pair_id)
 
 
+def labelled_pairs(triaged: pa.Table, labels: Mapping[str, Label] | None) -> list[Labelled]:
+    """Returns the labelled ones among triaged rows. ``labels`` as in ``label_of``."""
+    columns = ("pair_id", "p_violates_chosen", "p_violates_rejected", "category")
+    rows = zip(*(triaged[name].to_pylist() for name in columns), strict=True)
+    found = [(label_of(pid, labels), p_chosen, p_rejected, category) for pid, p_chosen, p_rejected, category in rows]
+    return [Labelled(label, *rest) for label, *rest in found if label is not None]
+
+
 def audit(pairs: Sequence[Labelled], threshold: float) -> dict[str, Any]:
     """Returns the judge's figures over labelled responses, two a pair.
 
@@ -63,7 +72,9 @@ def audit(pairs: Sequence[Labelled], threshold: float) -> dict[str, Any]:
     from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
     truth = np.array([bit for one in pairs for bit in one.label], dtype=bool)
-    said = np.array([p if p is not None else np.nan for one in pairs for p in (one.p_chosen, one.p_rejected)], dtype=float)
+    said = np.array(
+        [p if p is not None else np.nan for one in pairs for p in (one.p_chosen, one.p_rejected)], dtype=float
+    )
     readable = ~np.isnan(said)
     both_classes = len(set(truth[readable])) == 2
     expected = [categorise(not one.label.chosen, not one.label.rejected).value for one in pairs]

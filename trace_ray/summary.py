@@ -1,0 +1,25 @@
+"""A finished run in one small structure: what the terminal and the report show."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from trace_ray.artifacts import STAGES, Run
+
+
+def run_summary(run: Run) -> dict[str, Any]:
+    """Returns rows by category, the audit, TPA before and after, and seconds by stage; missing where not yet made."""
+    summary: dict[str, Any] = {"seconds": {}}
+    folders = dict(zip(STAGES, (run.triaged, run.scored, run.model, run.evaluation), strict=False))
+    for stage, artifact in folders.items():
+        if artifact.done():
+            summary["seconds"][stage] = artifact.manifest()["seconds"]
+    if run.triaged.done():
+        manifest = run.triaged.manifest()
+        summary |= {"counts": manifest["counts"], "audit": manifest["audit"], "policy": manifest["policy"]}
+        summary["triage_judge"] = manifest["judge"]
+    metrics = run.evaluation.place / "metrics.json"
+    if run.evaluation.done():
+        summary["evaluation"] = json.loads(metrics.read_text())
+    return summary

@@ -1,0 +1,39 @@
+"""The demo's inputs: the generated corpus, the oracle's labels and where the shipped models are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from trace_ray.pairs import pair_id
+from trace_ray.storage import Location
+from trace_ray.synth.oracle import violates
+from trace_ray.synth.world import generate
+
+SEED = 0
+
+
+def write_corpus(place: Location) -> list[str]:
+    """Writes train.jsonl, test.jsonl and labels.jsonl below ``place``; returns the overrides that name them."""
+    world = generate(seed=SEED)
+    for name, rows in (("train", world.train), ("test", world.test)):
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    labels = [_label(row) for row in (*world.train, *world.test)]
+    (place / "labels.jsonl").write_text("".join(json.dumps(label) + "\n" for label in labels))
+    models = Path(__file__).with_name("models")
+    return [
+        f"corpus.paths=['{(place / 'train.jsonl').uri}']",
+        f"corpus.test_paths=['{(place / 'test.jsonl').uri}']",
+        f"triage.audit_labels='{(place / 'labels.jsonl').uri}'",
+        f"model.path='{models / 'policy'}'",
+        f"triage.judge.model='{models / 'judge'}'",
+    ]
+
+
+def _label(row: dict[str, str]) -> dict[str, object]:
+    prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
+    return {
+        "pair_id": pair_id([{"role": "user", "content": prompt}], chosen, rejected),
+        "violates_chosen": violates(prompt, chosen),
+        "violates_rejected": violates(prompt, rejected),
+    }
