@@ -67,9 +67,9 @@ def response_logits(model: Any, batch: SequenceBatch) -> torch.Tensor:
     hidden_BTD = causal.get_decoder()(
         input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
     ).last_hidden_state
-    logits_NV = causal.get_output_embeddings()(hidden_BTD[batch.sequence_N, batch.position_N]).float()
+    logits_NV: torch.Tensor = causal.get_output_embeddings()(hidden_BTD[batch.sequence_N, batch.position_N]).float()
     cap = getattr(causal.config, "final_logit_softcapping", None)
-    return cap * torch.tanh(logits_NV / cap) if cap else logits_NV
+    return logits_NV if not cap else torch.tanh(logits_NV / cap) * float(cap)
 
 
 def target_log_probs(logits_NV: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:

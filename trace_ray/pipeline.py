@@ -116,13 +116,13 @@ def status(run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
                 manifest = artifact.manifest()
                 yield artifact.name, "done", {**manifest["counts"], "seconds": manifest["seconds"]}
             elif (artifact.place / "inputs.json").exists():
-                yield artifact.name, "begun", _begun_counts(run, artifact)
+                yield artifact.name, "begun", _begun_counts(artifact)
             else:
                 yield artifact.name, "-", {}
     yield "report.html", "done" if run.report.exists() else "-", {}
 
 
-def _begun_counts(run: Run, artifact: Artifact) -> dict[str, Any]:
+def _begun_counts(artifact: Artifact) -> dict[str, Any]:
     if artifact.name == "realign":
         metrics = artifact.place / "metrics.jsonl"
         last = json.loads(metrics.read_text().splitlines()[-1]) if metrics.exists() else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -34,7 +35,7 @@ class Meter:
         self._live = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=CONSOLE, transient=True)
         self._task = self._live.add_task(label, total=total or None, note=unit)
 
-    def __enter__(self) -> Meter:
+    def __enter__(self) -> Self:
         if CONSOLE.is_terminal:
             self._live.start()
         return self
@@ -56,7 +57,8 @@ class Meter:
         self._live.update(self._task, completed=self.done, note=f"{self.unit} {self.note}")
         if not CONSOLE.is_terminal and time.monotonic() - self._printed > _PLAIN_SECONDS:
             self._printed = time.monotonic()
-            print(f"{self.label}: {self.line()}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"{self.label}: {self.line()}\n")
+            sys.stderr.flush()
 
     def line(self) -> str:
         """Returns the state in words: ``120/300 rows, 4.1/s, ETA 44 s``."""

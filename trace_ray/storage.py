@@ -50,7 +50,7 @@ class Location:
         return self.path if self.is_local else f"s3://{self.path}"
 
     def exists(self) -> bool:
-        return self.fs.get_file_info(self.path).type != pafs.FileType.NotFound
+        return bool(self.fs.get_file_info(self.path).type != pafs.FileType.NotFound)
 
     def read_bytes(self) -> bytes:
         with self.fs.open_input_stream(self.path, compression=None) as stream:

@@ -66,8 +66,8 @@ def run_evaluate(run: Run, config: Config) -> None:
         mine = [chunk for chunk in chunks if chunk.model == model]
         arguments = (config, model, run.model.place / "merged", place / GENERATED)
         _run_pool(f"evaluate: {model}", Generator, arguments, mine, place / GENERATED, _generator_pool(config.evaluate))
-    arguments = (config, place / GENERATED, place / RESPONSES)
-    _run_pool("evaluate: judge", AnswerJudge, arguments, chunks, place / RESPONSES, config.evaluate.judge)
+    judging = (config, place / GENERATED, place / RESPONSES)
+    _run_pool("evaluate: judge", AnswerJudge, judging, chunks, place / RESPONSES, config.evaluate.judge)
     rows = [row for part in (place / RESPONSES).files(".parquet") for row in part.read_parquet().to_pylist()]
     if len(rows) != len(MODELS) * len(prompts):
         raise RuntimeError(f"evaluate lost answers: {len(rows)} of {len(MODELS) * len(prompts)}")

@@ -68,6 +68,7 @@ def _contribution(name: str, module: Any, direction: Direction, eps_B: torch.Ten
         along_BTO = (x_BTI @ a_RI.T) @ db_OR.T
         if away_from_init:
             along_BTO = along_BTO + (x_BTI @ da_RI.T) @ b_OR.T
-        return output_BTO + (eps_B.view(-1, 1, 1) * scale * along_BTO).to(output_BTO.dtype)
+        added_BTO: torch.Tensor = eps_B.view(-1, 1, 1) * scale * along_BTO
+        return output_BTO + added_BTO.to(output_BTO.dtype)
 
     return add

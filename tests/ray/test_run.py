@@ -1,0 +1,83 @@
+"""A whole run on a real local Ray, with vLLM, DeepSpeed and the shipped tiny models; then again, and after a change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from trace_ray.artifacts import Run
+from trace_ray.config import StorageConfig
+from trace_ray.config_load import conf_folder, load_config
+from trace_ray.errors import StaleRunError
+from trace_ray.pipeline import run_stages
+from trace_ray.storage import locate
+from trace_ray.synth.demo import write_corpus
+
+SMALL = ["impact.gold_size=9", "impact.shard_rows=37", "evaluate.prompts=16", "realign.learning_rate=1e-4"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[str]]:
+    run = Run(locate(str(tmp_path_factory.mktemp("run")), StorageConfig()))
+    corpus = run.place / "corpus"
+    overrides = [*write_corpus(corpus), *SMALL]
+    train = Path(corpus.path) / "train.jsonl"
+    lines = train.read_text().splitlines()[:120]
+    train.write_text("\n".join([*lines[:50], "{broken", *lines[50:], '{"prompt": "p", "chosen": ""}']) + "\n")
+    run_stages(run, load_config([conf_folder() / "examples" / "demo.yaml"], overrides))
+    return run, overrides
+
+
+def test_no_row_is_lost(finished: tuple[Run, list[str]]) -> None:
+    run, _ = finished
+    counts = run.triaged.manifest()["counts"]
+    assert counts["rows_in"] == 122 + 128
+    assert counts["triaged"] + counts["rejects"] == counts["rows_in"]
+    reasons = {row["reason"] for row in run.rejects.read().to_pylist()}
+    assert reasons == {"broken_json", "missing_field"}
+    rows = run.triaged.read(["row"])["row"].to_pylist()
+    assert len(set(rows)) == len(rows) == counts["triaged"]
+
+
+def test_the_judge_agrees_with_the_oracle(finished: tuple[Run, list[str]]) -> None:
+    assert finished[0].triaged.manifest()["audit"]["agreement"] >= 0.95
+
+
+def test_impact_weights_average_one(finished: tuple[Run, list[str]]) -> None:
+    table = finished[0].scored.read(["category", "weight", "impact"]).to_pylist()
+    conflicts = [row for row in table if row["category"] != "RETAIN"]
+    assert sum(row["weight"] for row in conflicts) / len(conflicts) == pytest.approx(1.0)
+    assert all((row["weight"] > 0) == (row["impact"] > 0) for row in conflicts)
+
+
+def test_the_evaluation_holds_what_it_promises(finished: tuple[Run, list[str]]) -> None:
+    run, _ = finished
+    metrics = json.loads((run.evaluation.place / "metrics.json").read_text())
+    rows = [r for p in (run.evaluation.place / "responses").files() for r in pq.read_table(p.path).to_pylist()]
+    assert {"prompt", "model", "response", "compliant"} <= set(rows[0])
+    for model in ("base", "realigned"):
+        mine = [row["compliant"] for row in rows if row["model"] == model]
+        assert metrics["tpa"][model]["all"] == pytest.approx(100 * sum(mine) / 16)
+    assert metrics["n"]["all"] == 16
+    assert "<script" not in run.report.read_text()
+
+
+def test_the_merged_model_loads_in_plain_transformers(finished: tuple[Run, list[str]]) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = finished[0].model.place.path + "/merged"
+    AutoModelForCausalLM.from_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder).chat_template
+
+
+def test_running_again_redoes_nothing_and_a_change_is_refused(finished: tuple[Run, list[str]]) -> None:
+    run, overrides = finished
+    before = run.model.manifest()
+    demo = [conf_folder() / "examples" / "demo.yaml"]
+    run_stages(run, load_config(demo, overrides))
+    assert run.model.manifest() == before
+    with pytest.raises(StaleRunError, match=r"triage\.threshold"):
+        run_stages(run, load_config(demo, [*overrides, "triage.threshold=0.4"]))

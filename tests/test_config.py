@@ -1,0 +1,54 @@
+"""Configuration: strict, one line a mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trace_ray.config_load import conf_folder, dump_config, load_config
+from trace_ray.errors import UserError
+
+BASE = ["policy.text=Be brief."]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("realign.zerostage=3", "did you mean 'zero_stage'"),
+        ("realign.zero_stage=x", "could not be converted to Integer"),
+        ("realign.zero_stage=5", "ZeRO stage: 0, 1, 2 or 3"),
+        ("triage.judge.backend=vlm", "did you mean 'vllm'"),
+        ("objective.PUNISH={loss: dpo, prefer: corrected, suppress: [chosen]}", "triage.correct=true"),
+        ("objective.INVERT.prefer=''", "needs preferred response"),
+        ("triage.judge.backend=rules", "no clause with a rule"),
+        ("nonsense", "key.path=value"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_to_do(override: str, said: str) -> None:
+    with pytest.raises(UserError, match=r".") as caught:
+        load_config([], [*BASE, override])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dumped_configuration_loads_to_the_same(tmp_path: Path) -> None:
+    config = load_config([], [*BASE, "policy.clauses=[{id: a, rule: {max_words: 50}}]", "lora.target_modules=[a, b]"])
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    assert load_config([tmp_path / "c.yaml"]) == config
+
+
+@pytest.mark.parametrize("path", sorted(conf_folder().glob("examples/*.yaml")), ids=lambda p: p.stem)
+def test_every_example_loads(path: Path) -> None:
+    assert load_config([path]).policy.name
+
+
+@pytest.mark.parametrize("method", ["trace", "trace_oracle"])
+def test_every_method_loads_over_the_example(method: str) -> None:
+    config = load_config([conf_folder() / "examples" / "smollm2_pku_brevity.yaml"], method=method)
+    assert config.objective.method == method
+
+
+def test_an_unknown_method_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'trace'"):
+        load_config([], BASE, method="trac")
