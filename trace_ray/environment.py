@@ -40,6 +40,8 @@ def child_environment() -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
+    if os.environ.get("TRACE_RAY_DEBUG") != "1":
+        values["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     if mismatched_add_ons():
         shim = str(Path(__file__).with_name("shim"))
         values["PYTHONPATH"] = os.pathsep.join(p for p in (shim, os.environ.get("PYTHONPATH", "")) if p)
