@@ -9,17 +9,33 @@ from dataclasses import replace
 from typing import Any
 
 from trace_ray.artifacts import STAGES, Artifact, Run
-from trace_ray.config import Config
+from trace_ray.config import Config, StorageConfig
 from trace_ray.config_load import check_needed, dump_config
 from trace_ray.errors import UserError
-from trace_ray.storage import locate
+from trace_ray.object_store import check_reachable
+from trace_ray.run_lock import driver_lock
+from trace_ray.staging import share_settings
+from trace_ray.storage import locate, refuse_escapes
 
 Note = Callable[[str, str], None]
 
 
 def open_run(uri: str, config: Config) -> Run:
     """Returns the run's folder; nothing is created yet."""
-    return Run(locate(uri, config.storage))
+    return run_folder(uri, config.storage)
+
+
+def run_folder(uri: str, storage: StorageConfig) -> Run:
+    """Returns the run's folder, which need not exist.
+
+    Raises: UserError for a name that climbs with ``..``, a folder reached through a symlink inside the run, a bucket
+        that is not there or refuses us.
+    """
+    place = locate(uri, storage)
+    refuse_escapes(uri, place)
+    if not place.is_local:
+        check_reachable(place.fs, place.path, uri)
+    return Run(place)
 
 
 def stage_runner(stage: str) -> Callable[[Run, Config], None]:
@@ -76,8 +92,14 @@ def run_stages(
     Raises: UserError for a user's mistake, whatever process of the cluster met it.
     """
     check_needed(config, stages)
+    share_settings(config.storage)
     config = absolute_models(config)
-    run.write_config(dump_config(config))
+    with driver_lock(run.place):
+        run.write_config(dump_config(config))
+        _run_stages(run, config, stages, note)
+
+
+def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note) -> None:
     for stage in stages:
         folders = artefacts_of(run, stage)
         before = bool(folders) and all(artifact.done() for artifact in folders)
