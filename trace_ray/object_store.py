@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyarrow.fs as pafs
 
+from trace_ray import metrics
 from trace_ray.config import StorageConfig
 from trace_ray.errors import UserError
 
@@ -162,6 +163,7 @@ def _patiently(operation: Callable[[], T]) -> T:
         except _FINAL:
             raise
         except passing:
+            metrics.count("retries", 1, kind="s3")
             time.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             wait = min(_LONGEST_WAIT, 2 * wait)
     return operation()

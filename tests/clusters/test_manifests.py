@@ -27,7 +27,11 @@ DOCUMENTS = [
     for i, document in enumerate(yaml.safe_load_all(path.read_text()))
 ]
 RAY = [(name, document) for name, document in DOCUMENTS if document["kind"] in ("RayCluster", "RayJob")]
-ids = lambda cases: [name for name, _ in cases]  # noqa: E731 - used in decorators below
+Case = tuple[str, dict[str, Any]]
+
+
+def ids(cases: list[Case]) -> list[str]:
+    return [name for name, _ in cases]
 
 
 def cluster_spec(document: dict[str, Any]) -> dict[str, Any]:
