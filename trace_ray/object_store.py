@@ -1,7 +1,7 @@
 """S3 for ``storage``: how it is reached, whole objects in and out, one level of a listing, writes on a condition.
 
 Retries have two layers: botocore backs off on throttling and server errors of one request (exponential, jittered);
-``_patiently`` repeats a whole object's transfer where a connection died inside a body, which s3fs gives up on.
+``patiently`` repeats a whole object's transfer where a connection died inside a body, which s3fs gives up on.
 """
 
 from __future__ import annotations
@@ -84,12 +84,12 @@ def raw(fs: pafs.FileSystem) -> Any:
 
 def get(fs: pafs.FileSystem, path: str) -> bytes:
     """Returns the whole object in one GET."""
-    return bytes(_patiently(lambda: raw(fs).cat_file(path)))
+    return bytes(patiently(lambda: raw(fs).cat_file(path)))
 
 
 def get_range(fs: pafs.FileSystem, path: str, start: int, stop: int) -> bytes:
     """Returns bytes start..stop of an object, and no more are sent."""
-    return bytes(_patiently(lambda: raw(fs).cat_file(path, start=start, end=stop)))
+    return bytes(patiently(lambda: raw(fs).cat_file(path, start=start, end=stop)))
 
 
 def get_version(fs: pafs.FileSystem, path: str) -> tuple[bytes, str]:
@@ -102,12 +102,12 @@ def get_version(fs: pafs.FileSystem, path: str) -> tuple[bytes, str]:
         answer = raw(fs).call_s3("get_object", Bucket=bucket, Key=key)
         return sync(raw(fs).loop, answer["Body"].read), str(answer["ETag"])
 
-    return _patiently(read)
+    return patiently(read)
 
 
 def put(fs: pafs.FileSystem, path: str, data: bytes) -> None:
     """Stores an object: one PUT, or a multipart upload where it is large; readers see all of it or nothing."""
-    _patiently(lambda: raw(fs).pipe_file(path, data))
+    patiently(lambda: raw(fs).pipe_file(path, data))
 
 
 def put_if(fs: pafs.FileSystem, path: str, data: bytes, version: str | None) -> str:
@@ -132,12 +132,12 @@ def put_if(fs: pafs.FileSystem, path: str, data: bytes, version: str | None) -> 
 
 def upload(fs: pafs.FileSystem, path: str, file: str) -> None:
     """Stores a local file; beyond 100 MiB as a multipart upload, so a shard of weights is never whole in memory."""
-    _patiently(lambda: raw(fs).put_file(file, path))
+    patiently(lambda: raw(fs).put_file(file, path))
 
 
 def download(fs: pafs.FileSystem, path: str, file: str) -> None:
     """Fetches an object into a local file, its ranges in parallel."""
-    _patiently(lambda: raw(fs).get_file(path, file))
+    patiently(lambda: raw(fs).get_file(path, file))
 
 
 def entries(fs: pafs.FileSystem, path: str) -> list[Entry]:
@@ -149,12 +149,13 @@ def entries(fs: pafs.FileSystem, path: str) -> list[Entry]:
         except FileNotFoundError:
             return []
 
-    found = [item for item in _patiently(listing) if item["type"] == "file"]
+    found = [item for item in patiently(listing) if item["type"] == "file"]
     names = [Entry(item["name"].rsplit("/", 1)[-1], item["size"], str(item.get("ETag", ""))) for item in found]
     return sorted(entry for entry in names if entry.name)
 
 
-def _patiently(operation: Callable[[], T]) -> T:
+def patiently(operation: Callable[[], T]) -> T:
+    """Returns what an operation returns that may be done again, after growing pauses where S3 fails for a while."""
     wait = _FIRST_WAIT
     passing = transient_errors()
     for _ in range(_TRIES - 1):

@@ -86,10 +86,17 @@ class Location:
 
     def read_parquet(self, columns: list[str] | None = None) -> pa.Table:
         """Returns the file as a table; of a few columns on S3 no more than their bytes and the footer are fetched."""
-        if self.is_local:
-            return pq.read_table(self.path, columns=columns, partitioning=None)
-        if columns is None:
-            return pq.read_table(pa.BufferReader(self.read_bytes()))
+        try:
+            if self.is_local:
+                return pq.read_table(self.path, columns=columns, partitioning=None)
+            if columns is None:
+                return pq.read_table(pa.BufferReader(self.read_bytes()))
+            return object_store.patiently(lambda: self._read_columns(columns))
+        except pa.ArrowInvalid as error:
+            remedy = f"damaged ({' '.join(str(error).split())[:120]}); delete it and its folder's _DONE, and run again"
+            raise UserError(self.uri, "parquet file", remedy) from None
+
+    def _read_columns(self, columns: list[str]) -> pa.Table:
         with object_store.raw(self.fs).open(self.path, "rb", cache_type="none") as handle:
             return pq.read_table(handle, columns=columns)
 
