@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -116,13 +117,16 @@ def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note) -> 
 
 
 def user_error_in(error: BaseException) -> UserError | None:
-    """Returns the UserError that a Ray task or actor raised, from inside whatever Ray wrapped it in."""
+    """Returns the UserError that a Ray task or actor raised, from inside whatever Ray wrapped it in; a full disk is one."""
     queue: list[Any] = [error]
     seen: set[int] = set()
     while queue:
         one = queue.pop()
         if isinstance(one, UserError):
             return one
+        if isinstance(one, OSError) and one.errno == errno.ENOSPC:
+            remedy = "the disk is full; free some space and run again: what is finished is kept"
+            return UserError("disk", one.filename or "no space left", remedy)
         if isinstance(one, BaseException) and id(one) not in seen:
             seen.add(id(one))
             queue += [one.__cause__, one.__context__, getattr(one, "cause", None)]

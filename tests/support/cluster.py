@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -64,7 +65,11 @@ class TokenCluster:
 
     def _start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
         agent, metrics = free_port(), free_port()
-        ports = [f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"]
+        ports = [
+            f"--dashboard-agent-listen-port={agent}",
+            f"--metrics-export-port={metrics}",
+            f"--labels=drill={len(self.nodes)}",
+        ]
         log = (self.folder / f"node{len(self.nodes)}.log").open("wb")
         command = [
             RAY,
@@ -108,6 +113,26 @@ class TokenCluster:
         for process in [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]:
             _kill(process)
         node.wait()
+
+    def node_of(self, word: str) -> subprocess.Popen[bytes]:
+        """Returns the `ray start` process of the node on which a process with this word in its title works."""
+        for node in self.nodes[1:]:
+            for process in psutil.Process(node.pid).children(recursive=True) if node.poll() is None else []:
+                if word in " ".join(process.cmdline()):
+                    return node
+        raise LookupError(f"no process with {word} on any node")
+
+    def drain(self, node: subprocess.Popen[bytes], seconds: int) -> subprocess.CompletedProcess[str]:
+        """Tells Ray that a node goes, as a worker pod's preStop hook does."""
+        told = self.ray("list", "nodes", "--format=json", "--detail")
+        known = json.loads(told.stdout[told.stdout.index("[") :])
+        name = str(self.nodes.index(node))
+        identity = next(one["node_id"] for one in known if one["labels"].get("drill") == name)
+        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "drill"]
+        address = f"--address=127.0.0.1:{self.gcs_port}"
+        return self.ray(
+            "drain-node", address, "--node-id", identity, *reason, f"--deadline-remaining-seconds={seconds}"
+        )
 
     def _all(self) -> list[psutil.Process]:
         alive = [node for node in self.nodes if node.poll() is None]
