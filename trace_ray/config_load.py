@@ -10,6 +10,7 @@ from typing import Any, cast
 from trace_ray.config import LOSSES, Config, JudgeConfig, StorageConfig, TermConfig
 from trace_ray.errors import UserError, nearest
 from trace_ray.policy import check_policy
+from trace_ray.secrets import refuse_secrets
 
 PAIRWISE = ("dpo", "ipo", "rdpo")
 RESPONSES = ("chosen", "rejected", "corrected")
@@ -71,6 +72,7 @@ def _merged(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
 
     merged = OmegaConf.structured(Config)
     for where, values in layers:
+        refuse_secrets(where, values)
         try:
             merged = OmegaConf.merge(merged, OmegaConf.create(values))
         except OmegaConfBaseException as error:
@@ -113,7 +115,10 @@ def _override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError("override", text, "write it as key.path=value")
-    nested: Any = yaml.safe_load(value) if value else ""
+    try:
+        nested: Any = yaml.safe_load(value) if value else ""
+    except yaml.YAMLError as error:
+        raise UserError(f"override {key}", "not yaml", " ".join(str(error).split())) from None
     for part in reversed(key.split(".")):
         nested = {part: nested}
     return cast(dict[str, Any], nested)
