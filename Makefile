@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 TORCH_ADD_ONS := torchvision torchaudio torchcodec
 
-.PHONY: demo test check clean smollm2 faults jobs
+.PHONY: demo test check clean smollm2 faults jobs audit
 
 demo: $(READY)
 	$(BIN)/trace-ray demo
@@ -39,3 +39,8 @@ faults: $(READY)
 # `ray job submit` to a two-node cluster with token authentication, everything in S3: about 5 minutes.
 jobs: $(READY)
 	$(BIN)/python -m pytest tests/jobs -m "slow or not slow"
+
+# Known vulnerabilities of the locked versions; needs pip-audit's database.
+audit: $(READY)
+	$(BIN)/pip install -q pip-audit
+	$(BIN)/pip-audit --requirement constraints-cpu.txt --no-deps --disable-pip

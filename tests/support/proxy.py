@@ -35,6 +35,8 @@ class FaultyProxy:
         self.random = random.Random(seed)
         self.lock = threading.Lock()
         self.seen: Counter[str] = Counter()
+        self.requests: list[str] = []
+        self.sent = 0
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -76,6 +78,7 @@ class FaultyProxy:
                 if drawn < 0 and not fault:
                     fault = name
             self.seen[fault or "passed"] += 1
+            self.requests.append(f"{request.command} {request.path}")
         match fault:
             case "slow_down" | "unavailable":
                 self._send(request, 503, SLOW_DOWN if fault == "slow_down" else b"", {})
@@ -117,6 +120,7 @@ class FaultyProxy:
             self._reset(request)
         elif request.command != "HEAD":
             request.wfile.write(data)
+            self.sent += len(data)
 
     def _reset(self, request: BaseHTTPRequestHandler) -> None:
         request.close_connection = True
