@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 TORCH_ADD_ONS := torchvision torchaudio torchcodec
 
-.PHONY: demo test check clean smollm2
+.PHONY: demo test check clean smollm2 faults jobs audit
 
 demo: $(READY)
 	$(BIN)/trace-ray demo
@@ -31,3 +31,16 @@ $(READY): pyproject.toml constraints-cpu.txt
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+
+# Every fault at every stage on a local cluster of real nodes: about 25 minutes.
+faults: $(READY)
+	$(BIN)/python -m pytest tests/fault -m "slow or not slow"
+
+# `ray job submit` to a two-node cluster with token authentication, everything in S3: about 5 minutes.
+jobs: $(READY)
+	$(BIN)/python -m pytest tests/jobs -m "slow or not slow"
+
+# Known vulnerabilities of the locked versions; needs pip-audit's database.
+audit: $(READY)
+	$(BIN)/pip install -q pip-audit
+	$(BIN)/pip-audit --requirement constraints-cpu.txt --no-deps --disable-pip

@@ -13,8 +13,8 @@ import typer
 from rich.table import Table
 
 from trace_ray.artifacts import STAGES, Run
-from trace_ray.config import StorageConfig
-from trace_ray.config_load import conf_folder, load_config
+from trace_ray.config import Config
+from trace_ray.config_load import conf_folder, load_config, load_storage, load_text
 from trace_ray.errors import UserError
 from trace_ray.progress import CONSOLE
 from trace_ray.storage import locate
@@ -25,6 +25,8 @@ Files = Annotated[list[Path], typer.Option("-c", "--config", help="yaml file; gi
 RunUri = Annotated[str, typer.Option("--run", help="the run's folder: a path or s3://bucket/prefix")]
 Method = Annotated[str | None, typer.Option("--method", help="a row of conf/methods, e.g. trace or trace_oracle")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, after the files")]
+
+StorageOverrides = Annotated[list[str] | None, typer.Argument(help="storage.key=value, to reach a run in S3")]
 
 
 def main() -> None:
@@ -70,10 +72,11 @@ _stage_command("report", "Stage 5: one HTML page.")
 @app.command()
 def demo(overrides: Overrides = None, run: RunUri = "runs/demo", method: Method = None) -> None:
     """The embedded default: a synthetic policy shift, tiny models, minutes on a CPU; ends in a table and a report."""
+    from trace_ray.pipeline import run_folder
     from trace_ray.synth.demo import write_corpus
 
-    place = locate(run, StorageConfig())
-    corpus = write_corpus(place / "corpus")
+    storage = load_storage([text for text in overrides or [] if text.startswith("storage.")])
+    corpus = write_corpus(run_folder(run, storage).place / "corpus")
     finished = _run([conf_folder() / "examples" / "demo.yaml"], [*corpus, *(overrides or [])], run, method, STAGES)
     _show(finished)
 
@@ -82,12 +85,13 @@ def demo(overrides: Overrides = None, run: RunUri = "runs/demo", method: Method 
 def audit(
     labels: Annotated[str, typer.Option("--labels", help="JSONL: pair_id, violates_chosen, violates_rejected")],
     run: RunUri,
+    overrides: StorageOverrides = None,
 ) -> None:
     """The triage judge's verdicts against labels."""
     from trace_ray.triage.audit import audit as audit_figures
     from trace_ray.triage.audit import labelled_pairs, read_labels
 
-    opened, settings = _opened(run)
+    opened, settings = _opened(run, overrides or [])
     known = read_labels(locate(labels, settings.storage))
     opened.triaged.manifest()
     pairs = [one for part in opened.triaged.parts() for one in labelled_pairs(part.read_parquet(), known)]
@@ -97,11 +101,14 @@ def audit(
 
 
 @app.command()
-def status(run: RunUri, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+def status(
+    run: RunUri, overrides: StorageOverrides = None, as_json: Annotated[bool, typer.Option("--json")] = False
+) -> None:
     """What is done and what is not."""
+    from trace_ray.pipeline import run_folder
     from trace_ray.pipeline import status as states
 
-    opened = Run(locate(run, StorageConfig()))
+    opened = run_folder(run, load_storage(overrides or []))
     rows = list(states(opened))
     if as_json:
         print(json.dumps([{"artefact": name, "state": state, **facts} for name, state, facts in rows]))
@@ -124,14 +131,15 @@ def import_gguf(
     print(convert_gguf(file or packaged_gguf(package), out))
 
 
-def _opened(uri: str) -> tuple[Run, Any]:
-    opened = Run(locate(uri, StorageConfig()))
+def _opened(uri: str, overrides: Sequence[str]) -> tuple[Run, Config]:
+    """A run that exists and its configuration; how S3 is reached is said by the overrides or by the environment."""
+    from trace_ray.pipeline import run_folder
+
+    opened = run_folder(uri, load_storage(overrides))
     config = opened.place / "config.yaml"
     if not config.exists():
         raise UserError("--run", uri, "no run there")
-    if not opened.place.is_local:
-        raise UserError("--run", uri, "name a local run folder")
-    return opened, load_config([config.path])
+    return opened, load_text(config.read_text(), config.uri)
 
 
 def _show(run: Run) -> None:

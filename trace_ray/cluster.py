@@ -9,14 +9,22 @@ from typing import Any
 from trace_ray import environment
 from trace_ray.config import RayConfig
 
+_given: dict[str, str] = {}
+"""The environment that this process' workers got; empty where another connected it."""
+
 
 def ensure_ray(config: RayConfig) -> None:
-    """Connects once a process; every worker gets the environment of ``trace_ray.environment``."""
+    """Connects once a process, and anew where its workers' environment changed, such as the run's storage settings."""
     environment.prepare()
     import ray
 
+    variables = environment.child_environment()
     if ray.is_initialized():
-        return
+        if _given in ({}, variables):
+            return
+        ray.shutdown()
+    _given.clear()
+    _given.update(variables)
     arguments: dict[str, Any] = {}
     address = config.address or os.environ.get("RAY_ADDRESS", "")
     if address:
@@ -28,7 +36,7 @@ def ensure_ray(config: RayConfig) -> None:
         **arguments,
         log_to_driver=os.environ.get("TRACE_RAY_DEBUG") == "1",
         logging_level=logging.ERROR,
-        runtime_env={"env_vars": environment.child_environment()},
+        runtime_env={"env_vars": variables},
     )
     _quiet()
 

@@ -265,11 +265,22 @@ class ReportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StorageConfig:
-    """How s3:// is reached; credentials come from the environment's default chain only."""
+    """How s3:// is reached; credentials come from the default chain only (role, profile, environment), never from here.
+
+    Args:
+        endpoint: of another S3 than AWS; empty = AWS_ENDPOINT_URL or AWS.
+        anonymous: sign nothing: public buckets.
+        max_attempts: tries of one request, with growing pauses, where S3 throttles, fails or is not reached.
+        cache: this node's folder for copies of what is in S3; empty = TRACE_RAY_CACHE or ~/.cache/trace-ray.
+    """
 
     endpoint: str = ""
     region: str = ""
     anonymous: bool = False
+    max_attempts: int = 10
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 60.0
+    cache: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

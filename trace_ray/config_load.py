@@ -7,9 +7,10 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from trace_ray.config import LOSSES, Config, JudgeConfig, TermConfig
+from trace_ray.config import LOSSES, Config, JudgeConfig, StorageConfig, TermConfig
 from trace_ray.errors import UserError, nearest
 from trace_ray.policy import check_policy
+from trace_ray.secrets import refuse_secrets
 
 PAIRWISE = ("dpo", "ipo", "rdpo")
 RESPONSES = ("chosen", "rejected", "corrected")
@@ -40,24 +41,46 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = (), meth
     Returns: the checked configuration.
     Raises: UserError for an unreadable file, an unknown key, a wrong type or value, or settings at odds.
     """
+    sources = [*files, *([method_file(method)] if method else [])]
+    layers = [layer for source in sources for layer in _yaml_layers(Path(source), ())]
+    layers += [(f"override {text}", _override(text)) for text in overrides]
+    config = _merged(layers)
+    check_config(config)
+    return config
+
+
+def load_storage(overrides: Sequence[str]) -> StorageConfig:
+    """Returns how a run in S3 is reached, from ``storage.key=value`` alone: its own settings are in its folder."""
+    for text in overrides:
+        if not text.startswith("storage."):
+            raise UserError("override", text, "only storage.key=value is read here, such as storage.endpoint=URL")
+    return _merged([(f"override {text}", _override(text)) for text in overrides]).storage
+
+
+def load_text(text: str, where: str) -> Config:
+    """Returns a checked configuration from yaml that ``dump_config`` wrote into a run's folder."""
+    import yaml
+
+    config = _merged([(where, yaml.safe_load(text))])
+    check_config(config)
+    return config
+
+
+def _merged(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     merged = OmegaConf.structured(Config)
-    sources = [*files, *([method_file(method)] if method else [])]
-    layers = [layer for source in sources for layer in _yaml_layers(Path(source), ())]
-    layers += [(f"override {text}", _override(text)) for text in overrides]
     for where, values in layers:
+        refuse_secrets(where, values)
         try:
             merged = OmegaConf.merge(merged, OmegaConf.create(values))
         except OmegaConfBaseException as error:
             raise UserError(where, error.full_key or "", _explain(error)) from None
     try:
-        config = cast(Config, OmegaConf.to_object(merged))
+        return cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise UserError("configuration", error.full_key or "", str(error).splitlines()[0]) from None
-    check_config(config)
-    return config
 
 
 def dump_config(config: Config) -> str:
@@ -92,7 +115,10 @@ def _override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError("override", text, "write it as key.path=value")
-    nested: Any = yaml.safe_load(value) if value else ""
+    try:
+        nested: Any = yaml.safe_load(value) if value else ""
+    except yaml.YAMLError as error:
+        raise UserError(f"override {key}", "not yaml", " ".join(str(error).split())) from None
     for part in reversed(key.split(".")):
         nested = {part: nested}
     return cast(dict[str, Any], nested)

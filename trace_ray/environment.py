@@ -11,6 +11,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+INHERITED = ("TRACE_RAY_STORAGE", "TRACE_RAY_CACHE")
+"""Set by the driver for itself; its workers get them too."""
+
 ADD_ONS = ("torchvision", "torchaudio", "torchcodec")
 
 
@@ -42,6 +45,7 @@ def child_environment() -> dict[str, str]:
     }
     if os.environ.get("TRACE_RAY_DEBUG") != "1":
         values["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    values |= {name: os.environ.get(name, "") for name in INHERITED}
     if mismatched_add_ons():
         shim = str(Path(__file__).with_name("shim"))
         values["PYTHONPATH"] = os.pathsep.join(p for p in (shim, os.environ.get("PYTHONPATH", "")) if p)

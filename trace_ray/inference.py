@@ -10,6 +10,7 @@ from typing import Any
 
 from trace_ray import environment
 from trace_ray.errors import UserError
+from trace_ray.staging import local_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class Engine:
         if arguments["trust_remote_code"]:
             raise UserError("engine.trust_remote_code", True, "models that bring their own code are refused")
         try:
-            self.llm = LLM(model=settings.model, revision=settings.revision, **arguments)
+            self.llm = LLM(model=local_model(settings.model), revision=settings.revision, **arguments)
         except (OSError, ValueError) as error:
             raise UserError(
                 "judge.model", settings.model, f"vLLM cannot load it: {' '.join(str(error).split())[:300]}"

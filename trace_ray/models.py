@@ -8,6 +8,7 @@ from typing import Any
 from trace_ray import environment
 from trace_ray.config import LoraSettings, ModelConfig
 from trace_ray.errors import UserError
+from trace_ray.staging import local_model
 from trace_ray.text import ChatTokenizer
 
 
@@ -17,7 +18,7 @@ def load_tokenizer(path: str, revision: str = "main") -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(local_model(path), revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError("model.path", path, f"no tokenizer there: {_first_line(error)}") from None
 
@@ -39,7 +40,7 @@ def load_model(config: ModelConfig) -> Any:
 
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            config.path,
+            local_model(config.path),
             revision=config.revision,
             dtype=getattr(torch, config.dtype),
             attn_implementation=config.attention,
@@ -51,6 +52,7 @@ def load_model(config: ModelConfig) -> Any:
     for name in ("logit_scale", "logits_scaling"):
         if getattr(model.config, name, None) not in (None, 1, 1.0):
             raise UserError("model.path", config.path, f"models with {name} are not supported")
+    model.name_or_path = model.config.name_or_path = config.path  # not this node's copy: adapters record it
     return model.eval().requires_grad_(False)
 
 

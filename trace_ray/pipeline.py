@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -9,17 +10,33 @@ from dataclasses import replace
 from typing import Any
 
 from trace_ray.artifacts import STAGES, Artifact, Run
-from trace_ray.config import Config
+from trace_ray.config import Config, StorageConfig
 from trace_ray.config_load import check_needed, dump_config
 from trace_ray.errors import UserError
-from trace_ray.storage import locate
+from trace_ray.object_store import check_reachable
+from trace_ray.run_lock import driver_lock
+from trace_ray.staging import share_settings
+from trace_ray.storage import locate, refuse_escapes
 
 Note = Callable[[str, str], None]
 
 
 def open_run(uri: str, config: Config) -> Run:
     """Returns the run's folder; nothing is created yet."""
-    return Run(locate(uri, config.storage))
+    return run_folder(uri, config.storage)
+
+
+def run_folder(uri: str, storage: StorageConfig) -> Run:
+    """Returns the run's folder, which need not exist.
+
+    Raises: UserError for a name that climbs with ``..``, a folder reached through a symlink inside the run, a bucket
+        that is not there or refuses us.
+    """
+    place = locate(uri, storage)
+    refuse_escapes(uri, place)
+    if not place.is_local:
+        check_reachable(place.fs, place.path, uri)
+    return Run(place)
 
 
 def stage_runner(stage: str) -> Callable[[Run, Config], None]:
@@ -76,8 +93,14 @@ def run_stages(
     Raises: UserError for a user's mistake, whatever process of the cluster met it.
     """
     check_needed(config, stages)
+    share_settings(config.storage)
     config = absolute_models(config)
-    run.write_config(dump_config(config))
+    with driver_lock(run.place):
+        run.write_config(dump_config(config))
+        _run_stages(run, config, stages, note)
+
+
+def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note) -> None:
     for stage in stages:
         folders = artefacts_of(run, stage)
         before = bool(folders) and all(artifact.done() for artifact in folders)
@@ -94,13 +117,16 @@ def run_stages(
 
 
 def user_error_in(error: BaseException) -> UserError | None:
-    """Returns the UserError that a Ray task or actor raised, from inside whatever Ray wrapped it in."""
+    """Returns the UserError that a Ray task or actor raised, from inside whatever Ray wrapped it in; a full disk is one."""
     queue: list[Any] = [error]
     seen: set[int] = set()
     while queue:
         one = queue.pop()
         if isinstance(one, UserError):
             return one
+        if isinstance(one, OSError) and one.errno == errno.ENOSPC:
+            remedy = "the disk is full; free some space and run again: what is finished is kept"
+            return UserError("disk", one.filename or "no space left", remedy)
         if isinstance(one, BaseException) and id(one) not in seen:
             seen.add(id(one))
             queue += [one.__cause__, one.__context__, getattr(one, "cause", None)]

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from trace_ray import object_store
 from trace_ray.config import StorageConfig
 from trace_ray.errors import UserError
+from trace_ray.object_store import Entry
 
 _EDGE_BYTES = 1 << 16
 
@@ -53,71 +55,116 @@ class Location:
         return bool(self.fs.get_file_info(self.path).type != pafs.FileType.NotFound)
 
     def read_bytes(self) -> bytes:
-        with self.fs.open_input_stream(self.path, compression=None) as stream:
-            return bytes(stream.read())
+        if not self.is_local:
+            return object_store.get(self.fs, self.path)
+        with open(self.path, "rb") as handle:
+            return handle.read()
 
     def read_text(self) -> str:
         return self.read_bytes().decode("utf-8")
 
     def write_bytes(self, data: bytes) -> None:
         """Writes the whole file or nothing: renamed into place locally, one upload on an object store."""
-        target = self._temporary()
-        with target.fs.open_output_stream(target.path, compression=None) as stream:
-            stream.write(data)
-        self._settle(target)
+        if not self.is_local:
+            object_store.put(self.fs, self.path, data)
+            return
+        with self._replaced() as temporary, open(temporary, "wb") as handle:
+            handle.write(data)
 
     def write_text(self, text: str) -> None:
         self.write_bytes(text.encode("utf-8"))
 
     def write_parquet(self, table: pa.Table) -> None:
         """Writes one parquet file, whole or not at all."""
-        target = self._temporary()
-        pq.write_table(table, target.path, filesystem=target.fs, compression="zstd")
-        self._settle(target)
+        if self.is_local:
+            with self._replaced() as temporary:
+                pq.write_table(table, temporary, compression="zstd")
+            return
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        object_store.put(self.fs, self.path, sink.getvalue().to_pybytes())
 
     def read_parquet(self, columns: list[str] | None = None) -> pa.Table:
-        return pq.read_table(self.path, filesystem=self.fs, columns=columns, partitioning=None)
+        """Returns the file as a table; of a few columns on S3 no more than their bytes and the footer are fetched."""
+        try:
+            if self.is_local:
+                return pq.read_table(self.path, columns=columns, partitioning=None)
+            if columns is None:
+                return pq.read_table(pa.BufferReader(self.read_bytes()))
+            return object_store.patiently(lambda: self._read_columns(columns))
+        except pa.ArrowInvalid as error:
+            remedy = f"damaged ({' '.join(str(error).split())[:120]}); delete it and its folder's _DONE, and run again"
+            raise UserError(self.uri, "parquet file", remedy) from None
+
+    def _read_columns(self, columns: list[str]) -> pa.Table:
+        with object_store.raw(self.fs).open(self.path, "rb", cache_type="none") as handle:
+            return pq.read_table(handle, columns=columns)
+
+    def upload(self, file: Path) -> None:
+        """Writes the bytes of a local file, whole or not at all."""
+        if not self.is_local:
+            object_store.upload(self.fs, self.path, str(file))
+            return
+        with self._replaced() as temporary:
+            shutil.copyfile(file, temporary)
+
+    def download(self, file: Path) -> None:
+        """Copies this file to a local one."""
+        if self.is_local:
+            shutil.copyfile(self.path, file)
+        else:
+            object_store.download(self.fs, self.path, str(file))
 
     def make(self) -> None:
-        self.fs.create_dir(self.path, recursive=True)
+        """Creates the folder; an object store has none."""
+        if self.is_local:
+            os.makedirs(self.path, exist_ok=True)
 
     def delete_folder(self) -> None:
         if self.exists():
             self.fs.delete_dir(self.path)
 
+    def entries(self) -> list[Entry]:
+        """Returns the finished files directly in this folder, sorted by name; none where there is no folder."""
+        if not self.is_local:
+            return object_store.entries(self.fs, self.path)
+        selector = pafs.FileSelector(self.path, allow_not_found=True)
+        found = [i for i in self.fs.get_file_info(selector) if i.type == pafs.FileType.File]
+        return sorted(Entry(i.base_name, i.size, str(i.mtime_ns)) for i in found if not i.path.endswith(".tmp"))
+
     def files(self, suffix: str = "") -> list[Location]:
         """Returns the finished files directly in this folder, sorted by name; none where there is no folder."""
-        selector = pafs.FileSelector(self.path, allow_not_found=True)
-        names = sorted(i.path for i in self.fs.get_file_info(selector) if i.type == pafs.FileType.File)
-        return [Location(self.fs, name) for name in names if name.endswith(suffix) and not _is_temporary(name)]
+        return [self / entry.name for entry in self.entries() if entry.name.endswith(suffix)]
 
     def fingerprint(self) -> str:
         """Returns a hash of size, first and last 64 KiB: changes with any edit one would make, costs two reads."""
         size = self.fs.get_file_info(self.path).size
-        with self.fs.open_input_file(self.path) as handle:
-            edges = handle.read(_EDGE_BYTES)
-            if size > _EDGE_BYTES:
-                handle.seek(max(_EDGE_BYTES, size - _EDGE_BYTES))
-                edges += handle.read(_EDGE_BYTES)
+        edges = self._range(0, min(size, _EDGE_BYTES))
+        if size > _EDGE_BYTES:
+            edges += self._range(max(_EDGE_BYTES, size - _EDGE_BYTES), size)
         return hashlib.sha256(f"{size}:".encode() + edges).hexdigest()[:16]
 
-    def _temporary(self) -> Location:
+    def _range(self, start: int, stop: int) -> bytes:
         if not self.is_local:
-            return self
+            return object_store.get_range(self.fs, self.path, start, stop) if stop > start else b""
+        with open(self.path, "rb") as handle:
+            handle.seek(start)
+            return handle.read(stop - start)
+
+    @contextmanager
+    def _replaced(self) -> Iterator[str]:
+        """Gives a name beside this local file; what was written there takes its place on leaving, or goes on an error."""
         folder, name = os.path.split(self.path)
         os.makedirs(folder or ".", exist_ok=True)
-        return Location(self.fs, os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp"))
-
-    def _settle(self, written: Location) -> None:
-        if written.path == self.path:
-            return
-        with open(written.path, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(written.path, self.path)
-
-
-def _is_temporary(path: str) -> bool:
-    return path.endswith(".tmp")
+        temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+        try:
+            yield temporary
+            with open(temporary, "rb+") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, self.path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
 
 
 def locate(uri: str, storage: StorageConfig) -> Location:
@@ -133,23 +180,21 @@ def locate(uri: str, storage: StorageConfig) -> Location:
     path = uri.removeprefix("s3://").strip("/")
     if not path or ".." in path.split("/"):
         raise UserError("URI", uri, "name a bucket and a plain prefix: s3://bucket/prefix")
-    return Location(_s3(storage), path)
+    return Location(object_store.s3_filesystem(storage), path)
 
 
-def _s3(storage: StorageConfig) -> pafs.FileSystem:
-    import s3fs
-
-    endpoint = storage.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    client: dict[str, Any] = {"region_name": storage.region} if storage.region else {}
-    config = {"retries": {"mode": "standard", "max_attempts": 8}}
-    filesystem = s3fs.S3FileSystem(
-        anon=storage.anonymous,
-        endpoint_url=endpoint,
-        client_kwargs=client,
-        config_kwargs=config,
-        use_listings_cache=False,
-    )
-    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
+def refuse_escapes(uri: str, place: Location) -> None:
+    """Raises UserError where a run's name climbs, or the folder or one of its artefacts is a symlink to elsewhere."""
+    if ".." in uri.split("/"):
+        raise UserError("--run", uri, "a run's name holds no '..': give the folder itself")
+    if not place.is_local:
+        return
+    names = [place.path]
+    if os.path.isdir(place.path):
+        names += [entry.path for entry in os.scandir(place.path)]
+    for name in names:
+        if os.path.islink(name):
+            raise UserError("--run", name, f"a symlink to {os.readlink(name)}: give the folder itself")
 
 
 def expand(patterns: tuple[str, ...], storage: StorageConfig, setting: str) -> list[Location]:
@@ -157,13 +202,14 @@ def expand(patterns: tuple[str, ...], storage: StorageConfig, setting: str) -> l
 
     Raises: UserError where one names nothing.
     """
-    found: list[Location] = []
+    found: dict[str, Location] = {}
     for pattern in patterns:
         matches = _matches(pattern, storage)
         if not matches:
             raise UserError(setting, pattern, "no such file; give an existing file, folder or glob (local or s3://)")
-        found += [m for m in matches if m.path not in {f.path for f in found}]
-    return found
+        for match in matches:
+            found.setdefault(match.path, match)
+    return list(found.values())
 
 
 def _matches(pattern: str, storage: StorageConfig) -> list[Location]:
@@ -173,7 +219,7 @@ def _matches(pattern: str, storage: StorageConfig) -> list[Location]:
             base = Path(place.path.split("*")[0].split("?")[0].split("[")[0]).parent
             names = sorted(str(p) for p in base.rglob("*") if p.is_file() and p.match(place.path))
         else:
-            names = sorted(place.fs.handler.fs.glob(place.path))
+            names = sorted(object_store.raw(place.fs).glob(place.path))
         return [Location(place.fs, name) for name in names]
     info = place.fs.get_file_info(place.path)
     if info.type == pafs.FileType.Directory:
@@ -188,16 +234,12 @@ def upload_folder(write: Callable[[str], object], place: Location) -> None:
         files = sorted(Path(folder).rglob("*"), key=lambda p: (p.suffix == ".safetensors", str(p)))
         for file in files:
             if file.is_file():
-                (place / file.relative_to(folder).as_posix()).write_bytes(file.read_bytes())
+                (place / file.relative_to(folder).as_posix()).upload(file)
 
 
 @contextmanager
 def download_folder(place: Location) -> Iterator[str]:
-    """Gives a local folder with the files of ``place``: the folder itself where it is local."""
-    if place.is_local:
-        yield place.path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for file in place.files():
-            (Path(folder) / file.name).write_bytes(file.read_bytes())
-        yield folder
+    """Gives a local folder with the files of ``place``: the folder itself where it is local, else this node's copy."""
+    from trace_ray.staging import stage
+
+    yield place.path if place.is_local else stage(place)

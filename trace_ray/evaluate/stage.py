@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from trace_ray import metrics
 from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, EvaluateConfig, JudgeConfig, settings
@@ -147,6 +148,7 @@ class Generator:
             for row, answer in zip(chunk.prompts, answers, strict=True)
         ]
         (self.out / chunk.name).write_parquet(pa.Table.from_pylist(rows, schema=RESPONSE_SCHEMA))
+        metrics.count("answers", len(rows), model=chunk.model)
         return {"rows": len(rows)}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from trace_ray import metrics
 from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, settings
@@ -212,7 +213,9 @@ def _score_shard(run: Run, config: Config, shard: Shard, retain_share: float) ->
     triaged = shard.part.read_parquet().slice(shard.start, shard.stop - shard.start)
     selection = Selection(config.objective, retain_share, config.impact.seed)
     tokenizer = _loaded("tokenizer", str(config.model), lambda: load_chat_tokenizer(config.model))
-    shard.out.write_parquet(score_shard(triaged, selection, model, direction, tokenizer, config.impact))
+    scored = score_shard(triaged, selection, model, direction, tokenizer, config.impact)
+    shard.out.write_parquet(scored)
+    metrics.count_each("pairs_scored", "category", scored["category"].to_pylist())
 
 
 def _write_weights(run: Run, config: Config, started: float) -> None:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trace_ray import environment
+from trace_ray import environment, metrics
 from trace_ray.artifacts import Run
 from trace_ray.config import Config, RealignConfig
 from trace_ray.pairs import TRAINED
@@ -32,6 +32,7 @@ def train_worker(payload: dict[str, Any]) -> None:
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             trainer.restore(Path(folder))
+        metrics.count("retries", 1 if context.get_world_rank() == 0 else 0, kind="training")
     while trainer.step < trainer.plan.steps:
         trainer.train_step()
         if trainer.step % config.realign.checkpoint_steps == 0 or trainer.step == trainer.plan.steps:
@@ -148,6 +149,10 @@ class Trainer:
         if not all(math.isfinite(v) for v in figures.values() if isinstance(v, float)):
             raise RuntimeError(f"step {self.step}: a figure is not finite: {figures}; lower realign.learning_rate")
         self.metrics.append(figures)
+        if self.rank == 0:
+            metrics.count("training_tokens", tokens)
+            metrics.gauge("training_tokens_per_second", tokens / seconds)
+            metrics.gauge("training_step", self.step)
         if self.rank == 0 and time.monotonic() - self.written > _WRITE_SECONDS:
             self._write_metrics()
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trace_ray import metrics
 from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, settings
@@ -165,6 +166,9 @@ class JudgeActor:
         now = self.judge.counts()
         used = {name: value - self.before.get(name, 0) for name, value in now.items()}
         self.before = now
+        metrics.count_each("pairs_judged", "category", judged["category"].to_pylist())
+        metrics.count_each("rejects", "reason", judged["reason"].to_pylist(), stage="triage")
+        metrics.count_judge(used)
         tally = [json.dumps(used)] + [None] * (judged.num_rows - 1) if judged.num_rows else []
         return judged.append_column("used", pa.array(tally, pa.string()))
 

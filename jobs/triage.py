@@ -1,0 +1,9 @@
+"""Entry point for `ray job submit --working-dir . -- python jobs/triage.py -c FILE --run URI`: this stage alone."""
+
+import sys
+
+from trace_ray.cli import main
+
+if __name__ == "__main__":
+    sys.argv.insert(1, "triage")
+    main()

@@ -1,0 +1,213 @@
+"""The manifests: against KubeRay's own schemas where they are at hand, and consistent in themselves always."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from clusters.build import DRAIN_SECONDS, GRACE_SECONDS, files, render
+from trace_ray.capacity import groups_of, shortages
+from trace_ray.config_load import load_config
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "clusters" / "kuberay"
+SCHEMAS = ROOT.parent / "shared" / "schemas"
+DOCUMENTS = [
+    (f"{path.stem}-{i}", document)
+    for path in sorted(FOLDER.glob("*.yaml"))
+    for i, document in enumerate(yaml.safe_load_all(path.read_text()))
+]
+RAY = [(name, document) for name, document in DOCUMENTS if document["kind"] in ("RayCluster", "RayJob")]
+Case = tuple[str, dict[str, Any]]
+
+
+def ids(cases: list[Case]) -> list[str]:
+    return [name for name, _ in cases]
+
+
+def cluster_spec(document: dict[str, Any]) -> dict[str, Any]:
+    return document["spec"].get("rayClusterSpec", document["spec"])  # type: ignore[no-any-return]
+
+
+def templates(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    spec = cluster_spec(document)
+    yield "head", spec["headGroupSpec"]["template"]
+    for group in spec["workerGroupSpecs"]:
+        yield group["groupName"], group["template"]
+
+
+def strict(schema: Any) -> Any:
+    """Forbids unknown fields, which the API server would drop in silence."""
+    if isinstance(schema, list):
+        return [strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    out = {key: strict(value) for key, value in schema.items()}
+    open_ended = "additionalProperties" in out or out.get("x-kubernetes-preserve-unknown-fields")
+    if isinstance(out.get("properties"), dict) and out.get("type") == "object" and not open_ended:
+        out["additionalProperties"] = False
+    return out
+
+
+@functools.cache
+def schema_of(kind: str) -> dict[str, Any]:
+    path = SCHEMAS / f"kuberay_{kind.lower()}s.crd.yaml.gz"
+    if not path.exists():
+        pytest.skip("KubeRay's CRDs are not beside the project")
+    crd = yaml.safe_load(gzip.decompress(path.read_bytes()))
+    version = next(v for v in crd["spec"]["versions"] if v["name"] == "v1")
+    schema: dict[str, Any] = strict(version["schema"]["openAPIV3Schema"])
+    schema["properties"]["metadata"] = {"type": "object"}
+    return schema
+
+
+@pytest.mark.parametrize(("name", "document"), RAY, ids=ids(RAY))
+def test_kuberay_accepts_it(name: str, document: dict[str, Any]) -> None:
+    from jsonschema import Draft202012Validator
+
+    found = sorted(Draft202012Validator(schema_of(document["kind"])).iter_errors(document), key=str)
+    assert not found, [f"{error.json_path}: {error.message[:200]}" for error in found]
+
+
+def test_the_schema_check_can_fail() -> None:
+    from jsonschema import Draft202012Validator
+
+    document = json.loads(json.dumps(RAY[0][1]))
+    cluster_spec(document)["workerGroupSpecs"][0]["maxReplica"] = 3
+    cluster_spec(document)["authOptions"]["mode"] = "tokens"
+    assert len(list(Draft202012Validator(schema_of(document["kind"])).iter_errors(document))) == 2
+
+
+def test_the_files_are_what_the_builder_writes() -> None:
+    made = files()
+    assert {path.name for path in FOLDER.glob("*.yaml")} == set(made)
+    for name, documents in made.items():
+        assert (FOLDER / name).read_text() == render(documents), f"run python clusters/build.py: {name}"
+
+
+@pytest.mark.parametrize(("name", "document"), RAY, ids=ids(RAY))
+def test_pods_are_consistent(name: str, document: dict[str, Any]) -> None:
+    names = {(d["kind"], d["metadata"]["name"]) for _, d in DOCUMENTS}
+    policy = next(d for _, d in DOCUMENTS if d["kind"] == "NetworkPolicy")
+    images = set()
+    for group, template in templates(document):
+        spec = template["spec"]
+        (container,) = spec["containers"]
+        images.add(container["image"])
+        volumes = {volume["name"] for volume in spec["volumes"]}
+        assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+        assert ("ServiceAccount", spec["serviceAccountName"]) in names
+        assert spec["nodeSelector"]["trace-ray/pool"] == template["metadata"]["labels"]["trace-ray/pool"]
+        assert any(t["key"] == "trace-ray/pool" for t in spec["tolerations"])
+        for volume in spec["volumes"]:
+            if "persistentVolumeClaim" in volume:
+                assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in names
+        assert policy["spec"]["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        assert next(v for v in spec["volumes"] if v["name"] == "shm")["emptyDir"]["medium"] == "Memory"
+        assert container["readinessProbe"], group
+    assert len(images) == 1
+    assert ":" in images.pop().rsplit("/", 1)[-1], "the image has a tag"
+
+
+@pytest.mark.parametrize(("name", "document"), RAY, ids=ids(RAY))
+def test_pods_are_confined(name: str, document: dict[str, Any]) -> None:
+    pods = [template["spec"] for _, template in templates(document)]
+    if document["kind"] == "RayJob":
+        pods.append(document["spec"]["submitterPodTemplate"]["spec"])
+    for spec in pods:
+        assert spec["securityContext"]["runAsNonRoot"]
+        assert spec["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"]
+            assert not context["allowPrivilegeEscalation"]
+            assert context["capabilities"] == {"drop": ["ALL"]}
+    assert cluster_spec(document)["authOptions"] == {"mode": "token", "secretName": "trace-ray-token"}
+
+
+@pytest.mark.parametrize(("name", "document"), RAY, ids=ids(RAY))
+def test_the_head_runs_no_task_and_workers_drain_in_time(name: str, document: dict[str, Any]) -> None:
+    spec = cluster_spec(document)
+    head = spec["headGroupSpec"]
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    assert head["template"]["spec"]["nodeSelector"]["karpenter.sh/capacity-type"] == "on-demand"
+    assert spec["enableInTreeAutoscaling"]
+    assert spec["autoscalerOptions"]["version"] == "v2"
+    assert DRAIN_SECONDS < GRACE_SECONDS
+    for group in spec["workerGroupSpecs"]:
+        pod = group["template"]["spec"]
+        hook = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        assert hook == ["/opt/trace-ray/drain.sh", str(DRAIN_SECONDS)]
+        assert pod["terminationGracePeriodSeconds"] == GRACE_SECONDS
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        limits = pod["containers"][0]["resources"]["limits"]
+        assert group["rayStartParams"]["num-cpus"] == limits["cpu"]
+        assert group["rayStartParams"]["num-gpus"] == limits.get("nvidia.com/gpu", "0")
+        market = "spot" if pod["nodeSelector"]["karpenter.sh/capacity-type"] == "spot" else "on-demand"
+        assert group["labels"]["ray.io/market-type"] == market
+
+
+JOBS = [(name, document) for name, document in RAY if document["kind"] == "RayJob"]
+
+
+@pytest.mark.parametrize(("name", "document"), JOBS, ids=ids(JOBS))
+def test_jobs_name_files_that_exist_and_fit_their_groups(name: str, document: dict[str, Any]) -> None:
+    words = shlex.split(document["spec"]["entrypoint"])
+    paths = [word.removeprefix("/app/") for word in words if word.startswith("/app/")]
+    assert [path for path in paths if not (ROOT / path).is_file()] == []
+    config = load_config([ROOT / path for path in paths if path.startswith("conf/")])
+    assert shortages(config, groups_of(document)) == []
+
+
+def test_no_secret_is_in_any_cluster_file() -> None:
+    secret = re.compile(r"AKIA[0-9A-Z]{12,}|(?i:secret_access_key|auth_token\s*:\s*\S)|BEGIN [A-Z ]*PRIVATE")
+    for path in (ROOT / "clusters").rglob("*"):
+        if path.is_file() and path.suffix in (".yaml", ".sh", "", ".md"):
+            assert not secret.search(path.read_text()), path
+    assert "Secret" not in {document["kind"] for _, document in DOCUMENTS}
+
+
+def test_the_network_policy_opens_no_way_to_the_metadata_service() -> None:
+    policy = next(d for _, d in DOCUMENTS if d["kind"] == "NetworkPolicy")
+    blocks = [to["ipBlock"] for rule in policy["spec"]["egress"] for to in rule["to"] if "ipBlock" in to]
+    assert all("169.254.0.0/16" in block["except"] for block in blocks)
+    ours = [{"podSelector": policy["spec"]["podSelector"]}]
+    assert all(rule.get("ports") or rule["from"] == ours for rule in policy["spec"]["ingress"])
+
+
+def test_rays_launcher_accepts_the_aws_file() -> None:
+    import ray.autoscaler
+    from jsonschema import Draft7Validator
+
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    config = yaml.safe_load((ROOT / "clusters" / "aws.yaml").read_text())
+    assert [error.message for error in Draft7Validator(schema).iter_errors(config)] == []
+    workers = [kind for name, kind in config["available_node_types"].items() if name != config["head_node_type"]]
+    assert sum(kind["max_workers"] for kind in workers) == config["max_workers"]
+    assert config["available_node_types"][config["head_node_type"]]["resources"] == {"CPU": 0}
+
+
+def test_the_image_copies_what_exists_and_runs_as_nobody_special() -> None:
+    lines = (ROOT / "clusters" / "Dockerfile").read_text().splitlines()
+    sources = [
+        word
+        for line in lines
+        if line.startswith("COPY ") and "--from" not in line
+        for word in shlex.split(line)[1:-1]
+        if not word.startswith("--")
+    ]
+    assert [source for source in sources if not list(ROOT.glob(source))] == []
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert set(sources) <= kept
+    assert [line for line in lines if line.startswith("USER")][-1] == "USER 1000:1000"
+    assert len([line for line in lines if line.startswith("FROM")]) == 2

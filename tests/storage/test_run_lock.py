@@ -1,0 +1,109 @@
+"""Two drivers on one run folder: on a local disk and in S3, alive, dead, on another machine, standing still."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from trace_ray.config import StorageConfig
+from trace_ray.errors import UserError
+from trace_ray.run_lock import LOCK, PATIENCE, driver_lock
+from trace_ray.storage import Location, locate
+
+BEAT = 0.3
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    if request.param == "local":
+        return locate(str(tmp_path / "run"), StorageConfig())
+    return locate(f"s3://lake/{uuid.uuid4().hex}", request.getfixturevalue("s3"))
+
+
+def elsewhere(place: Location, **changed: object) -> None:
+    """A record as another machine's driver leaves it when it dies; its clock is nowhere in it."""
+    record = {"owner": "o", "beat": 7, "host": "node-7", "machine": "other boot", "pid": 1, "born": "1"}
+    (place / LOCK).write_text(json.dumps(record | changed))
+
+
+def test_a_second_driver_is_refused_while_the_first_lives(place: Location) -> None:
+    with driver_lock(place, BEAT):
+        started = time.monotonic()
+        with pytest.raises(UserError, match="is at work on this run"), driver_lock(place, BEAT):
+            pass
+        assert time.monotonic() - started < PATIENCE * BEAT + 2
+    with driver_lock(place, BEAT):
+        pass
+    assert not (place / LOCK).exists()
+
+
+def test_a_dead_driver_of_another_machine_is_waited_for_then_replaced(place: Location) -> None:
+    elsewhere(place)
+    started = time.monotonic()
+    with driver_lock(place, BEAT):
+        assert time.monotonic() - started >= PATIENCE * BEAT
+
+
+def test_a_killed_driver_of_this_machine_is_replaced_at_once(tmp_path: Path) -> None:
+    place = locate(str(tmp_path / "run"), StorageConfig())
+    body = (
+        "import os, signal\nfrom trace_ray.config import StorageConfig\nfrom trace_ray.run_lock import driver_lock\n"
+        "from trace_ray.storage import locate\n"
+        f"with driver_lock(locate({place.path!r}, StorageConfig())):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", body], check=False).returncode == -9
+    assert (place / LOCK).exists()
+    started = time.monotonic()
+    with driver_lock(place, 60.0):
+        assert time.monotonic() - started < 5
+
+
+def test_an_unreadable_record_stops_nobody(place: Location) -> None:
+    (place / LOCK).write_text("{half")
+    with driver_lock(place, BEAT):
+        pass
+
+
+def test_of_many_that_find_a_dead_driver_one_wins(place: Location) -> None:
+    elsewhere(place)
+    inside: list[int] = []
+    most: list[int] = []
+    guard = threading.Lock()
+
+    def drive(number: int) -> bool:
+        try:
+            with driver_lock(place, BEAT):
+                with guard:
+                    inside.append(number)
+                    most.append(len(inside))
+                time.sleep(4 * BEAT)
+                with guard:
+                    inside.remove(number)
+        except UserError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(5) as pool:
+        won = list(pool.map(drive, range(5)))
+    assert max(most) == 1
+    assert sum(won) >= 1
+
+
+def test_a_driver_that_stood_still_too_long_stops(place: Location) -> None:
+    def stand_still() -> None:
+        with driver_lock(place, BEAT):
+            elsewhere(place)
+            started = time.monotonic()
+            while time.monotonic() - started < 20:
+                time.sleep(0.05)
+
+    with pytest.raises(UserError, match="taken over by node-7"):
+        stand_still()

@@ -1,0 +1,178 @@
+"""A Ray cluster of real `ray start` processes on loopback: its own ports and folder, ended by its own process ids only."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from tests.support.ports import free_port
+
+RAY = str(Path(sys.executable).with_name("ray"))
+TOKEN = "planted-ray-token-" + "5d" * 16
+
+
+class TokenCluster:
+    """A head that runs no task, and nodes that join; every request needs the token.
+
+    Args:
+        environment: what the nodes' processes get besides, such as S3 credentials.
+    """
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="tr", dir="/tmp"))  # short: sockets live below it
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | environment
+        self.environment |= {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": TOKEN,
+            "RAY_ENABLE_RECORD_ACTOR_TASK_LOGGING": "0",
+        }
+        self.gcs_port, self.dashboard_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.dashboard_port}"
+        self.nodes: list[subprocess.Popen[bytes]] = []
+        self.agent_ports: list[int] = []
+        self.metrics_ports: list[int] = []
+
+    def __enter__(self) -> Self:
+        head = [
+            "--head",
+            f"--port={self.gcs_port}",
+            f"--dashboard-port={self.dashboard_port}",
+            "--include-dashboard=true",
+        ]
+        self._start([*head, "--num-cpus=0", f"--temp-dir={self.folder}"])
+        wait_for(lambda: self.get("/api/gcs_healthz") == 200, 60, "the head")
+        return self
+
+    def add_node(self, cpus: int) -> subprocess.Popen[bytes]:
+        known = len(self.agent_ports)
+        node = self._start([f"--address=127.0.0.1:{self.gcs_port}", f"--num-cpus={cpus}"])
+        port = self.agent_ports[known]
+        wait_for(lambda: status_of(f"http://127.0.0.1:{port}/api/local_raylet_healthz") == 200, 60, "the node")
+        return node
+
+    def _start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
+        agent, metrics = free_port(), free_port()
+        ports = [
+            f"--dashboard-agent-listen-port={agent}",
+            f"--metrics-export-port={metrics}",
+            f"--labels=drill={len(self.nodes)}",
+        ]
+        log = (self.folder / f"node{len(self.nodes)}.log").open("wb")
+        command = [
+            RAY,
+            "start",
+            "--block",
+            "--disable-usage-stats",
+            "--object-store-memory=300000000",
+            *ports,
+            *arguments,
+        ]
+        node = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+        self.nodes.append(node)
+        self.agent_ports.append(agent)
+        self.metrics_ports.append(metrics)
+        return node
+
+    def get(self, path: str, token: str | None = None) -> int:
+        return status_of(self.url + path, token)
+
+    def ray(self, *arguments: str, token: str = TOKEN, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """Runs `ray ...` as a user elsewhere would: with the address and a token, nothing else."""
+        asked = self.environment | {"RAY_ADDRESS": self.url, "RAY_AUTH_TOKEN": token}
+        return subprocess.run(
+            [RAY, *arguments], env=asked, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+    def processes(self, *words: str) -> list[psutil.Process]:
+        """Returns this cluster's processes whose command line holds all the words."""
+        found = []
+        for process in self._all():
+            try:
+                line = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
+            if all(word in line for word in words):
+                found.append(process)
+        return found
+
+    def kill_node(self, node: subprocess.Popen[bytes]) -> None:
+        """Ends a node as a spot instance ends: everything at once."""
+        for process in [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]:
+            _kill(process)
+        node.wait()
+
+    def node_of(self, word: str) -> subprocess.Popen[bytes]:
+        """Returns the `ray start` process of the node on which a process with this word in its title works."""
+        for node in self.nodes[1:]:
+            for process in psutil.Process(node.pid).children(recursive=True) if node.poll() is None else []:
+                if word in " ".join(process.cmdline()):
+                    return node
+        raise LookupError(f"no process with {word} on any node")
+
+    def drain(self, node: subprocess.Popen[bytes], seconds: int) -> subprocess.CompletedProcess[str]:
+        """Tells Ray that a node goes, as a worker pod's preStop hook does."""
+        told = self.ray("list", "nodes", "--format=json", "--detail")
+        known = json.loads(told.stdout[told.stdout.index("[") :])
+        name = str(self.nodes.index(node))
+        identity = next(one["node_id"] for one in known if one["labels"].get("drill") == name)
+        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "drill"]
+        address = f"--address=127.0.0.1:{self.gcs_port}"
+        return self.ray(
+            "drain-node", address, "--node-id", identity, *reason, f"--deadline-remaining-seconds={seconds}"
+        )
+
+    def _all(self) -> list[psutil.Process]:
+        alive = [node for node in self.nodes if node.poll() is None]
+        return [
+            p for node in alive for p in (psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True))
+        ]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._all():
+            _kill(process)
+        for node in self.nodes:
+            node.wait()
+        if kind is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _kill(process: psutil.Process) -> None:
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return
+
+
+def status_of(url: str, token: str | None = None) -> int:
+    """Returns the HTTP status of a GET, 0 where nobody answers."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return int(error.code)
+    except OSError:
+        return 0
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} is not there after {seconds:.0f} s")
+        time.sleep(0.2)
