@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from trace_ray import metrics
@@ -23,6 +24,7 @@ T = TypeVar("T")
 BLOCK_BYTES = 8 << 20
 """Read-ahead of a stream, and what one ranged request of a download fetches."""
 
+_RANDOM_BYTES = 128 << 10
 _TRIES, _FIRST_WAIT, _LONGEST_WAIT = 6, 0.5, 20.0
 _FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
 
@@ -37,6 +39,20 @@ class Entry(NamedTuple):
 
 class ChangedError(Exception):
     """A conditional write found another version than the one it was to replace."""
+
+
+class S3Handler(pafs.FSSpecHandler):
+    """Opens files for what pyarrow does with them: far read-ahead for streams, little for reads here and there.
+
+    pyarrow's own handler opens both alike, so that each footer or column costs a whole read-ahead, and asks for the
+    file's existence before opening it.
+    """
+
+    def open_input_stream(self, path: str) -> pa.PythonFile:
+        return pa.PythonFile(self.fs.open(path, mode="rb"), mode="r")
+
+    def open_input_file(self, path: str) -> pa.PythonFile:
+        return pa.PythonFile(self.fs.open(path, mode="rb", block_size=_RANDOM_BYTES), mode="r")
 
 
 def s3_filesystem(storage: StorageConfig) -> pafs.FileSystem:
@@ -56,7 +72,7 @@ def s3_filesystem(storage: StorageConfig) -> pafs.FileSystem:
         default_block_size=BLOCK_BYTES,
         use_listings_cache=False,
     )
-    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
+    return pafs.PyFileSystem(S3Handler(filesystem))
 
 
 def check_reachable(fs: pafs.FileSystem, path: str, uri: str) -> None:

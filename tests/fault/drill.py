@@ -56,7 +56,7 @@ class Work:
 
 
 WORK = {
-    "triage": Work("triaged/part-*.parquet", 4, "JudgeActor"),
+    "triage": Work("triaged/**/*.parquet", 4, "Judge"),
     "impact": Work("impact/scores/*.parquet", 4, "_score_shard"),
     "realign": Work("realign/checkpoints/checkpoint_*", 1, "RayTrainWorker"),
     "evaluate": Work("evaluation/generated/*.parquet", 1, "Generator"),
@@ -131,7 +131,8 @@ class Drill:
             code = self.driver(stage, run).wait(timeout=400)
         seconds = time.monotonic() - started
         assert code == 0, (self.folder / f"{run.name}.log").read_text()[-3000:]
-        redone = sum(not path.exists() or path.stat().st_mtime_ns != when for path, when in before.items())
+        kept = {path: when for path, when in before.items() if path.exists()}
+        redone = sum(path.stat().st_mtime_ns != when for path, when in kept.items()) if kept else None
         difference = compare(self.base, run, stage)
         return {
             "stage": stage,
@@ -139,7 +140,7 @@ class Drill:
             "recovered": True,
             "driver restarts": restarts,
             "done before": len(before),
-            "done again": redone if stage != "realign" else None,
+            "done again": redone,
             "seconds": round(seconds, 1),
             "undisturbed": self.seconds[stage],
             "largest difference": difference,

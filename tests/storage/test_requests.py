@@ -49,6 +49,23 @@ def test_a_folder_is_listed_without_what_is_below_it(watched: tuple[FaultyProxy,
     assert verbs(proxy) == ["LIST"]
 
 
+def test_a_batch_of_an_arrow_file_is_fetched_without_the_others(watched: tuple[FaultyProxy, Location]) -> None:
+    proxy, place = watched
+    sink = pa.BufferOutputStream()
+    batch = pa.record_batch({"text": [uuid.uuid4().hex * 40 for _ in range(400)]})
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        for _ in range(30):
+            writer.write_batch(batch)
+    run = place / "run.arrow"
+    run.write_bytes(sink.getvalue().to_pybytes())
+    verbs(proxy)
+    before = proxy.sent
+    with run.fs.open_input_file(run.path) as file, pa.ipc.open_file(file) as reader:
+        assert reader.get_batch(7).equals(batch)
+    assert proxy.sent - before < 3 * batch.nbytes
+    assert verbs(proxy)[0] == "HEAD"
+
+
 def test_one_column_of_many_is_fetched_without_the_others(watched: tuple[FaultyProxy, Location]) -> None:
     proxy, place = watched
     table = pa.table({"row": list(range(4000)), "text": [uuid.uuid4().hex * 40 for _ in range(4000)]})
