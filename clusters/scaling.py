@@ -1,6 +1,6 @@
 """The arithmetic behind SCALING.md: what N pairs cost, by stage, from stated sizes, speeds and prices.
 
-    python clusters/scaling.py            # the table
+python clusters/scaling.py            # the table
 """
 
 from __future__ import annotations
