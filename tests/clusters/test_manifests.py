@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from clusters.build import DRAIN_SECONDS, GRACE_SECONDS, files, render
+from clusters.scaling import table
 from trace_ray.capacity import groups_of, shortages
 from trace_ray.config_load import load_config
 
@@ -211,3 +212,7 @@ def test_the_image_copies_what_exists_and_runs_as_nobody_special() -> None:
     assert set(sources) <= kept
     assert [line for line in lines if line.startswith("USER")][-1] == "USER 1000:1000"
     assert len([line for line in lines if line.startswith("FROM")]) == 2
+
+
+def test_the_scaling_table_is_what_the_arithmetic_gives() -> None:
+    assert table() in (ROOT / "clusters" / "SCALING.md").read_text()
