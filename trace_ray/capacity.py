@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trace_ray.config import Config
+from trace_ray.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,25 @@ def shortages(config: Config, groups: Sequence[Group]) -> list[str]:
                 f"({room}); lower it or raise maxReplicas"
             )
     return said
+
+
+def read_groups(path: Path) -> list[Group]:
+    """Returns the worker groups of a manifest or launcher file, for ``shortages``.
+
+    Raises: UserError where the file describes no cluster.
+    """
+    import yaml
+
+    try:
+        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError("--cluster", path, " ".join(str(error).split())[:200]) from None
+    for document in documents:
+        if isinstance(document, dict) and (
+            "available_node_types" in document or document.get("kind") in ("RayCluster", "RayJob")
+        ):
+            return groups_of(document)
+    raise UserError("--cluster", path, "no RayCluster, RayJob or launcher file in it; see clusters/")
 
 
 def groups_of(manifest: dict[str, Any]) -> list[Group]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from trace_ray.capacity import Group, shortages
+from trace_ray.capacity import Group, read_groups, shortages
 from trace_ray.config_load import load_config
+from trace_ray.errors import UserError
 
 GROUPS = [
     Group(name="judge", cpus=7, gpus=1, most=4),
@@ -28,3 +31,15 @@ def test_what_does_not_fit_is_named(overrides: list[str], said: str | None) -> N
     assert len(found) == (said is not None)
     if said:
         assert found[0].startswith(said)
+
+
+def test_groups_are_read_from_manifests_and_launcher_files(tmp_path: Path) -> None:
+    clusters = Path(__file__).parents[2] / "clusters"
+    names = {"cpu", "judge-spot", "judge-on-demand", "trainer-spot", "trainer-on-demand"}
+    for file in ("kuberay/gpu-cluster.yaml", "kuberay/gpu-job.yaml", "aws.yaml"):
+        groups = read_groups(clusters / file)
+        assert {group.name for group in groups} == names
+        assert {group.gpus for group in groups if group.name.startswith("trainer")} == {4}
+    (tmp_path / "other.yaml").write_text("kind: Service")
+    with pytest.raises(UserError, match="no RayCluster"):
+        read_groups(tmp_path / "other.yaml")
