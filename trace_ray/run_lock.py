@@ -1,8 +1,9 @@
 """One driver a run: a record in the run's folder that its holder renews; a second driver watches it and refuses.
 
-No two clocks are compared: a record is dead when the watcher, by its own monotonic clock, has seen it unchanged for
-``PATIENCE`` heartbeats, or when it names a process of this very machine that is gone. Records change only on condition
-that they are still what was last seen (ETag on S3, a file lock locally), so of two that find a dead one, one wins.
+No clocks are compared: a record is dead when the watcher has looked ``PATIENCE`` heartbeats long, look by look, and seen
+it unchanged (a watcher that was itself stopped counts no time), or when it names a process of this very machine that is
+gone. Records change only on condition that they are still what was last seen (ETag on S3, a file lock locally), so of
+two that find a dead one, one wins.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ LOCK = "driver.json"
 BEAT_SECONDS = 5.0
 PATIENCE = 4
 """Heartbeats that a record may stay unchanged before its driver counts as dead."""
+
+_LOOKS_A_BEAT = 4
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class _Lock:
         self.beating = threading.Thread(target=self._beat, name="driver-lock", daemon=True)
 
     def acquire(self) -> None:
-        watched, since = "", time.monotonic()
+        watched, looks = "", 0
         while True:
             held = _read(self.place)
             if held is None:
@@ -91,15 +94,16 @@ class _Lock:
                 if version != watched:
                     if watched and record is not None:
                         raise self._held_by(record)
-                    watched, since = version, time.monotonic()
+                    watched, looks = version, 0
                     if record is not None and not _is_gone(record):
                         self._say_waiting(record)
-                dead = record is None or _is_gone(record) or time.monotonic() - since > PATIENCE * self.beat_seconds
+                dead = record is None or _is_gone(record) or looks > PATIENCE * _LOOKS_A_BEAT
                 taken = self._try(version) if dead else False
             if taken:
                 self.beating.start()
                 return
-            time.sleep(self.beat_seconds / 4)
+            looks += 1
+            time.sleep(self.beat_seconds / _LOOKS_A_BEAT)
 
     def _try(self, version: str | None) -> bool:
         try:

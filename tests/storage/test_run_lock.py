@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -64,6 +65,33 @@ def test_a_killed_driver_of_this_machine_is_replaced_at_once(tmp_path: Path) -> 
     started = time.monotonic()
     with driver_lock(place, 60.0):
         assert time.monotonic() - started < 5
+
+
+def test_a_pause_of_the_whole_machine_is_nobodys_death(tmp_path: Path) -> None:
+    body = (
+        "import sys, time\nfrom trace_ray.config import StorageConfig\nfrom trace_ray.run_lock import driver_lock\n"
+        "from trace_ray.storage import locate\n"
+        f"with driver_lock(locate({str(tmp_path / 'run')!r}, StorageConfig()), {BEAT}):\n"
+        "    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, "-c", body], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    first = start()
+    assert first.stdout is not None
+    assert first.stdout.readline() == "held\n"
+    second = start()
+    assert second.stderr is not None
+    assert "waiting up to" in second.stderr.readline()
+    for process in (first, second):
+        process.send_signal(signal.SIGSTOP)
+    time.sleep(PATIENCE * BEAT + 0.5)
+    for process in (second, first):
+        process.send_signal(signal.SIGCONT)
+    assert "is at work on this run" in second.communicate(timeout=30)[1]
+    first.kill()
+    first.communicate()
 
 
 def test_an_unreadable_record_stops_nobody(place: Location) -> None:
