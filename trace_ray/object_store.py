@@ -10,6 +10,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
@@ -41,7 +42,7 @@ class ChangedError(Exception):
     """A conditional write found another version than the one it was to replace."""
 
 
-class S3Handler(pafs.FSSpecHandler):
+class S3Handler(pafs.FSSpecHandler):  # type: ignore[misc] # pyarrow has no types
     """Opens files for what pyarrow does with them: far read-ahead for streams, little for reads here and there.
 
     pyarrow's own handler opens both alike, so that each footer or column costs a whole read-ahead, and asks for the
@@ -75,8 +76,9 @@ def s3_filesystem(storage: StorageConfig) -> pafs.FileSystem:
     return pafs.PyFileSystem(S3Handler(filesystem))
 
 
-def check_reachable(fs: pafs.FileSystem, path: str, uri: str) -> None:
-    """Asks for one object that need not exist. Raises UserError where bucket, credentials or endpoint are wrong."""
+def check_reachable(storage: StorageConfig, path: str, uri: str) -> None:
+    """Lists one name. Raises UserError, soon, where bucket, credentials or endpoint are wrong."""
+    fs = s3_filesystem(replace(storage, max_attempts=min(3, storage.max_attempts)))
     from botocore.exceptions import BotoCoreError, NoCredentialsError
 
     bucket = path.split("/", 1)[0]

@@ -35,7 +35,7 @@ def run_folder(uri: str, storage: StorageConfig) -> Run:
     place = locate(uri, storage)
     refuse_escapes(uri, place)
     if not place.is_local:
-        check_reachable(place.fs, place.path, uri)
+        check_reachable(storage, place.path, uri)
     return Run(place)
 
 

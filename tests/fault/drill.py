@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tests.support.cluster import TokenCluster, wait_for
 from trace_ray.artifacts import Run
@@ -85,13 +84,17 @@ class Drill:
                 assert self.driver(stage, self.base).wait() == 0
             self.seconds[stage] = json.loads((self.base / FOLDERS[stage][-1] / "manifest.json").read_text())["seconds"]
 
-    def driver(self, stage: str, run: Path, *more: str) -> subprocess.Popen[bytes]:
+    def driver(self, stage: str, run: Path | str, *more: str) -> subprocess.Popen[bytes]:
         """Starts `trace-ray STAGE` as a process of its own, joined to the cluster."""
         address = {"RAY_ADDRESS": f"127.0.0.1:{self.cluster.gcs_port}"}
         command = [sys.executable, "-m", "trace_ray.cli", stage, "-c", str(conf_folder() / "examples" / "demo.yaml")]
-        log = (self.folder / f"{run.name}.log").open("ab")
+        log = (self.folder / f"{Path(run).name}.log").open("ab")
         arguments = [*command, "--run", str(run), *self.overrides, *more]
         return subprocess.Popen(arguments, env=self.cluster.environment | address, stdout=log, stderr=log)
+
+    @property
+    def base_run(self) -> Run:
+        return local(self.base)
 
     def prepared(self, stage: str, name: str) -> Path:
         """Returns a copy of the undisturbed run in which ``stage`` has not begun."""
@@ -133,7 +136,7 @@ class Drill:
         assert code == 0, (self.folder / f"{run.name}.log").read_text()[-3000:]
         kept = {path: when for path, when in before.items() if path.exists()}
         redone = sum(path.stat().st_mtime_ns != when for path, when in kept.items()) if kept else None
-        difference = compare(self.base, run, stage)
+        difference = compare(self.base_run, local(run), stage)
         return {
             "stage": stage,
             "fault": fault,
@@ -158,12 +161,15 @@ class Drill:
             self.cluster.kill_node(node)
 
 
-def compare(base: Path, run: Path, stage: str) -> float:
+def local(folder: Path) -> Run:
+    return Run(locate(str(folder), StorageConfig()))
+
+
+def compare(one: Run, other: Run, stage: str) -> float:
     """Returns the largest difference of any number between two runs' results of a stage.
 
     Raises: AssertionError where rows, texts, categories or names differ, or rows in are not rows out + rejects.
     """
-    one, other = (Run(locate(str(path), StorageConfig())) for path in (base, run))
     match stage:
         case "triage":
             counts = other.triaged.manifest()["counts"]
@@ -176,16 +182,16 @@ def compare(base: Path, run: Path, stage: str) -> float:
             assert sum(counts.values()) == other.triaged.manifest()["counts"]["triaged"]
             return _numbers(table_of(one.scored.read(), "pair_id"), table_of(other.scored.read(), "pair_id"))
         case "realign":
-            from safetensors.numpy import load_file
+            from safetensors.numpy import load
 
             assert other.realign.manifest()["counts"] == one.realign.manifest()["counts"]
-            files = [f"{r.model.place.path}/adapter/adapter_model.safetensors" for r in (one, other)]
-            left, right = map(load_file, files)
+            name = "adapter/adapter_model.safetensors"
+            left, right = (load((r.model.place / name).read_bytes()) for r in (one, other))
             assert left.keys() == right.keys()
             return max(float(np.abs(left[name] - right[name]).max()) for name in left)
         case _:
             tables = [
-                pa.concat_tables([pq.read_table(p.path) for p in (r.evaluation.place / "responses").files(".parquet")])
+                pa.concat_tables([p.read_parquet() for p in (r.evaluation.place / "responses").files(".parquet")])
                 for r in (one, other)
             ]
             keys = [table.sort_by([("pair_id", "ascending"), ("model", "ascending")]) for table in tables]
