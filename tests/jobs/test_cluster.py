@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,14 +96,11 @@ def test_a_mistake_in_the_configuration_fails_the_job(cluster: TokenCluster, lak
     assert "did you mean 'zero_stage'" in told.stdout
 
 
-def test_the_projects_metrics_are_in_rays_endpoint(cluster: TokenCluster) -> None:
-    pages = []
-    for port in cluster.metrics_ports:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-            pages.append(answer.read().decode())
-    text = "\n".join(pages)
+def test_the_projects_metrics_were_in_rays_endpoint(cluster: TokenCluster) -> None:
+    names = {line.split("{")[0].split(" ")[0] for line in cluster.scraped}
     for name in ("pairs_judged", "pairs_scored", "training_tokens", "judge_tokens", "answers"):
-        assert f"trace_ray_{name}" in text, name
+        assert f"ray_trace_ray_{name}_total" in names, sorted(names)
+    assert any('category="INVERT"' in line for line in cluster.scraped)
 
 
 def test_no_credential_is_in_the_run_or_in_rays_logs(cluster: TokenCluster, lake: tuple[Run, list[str]]) -> None:

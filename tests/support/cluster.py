@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -44,6 +45,9 @@ class TokenCluster:
         self.nodes: list[subprocess.Popen[bytes]] = []
         self.agent_ports: list[int] = []
         self.metrics_ports: list[int] = []
+        self.scraped: set[str] = set()
+        self.over = threading.Event()
+        self.scraper = threading.Thread(target=self._scrape, daemon=True)
 
     def __enter__(self) -> Self:
         head = [
@@ -54,6 +58,7 @@ class TokenCluster:
         ]
         self._start([*head, "--num-cpus=0", f"--temp-dir={self.folder}"])
         wait_for(lambda: self.get("/api/gcs_healthz") == 200, 60, "the head")
+        self.scraper.start()
         return self
 
     def add_node(self, cpus: int) -> subprocess.Popen[bytes]:
@@ -108,6 +113,17 @@ class TokenCluster:
                 found.append(process)
         return found
 
+    def _scrape(self) -> None:
+        """Reads every node's metrics as Prometheus would: a worker's series go when it ends."""
+        while not self.over.wait(2.0):
+            for port in list(self.metrics_ports):
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                        page = answer.read().decode()
+                except OSError:
+                    continue
+                self.scraped |= {line for line in page.splitlines() if line.startswith("ray_trace_ray_")}
+
     def kill_node(self, node: subprocess.Popen[bytes]) -> None:
         """Ends a node as a spot instance ends: everything at once."""
         for process in [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]:
@@ -143,6 +159,7 @@ class TokenCluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.over.set()
         for process in self._all():
             _kill(process)
         for node in self.nodes:
