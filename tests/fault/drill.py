@@ -120,7 +120,7 @@ class Drill:
         restarts = 0
         match fault:
             case "worker":
-                self.cluster.processes(work.process)[0].kill()
+                self.cluster.worker(work.process).kill()
             case "driver":
                 driver.kill()
             case "node":

@@ -27,7 +27,7 @@ def drill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drill]:
     kept = os.environ.get("DRILL_FOLDER")
     folder = Path(kept) if kept else tmp_path_factory.mktemp("drill")
     folder.mkdir(exist_ok=True)
-    with TokenCluster(CREDENTIALS) as cluster:
+    with TokenCluster(CREDENTIALS | {"TRACE_RAY_CACHE": str(folder / "cache")}) as cluster:
         cluster.add_node(cpus=2)
         cluster.add_node(cpus=2)
         drill = Drill(cluster, folder)

@@ -130,13 +130,15 @@ class TokenCluster:
             _kill(process)
         node.wait()
 
+    def worker(self, word: str) -> psutil.Process:
+        """Returns a process with this word in its title; tasks come and go, so it may have to be waited for."""
+        wait_for(lambda: bool(self.processes("ray::", word)), 60, f"a process with {word}")
+        return self.processes("ray::", word)[0]
+
     def node_of(self, word: str) -> subprocess.Popen[bytes]:
-        """Returns the `ray start` process of the node on which a process with this word in its title works."""
-        for node in self.nodes[1:]:
-            for process in psutil.Process(node.pid).children(recursive=True) if node.poll() is None else []:
-                if word in " ".join(process.cmdline()):
-                    return node
-        raise LookupError(f"no process with {word} on any node")
+        """Returns the `ray start` process of the node on which such a process works."""
+        above = {parent.pid for parent in self.worker(word).parents()}
+        return next(node for node in self.nodes if node.pid in above)
 
     def drain(self, node: subprocess.Popen[bytes], seconds: int) -> subprocess.CompletedProcess[str]:
         """Tells Ray that a node goes, as a worker pod's preStop hook does."""
