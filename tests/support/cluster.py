@@ -132,8 +132,14 @@ class TokenCluster:
 
     def worker(self, word: str) -> psutil.Process:
         """Returns a process with this word in its title; tasks come and go, so it may have to be waited for."""
-        wait_for(lambda: bool(self.processes("ray::", word)), 60, f"a process with {word}")
-        return self.processes("ray::", word)[0]
+        found: list[psutil.Process] = []
+
+        def look() -> bool:
+            found.extend(self.processes("ray::", word))
+            return bool(found)
+
+        wait_for(look, 60, f"a process with {word}")
+        return found[0]
 
     def node_of(self, word: str) -> subprocess.Popen[bytes]:
         """Returns the `ray start` process of the node on which such a process works."""
