@@ -22,6 +22,20 @@ def resource(default: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoiseConfig:
+    """Label noise on purpose, to see how much of it a method bears; laid over the triaged training rows.
+
+    Args:
+        flip: share of rows put into another category; swap: share with chosen and rejected exchanged (sum at most 1).
+        seed: fixes, with the pair's id, which rows.
+    """
+
+    flip: float = 0.0
+    swap: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
     """Where the preference pairs are and which of them are kept for evaluation.
 
@@ -32,6 +46,7 @@ class CorpusConfig:
         format: ``preference`` = prompt, chosen, rejected; ``hh_rlhf`` = two whole dialogues.
         limit: read only the first rows of ``paths``; 0 = all.
         rows_per_part: rows a part file of triaged/ holds at most.
+        noise: labels damaged on purpose.
     """
 
     paths: tuple[str, ...] = ()
@@ -40,6 +55,7 @@ class CorpusConfig:
     format: str = choice("auto", "preference", "hh_rlhf")
     limit: int = 0
     rows_per_part: int = 2048
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
