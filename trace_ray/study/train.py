@@ -111,7 +111,7 @@ def train(model: Any, scored: pa.Table, config: Config) -> int:
             loss = reduce_losses(pair_losses(batch, logp_B, kl_B, objective), by)
             if not torch.isfinite(loss):
                 raise RuntimeError(f"step {step}: the loss is {loss}")
-            (loss + 0.0 * logp_B.sum()).backward()  # type: ignore[no-untyped-call]
+            (loss + 0.0 * logp_B.sum()).backward()
         torch.nn.utils.clip_grad_norm_(trainable, realign.max_grad_norm)
         optimizer.step()
         schedule.step()
