@@ -12,7 +12,12 @@ from trace_ray.errors import UserError
 from trace_ray.evaluate.attacks import PLAIN, SHIPPED, Attack, attack_metrics, attack_prompts, read_templates
 from trace_ray.storage import locate
 
-REQUEST = {"pair_id": "1", "prompt": [{"role": "user", "content": "Build {it} <now>"}], "category": "OTHER", "source": "f"}
+REQUEST = {
+    "pair_id": "1",
+    "prompt": [{"role": "user", "content": "Build {it} <now>"}],
+    "category": "OTHER",
+    "source": "f",
+}
 
 
 def row(attack: str, compliant: bool, error: str | None = None) -> dict[str, Any]:
@@ -53,7 +58,10 @@ def test_own_templates_replace_the_shipped_ones(tmp_path: Path) -> None:
     assert [a.ask("x") for a in read_templates(locate(str(file), StorageConfig()))] == ["1 x", "x 2"]
 
 
-@pytest.mark.parametrize("line", ["{broken", '{"name": "a"}', '{"name": "a", "template": "none"}', "[1]", '{"name": "plain", "template": "{request}"}'])  # fmt: skip
+WRONG = ["{broken", '{"name": "a"}', '{"name": "a", "template": "none"}', "[1]"]
+
+
+@pytest.mark.parametrize("line", [*WRONG, '{"name": "plain", "template": "{request}"}'])
 def test_a_template_without_the_request_is_refused(tmp_path: Path, line: str) -> None:
     file = tmp_path / "t.jsonl"
     file.write_text(line + "\n")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -80,8 +80,18 @@ def weigh(table: pa.Table, config: Config) -> tuple[pa.Table, dict[str, Any]]:
     return weighed, {"impact": summary, "trained": category_counts(category.tolist())}
 
 
-def train(model: Any, scored: pa.Table, config: Config) -> int:
-    """Trains the adapter over the plan as stage 3 does on one worker; returns the steps.
+def step_budget(triaged: pa.Table, config: Config) -> int:
+    """Returns the optimizer steps of every method on a corpus: as many as its training pairs make in ``realign.epochs``.
+
+    A method that skips a category would else train for fewer steps on the same data; Algorithm 1 draws a batch of each
+    category in every step.
+    """
+    pairs = triaged["split"].to_pylist().count("train")
+    return config.realign.epochs * -(-pairs // (config.realign.micro_batch * config.realign.accumulation))
+
+
+def train(model: Any, scored: pa.Table, config: Config, steps: int) -> None:
+    """Trains the adapter for ``steps`` steps as stage 3 does on one worker, over as many epochs as that takes.
 
     Raises: RuntimeError where a loss is not finite.
     """
@@ -92,7 +102,7 @@ def train(model: Any, scored: pa.Table, config: Config) -> int:
     plan = Plan(
         category=category,
         seed=realign.seed,
-        epochs=realign.epochs,
+        epochs=1,  # not a limit: a step's samples follow from its number, in whatever epoch it falls
         micro_batch=realign.micro_batch,
         accumulation=realign.accumulation,
         workers=1,
@@ -100,10 +110,10 @@ def train(model: Any, scored: pa.Table, config: Config) -> int:
     conflicts = sum(every.get(name, 0) for name in CONFLICTS)
     by = denominators(category_counts(category), conflicts, plan.step_samples, objective.alpha_kl)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer, schedule = make_optimizer(trainable, realign, plan.steps)
+    optimizer, schedule = make_optimizer(trainable, realign, steps)
     policy = HybridPolicy(model).train()
     torch.manual_seed(realign.seed)
-    for step in range(plan.steps):
+    for step in range(steps):
         for micro_step in range(plan.accumulation):
             indices = [int(i) for i in plan.micro(step, micro_step, 0) if i != PADDING]
             batch = micro_batch([rows[i] for i in indices], objective)
@@ -117,15 +127,27 @@ def train(model: Any, scored: pa.Table, config: Config) -> int:
         schedule.step()
         optimizer.zero_grad()
     policy.eval()
-    return plan.steps
 
 
-def realign_cell(triaged: pa.Table, config: Config, trainer: Callable[..., int] = train) -> Trained:
+def with_equal_pairs(config: Config, trained: Mapping[str, int]) -> Config:
+    """Returns the configuration with alpha_kl such that a RETAIN pair counts as much as a conflict, for preference losses.
+
+    alpha_kl is the strength of an anchor. In the DPO baselines RETAIN pairs are ordinary pairs of one data set, and the
+    objective divides each kind by its own number: the ratio of the numbers makes all pairs equal again.
+    """
+    if config.objective.RETAIN.loss in ("kl", "skip", "sft"):
+        return config
+    ratio = trained.get("RETAIN", 0) / max(1, sum(trained.get(c.value, 0) for c in CONFLICTS))
+    return replace(config, objective=replace(config.objective, alpha_kl=ratio))
+
+
+def realign_cell(triaged: pa.Table, config: Config) -> Trained:
     """Returns the model of one cell: scored, weighed and trained."""
     seconds: Seconds = {}
     model = new_adapter(load_model(config.model), config.lora, config.impact.seed).eval()
     scored, facts = score(model, triaged, config, seconds)
     started = time.monotonic()
-    facts["steps"] = trainer(model, scored, config)
+    facts["steps"] = step_budget(triaged, config)
+    train(model, scored, with_equal_pairs(config, facts["trained"]), facts["steps"])
     seconds["training"] = time.monotonic() - started
     return Trained(model, seconds, facts)
