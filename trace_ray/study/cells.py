@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from trace_ray.config import Config
 from trace_ray.config_load import conf_folder, load_config
+from trace_ray.synth.demo import MODELS
 
 SIZES = (300, 900, 2700)
 SEEDS = (0, 1, 2)
@@ -57,6 +58,7 @@ class Cell:
     def config(self) -> Config:
         """Returns the demo's configuration with this cell's method, seed, noise and variant."""
         settings = [
+            f"model.path={MODELS / 'policy'}",
             "triage.correct=true",  # the study lends every PUNISH pair a right answer; only some methods read it
             f"impact.seed={self.seed}",
             f"realign.seed={self.seed}",

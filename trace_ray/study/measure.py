@@ -9,7 +9,7 @@ import torch
 
 from trace_ray.config import Config
 from trace_ray.evaluate.drift import drift
-from trace_ray.models import load_chat_tokenizer
+from trace_ray.models import load_chat_tokenizer, load_model
 from trace_ray.pairs import Category, Split
 from trace_ray.synth.oracle import violates
 
@@ -27,6 +27,20 @@ def greedy_answers(model: Any, prompts: Sequence[Sequence[int]], tokenizer: Any,
     return list(tokenizer.batch_decode(out_BT[:, longest:], skip_special_tokens=True))
 
 
+def _answers(model: Any, test: Sequence[Row], config: Config) -> tuple[list[str], list[bool]]:
+    """Returns the answers to the prompts and whether each complies, by the exact oracle."""
+    chat = load_chat_tokenizer(config.model)
+    prompts = chat.prompts([row["prompt"] for row in test])
+    answers = greedy_answers(model, prompts, chat.tokenizer, config.evaluate.max_new_tokens)
+    return answers, [not violates(row["prompt"][0]["content"], a) for row, a in zip(test, answers, strict=True)]
+
+
+def measure_base(triaged: Sequence[Row], config: Config) -> float:
+    """Returns the TPA of the model before realignment, in percent."""
+    _, right = _answers(load_model(config.model), [row for row in triaged if row["split"] == Split.TEST], config)
+    return 100 * sum(right) / len(right)
+
+
 def measure(model: Any, triaged: Sequence[Row], config: Config) -> dict[str, Any]:
     """Returns TPA in percent over all test prompts and by source, examples of failures, and drift on RETAIN test pairs.
 
@@ -36,10 +50,7 @@ def measure(model: Any, triaged: Sequence[Row], config: Config) -> dict[str, Any
     """
     chat = load_chat_tokenizer(config.model)
     test = [row for row in triaged if row["split"] == Split.TEST]
-    answers = greedy_answers(
-        model, chat.prompts([row["prompt"] for row in test]), chat.tokenizer, config.evaluate.max_new_tokens
-    )
-    right = [not violates(row["prompt"][0]["content"], a) for row, a in zip(test, answers, strict=True)]
+    answers, right = _answers(model, test, config)
     groups: dict[str, list[bool]] = {}
     for row, one in zip(test, right, strict=True):
         groups.setdefault(row["source"], []).append(one)
