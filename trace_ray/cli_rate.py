@@ -39,7 +39,6 @@ def export(
 ) -> None:
     """Writes items.csv and rater.html, blind, and key.json, which raters must not see."""
     from trace_ray.evaluate.rating.stage import export_items
-
     from trace_ray.pipeline import run_folder
 
     storage = load_storage([])
@@ -58,7 +57,6 @@ def panel(
 ) -> None:
     """Lets the judges of evaluate.panel vote; writes panel.csv."""
     from trace_ray.evaluate.rating.stage import run_panel
-
     from trace_ray.pipeline import absolute_models
 
     asked = absolute_models(load_config(config, overrides or []))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_folders import finished_run
 from typer.testing import CliRunner
 
 from trace_ray.artifacts import Run
@@ -28,8 +27,8 @@ FULL: dict[str, Any] = {
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> list[Run]:
-    return [finished_run(tmp_path / "a", "trace", 95.0, **FULL), finished_run(tmp_path / "b", "npo<b>", 60.0)]
+def runs(make_run: Any) -> list[Run]:
+    return [make_run("a", "trace", 95.0, **FULL), make_run("b", "npo<b>", 60.0)]
 
 
 def test_every_measure_has_its_line(runs: list[Run]) -> None:
@@ -47,9 +46,9 @@ def test_every_measure_has_its_line(runs: list[Run]) -> None:
     assert ("ASR, %", "fiction: base") not in lines
 
 
-def test_runs_under_unlike_conditions_are_told_apart(tmp_path: Path, runs: list[Run]) -> None:
+def test_runs_under_unlike_conditions_are_told_apart(make_run: Any, runs: list[Run]) -> None:
     assert differences(collect_all(runs)) == []
-    other = finished_run(tmp_path / "c", "trace", 90.0, base_model="another", judge="a model")
+    other = make_run("c", "trace", 90.0, base_model="another", judge="a model")
     said = differences(collect_all([*runs, other]))
     assert [line.split(":")[0] for line in said] == [
         "the runs differ in base model",
@@ -83,7 +82,7 @@ def test_an_unfinished_run_and_a_repeated_one_are_mistakes(tmp_path: Path, runs:
         collect_all([runs[0], runs[0]])
 
 
-def test_earlier_steps_stand_on_the_page(tmp_path: Path) -> None:
+def test_earlier_steps_stand_on_the_page(make_run: Any) -> None:
     step = {
         "run": "/first",
         "base_model": "tiny",
@@ -91,5 +90,5 @@ def test_earlier_steps_stand_on_the_page(tmp_path: Path) -> None:
         "method": "trace",
         "tpa": None,
     }
-    run = finished_run(tmp_path / "second", "trace", 90.0, lineage=[step])
+    run = make_run("second", "trace", 90.0, lineage=[step])
     assert "step 1: trace from tiny under old 1 (/first)" in comparison_page(collect_all([run]))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-from run_folders import finished_run
+from typing import Any
 
 from trace_ray.config import StorageConfig
 from trace_ray.lineage import lineage
@@ -14,9 +13,9 @@ def merged(folder: Path) -> str:
     return str(folder / "model" / "merged")
 
 
-def test_the_steps_before_a_run_first_one_first(tmp_path: Path) -> None:
-    finished_run(tmp_path / "one", "trace", 90.0, base_model="hub/id")
-    finished_run(tmp_path / "two", "npo", 80.0, base_model=merged(tmp_path / "one"))
+def test_the_steps_before_a_run_first_one_first(make_run: Any, tmp_path: Path) -> None:
+    make_run("one", "trace", 90.0, base_model="hub/id")
+    make_run("two", "npo", 80.0, base_model=merged(tmp_path / "one"))
     steps = lineage(merged(tmp_path / "two"), StorageConfig())
     assert [(s["method"], s["base_model"]) for s in steps] == [("trace", "hub/id"), ("npo", merged(tmp_path / "one"))]
     assert steps[0]["tpa"] == {"base": 75.0, "realigned": 90.0}
@@ -28,6 +27,6 @@ def test_other_models_have_no_steps(tmp_path: Path) -> None:
     assert lineage(str(tmp_path / "model" / "merged"), StorageConfig()) == []
 
 
-def test_a_circle_ends(tmp_path: Path) -> None:
-    finished_run(tmp_path / "one", "trace", 90.0, base_model=merged(tmp_path / "one"))
+def test_a_circle_ends(make_run: Any, tmp_path: Path) -> None:
+    make_run("one", "trace", 90.0, base_model=merged(tmp_path / "one"))
     assert len(lineage(merged(tmp_path / "one"), StorageConfig())) == 1

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from trace_ray.config import Config, JudgeConfig, StorageConfig
+from trace_ray.judges.backends import make_judge
 from trace_ray.storage import locate
 from trace_ray.study import corpora
 from trace_ray.study.cells import Cell
@@ -30,8 +31,7 @@ from trace_ray.synth.oracle import violates
 def triaged(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     folder = locate(str(tmp_path_factory.mktemp("corpora")), StorageConfig())
     by_rules = pytest.MonkeyPatch()
-    make = corpora.make_judge
-    by_rules.setattr(corpora, "make_judge", lambda policy, _: make(policy, JudgeConfig(backend="rules")))
+    by_rules.setattr(corpora, "make_judge", lambda policy, _: make_judge(policy, JudgeConfig(backend="rules")))
     judge_corpora(folder, [(80, 0)], Cell(method="trace", pairs=80, seed=0).config())
     by_rules.undo()
     return corpus_file(folder, 80, 0).read_parquet()

@@ -86,7 +86,7 @@ def step_budget(triaged: pa.Table, config: Config) -> int:
     A method that skips a category would else train for fewer steps on the same data; Algorithm 1 draws a batch of each
     category in every step.
     """
-    pairs = triaged["split"].to_pylist().count("train")
+    pairs: int = triaged["split"].to_pylist().count("train")
     return config.realign.epochs * -(-pairs // (config.realign.micro_batch * config.realign.accumulation))
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import pytest
 
 from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
@@ -12,8 +14,21 @@ from trace_ray.memory import record_peak
 from trace_ray.storage import locate
 
 
-def finished_run(folder: Path, method: str, tpa: float, base_model: str = "tiny", **metrics: Any) -> Run:
-    """Returns a finished run with a TPA of 75 before and ``tpa`` after."""
+class MakeRun(Protocol):
+    """Writes a finished run with a TPA of 75 before and ``tpa`` after."""
+
+    def __call__(self, name: str, method: str, tpa: float, base_model: str = "tiny", **metrics: Any) -> Run: ...
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    def make(name: str, method: str, tpa: float, base_model: str = "tiny", **metrics: Any) -> Run:
+        return finished_run(tmp_path / name, method, tpa, base_model, **metrics)
+
+    return make
+
+
+def finished_run(folder: Path, method: str, tpa: float, base_model: str, **metrics: Any) -> Run:
     run = Run(locate(str(folder), StorageConfig()))
     for artifact in (run.triaged, run.scored, run.realign, run.model, run.evaluation):
         artifact.begin({"folder": str(folder)})
