@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from trace_ray.config import Config
@@ -16,13 +16,18 @@ SEEDS = (0, 1, 2)
 METHODS = ("trace", "trace_oracle", "naive_oracle_dpo", "dpo_gold", "rdpo", "npo", "u2a")
 ABLATIONS = ("no_triage", "no_kl", "no_impact")
 NOISE_RATES = (0.1, 0.2)
+TRACE_VARIANTS = ("weight_norm sum", "ipo", "gauss_newton")
 NOISE_METHODS = ("trace", "dpo_gold", "u2a", "naive_oracle_dpo")
+BALANCED = "balanced"
+"""A DPO baseline in which all conflicts together weigh as much as all RETAIN pairs together."""
 VARIANTS: dict[str, tuple[str, ...]] = {
     "weight_norm sum": ("impact.weight_norm=sum",),
     "ipo": ("objective.INVERT.loss=ipo",),
     "gauss_newton": ("impact.curvature=gauss_newton",),
+    "3 epochs": ("realign.epochs=3",),
+    BALANCED: (),
 }
-"""TRACE with one setting changed; its own are weight_norm mean, dpo and curvature identity."""
+"""A method with one setting changed. TRACE's own are weight_norm mean, dpo, curvature identity and one epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +83,24 @@ def full_plan() -> Iterator[Cell]:
         yield from (Cell(method=m, pairs=n, seed=seed) for n in SIZES for m in METHODS)
         yield from (Cell(method=m, pairs=n, seed=seed) for n in SIZES for m in ABLATIONS)
         yield from (Cell(method=m, pairs=middle, seed=seed, noise=r) for m in NOISE_METHODS for r in NOISE_RATES)
-        yield from (Cell(method="trace", pairs=n, seed=seed, variant=v) for n in SIZES for v in VARIANTS)
+        yield from (Cell(method="trace", pairs=n, seed=seed, variant=v) for n in SIZES for v in TRACE_VARIANTS)
+        yield from _what_helps(SIZES, seed)
+
+
+def _what_helps(sizes: Sequence[int], seed: int) -> Iterator[Cell]:
+    """Yields what could close the gap between naive DPO and TRACE: longer training, and INVERT pairs weighted up."""
+    for pairs in sizes:
+        yield Cell(method="trace", pairs=pairs, seed=seed, variant="3 epochs")
+        yield Cell(method="naive_oracle_dpo", pairs=pairs, seed=seed, variant="3 epochs")
+        yield Cell(method="naive_oracle_dpo", pairs=pairs, seed=seed, variant=BALANCED)
 
 
 def reduced_plan() -> Iterator[Cell]:
-    """Yields the same comparison at the middle size alone, without variants: minutes instead of an hour."""
+    """Yields the comparison at the middle size alone, without noise: minutes instead of an hour."""
     methods = ("trace", "naive_oracle_dpo", *ABLATIONS, "rdpo", "npo")
-    yield from (Cell(method=m, pairs=SIZES[1], seed=seed) for seed in SEEDS for m in methods)
+    for seed in SEEDS:
+        yield from (Cell(method=m, pairs=SIZES[1], seed=seed) for m in methods)
+        yield from _what_helps(SIZES[1:2], seed)
 
 
 PLANS = {"full": full_plan, "reduced": reduced_plan}

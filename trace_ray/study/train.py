@@ -141,13 +141,21 @@ def with_equal_pairs(config: Config, trained: Mapping[str, int]) -> Config:
     return replace(config, objective=replace(config.objective, alpha_kl=ratio))
 
 
-def realign_cell(triaged: pa.Table, config: Config) -> Trained:
-    """Returns the model of one cell: scored, weighed and trained."""
+def realign_cell(triaged: pa.Table, config: Config, *, equal_pairs: bool = True) -> Trained:
+    """Returns the model of one cell: scored, weighed and trained.
+
+    Args:
+        triaged: the judged corpus; equal_pairs: see ``with_equal_pairs``; False leaves both kinds of pairs equal shares.
+    """
     seconds: Seconds = {}
     model = new_adapter(load_model(config.model), config.lora, config.impact.seed).eval()
     scored, facts = score(model, triaged, config, seconds)
     started = time.monotonic()
     facts["steps"] = step_budget(triaged, config)
-    train(model, scored, with_equal_pairs(config, facts["trained"]), facts["steps"])
+    if equal_pairs:
+        config = with_equal_pairs(config, facts["trained"])
+    elif config.objective.RETAIN.loss != "kl":
+        config = replace(config, objective=replace(config.objective, alpha_kl=1.0))
+    train(model, scored, config, facts["steps"])
     seconds["training"] = time.monotonic() - started
     return Trained(model, seconds, facts)
