@@ -153,7 +153,8 @@ def check_config(config: Config) -> None:
     for category in ("INVERT", "PUNISH", "RETAIN"):
         _check_term(f"objective.{category}", getattr(config.objective, category), corrected=config.triage.correct)
     _check_judge("triage.judge", config.triage.judge)
-    rules = "rules" in (config.triage.judge.backend, config.evaluate.judge.backend)
+    judges = (config.triage.judge, config.evaluate.judge, *config.evaluate.panel)
+    rules = "rules" in [judge.backend for judge in judges]
     check_policy(config.policy, needs_rules=rules)
 
 
