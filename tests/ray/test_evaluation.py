@@ -21,7 +21,7 @@ from trace_ray.synth.demo import write_corpus
 from trace_ray.synth.world import generate
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-SMALL = ["impact.gold_size=9", "evaluate.prompts=12", "evaluate.drift_pairs=20", "realign.learning_rate=1e-4"]
+SMALL = ["impact.gold_size=9", "evaluate.prompts=12", "evaluate.drift_pairs=20", "realign.learning_rate=3e-3"]
 DEMO, OLD = conf_folder() / "examples" / "demo.yaml", conf_folder() / "policies" / "synth_old.yaml"
 TASK = """
 task: adding
