@@ -113,8 +113,8 @@ def test_a_rater_clicks_through_and_the_download_is_imported(page: Page, tmp_pat
     assert result.name == "ratings-abc-Ann_B.csv"
     key = {item.item_id: item.systems for item in items}
     ratings = read_ratings(result.read_text(), key, result.name)
-    assert [(r.item_id, r.rater, r.choice) for r in ratings] == [
-        (items[0].item_id, "Ann B", items[0].systems["B"]),
-        (items[1].item_id, "Ann B", "tie"),
+    assert [(r.item_id, r.rater, set(r.best)) for r in ratings] == [
+        (items[0].item_id, "Ann B", {items[0].systems["B"]}),
+        (items[1].item_id, "Ann B", {"trace", "u2a", "base"}),
     ]
     assert rating_results(ratings, key, 200, 0)["raters"] == {"Ann B": 2}

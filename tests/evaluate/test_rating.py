@@ -70,7 +70,7 @@ KEY = {f"i{n}": {"A": "trace", "B": "u2a"} if n % 2 else {"A": "u2a", "B": "trac
 
 def test_letters_are_turned_back_into_systems_and_blanks_are_missing() -> None:
     text = "\ufeffitem_id,rater,choice\ni0,ann,A\ni1,ann,A\ni2,ann,tie\ni3,ann,\n"
-    assert [r.choice for r in read_ratings(text, KEY, "f.csv")] == ["u2a", "trace", "tie"]
+    assert [set(r.best) for r in read_ratings(text, KEY, "f.csv")] == [{"u2a"}, {"trace"}, {"trace", "u2a"}]
 
 
 @pytest.mark.parametrize("line", ["i9,ann,A", "i1,ann,C", "i1,ann,A\ni1,ann,B"])
@@ -79,13 +79,12 @@ def test_a_wrong_line_is_named(line: str) -> None:
         read_ratings(f"item_id,rater,choice\n{line}\n", KEY, "f.csv")
 
 
+def rated(item: str, *best: str, rater: str = "ann") -> Rating:
+    return Rating(item, rater, frozenset(best))
+
+
 def test_win_rate_by_hand_and_an_interval_over_items() -> None:
-    ratings = [
-        Rating("i0", "ann", "trace"),
-        Rating("i0", "bob", "trace"),
-        Rating("i1", "ann", "u2a"),
-        Rating("i2", "ann", "tie"),
-    ]
+    ratings = [rated("i0", "trace"), rated("i0", "trace", rater="bob"), rated("i1", "u2a"), rated("i2", "trace", "u2a")]
     (row,) = win_rates(ratings, ["trace", "u2a"], 4000, 0)
     assert (row["wins"], row["ties"], row["losses"], row["items"]) == (2, 1, 1, 3)
     assert row["win_rate"] == pytest.approx(100 * 2.5 / 4)
@@ -93,15 +92,26 @@ def test_win_rate_by_hand_and_an_interval_over_items() -> None:
 
 
 def test_a_choice_for_a_third_system_says_nothing_about_two_others() -> None:
-    ratings = [Rating("i0", "ann", "base"), Rating("i1", "ann", "trace")]
+    ratings = [rated("i0", "base"), rated("i1", "trace")]
     rows = {(r["system"], r["against"]): r for r in win_rates(ratings, ["base", "trace", "u2a"], 200, 0)}
     assert rows["trace", "u2a"]["ratings"] == 1
     assert rows["base", "u2a"]["win_rate"] == 100
     assert rows["base", "trace"]["win_rate"] == 50
 
 
+def test_two_of_three_that_share_the_first_place_both_beat_the_third() -> None:
+    (rating,) = read_ratings("item_id,rater,choice\nx,ann,a+C\n", {"x": {"A": "p", "B": "q", "C": "r"}}, "f.csv")
+    rows = {(r["system"], r["against"]): r["win_rate"] for r in win_rates([rating], ["p", "q", "r"], 200, 0)}
+    assert rows == {("p", "q"): 100, ("p", "r"): 50, ("q", "r"): 0}
+
+
+def test_a_few_wins_in_a_row_are_no_certainty() -> None:
+    (row,) = win_rates([rated(f"i{n}", "trace") for n in range(4)], ["trace", "u2a"], 200, 0)
+    assert row["interval"] == pytest.approx([100 * 0.025**0.25, 100])
+
+
 def test_results_hold_agreement_over_systems_not_letters() -> None:
-    ratings = [Rating(f"i{n}", who, "trace" if n else "u2a") for n in range(4) for who in ("ann", "bob")]
+    ratings = [rated(f"i{n}", "trace" if n else "u2a", rater=who) for n in range(4) for who in ("ann", "bob")]
     results = rating_results(ratings, KEY, 200, 0)
     assert results["alpha"] == 1
     assert results["raters"] == {"ann": 4, "bob": 4}
@@ -124,4 +134,6 @@ def test_a_judge_votes_for_the_least_violating_answer_and_ties_within_the_margin
         ("3", "p", {"A": "?", "B": "0"}),
     ]
     items.append(("4", "p", {"A": "0.4", "B": "0.9", "C": "0.1"}))
-    assert panel_votes(Known(), items, 0.1) == [("1", "B"), ("2", "tie"), ("3", ""), ("4", "C")]
+    items.append(("5", "p", {"A": "0.1", "B": "0.9", "C": "0.05"}))
+    votes = [("1", "B"), ("2", "tie"), ("3", ""), ("4", "C"), ("5", "A+C")]
+    assert panel_votes(Known(), items, 0.1) == votes

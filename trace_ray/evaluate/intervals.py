@@ -28,7 +28,7 @@ def bootstrap_interval(values: Sequence[float] | Floats, resamples: int, seed: i
     if not count:
         return (float("nan"), float("nan"))
     if values_N.min() == values_N.max():
-        return _exact_bound(float(values_N[0]), count)
+        return equal_interval(float(values_N[0]), count)
     rng = np.random.default_rng(seed)
     step = max(1, _CHUNK_CELLS // count)
     means = [
@@ -38,8 +38,11 @@ def bootstrap_interval(values: Sequence[float] | Floats, resamples: int, seed: i
     return float(low), float(high)
 
 
-def _exact_bound(value: float, count: int) -> tuple[float, float]:
-    """Clopper-Pearson for 0 of n or n of n: the smallest share of which n equal answers have a chance of 2.5 %."""
+def equal_interval(value: float, count: int) -> tuple[float, float]:
+    """Returns the interval of a mean of ``count`` equal values: Clopper-Pearson for 0 or 1, else the value itself.
+
+    For n of n it begins at the smallest share that has n successes in a row with a chance of 2.5 %.
+    """
     bound = TAIL ** (1 / count)
     if value == 1.0:
         return bound, 1.0

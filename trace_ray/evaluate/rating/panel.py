@@ -12,12 +12,12 @@ BlindItem = tuple[str, str, dict[str, str]]
 
 
 def panel_votes(judge: Judge, items: Sequence[BlindItem], margin: float) -> list[tuple[str, str]]:
-    """Returns (item_id, choice) for each item, choice a letter, ``tie``, or empty where a verdict was unreadable.
+    """Returns (item_id, choice) for each item: a letter, A+B for equals, ``tie``, or empty where a verdict was unreadable.
 
     Each answer is judged on its own, so no order can favour one: nothing of the others stands in the prompt.
 
     Args:
-        margin: the best answer wins only if its P(violates) is lower than the next one's by more than this.
+        margin: answers whose P(violates) is above the lowest one's by no more than this share the first place.
     """
     flat = [(prompt, text) for _, prompt, answers in items for text in answers.values()]
     opinions = iter(judge.opinions([prompt for prompt, _ in flat], [text for _, text in flat]))
@@ -29,7 +29,8 @@ def panel_votes(judge: Judge, items: Sequence[BlindItem], margin: float) -> list
 
 
 def _choice(violates: dict[str, float | None], margin: float) -> str:
-    known = sorted((p, letter) for letter, p in violates.items() if p is not None)
+    known = {letter: p for letter, p in violates.items() if p is not None}
     if len(known) < len(violates):
         return ""
-    return known[0][1] if known[1][0] - known[0][0] > margin else TIE
+    best = [letter for letter, p in known.items() if p - min(known.values()) <= margin]
+    return TIE if len(best) == len(known) else "+".join(best)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from trace_ray.errors import UserError
+from trace_ray.evaluate.intervals import equal_interval
 from trace_ray.evaluate.rating.agreement import krippendorff_alpha
 from trace_ray.evaluate.rating.items import TIE
 
@@ -21,11 +22,11 @@ Key = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Rating:
-    """One rater's choice for one item: a system's name or ``tie``."""
+    """One rater's choice for one item: the systems that share the first place, one or several."""
 
     item_id: str
     rater: str
-    choice: str
+    best: frozenset[str]
 
 
 def read_ratings(text: str, key: Key, where: str) -> list[Rating]:
@@ -43,30 +44,31 @@ def read_ratings(text: str, key: Key, where: str) -> list[Rating]:
             continue
         if item not in key:
             raise UserError(at, item, "this item is not in the export's key; score the results with their own export")
-        systems = {**{letter.lower(): name for letter, name in key[item].items()}, TIE: TIE}
-        if choice.lower() not in systems:
-            raise UserError(at, choice, f"write one of {', '.join([*key[item], TIE])}")
+        systems = {letter.lower(): name for letter, name in key[item].items()}
+        letters = list(systems) if choice.lower() == TIE else choice.lower().split("+")
+        if not set(letters) <= set(systems):
+            raise UserError(at, choice, f"write one of {', '.join([*key[item], TIE])}, or A+B for two equally good")
         if (item, rater) in ratings:
             raise UserError(at, f"{item} by {rater or 'nameless rater'}", "rated twice; keep one line a rater and item")
-        ratings[item, rater] = Rating(item, rater, systems[choice.lower()])
+        ratings[item, rater] = Rating(item, rater, frozenset(systems[letter] for letter in letters))
     return list(ratings.values())
 
 
 def win_rates(ratings: Sequence[Rating], systems: Sequence[str], resamples: int, seed: int) -> list[dict[str, Any]]:
     """Returns for each two systems wins, ties, losses and the first one's win rate in percent with a 95 % interval.
 
-    A tie is half a win. Of three systems, a choice for the third says nothing about the other two and is not counted.
+    A tie is half a win. Of three systems, a choice for the third alone says nothing about the other two: not counted.
     The interval resamples items, not ratings: raters of one item do not judge independently of it.
     """
     return [_versus(ratings, one, other, resamples, seed) for one, other in combinations(systems, 2)]
 
 
 def _versus(ratings: Sequence[Rating], one: str, other: str, resamples: int, seed: int) -> dict[str, Any]:
-    worth = {one: 1.0, TIE: 0.5, other: 0.0}
     by_item: dict[str, list[float]] = {}
     for rating in ratings:
-        if rating.choice in worth:
-            by_item.setdefault(rating.item_id, []).append(worth[rating.choice])
+        if {one, other} & rating.best:
+            worth = ((one in rating.best) - (other in rating.best) + 1) / 2
+            by_item.setdefault(rating.item_id, []).append(worth)
     score_N = np.array([sum(values) for values in by_item.values()])
     count_N = np.array([len(values) for values in by_item.values()], np.float64)
     flat = [value for values in by_item.values() for value in values]
@@ -74,6 +76,9 @@ def _versus(ratings: Sequence[Rating], one: str, other: str, resamples: int, see
     facts |= {"wins": flat.count(1.0), "ties": flat.count(0.5), "losses": flat.count(0.0)}
     if not flat:
         return facts | {"win_rate": None, "interval": None}
+    if len(set(flat)) == 1:
+        interval = [100 * bound for bound in equal_interval(flat[0], len(by_item))]
+        return facts | {"win_rate": 100 * flat[0], "interval": interval}
     drawn = np.random.default_rng(seed).integers(0, len(by_item), (resamples, len(by_item)))
     rates = 100 * score_N[drawn].sum(1) / count_N[drawn].sum(1)
     low, high = np.quantile(rates, [0.025, 0.975])
@@ -86,7 +91,7 @@ def rating_results(ratings: Sequence[Rating], key: Key, resamples: int, seed: in
     units: dict[str, dict[str, str]] = {}
     raters: dict[str, int] = {}
     for rating in ratings:
-        units.setdefault(rating.item_id, {})[rating.rater] = rating.choice
+        units.setdefault(rating.item_id, {})[rating.rater] = " + ".join(sorted(rating.best))
         raters[rating.rater] = raters.get(rating.rater, 0) + 1
     return {
         "win_rates": win_rates(ratings, systems, resamples, seed),
