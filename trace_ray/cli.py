@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from trace_ray.artifacts import STAGES, Run
+from trace_ray.cli_rate import rating_app
 from trace_ray.config import Config
 from trace_ray.config_load import conf_folder, load_config, load_storage, load_text
 from trace_ray.errors import UserError
@@ -119,6 +121,37 @@ def status(
     CONSOLE.print(table)
 
 
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="folders of finished runs")],
+    html: Annotated[Path | None, typer.Option("--html", help="also write one self-contained page")] = None,
+) -> None:
+    """Finished runs side by side: agreement, attacks, drift, capability, cost."""
+    from trace_ray.compare.collect import collect_all, differences
+    from trace_ray.compare.page import comparison_page
+    from trace_ray.compare.table import comparison
+    from trace_ray.pipeline import run_folder
+
+    records = collect_all([run_folder(uri, load_storage([])) for uri in runs])
+    table = Table("", *(record.name for record in records), box=None)
+    section = ""
+    for line in comparison(records):
+        if line.section != section:
+            section = line.section
+            table.add_row(f"[bold]{section}")
+        table.add_row(line.name, *line.values)
+    _stdout().print(table)
+    for warning in differences(records):
+        CONSOLE.print(f"[yellow]{warning}")
+    if html:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(comparison_page(records), encoding="utf-8")
+        _stdout().print(f"page: {html}", soft_wrap=True)
+
+
+app.add_typer(rating_app, name="rate")
+
+
 @app.command(name="import-gguf")
 def import_gguf(
     out: Annotated[Path, typer.Argument(help="folder to write")],
@@ -142,13 +175,15 @@ def _opened(uri: str, overrides: Sequence[str]) -> tuple[Run, Config]:
     return opened, load_text(config.read_text(), config.uri)
 
 
+def _stdout() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 110)
+
+
 def _show(run: Run) -> None:
     """Prints the run's table on standard output."""
-    from rich.console import Console
-
     from trace_ray.summary import run_summary
 
-    out = Console(width=None if sys.stdout.isatty() else 110)
+    out = _stdout()
     summary = run_summary(run)
     for table in summary_tables(summary):
         out.print(table)

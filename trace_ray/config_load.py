@@ -153,7 +153,8 @@ def check_config(config: Config) -> None:
     for category in ("INVERT", "PUNISH", "RETAIN"):
         _check_term(f"objective.{category}", getattr(config.objective, category), corrected=config.triage.correct)
     _check_judge("triage.judge", config.triage.judge)
-    rules = "rules" in (config.triage.judge.backend, config.evaluate.judge.backend)
+    judges = (config.triage.judge, config.evaluate.judge, *config.evaluate.panel)
+    rules = "rules" in [judge.backend for judge in judges]
     check_policy(config.policy, needs_rules=rules)
 
 
@@ -184,6 +185,17 @@ def _ranges(config: Config) -> Iterator[tuple[str, Any, bool, str]]:
     objective, lora = config.objective, config.lora
     yield "corpus.holdout", corpus.holdout, 0 <= corpus.holdout < 1, "give a share in [0, 1)"
     yield "corpus.limit", corpus.limit, corpus.limit >= 0, "give the number of rows to read, or 0 for all"
+    noise, evaluate = corpus.noise, config.evaluate
+    rates = noise.flip >= 0 and noise.swap >= 0 and noise.flip + noise.swap <= 1
+    yield (
+        "corpus.noise",
+        f"flip {noise.flip}, swap {noise.swap}",
+        rates,
+        "give rates of 0 or more that sum to at most 1",
+    )
+    yield "evaluate.resamples", evaluate.resamples, evaluate.resamples >= 100, "give at least 100"
+    yield "evaluate.drift_pairs", evaluate.drift_pairs, evaluate.drift_pairs >= 0, "give 0 or more"
+    yield "evaluate.attacks.limit", evaluate.attacks.limit, evaluate.attacks.limit >= 0, "give 0 or more"
     yield "corpus.rows_per_part", corpus.rows_per_part, corpus.rows_per_part > 0, "give at least 1"
     yield "model.max_length", config.model.max_length, config.model.max_length >= 8, "give at least 8 tokens"
     yield "triage.threshold", triage.threshold, 0 < triage.threshold < 1, "give a probability in (0, 1)"

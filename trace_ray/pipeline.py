@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from trace_ray.artifacts import STAGES, Artifact, Run
-from trace_ray.config import Config, StorageConfig
+from trace_ray.config import Config, JudgeConfig, StorageConfig
 from trace_ray.config_load import check_needed, dump_config
 from trace_ray.errors import UserError
+from trace_ray.memory import PeakMemory, record_peak
 from trace_ray.object_store import check_reachable
 from trace_ray.run_lock import driver_lock
 from trace_ray.staging import share_settings
@@ -63,12 +64,17 @@ def absolute_models(config: Config) -> Config:
     def absolute(path: str) -> str:
         return os.path.abspath(path) if path and os.path.isdir(path) else path
 
+    def found(judge: JudgeConfig) -> JudgeConfig:
+        return replace(judge, model=absolute(judge.model))
+
     triage, evaluate = config.triage, config.evaluate
+    capability = replace(evaluate.capability, task_folder=absolute(evaluate.capability.task_folder))
+    panel = [found(judge) for judge in evaluate.panel]
     return replace(
         config,
         model=replace(config.model, path=absolute(config.model.path)),
-        triage=replace(triage, judge=replace(triage.judge, model=absolute(triage.judge.model))),
-        evaluate=replace(evaluate, judge=replace(evaluate.judge, model=absolute(evaluate.judge.model))),
+        triage=replace(triage, judge=found(triage.judge)),
+        evaluate=replace(evaluate, judge=found(evaluate.judge), capability=capability, panel=panel),
     )
 
 
@@ -107,12 +113,15 @@ def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note) -> 
         if not before:
             note(stage, "start")
         try:
-            stage_runner(stage)(run, config)
+            with PeakMemory() as memory:
+                stage_runner(stage)(run, config)
         except Exception as error:
             mistake = user_error_in(error)
             if mistake is None or mistake is error:
                 raise
             raise mistake from error
+        if folders and not before:
+            record_peak(folders[-1].place, memory.peak_bytes)
         note(stage, "up to date" if before else "done")
 
 

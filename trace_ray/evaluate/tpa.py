@@ -2,44 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from trace_ray.evaluate.intervals import bootstrap_interval, change_interval
 
-def agreement(
-    rows: Iterable[Mapping[str, Any]], by: str
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, int]]]:
-    """Returns ({model: {group: percent compliant}}, {model: {group: answers}}); group ``all`` holds every answer.
+Answer = Mapping[str, Any]
+Grouped = dict[str, dict[str, list[float]]]
+"""{model: {group: 1.0 or 0.0 for each answer, ordered by pair_id}}; group ``all`` holds every answer."""
+
+
+def compliance(rows: Iterable[Answer], by: str) -> Grouped:
+    """Returns which answers comply, by model and group. An answer without a readable verdict counts as not compliant.
 
     Args:
-        rows: answers with model, compliant and the column ``by`` (category or source).
-    An answer without a readable verdict counts as not compliant.
+        rows: answers with pair_id, model, compliant and the column ``by`` (category or source).
     """
-    compliant: dict[str, dict[str, int]] = {}
-    total: dict[str, dict[str, int]] = {}
-    for row in rows:
+    grouped: Grouped = {}
+    for row in sorted(rows, key=lambda row: (row["pair_id"], row["prompt"])):
         for group in ("all", str(row[by])):
-            good, every = compliant.setdefault(row["model"], {}), total.setdefault(row["model"], {})
-            good[group] = good.get(group, 0) + bool(row["compliant"])
-            every[group] = every.get(group, 0) + 1
-    percent = {
-        model: {g: 100.0 * compliant[model][g] / n for g, n in groups.items()} for model, groups in total.items()
+            grouped.setdefault(row["model"], {}).setdefault(group, []).append(float(bool(row["compliant"])))
+    return grouped
+
+
+def percent(values: Sequence[float]) -> float:
+    """Returns the share of ones in percent."""
+    return 100.0 * sum(values) / len(values)
+
+
+def evaluation_metrics(rows: list[dict[str, Any]], resamples: int, seed: int) -> dict[str, Any]:
+    """Returns what metrics.json holds of the answers: TPA in percent overall, by category and by source, and counts.
+
+    ``tpa_interval`` and ``tpa_change`` hold 95 % intervals, of each model's TPA and of the paired change between them.
+    """
+    by_category, by_source = compliance(rows, "category"), compliance(rows, "source")
+    models = sorted(by_category)
+    metrics: dict[str, Any] = {
+        "tpa": _map(by_category, percent),
+        "tpa_interval": _map(by_category, lambda v: _percents(bootstrap_interval(v, resamples, seed))),
+        "tpa_change": _changes(by_category, resamples, seed),
+        "n": {group: len(v) for group, v in by_category[models[0]].items()} if models else {},
+        "tpa_by_source": _map(by_source, percent),
+        "tpa_by_source_interval": _map(by_source, lambda v: _percents(bootstrap_interval(v, resamples, seed))),
+        "n_by_source": {group: len(v) for group, v in by_source[models[0]].items()} if models else {},
     }
-    return percent, total
+    for model in models:
+        mine = [row for row in rows if row["model"] == model]
+        metrics.setdefault("unclear", {})[model] = sum(row["judge_error"] is not None for row in mine)
+        metrics.setdefault("mean_words", {})[model] = sum(len(row["response"].split()) for row in mine) / len(mine)
+    return metrics
 
 
-def evaluation_metrics(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns what metrics.json holds of the answers: TPA in percent overall, by category and by source, and counts."""
-    by_category, n = agreement(rows, "category")
-    by_source, n_source = agreement(rows, "source")
-    models = sorted(n)
-    unclear = {m: sum(r["judge_error"] is not None for r in rows if r["model"] == m) for m in models}
-    words = {m: sum(len(r["response"].split()) for r in rows if r["model"] == m) / max(1, n[m]["all"]) for m in models}
+def _map(grouped: Grouped, function: Any) -> dict[str, dict[str, Any]]:
+    return {model: {g: function(values) for g, values in groups.items()} for model, groups in grouped.items()}
+
+
+def _percents(interval: tuple[float, float]) -> list[float]:
+    return [100.0 * bound for bound in interval]
+
+
+def _changes(grouped: Grouped, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+    if not {"base", "realigned"} <= set(grouped):
+        return {}
+    base, realigned = grouped["base"], grouped["realigned"]
     return {
-        "tpa": by_category,
-        "n": n[models[0]] if models else {},
-        "tpa_by_source": by_source,
-        "n_by_source": n_source[models[0]] if models else {},
-        "unclear": unclear,
-        "mean_words": words,
+        group: {
+            "change": percent(realigned[group]) - percent(base[group]),
+            "interval": _percents(change_interval(base[group], realigned[group], resamples, seed)),
+        }
+        for group in base
     }

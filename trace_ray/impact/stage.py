@@ -15,8 +15,10 @@ from trace_ray import metrics
 from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, settings
+from trace_ray.corpus.noise import noisy_table
 from trace_ray.errors import UserError
 from trace_ray.impact.gold import PAIR_COLUMNS, choose_gold, tokenize_gold
+from trace_ray.impact.noise import record_noise
 from trace_ray.impact.weights import impact_summary, raw_weights, weight_scale
 from trace_ray.pairs import CONFLICTS, RESPONSE_NAMES, SCORED_SCHEMA
 from trace_ray.progress import Meter
@@ -31,7 +33,7 @@ def impact_inputs(run: Run, config: Config) -> dict[str, Any]:
     merged: dict[str, Any] = {"triaged": run.triaged.manifest()["inputs_hash"]}
     for name, node in parts:
         merged |= settings(node, name)
-    return merged
+    return merged | settings(config.corpus.noise, "corpus.noise")
 
 
 def run_impact(run: Run, config: Config) -> None:
@@ -40,7 +42,7 @@ def run_impact(run: Run, config: Config) -> None:
     started = time.monotonic()
     if not any([run.impact.begin(inputs), run.scored.begin(inputs)]):
         return
-    counts = run.triaged.manifest()["counts"]
+    counts, noise = record_noise(run, config.corpus.noise)
     ensure_ray(config.ray)
     place = run.impact.place
     _once(
@@ -52,7 +54,7 @@ def run_impact(run: Run, config: Config) -> None:
     conflicts = sum(counts.get(f"train {name}", 0) for name in CONFLICTS)
     retain_share = config.impact.retain_per_conflict * conflicts / max(1, counts.get("train RETAIN", 0))
     _score(run, config, shards, retain_share)
-    _write_weights(run, config, started)
+    _write_weights(run, config, started, noise)
 
 
 def _task(function: Any, config: Config) -> Any:
@@ -117,7 +119,7 @@ def _write_gold(run: Run, config: Config) -> None:
     if place.exists():
         return
     corrected = config.objective.PUNISH.prefer == "corrected"
-    parts = (part.read_parquet(PAIR_COLUMNS) for part in run.triaged.parts())
+    parts = (noisy_table(part.read_parquet(PAIR_COLUMNS), config.corpus.noise) for part in run.triaged.parts())
     rows = choose_gold(parts, config.impact.gold_size, config.impact.seed, corrected=corrected)
     place.write_parquet(tokenize_gold(rows, load_chat_tokenizer(config.model)))
 
@@ -210,7 +212,7 @@ def _score_shard(run: Run, config: Config, shard: Shard, retain_share: float) ->
     device = next(model.parameters()).device
     place = run.impact.place / DIRECTION
     direction = _loaded("direction", place.uri, lambda: {n: v.to(device) for n, v in load(place.read_bytes()).items()})
-    triaged = shard.part.read_parquet().slice(shard.start, shard.stop - shard.start)
+    triaged = noisy_table(shard.part.read_parquet().slice(shard.start, shard.stop - shard.start), config.corpus.noise)
     selection = Selection(config.objective, retain_share, config.impact.seed)
     tokenizer = _loaded("tokenizer", str(config.model), lambda: load_chat_tokenizer(config.model))
     scored = score_shard(triaged, selection, model, direction, tokenizer, config.impact)
@@ -218,7 +220,7 @@ def _score_shard(run: Run, config: Config, shard: Shard, retain_share: float) ->
     metrics.count_each("pairs_scored", "category", scored["category"].to_pylist())
 
 
-def _write_weights(run: Run, config: Config, started: float) -> None:
+def _write_weights(run: Run, config: Config, started: float, noise: dict[str, int]) -> None:
     scores = (run.impact.place / SCORES).files(".parquet")
     raw: list[Any] = []
     impacts: dict[str, list[Any]] = {name.value: [] for name in CONFLICTS}
@@ -250,5 +252,6 @@ def _write_weights(run: Run, config: Config, started: float) -> None:
     counts["untrained"] = triaged["triaged"] - sum(counts.values())
     seconds = time.monotonic() - started
     facts = {"model": config.model.path, "summary": summary, "weight_norm": config.impact.weight_norm, "scale": scale}
+    facts["noise"] = noise
     run.impact.publish(counts=counts, seconds=seconds, response_tokens=tokens, **facts)
     run.scored.publish(counts=counts, seconds=seconds, schema=SCORED_SCHEMA, **facts)

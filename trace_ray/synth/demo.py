@@ -11,6 +11,7 @@ from trace_ray.synth.oracle import violates
 from trace_ray.synth.world import generate
 
 SEED = 0
+MODELS = Path(__file__).with_name("models")
 
 
 def write_corpus(place: Location) -> list[str]:
@@ -20,13 +21,12 @@ def write_corpus(place: Location) -> list[str]:
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     labels = [_label(row) for row in (*world.train, *world.test)]
     (place / "labels.jsonl").write_text("".join(json.dumps(label) + "\n" for label in labels))
-    models = Path(__file__).with_name("models")
     return [
         f"corpus.paths=['{(place / 'train.jsonl').uri}']",
         f"corpus.test_paths=['{(place / 'test.jsonl').uri}']",
         f"triage.audit_labels='{(place / 'labels.jsonl').uri}'",
-        f"model.path='{models / 'policy'}'",
-        f"triage.judge.model='{models / 'judge'}'",
+        f"model.path='{MODELS / 'policy'}'",
+        f"triage.judge.model='{MODELS / 'judge'}'",
     ]
 
 

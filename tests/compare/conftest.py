@@ -1,0 +1,51 @@
+"""Run folders as the stages leave them, small and by hand: what compare and lineage read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from trace_ray.artifacts import Run
+from trace_ray.config import StorageConfig
+from trace_ray.memory import record_peak
+from trace_ray.storage import locate
+
+
+class MakeRun(Protocol):
+    """Writes a finished run with a TPA of 75 before and ``tpa`` after."""
+
+    def __call__(self, name: str, method: str, tpa: float, base_model: str = "tiny", **metrics: Any) -> Run: ...
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    def make(name: str, method: str, tpa: float, base_model: str = "tiny", **metrics: Any) -> Run:
+        return finished_run(tmp_path / name, method, tpa, base_model, **metrics)
+
+    return make
+
+
+def finished_run(folder: Path, method: str, tpa: float, base_model: str, **metrics: Any) -> Run:
+    run = Run(locate(str(folder), StorageConfig()))
+    for artifact in (run.triaged, run.scored, run.realign, run.model, run.evaluation):
+        artifact.begin({"folder": str(folder)})
+    policy = {"name": "p", "version": "1", "hash": "h"}
+    used = {"judged_tokens": 1234567}
+    run.triaged.publish(counts={"triaged": 900}, seconds=10, policy=policy, judge="tiny judge", used=used)
+    run.scored.publish(counts={}, seconds=20, weight_norm="mean")
+    run.realign.publish(counts={}, seconds=29, tokens=5000, method=method)
+    run.model.publish(counts={}, seconds=30, method=method, **{"base model": base_model})
+    figures = {
+        "tpa": {"base": {"all": 75.0, "INVERT": 0.0}, "realigned": {"all": tpa, "INVERT": 100.0}},
+        "tpa_interval": {"realigned": {"all": [tpa - 5, min(100, tpa + 5)]}},
+        "n": {"all": 128},
+        "judge": "rules",
+        **metrics,
+    }
+    (run.evaluation.place / "metrics.json").write_text(json.dumps(figures))
+    run.evaluation.publish(counts={}, seconds=40)
+    record_peak(run.model.place, 3 * 2**30)
+    return run

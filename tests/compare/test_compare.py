@@ -1,0 +1,94 @@
+"""The comparison of two runs: every figure in its place, missing ones as dashes, unlike conditions said."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from trace_ray.artifacts import Run
+from trace_ray.cli import app
+from trace_ray.compare.collect import collect_all, differences
+from trace_ray.compare.page import comparison_page
+from trace_ray.compare.table import comparison
+from trace_ray.config import StorageConfig
+from trace_ray.errors import UserError
+from trace_ray.storage import locate
+
+HARNESS = {"results": {"gsm8k": {"exact_match": {"value": 0.25, "stderr": 0.031}}}, "documents": {"gsm8k": 200}}
+FULL: dict[str, Any] = {
+    "attacks": {"asr": {"base": {"plain": 1.0}, "realigned": {"plain": 2.0, "fiction": 30.0}}},
+    "drift": {"kl_to_base": 0.0123, "ppl_base": 1.5, "ppl_realigned": 1.75},
+    "capability": {"base": HARNESS, "realigned": HARNESS},
+}
+
+
+@pytest.fixture
+def runs(make_run: Any) -> list[Run]:
+    return [make_run("a", "trace", 95.0, **FULL), make_run("b", "npo<b>", 60.0)]
+
+
+def test_every_measure_has_its_line(runs: list[Run]) -> None:
+    lines = {(line.section, line.name.strip()): line.values for line in comparison(collect_all(runs))}
+    assert lines["TPA, %", "base"] == ["75.0", "75.0"]
+    assert lines["TPA, %", "realigned"] == ["95.0 [90.0, 100.0]", "60.0 [55.0, 65.0]"]
+    assert lines["ASR, %", "plain: base"] == ["1.0", "-"]
+    assert lines["ASR, %", "fiction: realigned"] == ["30.0", "-"]
+    assert lines["drift", "KL to base, nats a token"] == ["0.0123", "-"]
+    assert lines["capability", "gsm8k exact_match: realigned"] == ["0.250 ± 0.031", "-"]
+    assert lines["seconds", "impact"] == ["20", "20"]
+    assert lines["peak memory, GiB", "realign"] == ["3.00", "3.00"]
+    assert lines["tokens", "judged in triage"] == ["1,234,567", "1,234,567"]
+    assert ("peak memory, GiB", "triage") not in lines
+    assert ("ASR, %", "fiction: base") not in lines
+
+
+def test_runs_under_unlike_conditions_are_told_apart(make_run: Any, runs: list[Run]) -> None:
+    assert differences(collect_all(runs)) == []
+    other = make_run("c", "trace", 90.0, base_model="another", judge="a model")
+    said = differences(collect_all([*runs, other]))
+    assert [line.split(":")[0] for line in said] == [
+        "the runs differ in base model",
+        "the runs differ in evaluation judge",
+    ]
+
+
+def test_the_page_is_self_contained_and_escapes_what_it_shows(runs: list[Run]) -> None:
+    page = comparison_page(collect_all(runs))
+    assert page.count("<svg") == 2
+    assert "npo<b>" not in page
+    assert "npo&lt;b&gt;" in page
+    assert not re.findall(r'(?:src|href)="(?!#)', page)
+    assert "://" not in re.sub(
+        r'xmlns(:\w+)?="[^"]*"|<metadata>.*?</metadata>|<!DOCTYPE[^>]*>', "", page, flags=re.DOTALL
+    )
+
+
+def test_the_command_prints_the_table_and_writes_the_page(tmp_path: Path, runs: list[Run]) -> None:
+    page = tmp_path / "out" / "compare.html"
+    result = CliRunner().invoke(app, ["compare", *(run.place.path for run in runs), "--html", str(page)])
+    assert result.exit_code == 0, result.output
+    assert "95.0 [90.0, 100.0]" in result.output
+    assert "<svg" in page.read_text()
+
+
+def test_an_unfinished_run_and_a_repeated_one_are_mistakes(tmp_path: Path, runs: list[Run]) -> None:
+    with pytest.raises(UserError, match="not finished"):
+        collect_all([Run(locate(str(tmp_path / "none"), StorageConfig()))])
+    with pytest.raises(UserError, match="once"):
+        collect_all([runs[0], runs[0]])
+
+
+def test_earlier_steps_stand_on_the_page(make_run: Any) -> None:
+    step = {
+        "run": "/first",
+        "base_model": "tiny",
+        "policy": {"name": "old", "version": "1"},
+        "method": "trace",
+        "tpa": None,
+    }
+    run = make_run("second", "trace", 90.0, lineage=[step])
+    assert "step 1: trace from tiny under old 1 (/first)" in comparison_page(collect_all([run]))

@@ -1,0 +1,70 @@
+"""Drift against a plain loop over transformers' own logits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from trace_ray.config import LoraSettings, ModelConfig
+from trace_ray.evaluate.drift import drift
+from trace_ray.models import load_model, new_adapter
+from trace_ray.synth.demo import MODELS
+from trace_ray.text import TokenizedPair
+
+PAIRS = [
+    TokenizedPair(list(range(4, 4 + p)), {"chosen": list(range(30, 30 + r))}, ()) for p, r in ((3, 5), (9, 1), (2, 7))
+]
+
+
+def tiny() -> torch.nn.Module:
+    return load_model(ModelConfig(path=str(MODELS / "policy")))  # type: ignore[no-any-return]
+
+
+def slow(model: torch.nn.Module, reference: torch.nn.Module) -> tuple[float, float, float]:
+    kl, base, realigned = [], [], []
+    for pair in PAIRS:
+        ids = [*pair.prompt_ids, *pair.response_ids["chosen"]]
+        with torch.no_grad():
+            ours, theirs = (m(torch.tensor([ids])).logits[0].double().log_softmax(-1) for m in (model, reference))
+        for at in range(len(pair.prompt_ids), len(ids)):
+            kl.append(float((theirs[at - 1].exp() * (theirs[at - 1] - ours[at - 1])).sum()))
+            base.append(-float(theirs[at - 1, ids[at]]))
+            realigned.append(-float(ours[at - 1, ids[at]]))
+    return sum(kl) / len(kl), math.exp(sum(base) / len(base)), math.exp(sum(realigned) / len(realigned))
+
+
+def test_an_untrained_adapter_has_not_drifted() -> None:
+    model = new_adapter(tiny(), LoraSettings(), 0).eval()
+    figures = drift(model, None, PAIRS, 1000)
+    assert figures["kl_to_base"] == pytest.approx(0, abs=1e-7)
+    assert figures["ppl_base"] == pytest.approx(figures["ppl_realigned"])
+    assert figures["drift_tokens"] == 13
+
+
+@pytest.mark.parametrize("batch_tokens", [8, 1000])
+def test_against_a_loop(batch_tokens: int) -> None:
+    model = new_adapter(tiny(), LoraSettings(), 0).eval()
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    figures = drift(model, None, PAIRS, batch_tokens)
+    expected = slow(model, tiny())
+    seen = [figures[name] for name in ("kl_to_base", "ppl_base", "ppl_realigned")]
+    assert seen == pytest.approx(expected, rel=1e-4)
+    assert expected[0] > 0.01
+
+
+def test_two_models_give_what_one_with_an_adapter_gives() -> None:
+    model = new_adapter(tiny(), LoraSettings(), 0).eval()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.constant_(parameter, 0.01)
+    one = drift(model, None, PAIRS, 1000)
+    assert drift(model.merge_and_unload(), tiny(), PAIRS, 1000) == pytest.approx(one, rel=1e-4)
+
+
+def test_no_pairs_give_no_figures() -> None:
+    assert drift(tiny(), tiny(), [], 10) == {}

@@ -1,0 +1,41 @@
+"""TPA by hand-counted answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trace_ray.evaluate.tpa import evaluation_metrics
+
+
+def answers(model: str, compliant: list[bool], unclear: int = 0) -> list[dict[str, Any]]:
+    return [
+        {
+            "pair_id": str(i),
+            "prompt": "p",
+            "model": model,
+            "category": "INVERT" if i % 2 else "RETAIN",
+            "source": "s",
+            "compliant": one,
+            "judge_error": "unreadable" if i < unclear else None,
+            "response": "two words",
+        }
+        for i, one in enumerate(compliant)
+    ]
+
+
+def test_shares_counts_and_intervals() -> None:
+    rows = [*answers("base", [True, False, True, False]), *answers("realigned", [False, True, True, True], unclear=1)]
+    metrics = evaluation_metrics(rows[::-1], 500, 0)
+    assert metrics["tpa"] == {
+        "base": {"all": 50, "RETAIN": 100, "INVERT": 0},
+        "realigned": {"all": 75, "RETAIN": 50, "INVERT": 100},
+    }
+    assert metrics["n"] == {"all": 4, "RETAIN": 2, "INVERT": 2}
+    assert metrics["unclear"] == {"base": 0, "realigned": 1}
+    assert metrics["mean_words"] == {"base": 2, "realigned": 2}
+    assert metrics["tpa_change"]["INVERT"]["change"] == 100
+    low, high = metrics["tpa_interval"]["realigned"]["all"]
+    assert low < 75 < high <= 100
+    assert metrics["tpa_change"]["all"]["interval"] == pytest.approx([-50, 100])

@@ -1,0 +1,82 @@
+"""One cell in process: the same figures again, noise that changes them, and equal pairs for the DPO baselines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from trace_ray.config import Config, JudgeConfig, StorageConfig
+from trace_ray.judges.backends import make_judge
+from trace_ray.storage import locate
+from trace_ray.study import corpora
+from trace_ray.study.cells import Cell
+from trace_ray.study.corpora import (
+    category_counts,
+    corpus_file,
+    judge_corpora,
+    judge_errors,
+    lend_corrections,
+    topic_of,
+)
+from trace_ray.study.measure import measure
+from trace_ray.study.train import realign_cell, step_budget, with_equal_pairs
+from trace_ray.synth.oracle import violates
+
+
+@pytest.fixture(scope="module")
+def triaged(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    folder = locate(str(tmp_path_factory.mktemp("corpora")), StorageConfig())
+    by_rules = pytest.MonkeyPatch()
+    by_rules.setattr(corpora, "make_judge", lambda policy, _: make_judge(policy, JudgeConfig(backend="rules")))
+    judge_corpora(folder, [(80, 0)], Cell(method="trace", pairs=80, seed=0).config())
+    by_rules.undo()
+    return corpus_file(folder, 80, 0).read_parquet()
+
+
+def cell(method: str, **more: Any) -> Config:
+    return Cell(method=method, pairs=80, seed=0, **more).config()
+
+
+def weights_of(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for n, p in model.named_parameters() if "lora_" in n])
+
+
+def test_a_cell_can_be_repeated_and_noise_changes_it(triaged: pa.Table) -> None:
+    first, again = (realign_cell(triaged, cell("trace")) for _ in range(2))
+    assert torch.equal(weights_of(first.model), weights_of(again.model))
+    noisy = realign_cell(triaged, cell("trace", noise=0.4))
+    assert noisy.facts["trained"] != first.facts["trained"]
+    assert set(first.seconds) == {"direction", "scoring", "training"}
+
+
+def test_measures_of_an_untrained_cell_are_the_bases(triaged: pa.Table) -> None:
+    config = cell("trace")
+    idle = replace(config, realign=replace(config.realign, learning_rate=1e-12))
+    found = measure(realign_cell(triaged, idle).model, triaged.to_pylist(), config)
+    assert found["tpa"] == 75
+    assert found["tpa_by_source"]["sensitive_educational"] == 0
+    assert found["kl_to_base"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_judged_corpus_is_labelled_and_every_correction_complies(triaged: pa.Table) -> None:
+    rows = triaged.to_pylist()
+    assert judge_errors(rows) == {"response_error": 0, "pair_error": 0}
+    assert sum(category_counts(rows).values()) == 80
+    assert not any(violates(row["prompt"][0]["content"], row["corrected"]) for row in rows)
+    assert all(topic_of(row["chosen"]) == topic_of(row["corrected"]) for row in rows)
+    assert lend_corrections(rows, 0) == rows
+    wrong = [{**rows[0], "category": "ABSTAIN", "p_violates_chosen": None}]
+    assert judge_errors(wrong) == {"response_error": 0.5, "pair_error": 1}
+
+
+def test_every_method_gets_the_same_steps_and_dpo_pairs_count_alike(triaged: pa.Table) -> None:
+    config = cell("trace")
+    assert step_budget(triaged, config) == config.realign.epochs * 5
+    assert with_equal_pairs(config, {"RETAIN": 60, "INVERT": 12}) is config
+    retain = replace(config.objective.RETAIN, loss="dpo", suppress=("rejected",))
+    dpo = replace(config, objective=replace(config.objective, RETAIN=retain))
+    assert with_equal_pairs(dpo, {"RETAIN": 60, "INVERT": 12}).objective.alpha_kl == 5

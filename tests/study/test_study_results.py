@@ -1,0 +1,67 @@
+"""The study's plan and arithmetic."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trace_ray.study.cells import SEEDS, VARIANTS, Cell, reduced_plan
+from trace_ray.study.results import estimate, markdown_table, plot_ablation, plot_noise, plot_scale
+
+
+def result(method: str, tpa: float, seed: int = 0, pairs: int = 900, noise: float = 0.0) -> dict[str, Any]:
+    return {
+        "cell": {"method": method, "pairs": pairs, "seed": seed, "noise": noise, "variant": ""},
+        "label": method,
+        "tpa": tpa,
+        "tpa_base": 75.0,
+        "tpa_by_source": {"sensitive_educational": 100.0, "benign": 80.0, "zero_tolerance": 60.0},
+        "kl_to_base": 0.01,
+        "seconds": {"scoring": 1.0, "direction": 0.5, "training": 2.0},
+        "peak_bytes": 2**28,
+    }
+
+
+def test_an_interval_by_hand() -> None:
+    # Mean 90, standard deviation 10, t(0.975, 2) = 4.3027: half-width 24.84.
+    found = estimate([80.0, 90.0, 100.0])
+    assert found.mean == 90
+    assert found.half == pytest.approx(24.84, abs=0.01)
+    assert estimate([5.0]).text() == "5.0"
+    assert found.text() == "90.0 ± 24.8"
+
+
+def test_the_table_has_one_row_a_group_over_its_seeds() -> None:
+    results = [result("trace", tpa, seed) for seed, tpa in enumerate((80.0, 90.0, 100.0))] + [
+        result("npo", 1, noise=0.1)
+    ]
+    lines = markdown_table(results).splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith("| trace | 900 | 0% | 3 | 90.0 ± 24.8 | 100.0 ± 0.0 | 70.0 ± 0.0 |")
+    assert "| npo | 900 | 10% | 1 | 1.0 |" in lines[3]
+
+
+def test_plots_are_drawn_where_there_is_something_to_compare(tmp_path: Path) -> None:
+    results = [result("trace", 90, pairs=n) for n in (300, 900)] + [result("trace", 80, noise=0.1)]
+    plot_scale(results, tmp_path / "scale.svg")
+    plot_noise(results, tmp_path / "noise.svg")
+    plot_ablation(results, 900, tmp_path / "ablation.svg")
+    plot_scale(results[:1], tmp_path / "lone.svg")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ablation.svg", "noise.svg", "scale.svg"]
+
+
+def test_a_cell_is_named_by_all_that_its_result_depends_on() -> None:
+    grid = product((3, 9), (0, 1), (0.0, 0.1), ("", *VARIANTS))
+    cells = [Cell(method="trace", pairs=n, seed=s, noise=r, variant=v) for n, s, r, v in grid]
+    cells.append(Cell(method="trace", pairs=3, seed=0, overrides=("realign.epochs=2",)))
+    assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_the_seed_reaches_corpus_noise_adapter_and_order() -> None:
+    config = Cell(method="trace", pairs=9, seed=5, noise=0.2).config()
+    assert (config.impact.seed, config.realign.seed, config.corpus.noise.seed) == (5, 5, 5)
+    assert (config.corpus.noise.flip, config.corpus.noise.swap) == (0.1, 0.1)
+    assert {cell.seed for cell in reduced_plan()} == set(SEEDS)

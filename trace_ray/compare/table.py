@@ -1,0 +1,88 @@
+"""One table, methods side by side, the same for the terminal and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from trace_ray.compare.collect import STAGES, RunRecord
+
+MISSING = "-"
+DRIFT = (
+    ("kl_to_base", "KL to base, nats a token", ".4f"),
+    ("ppl_base", "perplexity of RETAIN answers, base", ".3f"),
+    ("ppl_realigned", "perplexity of RETAIN answers", ".3f"),
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A measure and its value for each run, as text."""
+
+    section: str
+    name: str
+    values: list[str]
+
+
+def comparison(records: Sequence[RunRecord]) -> list[Line]:
+    """Returns the lines of the table: TPA, ASR, drift, capability, cost; a measure that no run has is left out."""
+    lines = [Line("TPA, %", "base", [_tpa(r, "base", "all") for r in records])]
+    for group in _names([r.tpa["realigned"] for r in records], first="all"):
+        name = "realigned" if group == "all" else f"  {group}"
+        lines.append(Line("TPA, %", name, [_tpa(r, "realigned", group) for r in records]))
+    for attack in _names([r.asr for r in records], first="plain"):
+        lines.append(Line("ASR, %", f"{attack}: base", [_number(r.asr_base.get(attack), ".1f") for r in records]))
+        lines.append(Line("ASR, %", f"{attack}: realigned", [_number(r.asr.get(attack), ".1f") for r in records]))
+    for key, name, form in DRIFT:
+        lines.append(Line("drift", name, [_number(r.drift.get(key), form) for r in records]))
+    for task, metric in _harness_names(records):
+        for model in ("base", "realigned"):
+            values = [_harness(r, model, task, metric) for r in records]
+            lines.append(Line("capability", f"{task} {metric}: {model}", values))
+    lines += [Line("seconds", stage, [_number(r.seconds.get(stage), ".0f") for r in records]) for stage in STAGES]
+    for stage in STAGES:
+        lines.append(Line("peak memory, GiB", stage, [_number(_gib(r.peak_bytes.get(stage)), ".2f") for r in records]))
+    for key, name in (("judged", "judged in triage"), ("trained", "trained on")):
+        lines.append(Line("tokens", name, [_number(r.tokens[key], ",d") for r in records]))
+    return [line for line in lines if any(value != MISSING for value in line.values)]
+
+
+def _names(measures: Sequence[Mapping[str, float]], first: str) -> list[str]:
+    seen = sorted({name for measure in measures for name in measure})
+    return sorted(seen, key=lambda name: (name != first, name))
+
+
+def _harness_names(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    return sorted(
+        {
+            (task, metric)
+            for record in records
+            for figures in record.capability.values()
+            for task, metrics in figures["results"].items()
+            for metric in metrics
+        }
+    )
+
+
+def _harness(record: RunRecord, model: str, task: str, metric: str) -> str:
+    found = record.capability.get(model, {}).get("results", {}).get(task, {}).get(metric)
+    if found is None:
+        return MISSING
+    error = found["stderr"]
+    return f"{found['value']:.3f}" if error is None else f"{found['value']:.3f} ± {error:.3f}"
+
+
+def _tpa(record: RunRecord, model: str, group: str) -> str:
+    value = record.tpa.get(model, {}).get(group)
+    interval = record.interval.get(model, {}).get(group)
+    if value is None:
+        return MISSING
+    return f"{value:.1f}" if interval is None else f"{value:.1f} [{interval[0]:.1f}, {interval[1]:.1f}]"
+
+
+def _gib(number: int | None) -> float | None:
+    return None if number is None else number / 2**30
+
+
+def _number(value: float | None, form: str) -> str:
+    return MISSING if value is None else format(value, form)

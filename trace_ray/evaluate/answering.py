@@ -1,0 +1,102 @@
+"""Ray Data actors of stage 4: one answers prompts with a model in vLLM, one judges the answers. No Ray here."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from trace_ray import metrics
+from trace_ray.config import Config
+from trace_ray.inference import Engine, EngineSettings
+from trace_ray.judges.backends import make_judge
+from trace_ray.pairs import RESPONSE_SCHEMA, prompt_text
+from trace_ray.storage import Location, download_folder
+from trace_ray.text import ChatTokenizer
+
+Row = dict[str, Any]
+MODELS = ("base", "realigned")
+CHUNK_ROWS = 64
+"""Prompts answered together, and lost together by a crash."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One model's answers to some prompts: what one call of an actor does.
+
+    Args:
+        folder: where its judged answers go: ``responses`` (held-out prompts) or ``attacks``.
+        prompts: rows with pair_id, prompt, source, category and, where the model is sent other words, ``ask``.
+    """
+
+    folder: str
+    model: str
+    index: int
+    prompts: list[Row]
+
+    @property
+    def name(self) -> str:
+        kind = "" if self.folder == "responses" else f"{self.folder}-"
+        return f"part-{kind}{self.model}-{self.index:06d}.parquet"
+
+
+def chunks(folder: str, prompts: list[Row]) -> list[Chunk]:
+    """Returns both models' chunks of the prompts."""
+    starts = range(0, len(prompts), CHUNK_ROWS)
+    return [Chunk(folder, m, i, prompts[at : at + CHUNK_ROWS]) for m in MODELS for i, at in enumerate(starts)]
+
+
+class Generator:
+    """One model in vLLM, greedy answers."""
+
+    def __init__(self, config: Config, model: str, merged: Location, out: Location) -> None:
+        evaluate = config.evaluate
+        self.out, self.limit = out, evaluate.max_new_tokens
+        with ExitStack() as stack:
+            path = config.model.path if model == "base" else stack.enter_context(download_folder(merged))
+            self.engine = Engine(
+                EngineSettings(
+                    model=path,
+                    revision=config.model.revision if model == "base" else "main",
+                    dtype=config.model.dtype,
+                    max_model_len=config.model.max_length + evaluate.max_new_tokens,
+                    kv_cache_gib=evaluate.kv_cache_gib,
+                    num_cpus=evaluate.num_cpus,
+                    extra=tuple(evaluate.engine.items()),
+                )
+            )
+        self.tokenizer = ChatTokenizer(self.engine.tokenizer, config.model.max_length)
+
+    def __call__(self, item: Row) -> Row:
+        chunk: Chunk = item["chunk"]
+        asked = self.tokenizer.prompts([row["ask"] if "ask" in row else row["prompt"] for row in chunk.prompts])
+        answers = self.engine.generate(asked, self.limit)
+        rows = [
+            {k: row[k] for k in ("pair_id", "source", "category")}
+            | {"prompt": prompt_text(row["prompt"]), "model": chunk.model, "response": answer}
+            for row, answer in zip(chunk.prompts, answers, strict=True)
+        ]
+        (self.out / chunk.name).write_parquet(pa.Table.from_pylist(rows, schema=RESPONSE_SCHEMA))
+        metrics.count("answers", len(rows), model=chunk.model)
+        return {"rows": len(rows)}
+
+
+class AnswerJudge:
+    """One judge; an answer without a readable verdict is not compliant."""
+
+    def __init__(self, config: Config, generated: Location, out: Location) -> None:
+        self.judge = make_judge(config.policy, config.evaluate.judge)
+        self.threshold = config.triage.threshold
+        self.generated, self.out = generated, out
+
+    def __call__(self, item: Row) -> Row:
+        chunk: Chunk = item["chunk"]
+        rows = (self.generated / chunk.name).read_parquet().to_pylist()
+        opinions = self.judge.opinions([row["prompt"] for row in rows], [row["response"] for row in rows])
+        for row, opinion in zip(rows, opinions, strict=True):
+            compliant = opinion.p_violates is not None and opinion.p_violates < self.threshold
+            row |= {"p_violates": opinion.p_violates, "judge_error": opinion.error, "compliant": compliant}
+        (self.out / chunk.folder / chunk.name).write_parquet(pa.Table.from_pylist(rows, schema=RESPONSE_SCHEMA))
+        return {"rows": len(rows)}

@@ -1,0 +1,54 @@
+"""Drift: how far the realigned model moved on what it should keep. Needs no data set, only the run's RETAIN pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from trace_ray.batching import token_batches
+from trace_ray.log_probs import collate, response_logits, target_log_probs
+from trace_ray.losses import token_kl
+from trace_ray.text import TokenizedPair
+
+
+@torch.inference_mode()
+def drift(
+    model: Any, reference: Any, pairs: Sequence[TokenizedPair], batch_tokens: int, response: str = "chosen"
+) -> dict[str, float]:
+    """Returns kl_to_base, ppl_base and ppl_realigned over the response tokens of the pairs.
+
+    kl_to_base is the mean over tokens of KL(base || realigned), full vocabulary, in nats; a perplexity is the exponential
+    of the mean negative log-probability of a token.
+
+    Args:
+        model: the realigned model, in evaluation mode.
+        reference: the base model; None = ``model`` is a PEFT model and the base is its weights with the adapter off.
+        pairs: tokenised RETAIN pairs; ``response`` names the answer that is right.
+        batch_tokens: padded tokens of one forward.
+    """
+    kl = nll_base = nll_realigned = 0.0
+    tokens = 0
+    device = next(model.parameters()).device
+    lengths = [len(pair.prompt_ids) + len(pair.response_ids[response]) for pair in pairs]
+    for indices in token_batches(lengths, batch_tokens):
+        chunk = [pairs[i] for i in indices]
+        batch = collate([p.prompt_ids for p in chunk], [p.response_ids[response] for p in chunk]).to(device)
+        with nullcontext() if reference is not None else model.disable_adapter():
+            base_NV = response_logits(model if reference is None else reference, batch)
+        realigned_NV = response_logits(model, batch)
+        kl += float(token_kl(realigned_NV, base_NV).double().sum())
+        nll_base -= float(target_log_probs(base_NV, batch.target_N).double().sum())
+        nll_realigned -= float(target_log_probs(realigned_NV, batch.target_N).double().sum())
+        tokens += len(batch.target_N)
+    if not tokens:
+        return {}
+    return {
+        "kl_to_base": kl / tokens,
+        "ppl_base": math.exp(nll_base / tokens),
+        "ppl_realigned": math.exp(nll_realigned / tokens),
+        "drift_tokens": float(tokens),
+    }

@@ -1,0 +1,67 @@
+"""What is measured on the models themselves, not on answers: drift and capability. One function a Ray task."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from trace_ray.artifacts import Run
+from trace_ray.config import Config
+from trace_ray.evaluate.answering import MODELS
+from trace_ray.evaluate.prompts import first_by_hash
+from trace_ray.pairs import Category, Split
+from trace_ray.storage import download_folder
+
+
+def drift_pairs(run: Run, limit: int) -> list[dict[str, Any]]:
+    """Returns RETAIN pairs whose chosen answer should stay likely: held-out ones first, then others, by hash."""
+    rows = run.triaged.read(["pair_id", "prompt", "chosen", "category", "split"]).to_pylist()
+    retain = [row for row in rows if row["category"] == Category.RETAIN]
+    held_out = first_by_hash([row for row in retain if row["split"] == Split.TEST], 0)
+    return (held_out + first_by_hash([row for row in retain if row["split"] != Split.TEST], 0))[:limit]
+
+
+def measure_drift(run: Run, config: Config, merged_only: bool = False) -> dict[str, Any]:
+    """Returns the drift of the run's model from its base, empty where the corpus has no RETAIN pair.
+
+    One copy of the weights where the run kept an adapter (the base is the adapter switched off), else two models.
+    """
+    import torch
+
+    from trace_ray.evaluate.drift import drift
+    from trace_ray.models import load_adapter, load_chat_tokenizer, load_model
+
+    torch.set_num_threads(max(1, int(config.evaluate.num_cpus)))
+    device = torch.device("cuda" if config.evaluate.num_gpus and torch.cuda.is_available() else "cpu")
+    rows = drift_pairs(run, config.evaluate.drift_pairs)
+    if not rows:
+        return {}
+    tokenizer = load_chat_tokenizer(config.model)
+    pairs = tokenizer.pairs([row["prompt"] for row in rows], [{"chosen": row["chosen"]} for row in rows])
+    base = load_model(config.model)
+    adapter, merged = run.model.place / "adapter", run.model.place / "merged"
+    if adapter.exists() and not merged_only:
+        with download_folder(adapter) as folder:
+            model, reference = load_adapter(base, folder, trainable=False).eval().to(device), None
+    else:
+        with download_folder(merged) as folder:
+            model = load_model(replace(config.model, path=folder, revision="main")).to(device)
+        reference = base.to(device)
+    held_out = sum(row["split"] == Split.TEST for row in rows)
+    figures: dict[str, Any] = drift(model, reference, pairs, config.evaluate.batch_tokens)
+    return figures | {"pairs": len(rows), "held_out_pairs": held_out}
+
+
+def measure_capability(run: Run, config: Config, model: str) -> dict[str, Any]:
+    """Returns the harness' figures for ``base`` or ``realigned``."""
+    import torch
+
+    from trace_ray.evaluate.capability import run_harness
+
+    torch.set_num_threads(max(1, int(config.evaluate.num_cpus)))
+    gpu = bool(config.evaluate.num_gpus)
+    if model == MODELS[0]:
+        return run_harness(config.model, config.evaluate.capability, gpu=gpu)
+    with download_folder(run.model.place / "merged") as folder:
+        realigned = replace(config.model, path=folder, revision="main")
+        return run_harness(realigned, config.evaluate.capability, gpu=gpu)

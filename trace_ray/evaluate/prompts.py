@@ -1,0 +1,83 @@
+"""The prompts that are answered: the corpus' held-out ones, a file of one's own, or harmful requests."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from trace_ray.errors import UserError
+from trace_ray.pairs import Split, hash_fraction
+from trace_ray.storage import Location
+
+Row = dict[str, Any]
+"""pair_id, prompt (turns), source, category: the keys of one prompt."""
+
+OTHER = "OTHER"
+"""Category of a prompt that triage never saw."""
+
+
+def held_out_prompts(rows: Sequence[Row], limit: int) -> list[Row]:
+    """Returns the distinct prompts of the test split; the first ``limit`` by hash, 0 = all.
+
+    Args:
+        rows: triaged rows with pair_id, prompt, source, category and split.
+    """
+    distinct: dict[str, Row] = {}
+    for row in rows:
+        if row["split"] == Split.TEST:
+            distinct.setdefault(json.dumps(row["prompt"]), {k: v for k, v in row.items() if k != "split"})
+    return first_by_hash(list(distinct.values()), limit)
+
+
+def first_by_hash(rows: list[Row], limit: int) -> list[Row]:
+    """Returns the rows in the order of a hash of their pair_id, the first ``limit`` of them, 0 = all."""
+    drawn = hash_fraction([row["pair_id"] for row in rows], 0)
+    ordered = [row for _, _, row in sorted(zip(drawn, range(len(rows)), rows, strict=True))]
+    return ordered[: limit or None]
+
+
+def read_prompts(place: Location, setting: str, column: Sequence[str] = ("prompt", "goal")) -> list[Row]:
+    """Returns the distinct prompts of a CSV or JSONL file, in file order.
+
+    Args:
+        place: a .csv file with a header, else JSONL; a prompt is a text or a list of turns {role, content}.
+        setting: named in errors.
+        column: names that the prompt's column may have, the first one found is taken.
+    Raises: UserError for a file without prompts or a line that has none.
+    """
+    distinct: dict[str, Row] = {}
+    for number, row in enumerate(_rows(place, setting), 1):
+        prompt = next((row[name] for name in column if row.get(name)), None)
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        if not turns or not all(isinstance(t, dict) and t.get("role") and t.get("content") for t in turns):
+            raise UserError(f"{setting}: row {number}", list(row), f"each row needs one of {', '.join(column)}")
+        key = json.dumps([[turn["role"], turn["content"]] for turn in turns])
+        known = {"source": str(row.get("source") or "file"), "category": str(row.get("category") or OTHER)}
+        identity = hashlib.sha256(key.encode()).hexdigest()[:32]
+        distinct.setdefault(key, {"pair_id": identity, "prompt": turns, **known})
+    if not distinct:
+        raise UserError(setting, place.uri, "the file holds no prompt")
+    return list(distinct.values())
+
+
+def _rows(place: Location, setting: str) -> Iterator[Row]:
+    text = place.read_bytes().decode("utf-8-sig")
+    if place.name.endswith(".csv"):
+        yield from csv.DictReader(io.StringIO(text, newline=""))
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            raise UserError(
+                f"{setting}: line {number}", line[:80], "not JSON; give JSONL, or a file named .csv"
+            ) from None
+        if not isinstance(row, dict):
+            raise UserError(f"{setting}: line {number}", line[:80], "each line is an object with a prompt")
+        yield row

@@ -1,0 +1,106 @@
+"""What the study runs: a cell is one method on one corpus with one seed; a plan is a list of cells."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from trace_ray.config import Config
+from trace_ray.config_load import conf_folder, load_config
+from trace_ray.synth.demo import MODELS
+
+SIZES = (300, 900, 2700)
+SEEDS = (0, 1, 2)
+METHODS = ("trace", "trace_oracle", "naive_oracle_dpo", "dpo_gold", "rdpo", "npo", "u2a")
+ABLATIONS = ("no_triage", "no_kl", "no_impact")
+NOISE_RATES = (0.1, 0.2)
+TRACE_VARIANTS = ("weight_norm sum", "ipo", "gauss_newton")
+NOISE_METHODS = ("trace", "dpo_gold", "u2a", "naive_oracle_dpo")
+BALANCED = "balanced"
+"""A DPO baseline in which all conflicts together weigh as much as all RETAIN pairs together."""
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "weight_norm sum": ("impact.weight_norm=sum",),
+    "ipo": ("objective.INVERT.loss=ipo",),
+    "gauss_newton": ("impact.curvature=gauss_newton",),
+    "3 epochs": ("realign.epochs=3",),
+    BALANCED: (),
+}
+"""A method with one setting changed. TRACE's own are weight_norm mean, dpo, curvature identity and one epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One training run of the study.
+
+    Args:
+        method: a row of conf/methods; pairs: of the training corpus; seed: of corpus, adapter and order.
+        noise: share of triage's labels damaged, half of them flipped and half swapped.
+        variant: a name of ``VARIANTS``, or empty.
+        overrides: further settings, the same for all cells of a study.
+    """
+
+    method: str
+    pairs: int
+    seed: int
+    noise: float = 0.0
+    variant: str = ""
+    overrides: tuple[str, ...] = field(default=())
+
+    @property
+    def label(self) -> str:
+        """What the tables call it: method and variant."""
+        return f"{self.method} {self.variant}".strip()
+
+    @property
+    def name(self) -> str:
+        """Returns a file name; it changes with anything that the result depends on."""
+        digest = hashlib.sha256(json.dumps([VARIANTS.get(self.variant), self.overrides]).encode()).hexdigest()[:8]
+        noise = f"-noise{round(100 * self.noise)}" if self.noise else ""
+        return f"{self.label.replace(' ', '-')}-n{self.pairs}{noise}-seed{self.seed}-{digest}"
+
+    def config(self) -> Config:
+        """Returns the demo's configuration with this cell's method, seed, noise and variant."""
+        settings = [
+            f"model.path={MODELS / 'policy'}",
+            "triage.correct=true",  # the study lends every PUNISH pair a right answer; only some methods read it
+            f"impact.seed={self.seed}",
+            f"realign.seed={self.seed}",
+            f"corpus.noise.seed={self.seed}",
+            f"corpus.noise.flip={self.noise / 2}",
+            f"corpus.noise.swap={self.noise / 2}",
+            *VARIANTS.get(self.variant, ()),
+            *self.overrides,
+        ]
+        return load_config([conf_folder() / "examples" / "demo.yaml"], settings, self.method)
+
+
+def full_plan() -> Iterator[Cell]:
+    """Yields the paper's comparison: every method at every size, ablations, noise and variants at the middle size."""
+    middle = SIZES[1]
+    for seed in SEEDS:
+        yield from (Cell(method=m, pairs=n, seed=seed) for n in SIZES for m in METHODS)
+        yield from (Cell(method=m, pairs=n, seed=seed) for n in SIZES for m in ABLATIONS)
+        yield from (Cell(method=m, pairs=middle, seed=seed, noise=r) for m in NOISE_METHODS for r in NOISE_RATES)
+        yield from (Cell(method="trace", pairs=n, seed=seed, variant=v) for n in SIZES for v in TRACE_VARIANTS)
+        yield from _what_helps(SIZES, seed)
+
+
+def _what_helps(sizes: Sequence[int], seed: int) -> Iterator[Cell]:
+    """Yields what could close the gap between naive DPO and TRACE: longer training, and INVERT pairs weighted up."""
+    for pairs in sizes:
+        yield Cell(method="trace", pairs=pairs, seed=seed, variant="3 epochs")
+        yield Cell(method="naive_oracle_dpo", pairs=pairs, seed=seed, variant="3 epochs")
+        yield Cell(method="naive_oracle_dpo", pairs=pairs, seed=seed, variant=BALANCED)
+
+
+def reduced_plan() -> Iterator[Cell]:
+    """Yields the comparison at the middle size alone, without noise: minutes instead of an hour."""
+    methods = ("trace", "naive_oracle_dpo", *ABLATIONS, "rdpo", "npo")
+    for seed in SEEDS:
+        yield from (Cell(method=m, pairs=SIZES[1], seed=seed) for m in methods)
+        yield from _what_helps(SIZES[1:2], seed)
+
+
+PLANS = {"full": full_plan, "reduced": reduced_plan}

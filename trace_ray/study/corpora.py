@@ -1,0 +1,97 @@
+"""The study's corpora: the synthetic world judged by the tiny vLLM judge, once for each size and seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from trace_ray.config import Config, JudgeConfig
+from trace_ray.corpus.read import READ_SCHEMA
+from trace_ray.judges.backends import make_judge
+from trace_ray.pairs import TRIAGED_SCHEMA, Category, Split, pair_id
+from trace_ray.storage import Location
+from trace_ray.synth.demo import MODELS
+from trace_ray.synth.oracle import NEW, group_of, style_of, violates
+from trace_ray.synth.world import Row, draw_response, generate
+from trace_ray.triage.block import triage_block
+from trace_ray.triage.verdict import categorise
+
+TEST_PAIRS = 128
+
+
+def corpus_file(folder: Location, pairs: int, seed: int) -> Location:
+    """Returns where a judged corpus is kept."""
+    return folder / f"triaged-n{pairs}-seed{seed}.parquet"
+
+
+def judge_corpora(folder: Location, wanted: Sequence[tuple[int, int]], config: Config) -> dict[str, Any]:
+    """Writes the judged corpora (pairs, seed) that are missing; returns the judge's use, empty where none was."""
+    missing = [one for one in wanted if not corpus_file(folder, *one).exists()]
+    if not missing:
+        return {}
+    judge = make_judge(config.policy, JudgeConfig(backend="vllm", model=str(MODELS / "judge"), max_model_len=512))
+    for pairs, seed in missing:
+        world = generate(seed, pairs, TEST_PAIRS)
+        block = pa.concat_tables([_table(world.train, Split.TRAIN), _table(world.test, Split.TEST)])
+        judged = triage_block(block, judge, config.policy, config.triage).select(TRIAGED_SCHEMA.names)
+        rows = lend_corrections(judged.to_pylist(), seed)
+        corpus_file(folder, pairs, seed).write_parquet(pa.Table.from_pylist(rows, schema=TRIAGED_SCHEMA))
+    return judge.counts()
+
+
+def _table(rows: Sequence[Row], split: Split) -> pa.Table:
+    full = []
+    for number, row in enumerate(rows):
+        prompt = [{"role": "user", "content": row["prompt"]}]
+        identity = {"row": number, "pair_id": pair_id(prompt, row["chosen"], row["rejected"]), "split": split.value}
+        full.append({**row, **identity, "prompt": prompt})
+    return pa.Table.from_pylist(full, schema=READ_SCHEMA)
+
+
+def lend_corrections(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Returns the rows with a right answer about the pair's own topic as ``corrected``, on every row.
+
+    A gold answer from the generator, for the methods that are defined by having one (dpo_gold, trace_oracle). All rows get
+    one, because noise may turn any of them into PUNISH.
+    """
+    rng = random.Random(f"gold {seed}")  # noqa: S311 - no secret
+    return [dict(row) | {"corrected": _gold_answer(rng, row)} for row in rows]
+
+
+def _gold_answer(rng: random.Random, row: dict[str, Any]) -> str:
+    prompt = row["prompt"][0]["content"]
+    return draw_response(rng, NEW[group_of(prompt)], topic_of(row["chosen"]))
+
+
+def topic_of(response: str) -> str:
+    """Returns the topic of a response of the world. Raises ValueError where it is none."""
+    from trace_ray.synth.lexicon import CLOSINGS, OPENINGS
+
+    found = style_of(response)
+    if found is None:
+        raise ValueError(f"not a response of the default world: {response!r}")
+    style, _ = found
+    head = max((o for o in OPENINGS[style] if response.startswith(o)), key=len)
+    tail = max((c for c in CLOSINGS[style] if response.endswith(c)), key=len)
+    return response[len(head) : len(response) - len(tail)]
+
+
+def judge_errors(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Returns how often the judge was wrong: share of responses, and share of pairs put into the wrong category."""
+    wrong_responses = wrong_pairs = 0
+    for row in rows:
+        prompt = row["prompt"][0]["content"]
+        truth = [violates(prompt, row[side]) for side in ("chosen", "rejected")]
+        said = [row[f"p_violates_{side}"] for side in ("chosen", "rejected")]
+        wrong_responses += sum(p is None or (p >= 0.5) != t for p, t in zip(said, truth, strict=True))
+        wrong_pairs += categorise(not truth[0], not truth[1]).value != row["category"]
+    return {"response_error": wrong_responses / (2 * len(rows)), "pair_error": wrong_pairs / len(rows)}
+
+
+def category_counts(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Returns the training pairs by category."""
+    train = [row["category"] for row in rows if row["split"] == Split.TRAIN]
+    return {str(name): train.count(name.value) for name in Category}

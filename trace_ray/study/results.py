@@ -1,0 +1,124 @@
+"""From cells' results to means with 95 % intervals, as a table and as plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+Result = dict[str, Any]
+"""One finished cell: cell (its fields), label, tpa, tpa_by_source, kl_to_base, seconds and so on."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and the half-width of its 95 % interval (Student's t); 0 for a single seed."""
+
+    mean: float
+    half: float
+    seeds: int
+
+    def text(self, digits: int = 1) -> str:
+        """Returns mean ± half-width; a lone seed has no interval."""
+        if self.seeds == 1:
+            return f"{self.mean:.{digits}f}"
+        return f"{self.mean:.{digits}f} ± {self.half:.{digits}f}"
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Returns mean and interval over seeds. Three seeds are few: t is 4.3 there, and equal values give a width of 0."""
+    from scipy import stats
+
+    count = len(values)
+    spread = stdev(values) / count**0.5 if count > 1 else 0.0
+    return Estimate(mean(values), float(stats.t.ppf(0.975, count - 1)) * spread if count > 1 else 0.0, count)
+
+
+Group = tuple[str, int, float]
+"""Label of method and variant, training pairs, noise."""
+
+
+def grouped(results: Iterable[Result]) -> dict[Group, list[Result]]:
+    """Returns the results of all seeds by label, size and noise, in the order met."""
+    groups: dict[Group, list[Result]] = {}
+    for result in results:
+        cell = result["cell"]
+        groups.setdefault((result["label"], cell["pairs"], cell["noise"]), []).append(result)
+    return groups
+
+
+COLUMNS: tuple[tuple[str, Callable[[Result], float], int], ...] = (
+    ("TPA, %", lambda r: r["tpa"], 1),
+    ("to learn, %", lambda r: r["tpa_by_source"]["sensitive_educational"], 1),
+    ("kept, %", lambda r: mean(v for k, v in r["tpa_by_source"].items() if k != "sensitive_educational"), 1),
+    ("KL to base", lambda r: r["kl_to_base"], 4),
+    ("scoring, s", lambda r: r["seconds"]["scoring"] + r["seconds"]["direction"], 1),
+    ("training, s", lambda r: r["seconds"]["training"], 1),
+    ("peak, MiB", lambda r: r["peak_bytes"] / 2**20, 0),
+)
+"""Heading, value of one result, digits. ``to learn``: the prompts that the new policy treats otherwise; ``kept``: the rest."""
+
+
+def markdown_table(results: Iterable[Result]) -> str:
+    """Returns one row a method, size and noise rate: mean ± half-width of the 95 % interval over seeds."""
+    head = ["method", "pairs", "noise", "seeds", *(name for name, _, _ in COLUMNS)]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for (label, pairs, noise), found in grouped(results).items():
+        values = [estimate([of(r) for r in found]).text(digits) for _, of, digits in COLUMNS]
+        lines.append(f"| {' | '.join([label, str(pairs), f'{noise:.0%}', str(len(found)), *values])} |")
+    return "\n".join(lines)
+
+
+def plot_scale(results: Sequence[Result], out: Path) -> None:
+    """Draws TPA over the training pairs, one line a method."""
+    clean = [r for r in results if not r["cell"]["noise"] and not r["cell"]["variant"]]
+    _lines(clean, lambda r: float(r["cell"]["pairs"]), "training pairs", out, log=True)
+
+
+def plot_noise(results: Sequence[Result], out: Path) -> None:
+    """Draws TPA over the share of damaged labels, one line a method that was run with noise, at that size."""
+    noisy = {(r["cell"]["method"], r["cell"]["pairs"]) for r in results if r["cell"]["noise"]}
+    kept = [r for r in results if (r["cell"]["method"], r["cell"]["pairs"]) in noisy and not r["cell"]["variant"]]
+    _lines(kept, lambda r: 100 * r["cell"]["noise"], "% of labels damaged", out, log=False)
+
+
+def plot_ablation(results: Sequence[Result], pairs: int, out: Path) -> None:
+    """Draws TPA of every method and variant at one size, without noise."""
+    from matplotlib.figure import Figure
+
+    groups = {k: v for k, v in grouped(results).items() if k[1] == pairs and not k[2]}
+    if not groups:
+        return
+    figure = Figure(figsize=(7, 0.35 * len(groups) + 1), layout="constrained")
+    axes = figure.add_subplot()
+    found = [estimate([r["tpa"] for r in group]) for group in groups.values()]
+    axes.barh([k[0] for k in groups], [e.mean for e in found], xerr=[e.half for e in found], color="#5477b0", capsize=3)
+    axes.axvline(results[0]["tpa_base"], color="#888", linestyle="--")
+    axes.invert_yaxis()
+    axes.set_xlim(0, 105)
+    axes.set_xlabel(f"TPA, % ({pairs} pairs; dashed: base)")
+    figure.savefig(out)
+
+
+def _lines(results: Sequence[Result], place: Callable[[Result], float], label: str, out: Path, *, log: bool) -> None:
+    from matplotlib.figure import Figure
+
+    if len({place(r) for r in results}) < 2:
+        return
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for method in dict.fromkeys(r["label"] for r in results):
+        mine = [r for r in results if r["label"] == method]
+        at = sorted({place(r) for r in mine})
+        found = [estimate([r["tpa"] for r in mine if place(r) == x]) for x in at]
+        axes.errorbar(at, [e.mean for e in found], yerr=[e.half for e in found], marker="o", capsize=3, label=method)
+    if log:
+        axes.set_xscale("log")
+        axes.set_xticks(sorted({place(r) for r in results}), [f"{x:.0f}" for x in sorted({place(r) for r in results})])
+    axes.set_ylim(0, 105)
+    axes.set_xlabel(label)
+    axes.set_ylabel("TPA, %")
+    axes.legend(frameon=False, fontsize="small")
+    figure.savefig(out)

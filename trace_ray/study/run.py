@@ -1,0 +1,75 @@
+"""Runs the cells of a plan that have no result yet, in worker processes without Ray."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from trace_ray import environment
+from trace_ray.storage import Location
+from trace_ray.study.cells import BALANCED, Cell
+
+
+def run_study(folder: Location, cells: Sequence[Cell], workers: int) -> None:
+    """Judges the corpora and runs the cells that have no result yet."""
+    todo = [cell for cell in cells if not result_file(folder, cell).exists()]
+    wanted = sorted({(cell.pairs, cell.seed) for cell in cells})
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:  # vLLM in a process of its own: its memory goes with it
+        pool.apply(_judge, (folder, wanted, todo[0] if todo else cells[0]))
+    with context.Pool(workers, initializer=_one_thread) as pool:
+        for done, name in enumerate(pool.imap_unordered(_run_cell, [(folder, cell) for cell in todo]), 1):
+            print(f"{done}/{len(todo)} {name}", flush=True)  # noqa: T201
+
+
+def result_file(folder: Location, cell: Cell) -> Location:
+    """Returns where a cell's result is kept."""
+    return folder / "cells" / f"{cell.name}.json"
+
+
+def _one_thread() -> None:
+    import torch
+
+    environment.prepare()
+    torch.set_num_threads(1)
+
+
+def _judge(folder: Location, wanted: list[tuple[int, int]], cell: Cell) -> None:
+    from trace_ray.study.corpora import category_counts, corpus_file, judge_corpora, judge_errors
+
+    used = judge_corpora(folder / "corpora", wanted, cell.config())
+    if used:
+        (folder / "judge.json").write_text(json.dumps(used))
+    errors = {}
+    for pairs, seed in wanted:
+        rows = corpus_file(folder / "corpora", pairs, seed).read_parquet().to_pylist()
+        errors[f"{pairs} pairs, seed {seed}"] = {**judge_errors(rows), **category_counts(rows)}
+    (folder / "judge_errors.json").write_text(json.dumps(errors, indent=1))
+
+
+def _run_cell(job: tuple[Location, Cell]) -> str:
+    from trace_ray.memory import PeakMemory
+    from trace_ray.study.corpora import corpus_file
+    from trace_ray.study.measure import measure, measure_base
+    from trace_ray.study.train import realign_cell
+
+    folder, cell = job
+    config = cell.config()
+    triaged = corpus_file(folder / "corpora", cell.pairs, cell.seed).read_parquet()
+    rows = triaged.to_pylist()
+    with PeakMemory() as memory:
+        trained = realign_cell(triaged, config, equal_pairs=cell.variant != BALANCED)
+    result: dict[str, Any] = {
+        "cell": asdict(cell),
+        "label": cell.label,
+        **measure(trained.model, rows, config),
+        "tpa_base": measure_base(rows, config),
+        "seconds": {name: round(value, 2) for name, value in trained.seconds.items()},
+        "peak_bytes": memory.peak_bytes,
+        **trained.facts,
+    }
+    result_file(folder, cell).write_text(json.dumps(result, indent=1))
+    return cell.name
