@@ -257,10 +257,12 @@ class ReportConfig:
     Args:
         top_pairs: conflicts of highest impact shown.
         examples: held-out prompts whose answers are shown side by side.
+        redact: texts of the corpus and of answers are shown, ``hide``: behind a click, or ``omit``: not in the file at all.
     """
 
-    top_pairs: int = 20
-    examples: int = 20
+    top_pairs: int = 100
+    examples: int = 40
+    redact: str = choice("none", "hide", "omit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,7 +315,7 @@ def settings(node: Any, prefix: str) -> dict[str, Any]:
     """Returns {dotted name: value} of every setting below ``node`` that can change a result.
 
     >>> settings(ReportConfig(), "report")
-    {'report.top_pairs': 20, 'report.examples': 20}
+    {'report.top_pairs': 100, 'report.examples': 40, 'report.redact': 'none'}
     """
     flat: dict[str, Any] = {}
     for item in fields(node):
