@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from trace_ray.artifacts import STAGES, Run
@@ -67,6 +68,32 @@ _stage_command("impact", "Stage 2: score and weigh the conflicts.")
 _stage_command("realign", "Stage 3: train the adapter, export the model.")
 _stage_command("evaluate", "Stage 4: answers of base and realigned model, judged.")
 _stage_command("report", "Stage 5: one HTML page.")
+
+
+@app.command()
+def plan(
+    config: Files,
+    overrides: Overrides = None,
+    method: Method = None,
+    run: Annotated[str | None, typer.Option("--run", help="check that this folder can be written to")] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Rows, tokens, hours, memory and price before anything starts, and every problem at once."""
+    from trace_ray.pipeline import absolute_models
+    from trace_ray.plan.plan import make_plan
+    from trace_ray.plan.show import plan_tables
+
+    settings = absolute_models(load_config(config, overrides or [], method))
+    made = make_plan(settings, run, lambda piece: CONSOLE.print(f"measuring: {piece}"))
+    if as_json:
+        print(json.dumps(made.as_json(), indent=1))
+    else:
+        for table in plan_tables(made, settings):
+            _terminal().print(table)
+    for problem in made.problems:
+        print(f"trace-ray: {problem}", file=sys.stderr)
+    if made.problems:
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -142,13 +169,15 @@ def _opened(uri: str, overrides: Sequence[str]) -> tuple[Run, Config]:
     return opened, load_text(config.read_text(), config.uri)
 
 
+def _terminal() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 110)
+
+
 def _show(run: Run) -> None:
     """Prints the run's table on standard output."""
-    from rich.console import Console
-
     from trace_ray.summary import run_summary
 
-    out = Console(width=None if sys.stdout.isatty() else 110)
+    out = _terminal()
     summary = run_summary(run)
     for table in summary_tables(summary):
         out.print(table)

@@ -76,7 +76,7 @@ def _svg(plot: Plot, name: str, height: float, size: str) -> Markup:
 
 
 def _themed(drawing: str, name: str) -> str:
-    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.S)
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", drawing)
     for token, colour in LIGHT.items():
         drawing = drawing.replace(colour, f"var(--{token})")

@@ -95,7 +95,11 @@ def render_page(sections: dict[str, Any]) -> str:
     from markupsafe import Markup
 
     templates = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     templates.filters |= {"duration": duration, "short_model": short_model}
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")

@@ -55,8 +55,6 @@ def _concentration(axes: Any, impact: ImpactSection) -> None:
     at = np.unique(np.linspace(0, len(ordered) - 1, 200).astype(int)) if len(ordered) else np.empty(0, int)
     axes.plot([0, 100], [0, 100], color=LIGHT["line"], linewidth=1)
     if len(at):
-        axes.plot(
-            [0, *(100 * (at + 1) / len(ordered))], [0, *share[at]], color=LIGHT["realigned"], linewidth=2
-        )
+        axes.plot([0, *(100 * (at + 1) / len(ordered))], [0, *share[at]], color=LIGHT["realigned"], linewidth=2)
     axes.set_title("Weight carried by the heaviest conflicts", color=LIGHT["ink"])
     axes.set(xlabel="% of conflicts, heaviest first", ylabel="% of all weight", xlim=(0, 100), ylim=(0, 102))

@@ -72,10 +72,12 @@ def _change(change: ChangeSection) -> Card:
     row = change.overall
     tone = "good" if row.change > 0 and row.clear else "bad" if row.change < 0 and row.clear else "warn"
     sentence = (
-        f"of answers to {row.prompts:,} held-out prompts comply after realignment; before, {row.base.value:.0f} % did "
+        f"of answers to {row.prompts:,} held-out prompts comply after realignment; before, {row.base.value:.3g} % did "
         f"({row.change:+.1f} points)."
     )
-    return Card("What changed in the model?", f"{row.base.value:.0f} → {row.realigned.value:.0f} %", sentence, "change", tone)
+    return Card(
+        "What changed in the model?", f"{row.base.value:.3g} → {row.realigned.value:.3g} %", sentence, "change", tone
+    )
 
 
 def _kept(change: ChangeSection) -> Card | None:
@@ -84,7 +86,7 @@ def _kept(change: ChangeSection) -> Card | None:
         return None
     tone = "good" if row.change >= -1 else "bad" if row.clear else "warn"
     sentence = f"compliance on the {row.prompts:,} prompts that the old preferences already answered well."
-    return Card("Was anything lost?", f"{row.base.value:.0f} → {row.realigned.value:.0f} %", sentence, "change", tone)
+    return Card("Was anything lost?", f"{row.base.value:.3g} → {row.realigned.value:.3g} %", sentence, "change", tone)
 
 
 def _impact(impact: ImpactSection) -> Card:

@@ -52,7 +52,7 @@ class JudgeAudit:
 
 @dataclass(frozen=True)
 class JudgeSection:
-    """What is known of the triage judge."""
+    """What is known of the triage judge; ``certainty`` is None for rules, which are always sure."""
 
     judge: str
     threshold: float
@@ -74,7 +74,7 @@ def judge_section(run: Run, triage: TriageConfig) -> JudgeSection | None:
         abstain_band=triage.abstain_band,
         min_auc=triage.min_auc,
         audit=judge_audit(figures) if figures else None,
-        certainty=certainty(run) if run.triaged.done() else None,
+        certainty=certainty(run) if run.triaged.done() and triage.judge.backend != "rules" else None,
     )
 
 
@@ -107,8 +107,8 @@ def certainty(run: Run) -> Certainty:
     counts = {name: np.zeros(BINS, int) for name in ("chosen", "rejected")}
     unreadable = 0
     for table in published(run.triaged, [f"p_violates_{name}" for name in counts]):
-        for name, found in counts.items():
+        for name in counts:
             values = table[f"p_violates_{name}"]
             unreadable += values.null_count
-            found += np.histogram(values.drop_null().to_numpy(), bins=BINS, range=(0.0, 1.0))[0]
+            counts[name] += np.histogram(values.drop_null().to_numpy(), bins=BINS, range=(0.0, 1.0))[0]
     return Certainty(counts["chosen"].tolist(), counts["rejected"].tolist(), unreadable)

@@ -64,7 +64,11 @@ def _models(config: Config) -> list[tuple[str, str]]:
     named = (
         ("model to realign", config.model.path, config.model.revision),
         ("triage judge", config.triage.judge.model or config.triage.judge.backend, config.triage.judge.revision),
-        ("evaluation judge", config.evaluate.judge.model or config.evaluate.judge.backend, config.evaluate.judge.revision),
+        (
+            "evaluation judge",
+            config.evaluate.judge.model or config.evaluate.judge.backend,
+            config.evaluate.judge.revision,
+        ),
     )
     return [(role, path if revision == "main" else f"{path} @ {revision}") for role, path, revision in named if path]
 
@@ -73,4 +77,6 @@ def _link(artefact: Artifact) -> Link:
     manifest = artefact.manifest()
     source = _FROM.get(artefact.name)
     made_from = f"{source} {manifest['inputs'].get(source, '')}" if source else "corpus and policy"
-    return Link(artefact.name, manifest["inputs_hash"], made_from.strip(), manifest["code_version"], manifest["finished"])
+    return Link(
+        artefact.name, manifest["inputs_hash"], made_from.strip(), manifest["code_version"], manifest["finished"]
+    )
