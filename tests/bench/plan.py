@@ -2,7 +2,8 @@
 
     python tests/bench/plan.py demo|brevity [WORK_FOLDER]
 
-Memory is the proportional set size of the driver and all its descendants, sampled every three seconds: reading it costs time itself.
+Memory is the proportional set size of the driver and all its descendants, sampled every three seconds: reading it
+costs time itself.
 """
 
 from __future__ import annotations

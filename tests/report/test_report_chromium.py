@@ -18,7 +18,8 @@ pytestmark = pytest.mark.slow
 CONTRAST = """
 (() => {
   const rgb = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
-  const light = (c) => { const l = c.slice(0, 3).map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = (c) => { const l = c.slice(0, 3).map((v) => linear(v / 255));
     return 0.2126 * l[0] + 0.7152 * l[1] + 0.0722 * l[2]; };
   const ground = (e) => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
     if (c.length === 3 || c[3] === 1) return c; } return [255, 255, 255]; };

@@ -83,7 +83,7 @@ def test_hostile_text_stays_text(page: Page) -> None:
 def test_only_our_script_may_run(html: str, page: Page) -> None:
     policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
-    script = re.search(r"<script>(.*?)</script>", html, re.S)
+    script = re.search(r"<script>(.*?)</script>", html, re.DOTALL)
     assert script is not None
     digest = base64.b64encode(hashlib.sha256(script.group(1).encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in policy
@@ -138,7 +138,7 @@ def test_colours_contrast_in_light_and_dark() -> None:
 
 
 def test_every_colour_follows_the_theme(html: str) -> None:
-    outside = html.split("</style>")[1].split("</main>")[0]
+    outside = html.split("</style>")[1].split("</main>", maxsplit=1)[0]
     assert set(re.findall(r"#[0-9a-f]{6}\b(?=[;\"' ])", outside)) <= {"#000000"}
     used = set(re.findall(r"var\(--([a-z-]+)\)", html + (TEMPLATES / "page.css").read_text()))
     assert used <= set(theme.LIGHT)

@@ -57,10 +57,13 @@ def test_the_judge_audit_is_laid_out_as_a_square(made: MadeRun) -> None:
 
 
 def test_the_heaviest_conflicts_come_first(made: MadeRun) -> None:
-    impact = impact_section(made.run, config_of("report.top_pairs=4").report, "impact")
+    impact = impact_section(made.run, config_of("report.top_pairs=4").report, config_of().objective)
     assert impact is not None
     assert [row.impact for row in impact.top] == [10.0, 9.0, 8.0, -2.0]
     assert [row.category for row in impact.top] == ["PUNISH", "INVERT", "INVERT", "INVERT"]
+    assert impact.top[0].roles == {"chosen": "suppressed", "rejected": "suppressed"}
+    assert impact.top[1].roles == {"chosen": "suppressed", "rejected": "preferred"}
+    assert impact.top[3].roles == {}
     assert impact.conflicts == 6
     assert impact.clamped == 3
     assert impact.head_share == pytest.approx(100 * 10 / 27)

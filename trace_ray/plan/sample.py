@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 from trace_ray.config import Config
 from trace_ray.corpus.read import Source, count_rows, read_source
 from trace_ray.errors import UserError
-from trace_ray.judges.backends import RulesJudge
+from trace_ray.judges import rules
 from trace_ray.judges.prompt import judge_instruction, judged_text
 from trace_ray.models import load_chat_tokenizer, load_tokenizer
-from trace_ray.pairs import RESPONSE_NAMES, Split, prompt_text
+from trace_ray.pairs import RESPONSE_NAMES, Category, Split, prompt_text
 from trace_ray.plan.workload import SampledPair
-from trace_ray.triage.block import triage_block
+from trace_ray.triage.verdict import categorise
 
 COUNTED_FILES = 16
 
@@ -58,8 +58,28 @@ def read_sample(sources: Sequence[Source], config: Config) -> Sample:
         raise UserError("corpus.paths", list(config.corpus.paths), "none of the sampled rows is a preference pair")
     table = pa.concat_tables(tables)
     if any(clause.rule is not None for clause in config.policy.clauses):
-        table = triage_block(table, RulesJudge(config.policy), config.policy, config.triage)
+        table = decided_by_rules(table, config)
     return Sample(_in_figures(table, stands_for, config), rows, 1 - table.num_rows / read, table)
+
+
+def decided_by_rules(pairs: pa.Table, config: Config) -> pa.Table:
+    """Returns the pairs with ``category`` and ``corrected`` as the policy's rules have them."""
+    policy = config.policy
+    requests = pa.array([prompt_text(prompt) for prompt in pairs["prompt"].to_pylist()], pa.string())
+    complies = [
+        [not bit for bit in rules.violates(policy, requests, pairs[name].combine_chunks()).to_pylist()]
+        for name in ("chosen", "rejected")
+    ]
+    categories = [categorise(*bits).value for bits in zip(*complies, strict=True)]
+    limit = rules.word_limit(policy) if config.triage.correct else 0
+    corrected = [
+        rules.cut_to_words(text, limit) if limit and category == Category.PUNISH else None
+        for text, category in zip(pairs["chosen"].to_pylist(), categories, strict=True)
+    ]
+    columns = (("category", categories), ("corrected", corrected))
+    for name, values in columns:
+        pairs = pairs.append_column(name, pa.array(values, pa.string()))
+    return pairs
 
 
 def _tables(sources: Sequence[Source], rows: int, limit: int) -> Iterator[pa.Table]:

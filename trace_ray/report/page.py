@@ -44,7 +44,7 @@ def report_sections(run: Run, config: Config) -> dict[str, Any]:
     report, objective = config.report, config.objective
     gap = gap_section(run)
     judge = judge_section(run, config.triage)
-    impact = impact_section(run, report, objective.weights)
+    impact = impact_section(run, report, objective)
     change = change_section(run)
     problems = problems_section(run, report.redact)
     cost = cost_section(run)
@@ -68,7 +68,7 @@ def report_sections(run: Run, config: Config) -> dict[str, Any]:
 def pictures(sections: dict[str, Any]) -> dict[str, Any]:
     """Returns the pictures by name, those whose data is there."""
     from trace_ray.report.plots.change import change_picture
-    from trace_ray.report.plots.gap import gap_picture
+    from trace_ray.report.plots.gap import clause_picture, gap_picture
     from trace_ray.report.plots.impact import impact_picture
     from trace_ray.report.plots.judge import certainty_picture, reliability_picture, roc_picture
     from trace_ray.report.plots.training import training_picture
@@ -78,6 +78,7 @@ def pictures(sections: dict[str, Any]) -> dict[str, Any]:
     audit = judge.audit if judge else None
     drawn = {
         "gap": gap_picture(gap) if gap else None,
+        "gap_clause": clause_picture(gap) if gap and gap.by_clause else None,
         "certainty": certainty_picture(judge, judge.certainty) if judge and judge.certainty else None,
         "roc": roc_picture(audit) if audit and audit.roc else None,
         "reliability": reliability_picture(audit) if audit and audit.reliability else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SHOWN_CHARACTERS = 1200
+SHOWN_CHARACTERS = 900
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from trace_ray.pairs import Category
 from trace_ray.report.figure import Picture, picture
-from trace_ray.report.sections.gap import Gap, Shares
+from trace_ray.report.sections.gap import ALL, Gap, Shares
 from trace_ray.report.theme import LIGHT
 
 _LABEL_PERCENT = {"wide": 5.0, "narrow": 11.0}
@@ -26,10 +26,22 @@ def gap_picture(gap: Gap) -> Picture:
     )
 
 
+def clause_picture(gap: Gap) -> Picture:
+    """Returns the same shares by the clause that a response breaks."""
+    said = ", ".join(f"{row.name} {row.total}" for row in gap.by_clause)
+    return picture(
+        lambda figure, narrow: _draw(figure, gap.by_clause, narrow=narrow),
+        name="gap-clause",
+        label=f"Share of each category among the pairs that break a clause. Pairs: {said}.",
+        wide=0.62 + 0.42 * len(gap.by_clause),
+        narrow=0.75 + 0.66 * len(gap.by_clause),
+    )
+
+
 def _draw(figure: Any, rows: list[Shares], *, narrow: bool) -> None:
     size = "narrow" if narrow else "wide"
     axes = figure.add_subplot()
-    places = [i + (0.45 if i else 0) for i in range(len(rows))]
+    places = [i + (0.45 if i and rows[0].name == ALL else 0) for i in range(len(rows))]
     left = [0.0] * len(rows)
     for category in Category:
         shares = [row.percent(category) for row in rows]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trace_ray.artifacts import Run
+from trace_ray.report.sections.measures import Measure, other_measures
 
 METRICS = "metrics.json"
 _Z95 = 1.959964
@@ -25,12 +26,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class ChangeRow:
-    """One group of held-out prompts, before and after."""
+    """One group of held-out prompts, before and after; ``difference`` is the paired change's interval, if stored."""
 
     name: str
     prompts: int
     base: Measured
     realigned: Measured
+    difference: tuple[float, float] | None
 
     @property
     def change(self) -> float:
@@ -38,7 +40,9 @@ class ChangeRow:
 
     @property
     def clear(self) -> bool:
-        """Returns whether the two intervals do not overlap."""
+        """Returns whether the change's interval excludes 0; where none was stored, whether the models' do not overlap."""
+        if self.difference is not None:
+            return self.difference[0] > 0 or self.difference[1] < 0
         return self.base.high < self.realigned.low or self.realigned.high < self.base.low
 
 
@@ -48,7 +52,7 @@ class ChangeSection:
 
     Args:
         by_category: ``all`` first; by_source: empty where there is one source only.
-        other: title -> rows of (name, base, realigned) of what else evaluation measured.
+        other: title -> lines of what else evaluation measured.
     """
 
     judge: str
@@ -57,7 +61,7 @@ class ChangeSection:
     by_source: list[ChangeRow]
     unclear: Mapping[str, int]
     mean_words: Mapping[str, float]
-    other: Mapping[str, list[tuple[str, str, str]]]
+    other: Mapping[str, list[Measure]]
 
     @property
     def overall(self) -> ChangeRow:
@@ -69,11 +73,15 @@ def change_section(run: Run) -> ChangeSection | None:
     if not run.evaluation.done():
         return None
     metrics = json.loads((run.evaluation.place / METRICS).read_text())
-    sources = change_rows(metrics["tpa_by_source"], metrics["n_by_source"], {})
+    sources = change_rows(
+        metrics["tpa_by_source"], metrics["n_by_source"], metrics.get("tpa_by_source_interval", {}), {}
+    )
     return ChangeSection(
         judge=metrics["judge"],
         judge_is_triage_judge=metrics["judge_is_triage_judge"],
-        by_category=change_rows(metrics["tpa"], metrics["n"], metrics.get("tpa_interval", {})),
+        by_category=change_rows(
+            metrics["tpa"], metrics["n"], metrics.get("tpa_interval", {}), metrics.get("tpa_change", {})
+        ),
         by_source=sources if len(sources) > 2 else [],
         unclear=metrics["unclear"],
         mean_words=metrics["mean_words"],
@@ -82,7 +90,10 @@ def change_section(run: Run) -> ChangeSection | None:
 
 
 def change_rows(
-    tpa: Mapping[str, Mapping[str, float]], n: Mapping[str, int], intervals: Mapping[str, Mapping[str, Any]]
+    tpa: Mapping[str, Mapping[str, float]],
+    n: Mapping[str, int],
+    intervals: Mapping[str, Mapping[str, Any]],
+    changes: Mapping[str, Any],
 ) -> list[ChangeRow]:
     """Returns one row a group, ``all`` first; intervals that were not stored are Wilson's."""
     names = sorted(n, key=lambda name: (name != "all", name))
@@ -92,7 +103,13 @@ def change_rows(
         low, high = stored or wilson(tpa[model][name], n[name])
         return Measured(tpa[model][name], low, high)
 
-    return [ChangeRow(name, n[name], measured("base", name), measured("realigned", name)) for name in names]
+    def difference(name: str) -> tuple[float, float] | None:
+        return tuple(changes[name]["interval"]) if name in changes else None
+
+    return [
+        ChangeRow(name, n[name], measured("base", name), measured("realigned", name), difference(name))
+        for name in names
+    ]
 
 
 def wilson(percent: float, n: int) -> tuple[float, float]:
@@ -107,8 +124,3 @@ def wilson(percent: float, n: int) -> tuple[float, float]:
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, 100 * (middle - half)), min(100.0, 100 * (middle + half))
-
-
-def other_measures(metrics: Mapping[str, Any]) -> dict[str, list[tuple[str, str, str]]]:
-    """Returns attacks, capability and drift as rows of text, those that evaluation stored."""
-    return {}

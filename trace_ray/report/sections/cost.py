@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass
-from typing import Any
 
 from trace_ray.artifacts import Artifact, Run
+
+RESOURCES = "resources.json"
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,19 @@ def cost_section(run: Run) -> CostSection:
     stages: list[StageCost] = []
     if run.triaged.done():
         m = run.triaged.manifest()
-        stages.append(_stage("triage", m, m["counts"]["rows_in"], "rows read", m["used"].get("judged_tokens")))
+        stages.append(
+            _stage("triage", run.triaged, m["counts"]["rows_in"], "rows read", m["used"].get("judged_tokens"))
+        )
     if run.scored.done():
         m = run.scored.manifest()
         trained = sum(number for name, number in m["counts"].items() if name != "untrained")
-        stages.append(_stage("impact", m, trained, "pairs kept", _impact_tokens(run.impact)))
+        stages.append(_stage("impact", run.scored, trained, "pairs kept", _impact_tokens(run.impact)))
     if run.model.done():
-        m = run.model.manifest()
         trained_on = run.realign.manifest()
-        stages.append(_stage("realign", m, trained_on["counts"]["steps"], "steps", trained_on["tokens"]))
+        stages.append(_stage("realign", run.model, trained_on["counts"]["steps"], "steps", trained_on["tokens"]))
     if run.evaluation.done():
         m = run.evaluation.manifest()
-        stages.append(_stage("evaluate", m, m["counts"]["responses"], "answers", m.get("tokens")))
+        stages.append(_stage("evaluate", run.evaluation, m["counts"]["responses"], "answers", m.get("tokens")))
     return CostSection(stages)
 
 
@@ -66,8 +68,14 @@ def _impact_tokens(impact: Artifact) -> int | None:
     return tokens
 
 
-def _stage(name: str, manifest: Mapping[str, Any], rows: int, rows_are: str, tokens: int | None) -> StageCost:
-    return StageCost(name, rows, rows_are, manifest["seconds"], tokens, manifest.get("peak_gib"))
+def _stage(name: str, artifact: Artifact, rows: int, rows_are: str, tokens: int | None) -> StageCost:
+    return StageCost(name, rows, rows_are, artifact.manifest()["seconds"], tokens, _peak_gib(artifact))
+
+
+def _peak_gib(artifact: Artifact) -> float | None:
+    """What the pipeline recorded of the stage's processes beside the artefact."""
+    place = artifact.place / RESOURCES
+    return json.loads(place.read_text())["peak_memory_bytes"] / 2**30 if place.exists() else None
 
 
 def duration(seconds: float) -> str:

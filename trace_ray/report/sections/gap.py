@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from trace_ray.artifacts import Run
 from trace_ray.pairs import CONFLICTS, Category
-from trace_ray.report.tally import count_by
+from trace_ray.report.tally import count_by, published
 
+ALL = "all pairs"
 SHOWN_GROUPS = 12
+CLAUSES = ("clauses_chosen", "clauses_rejected")
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,14 @@ class Gap:
     Args:
         rows_in: rows read; rejects: of these, rows that are no pair.
         overall: every judged pair; by_source: largest first, the small ones together as one group.
-        clauses: (clause, violating responses attributed to it), most first; empty where the judge names none.
+        by_clause: pairs of which a response breaks the clause, most first; empty where triage named no clauses.
     """
 
     rows_in: int
     rejects: int
     overall: Shares
     by_source: list[Shares]
-    clauses: list[tuple[str, int]]
+    by_clause: list[Shares]
 
 
 def gap_section(run: Run) -> Gap | None:
@@ -63,9 +65,9 @@ def gap_section(run: Run) -> Gap | None:
     return Gap(
         rows_in=counts["rows_in"],
         rejects=counts["rejects"],
-        overall=Shares("all pairs", overall),
+        overall=Shares(ALL, overall),
         by_source=largest([Shares(name, found) for name, found in groups.items()]),
-        clauses=clause_counts(counts),
+        by_clause=clause_shares(run),
     )
 
 
@@ -78,10 +80,17 @@ def largest(groups: list[Shares], keep: int = SHOWN_GROUPS) -> list[Shares]:
     return [*ordered[:keep], Shares(f"{len(ordered) - keep} other sources", rest)]
 
 
-def clause_counts(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Returns what triage counted as ``clause NAME``: violating responses by the clause that they break."""
-    found = [(name.removeprefix("clause "), n) for name, n in counts.items() if name.startswith("clause ")]
-    return sorted(found, key=lambda item: (-item[1], item[0]))
+def clause_shares(run: Run) -> list[Shares]:
+    """Returns the pairs by clause and category; a pair that breaks several clauses counts with each, once."""
+    groups: dict[str, Counter[str]] = {}
+    for table in published(run.triaged, ["category", *CLAUSES]):
+        if CLAUSES[0] not in table.column_names:
+            return []
+        rows = zip(*(table[name].to_pylist() for name in ("category", *CLAUSES)), strict=True)
+        for category, *broken in rows:
+            for clause in {one for clauses in broken for one in clauses or ()}:
+                groups.setdefault(clause, Counter())[category] += 1
+    return sorted((Shares(name, found) for name, found in groups.items()), key=lambda group: (-group.total, group.name))
 
 
 CATEGORY_MEANING = {

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from trace_ray.artifacts import Run
-from trace_ray.config import ReportConfig
+from trace_ray.config import ObjectiveConfig, ReportConfig, TermConfig
 from trace_ray.pairs import CONFLICTS, RESPONSE_NAMES, prompt_text
 from trace_ray.report.redact import Excerpt, excerpt
 from trace_ray.report.tally import published
@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TopPair:
-    """A conflict of high weight as the page shows it."""
+    """A conflict of high weight as the page shows it; ``roles``: response -> preferred or suppressed, empty at weight 0."""
 
     rank: int
     pair_id: str
@@ -34,6 +34,7 @@ class TopPair:
     p_rejected: float | None
     prompt: Excerpt | None
     responses: Mapping[str, Excerpt | None]
+    roles: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class ImpactSection:
         return int((self.weights <= 0).sum())
 
 
-def impact_section(run: Run, report: ReportConfig, weights_kind: str) -> ImpactSection | None:
+def impact_section(run: Run, report: ReportConfig, objective: ObjectiveConfig) -> ImpactSection | None:
     """Returns impacts, weights and top pairs; None before impact is done."""
     if not run.scored.done():
         return None
@@ -82,12 +83,12 @@ def impact_section(run: Run, report: ReportConfig, weights_kind: str) -> ImpactS
     return ImpactSection(
         summary=manifest["summary"],
         weight_norm=manifest["weight_norm"],
-        weights_kind=weights_kind,
+        weights_kind=objective.weights,
         impacts={name: np.concatenate(found) for name, found in impacts.items() if sum(map(len, found))},
         weights=every,
         head_share=head_share(every),
         effective=effective_size(every),
-        top=top_pairs(run, report),
+        top=top_pairs(run, report, objective),
     )
 
 
@@ -113,17 +114,18 @@ def effective_size(weights: Floats) -> float:
     return float(weights.sum() ** 2 / squares) if squares else 0.0
 
 
-def top_pairs(run: Run, report: ReportConfig) -> list[TopPair]:
+def top_pairs(run: Run, report: ReportConfig, objective: ObjectiveConfig) -> list[TopPair]:
     """Returns the conflicts of highest weight, ties by pair_id; one part is held at a time."""
     light = ["pair_id", "category", "source", "prompt", "weight", "impact", "p_violates_chosen", "p_violates_rejected"]
     best: list[dict[str, Any]] = []
     for table in published(run.scored, [*light, *RESPONSE_NAMES]):
         conflicts = table.filter(pc.is_valid(table["impact"])).to_pylist()
         best = heapq.nsmallest(report.top_pairs, [*best, *conflicts], key=lambda r: (-r["weight"], r["pair_id"]))
-    return [_shown(rank, row, report.redact) for rank, row in enumerate(best, 1)]
+    return [_shown(rank, row, report.redact, objective) for rank, row in enumerate(best, 1)]
 
 
-def _shown(rank: int, row: Mapping[str, Any], redact: str) -> TopPair:
+def _shown(rank: int, row: Mapping[str, Any], redact: str, objective: ObjectiveConfig) -> TopPair:
+    term: TermConfig = getattr(objective, row["category"])
     return TopPair(
         rank=rank,
         pair_id=row["pair_id"],
@@ -135,4 +137,12 @@ def _shown(rank: int, row: Mapping[str, Any], redact: str) -> TopPair:
         p_rejected=row["p_violates_rejected"],
         prompt=excerpt(prompt_text(row["prompt"]), redact),
         responses={name: excerpt(row[name], redact) for name in RESPONSE_NAMES if row[name] is not None},
+        roles=training_roles(term) if row["weight"] > 0 else {},
     )
+
+
+def training_roles(term: TermConfig) -> dict[str, str]:
+    """Returns what a term does with each response that it reads: ``preferred`` or ``suppressed``."""
+    if term.loss == "skip":
+        return {}
+    return dict.fromkeys(term.suppress, "suppressed") | ({term.prefer: "preferred"} if term.prefer else {})

@@ -37,10 +37,9 @@ class JudgeAudit:
 
     Args:
         figures: audit.json as triage wrote it.
-        roc: (false positive rate, true positive rate) points; empty where none were stored.
-        reliability: (mean P(violates), observed share violating, responses) of each bin; empty likewise.
+        roc: (false alarms, violations found) points; empty where none can be had.
+        reliability: (P(violates) said, share that violates, responses) of each bin; empty where none was stored.
         confusion: rows are the label's categories, columns the judge's; both in the order of ``names``.
-        canaries: {passed, total, failed: [name]}, None where none were run.
     """
 
     figures: Mapping[str, Any]
@@ -52,7 +51,15 @@ class JudgeAudit:
 
 @dataclass(frozen=True)
 class JudgeSection:
-    """What is known of the triage judge; ``certainty`` is None for rules, which are always sure."""
+    """What is known of the triage judge.
+
+    Args:
+        threshold, abstain_band: as triage used them, which an audit may have chosen.
+        certainty: None for rules, which are always sure.
+        canaries: how hostile text fared: pass_rate, tried, unreadable, by_attack; None where none were tried.
+        judges: agreement of two judges: share, kappa, responses; None with one.
+        escalated: share of responses that a cheap first judge passed on; None without one.
+    """
 
     judge: str
     threshold: float
@@ -60,46 +67,59 @@ class JudgeSection:
     min_auc: float
     audit: JudgeAudit | None
     certainty: Certainty | None
+    canaries: Mapping[str, Any] | None
+    judges: Mapping[str, float] | None
+    escalated: float | None
 
 
 def judge_section(run: Run, triage: TriageConfig) -> JudgeSection | None:
     """Returns the judge's figures; those of an audit even where it stopped the run."""
-    place = run.triaged.place / AUDIT
+    place, done = run.triaged.place / AUDIT, run.triaged.done()
     figures = json.loads(place.read_text()) if place.exists() else None
-    if figures is None and not run.triaged.done():
+    if figures is None and not done:
         return None
+    manifest = run.triaged.manifest() if done else {}
+    decision = (figures or {}).get("decision", {})
     return JudgeSection(
         judge=triage.judge.model or triage.judge.backend,
-        threshold=triage.threshold,
-        abstain_band=triage.abstain_band,
+        threshold=decision.get("threshold", triage.threshold),
+        abstain_band=decision.get("band", triage.abstain_band),
         min_auc=triage.min_auc,
         audit=judge_audit(figures) if figures else None,
-        certainty=certainty(run) if run.triaged.done() and triage.judge.backend != "rules" else None,
+        certainty=certainty(run) if done and triage.judge.backend != "rules" else None,
+        canaries=manifest.get("canaries"),
+        judges=manifest.get("judges"),
+        escalated=manifest.get("escalated_share"),
     )
 
 
 def judge_audit(figures: Mapping[str, Any]) -> JudgeAudit:
-    """Returns audit.json's figures ready to be shown; curves and canaries only where they were stored."""
+    """Returns audit.json's figures ready to be shown; curves only where they were stored."""
     names = [c.value for c in Category if any(c.value in key.split("->") for key in figures["confusion"])]
+    rows: Sequence[Mapping[str, Any]] = figures.get("reliability") or []
     return JudgeAudit(
         figures=figures,
         roc=roc_points(figures),
-        reliability=reliability_points(figures),
+        reliability=[(row["said"], row["share"], row["responses"]) for row in rows],
         names=names,
         confusion=[[figures["confusion"].get(f"{want}->{got}", 0) for got in names] for want in names],
     )
 
 
 def roc_points(figures: Mapping[str, Any]) -> list[tuple[float, float]]:
-    """Returns the ROC curve that the audit stored under ``roc``: {fpr: [...], tpr: [...]}."""
+    """Returns the ROC curve: the one stored under ``roc`` {fpr: [...], tpr: [...]}, else what the reliability bins give.
+
+    Ten bins are ten thresholds, so the second is a coarse curve below the true one.
+    """
     roc = figures.get("roc")
-    return list(zip(roc["fpr"], roc["tpr"], strict=True)) if roc else []
-
-
-def reliability_points(figures: Mapping[str, Any]) -> list[tuple[float, float, int]]:
-    """Returns the reliability table that the audit stored under ``reliability``."""
-    rows: Sequence[Mapping[str, Any]] = figures.get("reliability") or []
-    return [(row["mean_p"], row["observed"], row["count"]) for row in rows if row["count"]]
+    if roc:
+        return list(zip(roc["fpr"], roc["tpr"], strict=True))
+    rows = sorted(figures.get("reliability") or [], key=lambda row: -row["said"])
+    bad = np.cumsum([0.0, *(row["share"] * row["responses"] for row in rows)])
+    good = np.cumsum([0.0, *((1 - row["share"]) * row["responses"] for row in rows)])
+    if not rows or not bad[-1] or not good[-1]:
+        return []
+    return list(zip((good / good[-1]).tolist(), (bad / bad[-1]).tolist(), strict=True))
 
 
 def certainty(run: Run) -> Certainty:
