@@ -1,9 +1,10 @@
 """The plan against the run: estimated and actual seconds and peak memory of each stage.
 
-    python tests/bench/plan.py demo|brevity [WORK_FOLDER]
+    python tests/bench/plan.py demo|brevity WORK_FOLDER [key=value ...]
 
-Memory is the proportional set size of the driver and all its descendants, sampled every three seconds: reading it
-costs time itself.
+Plans, runs from nothing, compares. ``brevity`` is conf/examples/smollm2_pku_brevity.yaml; start it in the project's root.
+Memory is the proportional set size of the driver and all its descendants, sampled every three seconds: reading it costs
+time itself. Another busy process spoils both sides.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ import time
 from pathlib import Path
 
 import psutil
+
+from trace_ray.config import StorageConfig
+from trace_ray.config_load import conf_folder
+from trace_ray.storage import locate
+from trace_ray.synth.demo import write_corpus
 
 STAGES = ("triage", "impact", "realign", "evaluate")
 EVERY_SECONDS = 3.0
@@ -58,14 +64,45 @@ def actual_seconds(run: Path) -> dict[str, float]:
     return {stage: json.loads((run / f / "manifest.json").read_text())["seconds"] for stage, f in folders.items()}
 
 
-if __name__ == "__main__":
-    which, work = sys.argv[1], Path(sys.argv[2])
+def arguments(which: str, work: Path, extra: list[str]) -> tuple[list[str], list[str]]:
+    """Returns the arguments of ``plan`` and of the run."""
+    run = ["--run", str(work / "run")]
+    if which == "demo":
+        corpus = write_corpus(locate(str(work / "corpus"), StorageConfig()))
+        demo = str(conf_folder() / "examples" / "demo.yaml")
+        return ["plan", "-c", demo, *corpus, *extra, *run], ["demo", *extra, *run]
+    example = str(conf_folder() / "examples" / "smollm2_pku_brevity.yaml")
+    return ["plan", "-c", example, *extra, *run], ["run", "-c", example, *extra, *run]
+
+
+def main(which: str, work: Path, extra: list[str]) -> None:
+    """Plans, runs, prints the table and one JSON object."""
     work.mkdir(parents=True, exist_ok=True)
     cli = [sys.executable, "-m", "trace_ray.cli"]
-    command = (
-        [*cli, "demo", "--run", str(work / "run")]
-        if which == "demo"
-        else [*cli, "run", "-c", "conf/examples/smollm2_pku_brevity.yaml", "--run", str(work / "run"), *sys.argv[3:]]
+    plan_arguments, run_arguments = arguments(which, work, extra)
+    started = time.monotonic()
+    planned = subprocess.run([*cli, *plan_arguments, "--json"], capture_output=True, text=True, check=True)
+    plan_seconds = time.monotonic() - started
+    (work / "plan.json").write_text(planned.stdout)
+    estimates = {stage["stage"]: stage for stage in json.loads(planned.stdout)["stages"]}
+    peaks = run_watched([*cli, *run_arguments], work / "run.log")
+    seconds = actual_seconds(work / "run")
+    ratios: dict[str, dict[str, float]] = {"seconds": {}, "memory_gib": {}}
+    print(f"{'stage':10}{'planned s':>11}{'actual s':>10}{'ratio':>7}{'planned GiB':>13}{'actual GiB':>12}{'ratio':>7}")
+    for stage, planned_stage in estimates.items():
+        for name, actual in (("seconds", seconds[stage]), ("memory_gib", peaks[stage])):
+            ratios[name][stage] = planned_stage[name] / actual
+        figures = (planned_stage["seconds"], seconds[stage], ratios["seconds"][stage])
+        memory = (planned_stage["memory_gib"], peaks[stage], ratios["memory_gib"][stage])
+        print(f"{stage:10}" + "{:11.1f}{:10.1f}{:7.2f}".format(*figures) + "{:13.2f}{:12.2f}{:7.2f}".format(*memory))
+    total = sum(stage["seconds"] for stage in estimates.values()) / sum(seconds.values())
+    worst = max(max(r, 1 / r) for r in [total, *ratios["memory_gib"].values()])
+    print(
+        json.dumps(
+            {"which": which, "total_seconds_ratio": total, "worst": worst, "plan_seconds": plan_seconds} | ratios
+        )
     )
-    peaks = run_watched(command, work / "run.log")
-    print(json.dumps({"peaks": peaks, "seconds": actual_seconds(work / "run")}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])

@@ -10,18 +10,27 @@ from trace_ray.config import Config, JudgeConfig
 from trace_ray.plan.rates import EngineRates, Rates
 from trace_ray.plan.workload import Workload
 
-# What surrounds the measured pieces, read off runs of the demo and of the SmolLM2 example on 2 cores.
+# What surrounds the measured pieces, read off two runs of the demo on 2 cores. A start is the measured start of a process
+# with torch, transformers and the model: on a busy or slow machine all of these grow with it.
 RAY_START_S = 10.0
 """Ray itself, its first worker processes and Ray Data's first operator."""
 POOL_START_S = 3.0
 """A pool of actors on a Ray that is up."""
-TRAINER_IMPORTS = 4.0
-"""Starting a Ray Train worker with DeepSpeed, in units of importing torch, transformers and peft."""
+IMPACT_STARTS = 3.5
+"""The adapter's task, the driver's tokenizer, then each worker's model, trainable and frozen."""
+TRAINER_STARTS = 8.0
+"""Ray Train's controller and worker group, then DeepSpeed."""
+EXPORT_STARTS = 1.5
 RULES_RESPONSES_S = 10_000.0
 SCORE_FORWARDS = 3.4
 """Cost of a score in forwards (FINDINGS.md)."""
-RAY_GIB = 1.2
-"""Driver, raylet, object store and idle workers."""
+RAY_GIB = 1.1
+"""Ray's own processes, its object store and a fresh driver."""
+DRIVER_GIB = 0.5
+"""What the driver holds once it has loaded a tokenizer."""
+TRAINER_GIB = 1.3
+"""Ray Train's controller and DeepSpeed."""
+RULES_GIB = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +68,7 @@ def estimate(load: Workload, rates: Rates, config: Config, have: Resources) -> l
     return [
         _triage(load, rates, config, have),
         _impact(load, rates, config, have),
-        _realign(load, rates, config),
+        _realign(load, rates, config, have),
         _evaluate(load, rates, config, have),
     ]
 
@@ -94,46 +103,52 @@ def _judging(
 ) -> tuple[float, float]:
     """(Seconds, GiB) of judging with a pool."""
     if judge.backend == "rules" or rates is None:
-        return responses / RULES_RESPONSES_S / workers, 0.3 * workers
+        return responses / RULES_RESPONSES_S / workers, RULES_GIB * workers
     return rates.start_s + tokens / rates.prompt_tokens_s / workers, rates.memory_gib * workers
+
+
+def impact_workers(load: Workload, config: Config, have: Resources) -> int:
+    """Returns how many scoring tasks run at once."""
+    impact = config.impact
+    shards = max(1, math.ceil(load.rows / impact.shard_rows))
+    return at_once(shards, impact.num_cpus, impact.num_gpus, have)
 
 
 def _impact(load: Workload, rates: Rates, config: Config, have: Resources) -> StageEstimate:
     impact, train = config.impact, rates.train
-    shards = max(1, math.ceil(load.rows / impact.shard_rows))
-    workers = at_once(shards, impact.num_cpus, impact.num_gpus, have)
+    workers = impact_workers(load, config, have)
     gold = load.gold_tokens / train.train_tokens_s
     scores = load.scored_tokens * SCORE_FORWARDS / train.forward_tokens_s
-    # One task makes the adapter, the driver loads a tokenizer, then every worker loads the model: thrice a start.
-    seconds = 2 * train.start_s + train.import_s + (gold + scores) / workers
+    seconds = IMPACT_STARTS * train.start_s + (gold + scores) / workers
     return _stage(
         "impact",
         f"{config.impact.gold_size} gold pairs, {load.trained['INVERT'] + load.trained['PUNISH']:,} conflicts scored",
         load.gold_tokens + load.scored_tokens,
         seconds,
         workers,
-        train.memory_gib * workers,
+        DRIVER_GIB + train.memory_gib * workers,
         impact.num_cpus,
         impact.num_gpus,
         config,
     )
 
 
-def _realign(load: Workload, rates: Rates, config: Config) -> StageEstimate:
+def _realign(load: Workload, rates: Rates, config: Config, have: Resources) -> StageEstimate:
     realign, train = config.realign, rates.train
     samples = sum(load.trained.values())
     steps = realign.epochs * math.ceil(samples / (realign.micro_batch * realign.accumulation * realign.workers))
     work = load.policy_tokens / train.train_tokens_s + load.reference_tokens / train.forward_tokens_s
     training = realign.epochs * work / realign.workers
-    export = 2 * train.start_s - train.import_s
-    seconds = TRAINER_IMPORTS * train.import_s + (train.start_s - train.import_s) + training + export
+    seconds = (TRAINER_STARTS + EXPORT_STARTS) * train.start_s + training
+    # Ray keeps the scoring workers for a while, idle but loaded.
+    idle = train.memory_gib * impact_workers(load, config, have)
     return _stage(
         "realign",
         f"{samples:,} pairs, {realign.epochs} epochs, {steps:,} steps",
         realign.epochs * (load.policy_tokens + load.reference_tokens),
         seconds,
         realign.workers,
-        train.train_gib * realign.workers,
+        DRIVER_GIB + TRAINER_GIB + idle + train.train_gib * realign.workers,
         realign.num_cpus,
         1.0 if realign.use_gpu else 0.0,
         config,
@@ -156,7 +171,7 @@ def _evaluate(load: Workload, rates: Rates, config: Config, have: Resources) -> 
         2 * load.prompt_tokens + round(answers * answer),
         generating + POOL_START_S + judging,
         1,
-        max(policy.memory_gib, judge_gib),
+        DRIVER_GIB + max(policy.memory_gib, judge_gib),
         evaluate.num_cpus,
         evaluate.num_gpus,
         config,

@@ -106,7 +106,6 @@ def _train(config: Config, rows: list[dict[str, Any]], begun: float) -> TrainRat
     from trace_ray.log_probs import response_log_probs
     from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
 
-    imported = time.time() - begun
     model = new_adapter(load_model(config.model), config.lora, config.impact.seed)
     start = time.time() - begun
     pairs = load_chat_tokenizer(config.model).pairs(
@@ -132,7 +131,6 @@ def _train(config: Config, rows: list[dict[str, Any]], begun: float) -> TrainRat
     train_rate = _rate(train, micro, lengths)
     return TrainRates(
         start_s=start,
-        import_s=imported,
         forward_tokens_s=forward_rate,
         train_tokens_s=train_rate,
         memory_gib=memory,

@@ -31,13 +31,12 @@ class TrainRates:
     """The policy model with its adapter in one worker, in unpadded tokens a second.
 
     Args:
-        start_s: from the start of a process to the loaded model; import_s: of this, importing libraries.
+        start_s: from the start of a process to the loaded model.
         forward_tokens_s: no-grad forward; train_tokens_s: forward and backward.
         memory_gib: peak of scoring; train_gib: peak of training.
     """
 
     start_s: float
-    import_s: float
     forward_tokens_s: float
     train_tokens_s: float
     memory_gib: float
@@ -66,7 +65,7 @@ def with_given(rates: Rates, plan: PlanConfig) -> Rates:
     return replace(rates, judge=judge, policy=policy, train=train)
 
 
-STARTS_S = {"engine": 120.0, "train": 60.0, "imports": 20.0}
+STARTS_S = {"engine": 120.0, "train": 60.0}
 """Assumed where nothing is measured: engines of large models on a GPU take minutes to load and compile."""
 
 
@@ -93,7 +92,6 @@ def given(config: Config) -> Rates:
         policy=engine,
         train=TrainRates(
             start_s=STARTS_S["train"],
-            import_s=STARTS_S["imports"],
             forward_tokens_s=plan.forward_tokens_s,
             train_tokens_s=plan.train_tokens_s,
             memory_gib=0.0,
