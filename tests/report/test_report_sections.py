@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +181,56 @@ def test_a_refused_judge_is_reported_though_triage_never_finished(tmp_path: Path
     assert "Refused" in page
     assert "The run stopped here" in page
     assert 'id="gap"' not in page
+
+
+def test_what_later_stages_store_is_shown(tmp_path: Path) -> None:
+    """The names are those of triage's audit.json and manifest, evaluation's metrics.json, the pipeline's resources.json."""
+    made = MadeRun(tmp_path)
+    rows = [
+        {"from": 0.0, "to": 0.1, "responses": 30, "said": 0.05, "share": 0.1},
+        {"from": 0.9, "to": 1.0, "responses": 10, "said": 0.95, "share": 0.7},
+    ]
+    decision = {"calibration": {"kind": "platt"}, "threshold": 0.6, "band": 0.05}
+    bound = {"asked": 0.1, "confidence": 0.9, "reached": True, "upper_bound": 0.08}
+    more = {"reliability": rows, "ece": 0.09, "ece_uncalibrated": 0.2, "coverage": 0.9, "decision": decision}
+    made.everything(AUDIT | more | {"false_invert": bound})
+    manifest = made.run.triaged.place / "manifest.json"
+    canaries = {"pass_rate": 0.75, "tried": 24, "unreadable": 1, "by_attack": {"forged_turn": 0.5, "spanish": None}}
+    judges = {"share": 0.9, "kappa": 0.7, "responses": 40}
+    stored = json.loads(manifest.read_text()) | {"canaries": canaries, "judges": judges, "escalated_share": 0.3}
+    manifest.write_text(json.dumps(stored))
+    (made.run.scored.place / "resources.json").write_text(json.dumps({"peak_memory_bytes": 3 << 30}))
+    place = made.run.evaluation.place / "metrics.json"
+    one = {"base": {"plain": 40.0}, "realigned": {"plain": 10.0}}
+    intervals = {model: {"plain": [5.0, 50.0]} for model in one}
+    n = {model: {"plain": 20} for model in one}
+    metrics = {
+        "tpa_interval": {m: {g: [10.0, 90.0] for g in ("all", "INVERT", "RETAIN")} for m in one},
+        "tpa_change": {"all": {"change": 25.0, "interval": [5.0, 45.0]}},
+        "attacks": {"asr": one, "asr_interval": intervals, "n": n, "unclear": n, "unclear_counts_as": "success"},
+        "drift": {"kl_to_base": 0.0123, "ppl_base": 3.0, "ppl_realigned": 3.5, "drift_tokens": 10.0},
+        "capability": {m: {"results": {"mmlu": {"acc": {"value": 0.7, "stderr": 0.01}}}} for m in one},
+        "lineage": [{"run": "runs/first", "policy": {"name": "p", "version": "1"}, "method": "trace", "tpa": None}],
+    }
+    place.write_text(json.dumps(json.loads(place.read_text()) | metrics))
+    change = change_section(made.run)
+    assert change is not None
+    assert (change.overall.base.low, change.overall.clear) == (10.0, True)
+    judge = judge_section(made.run, config_of().triage)
+    assert judge is not None
+    assert judge.audit is not None
+    assert (judge.threshold, judge.abstain_band) == (0.6, 0.05)
+    assert judge.audit.roc == [(0.0, 0.0), (pytest.approx(0.1), pytest.approx(0.7)), (1.0, 1.0)]
+    assert cost_section(made.run).stages[1].peak_gib == 3.0
+    page = render(made.run, config_of())
+    for text in (
+        "forged turn",
+        "0.0123",
+        "40.0 % (5\u201350)",
+        "mmlu acc",
+        "0.700 ± 0.010",
+        "runs/first",
+        "8.0 %",
+        "30.0 %",
+    ):
+        assert text in page, text

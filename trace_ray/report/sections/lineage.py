@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from trace_ray.artifacts import Artifact, Run
@@ -9,6 +10,7 @@ from trace_ray.config import Config
 from trace_ray.config_load import dump_config
 from trace_ray.policy import policy_hash, policy_text
 
+METRICS = "metrics.json"
 _FROM = {"impact": "triaged", "scored": "triaged", "realign": "scored", "model": "scored", "evaluation": "model"}
 
 
@@ -24,8 +26,18 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Step:
+    """An earlier run whose model this one starts from; ``agreement`` is its own, base to realigned, None if unmeasured."""
+
+    run: str
+    policy: str
+    method: str
+    agreement: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
 class Lineage:
-    """Everything needed to trace a number to rows and to make the run again."""
+    """Everything needed to trace a number to rows and to make the run again; ``steps`` are earlier runs, first one first."""
 
     policy_name: str
     policy_version: str
@@ -34,6 +46,7 @@ class Lineage:
     corpus: list[tuple[str, str]]
     models: list[tuple[str, str]]
     links: list[Link]
+    steps: list[Step]
     config: str
     command: str
 
@@ -49,6 +62,7 @@ def lineage_section(run: Run, config: Config) -> Lineage:
         corpus=_corpus(run),
         models=_models(config),
         links=[_link(artefact) for artefact in artefacts if artefact.done()],
+        steps=_steps(run),
         config=dump_config(config),
         command=f"trace-ray run -c {run.place.uri}/config.yaml --run runs/again",
     )
@@ -71,6 +85,16 @@ def _models(config: Config) -> list[tuple[str, str]]:
         ),
     )
     return [(role, path if revision == "main" else f"{path} @ {revision}") for role, path, revision in named if path]
+
+
+def _steps(run: Run) -> list[Step]:
+    metrics = json.loads((run.evaluation.place / METRICS).read_text()) if run.evaluation.done() else {}
+    steps = []
+    for step in metrics.get("lineage", []):
+        policy, tpa = step["policy"], step["tpa"]
+        agreement = (tpa["base"], tpa["realigned"]) if tpa else None
+        steps.append(Step(step["run"], f"{policy['name']} {policy['version']}", step["method"], agreement))
+    return steps
 
 
 def _link(artefact: Artifact) -> Link:
