@@ -196,7 +196,6 @@ def export_scored(
 ) -> None:
     """Scored pairs as a preference dataset for other trainers (parquet, TRL's conversational format, weights)."""
     from trace_ray.export_pairs import export_pairs
-
     from trace_ray.pipeline import run_folder
 
     storage = load_storage(overrides or [])

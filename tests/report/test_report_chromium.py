@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromium import Chromium
-from made_run import AUDIT, MadeRun, config_of
 
+from tests.report.chromium import Chromium
+from tests.report.made_run import AUDIT, MadeRun, config_of
 from trace_ray.report.page import render
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from made_run import AUDIT, HOSTILE, MadeRun, config_of, text_of
 
+from tests.report.made_run import AUDIT, HOSTILE, MadeRun, config_of, text_of
 from trace_ray.report import theme
 from trace_ray.report.page import TEMPLATES, render
 

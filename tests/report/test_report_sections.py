@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_run import AUDIT, MadeRun, config_of
 from scipy.stats import binomtest
 
+from tests.report.made_run import AUDIT, MadeRun, config_of
 from trace_ray.errors import UserError
 from trace_ray.report.page import render, report_sections
 from trace_ray.report.sections.answers import answers_section
