@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from tests.report.made_run import AUDIT, MadeRun, config_of
 from trace_ray.errors import UserError
 from trace_ray.report.page import render, report_sections
+from trace_ray.report.redact import excerpt
 from trace_ray.report.sections.answers import answers_section
 from trace_ray.report.sections.change import change_section, wilson
 from trace_ray.report.sections.cost import cost_section
@@ -37,6 +38,16 @@ def test_the_gap_counts_every_pair_once(made: MadeRun) -> None:
     assert gap.overall.counts == {"INVERT": 4, "PUNISH": 2, "RETAIN": 12, "ABSTAIN": 2}
     assert sum(source.total for source in gap.by_source) == 20
     assert gap.overall.percent("PUNISH") == 10.0
+
+
+def test_an_omitted_text_is_not_even_held() -> None:
+    omitted, hidden, shown = (excerpt("abcdef", mode, limit=4) for mode in ("omit", "hide", "none"))
+    assert omitted is not None
+    assert hidden is not None
+    assert shown is not None
+    assert (omitted.text, omitted.characters, omitted.cut) == ("", 6, False)
+    assert (hidden.text, hidden.cut, shown.text, shown.cut) == ("abcd", True, "abcd", True)
+    assert excerpt(None, "none") is None
 
 
 def test_many_sources_become_the_largest_and_the_rest() -> None:
