@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,8 @@ from trace_ray.errors import UserError
 from trace_ray.progress import CONSOLE
 from trace_ray.storage import locate
 
+WATCH_SECONDS = 2.0
+
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
 
 Files = Annotated[list[Path], typer.Option("-c", "--config", help="yaml file; give it again for more, later ones win")]
@@ -31,14 +34,30 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, aft
 StorageOverrides = Annotated[list[str] | None, typer.Argument(help="storage.key=value, to reach a run in S3")]
 
 
+DEBUG = "TRACE_RAY_DEBUG"
+
+
 def main() -> None:
-    """Runs the command line; a user's mistake is one line and exit code 2."""
+    """Runs the command line; a user's mistake is one line and exit code 2, with its trace only under --debug."""
     try:
         app()
     except UserError as error:
+        if os.environ.get(DEBUG) == "1":
+            raise
         print(f"trace-ray: {error}", file=sys.stderr)
         sys.stderr.flush()
         sys.exit(2)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="stack traces and the workers' logs")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress, only results and errors")] = False,
+) -> None:
+    """Realigns a language model to a changed policy with the preference pairs it was aligned on."""
+    if debug:
+        os.environ[DEBUG] = "1"
+    CONSOLE.quiet = quiet
 
 
 def _run(files: Sequence[Path], overrides: Sequence[str], uri: str, method: str | None, stages: Sequence[str]) -> Run:
@@ -69,6 +88,32 @@ _stage_command("impact", "Stage 2: score and weigh the conflicts.")
 _stage_command("realign", "Stage 3: train the adapter, export the model.")
 _stage_command("evaluate", "Stage 4: answers of base and realigned model, judged.")
 _stage_command("report", "Stage 5: one HTML page.")
+
+
+@app.command()
+def plan(
+    config: Files,
+    overrides: Overrides = None,
+    method: Method = None,
+    run: Annotated[str | None, typer.Option("--run", help="check that this folder can be written to")] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Rows, tokens, hours, memory and price before anything starts, and every problem at once."""
+    from trace_ray.pipeline import absolute_models
+    from trace_ray.plan.plan import make_plan
+    from trace_ray.plan.show import plan_tables
+
+    settings = absolute_models(load_config(config, overrides or [], method))
+    made = make_plan(settings, run, lambda piece: CONSOLE.print(f"measuring: {piece}"))
+    if as_json:
+        print(json.dumps(made.as_json(), indent=1))
+    else:
+        for table in plan_tables(made, settings):
+            _stdout().print(table)
+    for problem in made.problems:
+        print(f"trace-ray: {problem}", file=sys.stderr)
+    if made.problems:
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -104,9 +149,14 @@ def audit(
 
 @app.command()
 def status(
-    run: RunUri, overrides: StorageOverrides = None, as_json: Annotated[bool, typer.Option("--json")] = False
+    run: RunUri,
+    overrides: StorageOverrides = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="again every two seconds until all is done")] = False,
 ) -> None:
     """What is done and what is not."""
+    from rich.live import Live
+
     from trace_ray.pipeline import run_folder
     from trace_ray.pipeline import status as states
 
@@ -115,10 +165,43 @@ def status(
     if as_json:
         print(json.dumps([{"artefact": name, "state": state, **facts} for name, state, facts in rows]))
         return
+    with Live(status_table(rows), console=_stdout(), auto_refresh=False) as live:
+        while watch and any(state != "done" for _, state, _ in rows):
+            time.sleep(WATCH_SECONDS)
+            rows = list(states(opened))
+            live.update(status_table(rows), refresh=True)
+
+
+def status_table(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> Table:
+    """Returns the artefacts with their state, rows and seconds."""
     table = Table("artefact", "state", "rows and seconds", box=None)
     for name, state, facts in rows:
         table.add_row(name, state, ", ".join(f"{k} {v}" for k, v in facts.items()))
-    CONSOLE.print(table)
+    return table
+
+
+@app.command()
+def init(file: Annotated[Path, typer.Argument(help="yaml file to write")] = Path("trace-ray.yaml")) -> None:
+    """Writes a commented starter configuration."""
+    if file.exists():
+        raise UserError("init", file, "is there already; name another file")
+    file.write_text(Path(__file__).with_name("starter.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    print(f"{file}: change policy, corpus.paths and the models, then: trace-ray plan -c {file}")
+
+
+@app.command(name="export-pairs")
+def export_scored(
+    out: Annotated[str, typer.Argument(help="folder to write, a path or s3://")],
+    run: RunUri,
+    overrides: StorageOverrides = None,
+) -> None:
+    """Scored pairs as a preference dataset for other trainers (parquet, TRL's conversational format, weights)."""
+    from trace_ray.export_pairs import export_pairs
+    from trace_ray.pipeline import run_folder
+
+    storage = load_storage(overrides or [])
+    written, left_out = export_pairs(run_folder(run, storage), locate(out, storage))
+    print(f"{out}: {written} pairs; {left_out} PUNISH pairs without a compliant response left out")
 
 
 @app.command()

@@ -62,7 +62,7 @@ def test_the_evaluation_holds_what_it_promises(finished: tuple[Run, list[str]]) 
         mine = [row["compliant"] for row in rows if row["model"] == model]
         assert metrics["tpa"][model]["all"] == pytest.approx(100 * sum(mine) / 16)
     assert metrics["n"]["all"] == 16
-    assert "<script" not in run.report.read_text()
+    assert run.report.read_text().count("<script") == 1
 
 
 def test_the_merged_model_loads_in_plain_transformers(finished: tuple[Run, list[str]]) -> None:

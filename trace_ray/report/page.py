@@ -1,121 +1,117 @@
-"""The page: numbers from manifests, pictures by matplotlib as inline SVG, every text from the corpus escaped by Jinja."""
+"""The page: sections as plain data, plots as inline SVG, put together by one template a section."""
 
 from __future__ import annotations
 
-import io
-import json
+import base64
+import hashlib
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-
 from trace_ray.artifacts import Run
 from trace_ray.config import Config
-from trace_ray.config_load import dump_config
-from trace_ray.pairs import Category, prompt_text
-from trace_ray.policy import policy_text
-from trace_ray.summary import run_summary
+from trace_ray.errors import UserError
+from trace_ray.pairs import Category
+from trace_ray.report import theme
+from trace_ray.report.names import short_model
+from trace_ray.report.sections.answers import answers_section
+from trace_ray.report.sections.change import change_section
+from trace_ray.report.sections.cost import cost_section, duration
+from trace_ray.report.sections.gap import CATEGORY_MEANING, gap_section
+from trace_ray.report.sections.headline import headline
+from trace_ray.report.sections.impact import impact_section
+from trace_ray.report.sections.judge import judge_section
+from trace_ray.report.sections.lineage import lineage_section
+from trace_ray.report.sections.problems import problems_section
+from trace_ray.report.sections.training import training_section
+from trace_ray.report.sections.warnings import warnings
 
-COLOURS = {"RETAIN": "#4c9f70", "INVERT": "#d1793b", "PUNISH": "#b8485a", "ABSTAIN": "#8d8d99"}
-SHOWN_CHARACTERS = 600
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(run: Run, config: Config) -> str:
-    """Returns the page as HTML, with no link to anything outside it."""
-    from jinja2 import Environment, FileSystemLoader
+    """Returns the page as HTML, with no link to anything outside it; stages that are not done are left out.
 
-    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    return templates.get_template("page.html.jinja").render(
-        summary=run_summary(run),
-        gap=gap_by_source(run),
-        impact=run.scored.manifest()["summary"],
-        weight_norm=config.impact.weight_norm,
-        top=top_pairs(run, config.report.top_pairs),
-        curves=training_curves(run),
-        answers=side_by_side(run, config.report.examples),
-        policy=policy_text(config.policy),
-        rejects=run.rejects.manifest()["counts"],
-        lineage={a.name: a.manifest() for a in (run.triaged, run.scored, run.realign, run.model, run.evaluation)},
-        config=dump_config(config),
-        method=config.objective.method,
-    )
+    Raises: UserError where nothing is done yet.
+    """
+    sections = report_sections(run, config)
+    if sections["gap"] is None and sections["judge"] is None:
+        raise UserError("--run", run.place.uri, "nothing to report yet: run `trace-ray triage` first")
+    return render_page(sections | {"pictures": pictures(sections)})
 
 
-def gap_by_source(run: Run) -> str:
-    """Returns the alignment-reality gap as SVG: the share of each category, by source."""
-    table = run.triaged.read(["source", "category"])
-    counted: dict[str, dict[str, int]] = {}
-    for source, category in zip(table["source"].to_pylist(), table["category"].to_pylist(), strict=True):
-        counted.setdefault(source, {}).setdefault(category, 0)
-        counted[source][category] += 1
-    names = sorted(counted)
-    figure, axes = _figure(0.5 * len(names) + 1.0)
-    left = [0.0] * len(names)
-    for category in Category:
-        share = [100 * counted[n].get(category, 0) / sum(counted[n].values()) for n in names]
-        axes.barh(names, share, left=left, color=COLOURS[category], label=str(category))
-        left = [a + b for a, b in zip(left, share, strict=True)]
-    axes.set_xlabel("% of pairs")
-    axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
-    return _svg(figure)
+def report_sections(run: Run, config: Config) -> dict[str, Any]:
+    """Returns each section's data by name; None or empty where the run has none yet."""
+    report, objective = config.report, config.objective
+    gap = gap_section(run)
+    judge = judge_section(run, config.triage)
+    impact = impact_section(run, report, objective)
+    change = change_section(run)
+    problems = problems_section(run, report.redact)
+    cost = cost_section(run)
+    return {
+        "gap": gap,
+        "judge": judge,
+        "impact": impact,
+        "training": training_section(run, objective.method, config.realign.epochs),
+        "change": change,
+        "answers": answers_section(run, report),
+        "cost": cost,
+        "lineage": lineage_section(run, config),
+        "problems": problems,
+        "warnings": warnings(gap=gap, judge=judge, impact=impact, change=change, problems=problems),
+        "cards": headline(gap, judge, impact, change, cost),
+        "method": objective.method,
+        "redact": report.redact,
+    }
 
 
-def training_curves(run: Run) -> str:
-    """Returns loss by category and step as SVG."""
-    rows = [json.loads(line) for line in (run.realign.place / "metrics.jsonl").read_text().splitlines()]
-    figure, axes = _figure(3.2)
-    for name, colour in COLOURS.items():
-        points = [(row["step"], row[f"{name}/loss"]) for row in rows if f"{name}/loss" in row]
-        if points:
-            axes.plot(*zip(*points, strict=True), color=colour, label=name)
-    axes.set_xlabel("step")
-    axes.set_ylabel("mean loss of a pair")
-    axes.legend(frameon=False)
-    return _svg(figure)
+def pictures(sections: dict[str, Any]) -> dict[str, Any]:
+    """Returns the pictures by name, those whose data is there."""
+    from trace_ray.report.plots.change import change_picture
+    from trace_ray.report.plots.gap import clause_picture, gap_picture
+    from trace_ray.report.plots.impact import impact_picture
+    from trace_ray.report.plots.judge import certainty_picture, reliability_picture, roc_picture
+    from trace_ray.report.plots.training import training_picture
+
+    gap, judge, impact = sections["gap"], sections["judge"], sections["impact"]
+    training, change = sections["training"], sections["change"]
+    audit = judge.audit if judge else None
+    drawn = {
+        "gap": gap_picture(gap) if gap else None,
+        "gap_clause": clause_picture(gap) if gap and gap.by_clause else None,
+        "certainty": certainty_picture(judge, judge.certainty) if judge and judge.certainty else None,
+        "roc": roc_picture(audit) if audit and audit.roc else None,
+        "reliability": reliability_picture(audit) if audit and audit.reliability else None,
+        "impact": impact_picture(impact) if impact and impact.impacts else None,
+        "training": training_picture(training) if training else None,
+        "change": change_picture(change.by_category, "change") if change else None,
+        "change_source": change_picture(change.by_source, "change-source") if change and change.by_source else None,
+    }
+    return {name: one for name, one in drawn.items() if one}
 
 
-def _figure(height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _svg(figure: Any) -> str:
+def render_page(sections: dict[str, Any]) -> str:
+    """Returns the templates filled in; every text is escaped, and the only script allowed to run is the page's own."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    out = io.StringIO()
-    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    drawing = out.getvalue()
-    return Markup(drawing[drawing.index("<svg") :])  # noqa: S704 - matplotlib's drawing, its texts escaped by it
-
-
-def top_pairs(run: Run, count: int) -> list[dict[str, Any]]:
-    """Returns the conflicts of highest weight, texts shortened."""
-    columns = ["pair_id", "category", "source", "prompt", "chosen", "rejected", "impact", "weight"]
-    best: list[dict[str, Any]] = []
-    for name in run.scored.manifest()["parts"]:
-        table = (run.scored.place / name).read_parquet(columns)
-        conflicts = table.filter(pc.is_valid(table["impact"]))
-        best = sorted([*best, *conflicts.to_pylist()], key=lambda row: -row["weight"])[:count]
-    texts = {"prompt", "chosen", "rejected"}
-    return [
-        {k: _short(prompt_text(v) if k == "prompt" else v) if k in texts else v for k, v in row.items()} for row in best
-    ]
-
-
-def side_by_side(run: Run, count: int) -> list[dict[str, Any]]:
-    """Returns held-out prompts with both models' answers and verdicts, changed verdicts first."""
-    answers: dict[str, dict[str, Any]] = {}
-    for part in (run.evaluation.place / "responses").files(".parquet"):
-        for row in part.read_parquet().to_pylist():
-            entry = answers.setdefault(row["pair_id"], {"prompt": _short(row["prompt"]), "category": row["category"]})
-            entry[row["model"]] = {"text": _short(row["response"]), "compliant": row["compliant"]}
-    both = [entry for entry in answers.values() if "base" in entry and "realigned" in entry]
-    return sorted(both, key=lambda e: e["base"]["compliant"] == e["realigned"]["compliant"])[:count]
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " ..."
+    templates = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"duration": duration, "short_model": short_model}
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return templates.get_template("page.html.jinja").render(
+        **sections,
+        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
+        script=Markup(script),  # noqa: S704 - our own file
+        script_hash=digest,
+        light=Markup(theme.style_variables(theme.LIGHT)),  # noqa: S704 - our own constants
+        dark=Markup(theme.style_variables(theme.DARK)),  # noqa: S704 - our own constants
+        meaning=CATEGORY_MEANING,
+        categories=list(Category),
+    )

@@ -1,0 +1,117 @@
+"""The plan of real files with the shipped tokenizers: counts as triage would find them, and every problem at once."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from trace_ray.cli import app
+from trace_ray.config import StorageConfig
+from trace_ray.config_load import conf_folder, load_config
+from trace_ray.plan.plan import make_plan
+from trace_ray.storage import locate
+from trace_ray.synth.demo import write_corpus
+from trace_ray.synth.oracle import violates
+from trace_ray.triage.verdict import categorise
+
+DEMO = conf_folder() / "examples" / "demo.yaml"
+GIVEN = [
+    "plan.measure=false",
+    "plan.judge_tokens_s=20000",
+    "plan.answer_tokens_s=1000",
+    "plan.forward_tokens_s=10000",
+    "plan.train_tokens_s=5000",
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return write_corpus(locate(str(tmp_path_factory.mktemp("corpus")), StorageConfig()))
+
+
+def true_categories(corpus: list[str]) -> Counter[str]:
+    """The training pairs by category, by the world's oracle and not by the policy's rules."""
+    train = Path(corpus[0].split("'")[1])
+    rows = [json.loads(line) for line in train.read_text().splitlines()]
+    bits = [[not violates(row["prompt"], row[name]) for name in ("chosen", "rejected")] for row in rows]
+    return Counter(categorise(*one).value for one in bits)
+
+
+def test_a_whole_read_corpus_is_counted_exactly(corpus: list[str]) -> None:
+    made = make_plan(load_config([DEMO], [*corpus, *GIVEN, "plan.sample_rows=5000"]), None)
+    assert made.problems == []
+    assert made.load is not None
+    assert dict(made.load.trained) == dict(true_categories(corpus))
+    assert (made.load.rows, made.load.prompts) == (1028, 128)
+    assert [stage.stage for stage in made.stages] == ["triage", "impact", "realign", "evaluate"]
+
+
+def test_a_sample_is_near(corpus: list[str]) -> None:
+    made = make_plan(load_config([DEMO], [*corpus, *GIVEN, "plan.sample_rows=300"]), None)
+    assert made.load is not None
+    assert made.sampled == 300 + 128
+    for name, number in true_categories(corpus).items():
+        assert made.load.trained[name] == pytest.approx(number, rel=0.35)
+    assert sum(made.load.trained.values()) == pytest.approx(900, abs=2)
+
+
+def test_broken_rows_are_expected_to_be_refused(tmp_path: Path, corpus: list[str]) -> None:
+    good = [json.dumps({"prompt": f"p {i}", "chosen": "yes", "rejected": "no"}) for i in range(30)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join([*good, *["{broken"] * 10]) + "\n")
+    overrides = [*corpus, f"corpus.paths=['{tmp_path / 'pairs.jsonl'}']", "corpus.test_paths=[]", *GIVEN]
+    made = make_plan(load_config([DEMO], overrides), None)
+    assert made.load is not None
+    assert (made.load.rows, made.load.refused) == (40, 10)
+
+
+def test_every_problem_is_told_at_once() -> None:
+    arguments = ["plan", "-c", str(DEMO), "corpus.paths=[/nowhere/pairs.jsonl]", "realign.workers=900"]
+    arguments += ["triage.judge.model=/nowhere/judge", "realign.use_gpu=true", "--run", "/proc/run"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    lines = [line for line in result.stderr.splitlines() if line.startswith("trace-ray: ")]
+    assert [line.split(": ")[1] for line in lines] == [
+        "--run",
+        "realign",
+        "realign",
+        "model.path",
+        "corpus.paths",
+        "model.path",
+    ]
+    assert len(set(lines)) == len(lines)
+
+
+def test_a_policy_that_nothing_breaks_is_a_problem(tmp_path: Path, corpus: list[str]) -> None:
+    rows = [json.dumps({"prompt": f"p {i}", "chosen": "short", "rejected": "word " * 60}) for i in range(20)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows) + "\n")
+    overrides = [*corpus, f"corpus.paths=['{tmp_path / 'pairs.jsonl'}']", "corpus.test_paths=[]", *GIVEN]
+    files = [DEMO, conf_folder() / "policies" / "brevity.yaml"]
+    made = make_plan(load_config(files, overrides), None)
+    assert ["no sampled pair conflicts" in str(problem) for problem in made.problems] == [True]
+
+
+def test_the_table_and_json_of_a_plan_without_problems(corpus: list[str]) -> None:
+    arguments = ["plan", "-c", str(DEMO), *corpus, *GIVEN, "plan.cpu_hour_price=0.1"]
+    table = CliRunner().invoke(app, arguments)
+    assert table.exit_code == 0, table.output
+    for word in ("triage", "impact", "realign", "evaluate", "price"):
+        assert word in table.stdout
+    machine = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert [stage["stage"] for stage in machine["stages"]] == ["triage", "impact", "realign", "evaluate"]
+    assert machine["problems"] == []
+
+
+@pytest.mark.slow
+def test_the_pieces_are_measured_in_processes_of_their_own(corpus: list[str]) -> None:
+    pieces: list[str] = []
+    made = make_plan(load_config([DEMO], corpus), None, pieces.append)
+    assert made.problems == []
+    assert pieces == ["train", "policy", "judge"]
+    assert made.rates is not None
+    assert made.rates.judge is not None
+    assert made.rates.train.forward_tokens_s > made.rates.train.train_tokens_s > 0
+    assert 0.3 < made.rates.judge.memory_gib < 8

@@ -1,0 +1,156 @@
+"""Work, seconds, memory and price of a run, against sums done by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from trace_ray.config import Config
+from trace_ray.config_load import conf_folder, load_config
+from trace_ray.errors import UserError
+from trace_ray.plan import estimate as formulas
+from trace_ray.plan.checks import check_memory, check_resources
+from trace_ray.plan.estimate import Resources, at_once, estimate
+from trace_ray.plan.rates import EngineRates, Rates, TrainRates, given, with_given
+from trace_ray.plan.workload import SampledPair, Workload, workload
+
+HAVE = Resources(cpus=2, gpus=0)
+
+
+def config_of(*overrides: str) -> Config:
+    files = [conf_folder() / "policies" / "brevity.yaml", conf_folder() / "methods" / "trace.yaml"]
+    fixed = ["triage.judge.backend=rules", "evaluate.judge.backend=rules", "impact.gold_size=10", "model.path=m"]
+    return load_config(files, [*fixed, *overrides])
+
+
+def pair(category: str | None, *, test: bool = False, repeated: bool = False, judged: int = 0) -> SampledPair:
+    return SampledPair(
+        stands_for=10,
+        category=category,
+        test=test,
+        repeated=repeated,
+        prompt=20,
+        responses={"chosen": 30, "rejected": 40},
+        judged=judged,
+    )
+
+
+SAMPLE = [
+    *[pair("INVERT", judged=100)] * 2,
+    pair("PUNISH", judged=100),
+    *[pair("RETAIN", judged=100)] * 5,
+    pair("RETAIN", test=True, judged=100),
+    pair("INVERT", test=True, repeated=True, judged=100),
+]
+
+
+def test_the_work_is_the_sample_times_what_it_stands_for() -> None:
+    load = workload(SAMPLE, 110, config_of("impact.retain_per_conflict=1"))
+    assert load.trained == {"INVERT": 20, "PUNISH": 10, "RETAIN": 30}
+    assert load.refused == 10
+    assert load.judged_tokens == 10_000
+    assert load.scored_tokens == 30 * (50 + 60)
+    assert load.policy_tokens == 30 * (50 + 60) + 30 * 50
+    assert load.reference_tokens == 30 * 50
+    assert load.gold_tokens == 2 * 10 * 50
+    assert (load.prompts, load.prompt_tokens, load.answer_tokens) == (10, 200, 30)
+
+
+def test_retained_pairs_are_never_more_than_there_are() -> None:
+    assert workload(SAMPLE, 100, config_of("impact.retain_per_conflict=100")).trained["RETAIN"] == 50
+
+
+def test_a_judge_that_reads_leaves_the_shares_to_the_plan() -> None:
+    sample = [pair(None)] * 10
+    config = config_of("plan.invert_share=0.2", "plan.punish_share=0.1", "impact.retain_per_conflict=0.5")
+    assert workload(sample, 100, config).trained == {"INVERT": 20, "PUNISH": 10, "RETAIN": 15}
+
+
+def test_pairs_without_a_correction_are_not_trained_on() -> None:
+    punish = ["triage.correct=true", "objective.PUNISH={loss: dpo, prefer: corrected, suppress: [chosen]}"]
+    corrected = replace(pair("PUNISH"), responses={"chosen": 30, "rejected": 40, "corrected": 10})
+    load = workload([pair("PUNISH"), corrected], 20, config_of(*punish))
+    assert load.trained["PUNISH"] == 10
+    assert load.policy_tokens == 10 * (30 + 50)
+
+
+def rates_of() -> Rates:
+    engine = EngineRates(start_s=20, memory_gib=2, prompt_tokens_s=1000, answer_tokens_s=50)
+    train = TrainRates(start_s=5, forward_tokens_s=400, train_tokens_s=100, memory_gib=1, train_gib=3)
+    return Rates(judge=engine, evaluation_judge=None, policy=engine, train=train)
+
+
+LOAD = Workload(
+    rows=1000,
+    refused=0,
+    judged_tokens=400_000,
+    trained={"INVERT": 100, "PUNISH": 50, "RETAIN": 50},
+    gold_tokens=1000,
+    scored_tokens=40_000,
+    policy_tokens=60_000,
+    reference_tokens=8000,
+    prompts=100,
+    prompt_tokens=2000,
+    answer_tokens=25,
+)
+
+
+def seconds(config: Config, have: Resources = HAVE, load: Workload = LOAD) -> dict[str, float]:
+    return {stage.stage: stage.seconds for stage in estimate(load, rates_of(), config, have)}
+
+
+def test_seconds_are_starts_plus_tokens_over_rates() -> None:
+    config = config_of("triage.judge.backend=vllm", "triage.judge.model=j", "impact.shard_rows=100")
+    found = seconds(config)
+    assert found["triage"] == pytest.approx(formulas.RAY_START_S + 20 + 400)
+    work = (1000 / 100 + 40_000 * formulas.SCORE_FORWARDS / 400) / 2
+    assert found["impact"] == pytest.approx(formulas.IMPACT_STARTS * 5 + work)
+    starts = (formulas.TRAINER_STARTS + formulas.EXPORT_STARTS) * 5
+    assert found["realign"] == pytest.approx(starts + 60_000 / 100 + 8000 / 400)
+    assert found["evaluate"] == pytest.approx(2 * (formulas.POOL_START_S + 20) + 200 * 25 / 50 + 3 + 0.02, abs=0.01)
+
+
+def test_more_workers_take_less_time_and_more_memory() -> None:
+    few, many = config_of("realign.epochs=2"), config_of("realign.epochs=2", "realign.workers=4")
+    have = Resources(cpus=8, gpus=0)
+    assert seconds(few, have)["realign"] - seconds(many, have)["realign"] == pytest.approx(2 * 620 * 3 / 4)
+    memory = [estimate(LOAD, rates_of(), config, have)[2].memory_gib for config in (few, many)]
+    assert memory[1] - memory[0] == pytest.approx(9)
+
+
+def test_the_price_is_of_what_is_reserved() -> None:
+    gpu = ["realign.use_gpu=true", "realign.workers=2", "plan.gpu_hour_price=3", "plan.cpu_hour_price=0.5"]
+    stage = estimate(LOAD, rates_of(), config_of(*gpu), Resources(cpus=8, gpus=2))[2]
+    assert stage.gpu_hours == pytest.approx(2 * stage.seconds / 3600)
+    assert stage.price == pytest.approx(3 * stage.gpu_hours + 0.5 * stage.cpu_hours)
+
+
+def test_no_more_workers_than_fit() -> None:
+    assert at_once(10, 1, 0, Resources(cpus=4, gpus=0)) == 4
+    assert at_once(10, 1, 0.5, Resources(cpus=64, gpus=2)) == 4
+    assert at_once(3, 1, 0, Resources(cpus=64, gpus=0)) == 3
+    assert at_once(3, 8, 0, Resources(cpus=4, gpus=0)) == 1
+
+
+def test_given_rates_replace_measured_ones_and_missing_ones_are_named() -> None:
+    config = config_of("plan.train_tokens_s=7000")
+    assert with_given(rates_of(), config.plan).train.train_tokens_s == 7000
+    assert with_given(rates_of(), config.plan).train.forward_tokens_s == 400
+    with pytest.raises(UserError, match=r"give plan\.answer_tokens_s, plan\.forward_tokens_s, or"):
+        given(config)
+
+
+def test_what_the_cluster_lacks_is_said_for_every_stage() -> None:
+    config = config_of("realign.workers=4", "realign.use_gpu=true", "impact.num_gpus=0.5", "evaluate.num_cpus=3")
+    said = [str(problem) for problem in check_resources(config, HAVE)]
+    assert [text.split(":")[0] for text in said] == ["impact", "realign", "realign", "evaluate"]
+    assert "4 GPU" in said[2]
+    assert "plan.gpus" in said[2]
+    assert list(check_resources(config, Resources(cpus=8, gpus=8))) == []
+
+
+def test_a_stage_that_does_not_fit_the_memory_is_named() -> None:
+    stages = estimate(LOAD, rates_of(), config_of(), HAVE)
+    assert list(check_memory(stages, 64)) == []
+    assert [problem.where for problem in check_memory(stages, 7)] == ["realign"]

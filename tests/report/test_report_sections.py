@@ -1,0 +1,247 @@
+"""Each section's figures against figures worked out by hand or by another library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from tests.report.made_run import AUDIT, MadeRun, config_of
+from trace_ray.errors import UserError
+from trace_ray.report.page import render, report_sections
+from trace_ray.report.redact import excerpt
+from trace_ray.report.sections.answers import answers_section
+from trace_ray.report.sections.change import change_section, wilson
+from trace_ray.report.sections.cost import cost_section
+from trace_ray.report.sections.gap import Shares, gap_section, largest
+from trace_ray.report.sections.impact import effective_size, head_share, impact_section
+from trace_ray.report.sections.judge import judge_section
+from trace_ray.report.sections.lineage import lineage_section
+from trace_ray.report.sections.problems import problems_section
+from trace_ray.report.sections.training import thinned, training_section
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> MadeRun:
+    made = MadeRun(tmp_path_factory.mktemp("run"))
+    made.everything(AUDIT)
+    return made
+
+
+def test_the_gap_counts_every_pair_once(made: MadeRun) -> None:
+    gap = gap_section(made.run)
+    assert gap is not None
+    assert (gap.rows_in, gap.rejects, gap.overall.total, gap.overall.conflicts) == (25, 5, 20, 6)
+    assert gap.overall.counts == {"INVERT": 4, "PUNISH": 2, "RETAIN": 12, "ABSTAIN": 2}
+    assert sum(source.total for source in gap.by_source) == 20
+    assert gap.overall.percent("PUNISH") == 10.0
+
+
+def test_an_omitted_text_is_not_even_held() -> None:
+    omitted, hidden, shown = (excerpt("abcdef", mode, limit=4) for mode in ("omit", "hide", "none"))
+    assert omitted is not None
+    assert hidden is not None
+    assert shown is not None
+    assert (omitted.text, omitted.characters, omitted.cut) == ("", 6, False)
+    assert (hidden.text, hidden.cut, shown.text, shown.cut) == ("abcd", True, "abcd", True)
+    assert excerpt(None, "none") is None
+
+
+def test_many_sources_become_the_largest_and_the_rest() -> None:
+    groups = [Shares(f"s{i}", {"RETAIN": i, "INVERT": 1}) for i in range(30)]
+    shown = largest(groups, keep=5)
+    assert [group.name for group in shown] == ["s29", "s28", "s27", "s26", "s25", "25 other sources"]
+    assert sum(group.total for group in shown) == sum(group.total for group in groups)
+
+
+def test_the_judge_audit_is_laid_out_as_a_square(made: MadeRun) -> None:
+    judge = judge_section(made.run, config_of().triage)
+    assert judge is not None
+    assert judge.audit is not None
+    assert judge.certainty is not None
+    assert judge.audit.names == ["INVERT", "PUNISH", "RETAIN"]
+    assert judge.audit.confusion == [[3, 0, 0], [0, 2, 0], [1, 0, 14]]
+    assert (sum(judge.certainty.chosen), sum(judge.certainty.rejected), judge.certainty.unreadable) == (18, 20, 2)
+    assert judge.certainty.chosen[18] == 6
+
+
+def test_the_heaviest_conflicts_come_first(made: MadeRun) -> None:
+    impact = impact_section(made.run, config_of("report.top_pairs=4").report, config_of().objective)
+    assert impact is not None
+    assert [row.impact for row in impact.top] == [10.0, 9.0, 8.0, -2.0]
+    assert [row.category for row in impact.top] == ["PUNISH", "INVERT", "INVERT", "INVERT"]
+    assert impact.top[0].roles == {"chosen": "suppressed", "rejected": "suppressed"}
+    assert impact.top[1].roles == {"chosen": "suppressed", "rejected": "preferred"}
+    assert impact.top[3].roles == {}
+    assert impact.conflicts == 6
+    assert impact.clamped == 3
+    assert impact.head_share == pytest.approx(100 * 10 / 27)
+
+
+def test_weights_are_described_as_they_are() -> None:
+    assert effective_size(np.ones(50)) == pytest.approx(50)
+    assert effective_size(np.array([5.0, 0.0])) == pytest.approx(1)
+    assert effective_size(np.zeros(3)) == 0
+    assert head_share(np.ones(100)) == pytest.approx(10)
+    assert head_share(np.zeros(0)) == 0
+
+
+def test_wilson_is_scipys() -> None:
+    for k, n in ((0, 7), (3, 9), (12, 12), (250, 1000)):
+        theirs = binomtest(k, n).proportion_ci(0.95, method="wilson")
+        assert wilson(100 * k / n, n) == pytest.approx((100 * theirs.low, 100 * theirs.high), abs=1e-4)
+
+
+def test_before_and_after_by_category(made: MadeRun) -> None:
+    change = change_section(made.run)
+    assert change is not None
+    assert [row.name for row in change.by_category] == ["all", "INVERT", "RETAIN"]
+    assert [row.change for row in change.by_category] == [25.0, 100.0, -50.0]
+    assert [row.clear for row in change.by_category] == [False, True, False]
+    assert change.by_source == []
+
+
+def test_every_kind_of_answer_is_shown_early(made: MadeRun) -> None:
+    answers = answers_section(made.run, config_of("report.examples=4").report)
+    assert [one.verdict for one in answers] == ["lost", "gained", "still complies", "lost"]
+    assert [a.verdict for a in answers_section(made.run, config_of().report)].count("gained") == 4
+
+
+def test_curves_are_thinned_by_means_and_empty_ones_left_out(made: MadeRun) -> None:
+    training = training_section(made.run, "trace", 1)
+    assert training is not None
+    assert set(training.curves) == {"mean loss of a pair", "mean margin (implicit reward)", "learning rate"}
+    assert training.curves["mean loss of a pair"] == {"INVERT": [(i, 1.0 / i) for i in range(1, 6)]}
+    assert training.trained == {"INVERT": 10, "PUNISH": 0, "RETAIN": 30}
+    long = thinned([(float(i), float(i % 2)) for i in range(10_000)], points=100)
+    assert len(long) == 100
+    assert {value for _, value in long} == {0.5}
+
+
+def test_costs_are_those_of_the_manifests(made: MadeRun) -> None:
+    cost = cost_section(made.run)
+    assert [(s.stage, s.seconds, s.tokens) for s in cost.stages] == [
+        ("triage", 10, 12345),
+        ("impact", 20, 777),
+        ("realign", 40, 500),
+        ("evaluate", 50, None),
+    ]
+    assert cost.seconds == 120
+
+
+def test_refused_rows_come_with_examples_and_their_line(made: MadeRun) -> None:
+    problems = problems_section(made.run, "none")
+    assert [(r.reason, r.rows, len(r.examples)) for r in problems.refused] == [
+        ("broken_json", 4, 3),
+        ("empty_field", 1, 1),
+    ]
+    source, line, detail = problems.refused[0].examples[1]
+    assert (source, line) == ("bad.jsonl", 2)
+    assert detail is not None
+    assert "SECRET bad 1" in detail.text
+    assert problems.judge_errors == [("chosen: unreadable: mass N", 2)]
+
+
+def test_the_lineage_names_policy_data_models_and_command(made: MadeRun) -> None:
+    lineage = lineage_section(made.run, config_of())
+    assert lineage.corpus == [("pairs.jsonl (train)", "abcd")]
+    assert ("triage judge", "some/judge") in lineage.models
+    assert [link.name for link in lineage.links] == ["triaged", "impact", "scored", "realign", "model", "evaluation"]
+    assert lineage.command.startswith("trace-ray run -c ")
+
+
+def test_what_puts_the_result_in_doubt_is_said(made: MadeRun) -> None:
+    said = " ".join(one.text for one in report_sections(made.run, config_of())["warnings"])
+    for part in (
+        "60 % of the INVERT conflicts",
+        "5 of 25 rows",
+        "Fewer than 30",
+        "RETAIN: compliance",
+    ):
+        assert part in said, part
+    assert "could not decide" not in said
+    assert "never compared with labels" not in said
+
+
+def test_stages_that_are_not_done_are_left_out(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path)
+    with pytest.raises(UserError, match="nothing to report"):
+        render(made.run, config_of())
+    made.triage()
+    page = render(made.run, config_of())
+    assert 'id="gap"' in page
+    assert "never compared with labels" in page
+    for absent in ("impact", "training", "change", "answers"):
+        assert f'id="{absent}"' not in page
+        assert f'href="#{absent}"' not in page
+    made.impact()
+    assert 'id="impact"' in render(made.run, config_of())
+
+
+def test_a_refused_judge_is_reported_though_triage_never_finished(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path)
+    made.run.triaged.begin({})
+    (made.run.triaged.place / "audit.json").write_text(
+        '{"pairs": 9, "responses": 18, "readable": 1.0, "auc": 0.5, '
+        '"accuracy": 0.5, "kappa": 0.0, "agreement": 0.4, "false_invert_rate": null, "confusion": {"RETAIN->INVERT": 9}}'
+    )
+    page = render(made.run, config_of())
+    assert "Refused" in page
+    assert "The run stopped here" in page
+    assert 'id="gap"' not in page
+
+
+def test_what_later_stages_store_is_shown(tmp_path: Path) -> None:
+    """The names are those of triage's audit.json and manifest, evaluation's metrics.json, the pipeline's resources.json."""
+    made = MadeRun(tmp_path)
+    rows = [
+        {"from": 0.0, "to": 0.1, "responses": 30, "said": 0.05, "share": 0.1},
+        {"from": 0.9, "to": 1.0, "responses": 10, "said": 0.95, "share": 0.7},
+    ]
+    decision = {"calibration": {"kind": "platt"}, "threshold": 0.6, "band": 0.05}
+    bound = {"asked": 0.1, "confidence": 0.9, "reached": True, "upper_bound": 0.08}
+    more = {"reliability": rows, "ece": 0.09, "ece_uncalibrated": 0.2, "coverage": 0.9, "decision": decision}
+    made.everything(AUDIT | more | {"false_invert": bound})
+    manifest = made.run.triaged.place / "manifest.json"
+    canaries = {"pass_rate": 0.75, "tried": 24, "unreadable": 1, "by_attack": {"forged_turn": 0.5, "spanish": None}}
+    judges = {"share": 0.9, "kappa": 0.7, "responses": 40}
+    stored = json.loads(manifest.read_text()) | {"canaries": canaries, "judges": judges, "escalated_share": 0.3}
+    manifest.write_text(json.dumps(stored))
+    (made.run.scored.place / "resources.json").write_text(json.dumps({"peak_memory_bytes": 3 << 30}))
+    place = made.run.evaluation.place / "metrics.json"
+    one = {"base": {"plain": 40.0}, "realigned": {"plain": 10.0}}
+    intervals = {model: {"plain": [5.0, 50.0]} for model in one}
+    n = {model: {"plain": 20} for model in one}
+    metrics = {
+        "tpa_interval": {m: {g: [10.0, 90.0] for g in ("all", "INVERT", "RETAIN")} for m in one},
+        "tpa_change": {"all": {"change": 25.0, "interval": [5.0, 45.0]}},
+        "attacks": {"asr": one, "asr_interval": intervals, "n": n, "unclear": n, "unclear_counts_as": "success"},
+        "drift": {"kl_to_base": 0.0123, "ppl_base": 3.0, "ppl_realigned": 3.5, "drift_tokens": 10.0},
+        "capability": {m: {"results": {"mmlu": {"acc": {"value": 0.7, "stderr": 0.01}}}} for m in one},
+        "lineage": [{"run": "runs/first", "policy": {"name": "p", "version": "1"}, "method": "trace", "tpa": None}],
+    }
+    place.write_text(json.dumps(json.loads(place.read_text()) | metrics))
+    change = change_section(made.run)
+    assert change is not None
+    assert (change.overall.base.low, change.overall.clear) == (10.0, True)
+    judge = judge_section(made.run, config_of().triage)
+    assert judge is not None
+    assert judge.audit is not None
+    assert (judge.threshold, judge.abstain_band) == (0.6, 0.05)
+    assert judge.audit.roc == [(0.0, 0.0), (pytest.approx(0.1), pytest.approx(0.7)), (1.0, 1.0)]
+    assert cost_section(made.run).stages[1].peak_gib == 3.0
+    page = render(made.run, config_of())
+    for text in (
+        "forged turn",
+        "0.0123",
+        "40.0 % (5\u201350)",
+        "mmlu acc",
+        "0.700 ± 0.010",
+        "runs/first",
+        "8.0 %",
+        "30.0 %",
+    ):
+        assert text in page, text

@@ -1,0 +1,67 @@
+"""The commands around a run: starter configuration, status, quiet and debug."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from trace_ray.artifacts import Run
+from trace_ray.cli import app
+from trace_ray.config import StorageConfig
+from trace_ray.config_load import check_needed, load_config
+from trace_ray.progress import CONSOLE
+from trace_ray.storage import locate
+
+
+def trace_ray(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "trace_ray.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_starter_is_a_whole_configuration_and_is_not_overwritten(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    assert CliRunner().invoke(app, ["init", str(file)]).exit_code == 0
+    config = load_config([file])
+    check_needed(config, ["triage", "impact", "realign", "evaluate", "report"])
+    assert config.policy.clauses[1].rule is not None
+    file.write_text("mine")
+    refused = trace_ray("init", str(file))
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("trace-ray: init: ")
+    assert file.read_text() == "mine"
+
+
+def test_a_mistake_is_one_line_and_a_trace_under_debug(tmp_path: Path) -> None:
+    wrong = ["triage", "-c", str(tmp_path / "none.yaml"), "--run", str(tmp_path / "run")]
+    plain, debug = trace_ray(*wrong), trace_ray("--debug", *wrong)
+    assert plain.returncode == 2
+    assert plain.stderr.count("\n") == 1
+    assert "no such file" in plain.stderr
+    assert "Traceback" in debug.stderr
+
+
+def test_status_at_a_glance_for_people_and_machines(tmp_path: Path) -> None:
+    run = Run(locate(str(tmp_path), StorageConfig()))
+    run.triaged.begin({})
+    run.triaged.publish(counts={"rows_in": 7}, seconds=3)
+    run.rejects.begin({})
+    text = CliRunner().invoke(app, ["status", "--run", str(tmp_path)])
+    assert "rows_in 7" in text.stdout
+    found = {
+        row["artefact"]: row
+        for row in json.loads(CliRunner().invoke(app, ["status", "--run", str(tmp_path), "--json"]).stdout)
+    }
+    assert found["triaged"]["state"] == "done"
+    assert found["rejects"]["state"] == "begun"
+    assert found["model"]["state"] == "-"
+
+
+def test_quiet_says_nothing_on_the_way(tmp_path: Path) -> None:
+    CliRunner().invoke(app, ["--quiet", "status", "--run", str(tmp_path)])
+    assert CONSOLE.quiet
+    CliRunner().invoke(app, ["status", "--run", str(tmp_path)])
+    assert not CONSOLE.quiet

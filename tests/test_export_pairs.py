@@ -1,0 +1,45 @@
+"""The exported dataset: sides as the new policy has them, weights kept, read back with pyarrow's own dataset reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+
+from trace_ray.artifacts import Run
+from trace_ray.config import StorageConfig
+from trace_ray.export_pairs import export_pairs
+from trace_ray.pairs import SCORED_SCHEMA
+from trace_ray.storage import locate
+
+
+def row(number: int, category: str, corrected: str | None = None) -> dict[str, object]:
+    return {
+        "row": number,
+        "pair_id": str(number),
+        "source": "s",
+        "split": "train",
+        "prompt": [{"role": "user", "content": f"p{number}"}],
+        "chosen": f"c{number}",
+        "rejected": f"r{number}",
+        "corrected": corrected,
+        "category": category,
+        "weight": number / 2,
+    }
+
+
+def test_sides_and_weights(tmp_path: Path) -> None:
+    run = Run(locate(str(tmp_path / "run"), StorageConfig()))
+    run.scored.begin({})
+    rows = [row(1, "INVERT"), row(2, "PUNISH", "y2"), row(3, "PUNISH"), row(4, "RETAIN")]
+    for number, part in enumerate((rows[:2], rows[2:])):
+        table = pa.Table.from_pylist(part, schema=SCORED_SCHEMA)
+        (run.scored.place / f"part-{number}.parquet").write_parquet(table)
+    run.scored.publish(counts={}, seconds=0)
+    assert export_pairs(run, locate(str(tmp_path / "out"), StorageConfig())) == (3, 1)
+    found = pads.dataset(tmp_path / "out").to_table().sort_by("pair_id").to_pylist()
+    sides = [(one["prompt"][0]["content"], one["chosen"][0]["content"], one["rejected"][0]["content"]) for one in found]
+    assert sides == [("p1", "r1", "c1"), ("p2", "y2", "c2"), ("p4", "c4", "r4")]
+    assert [one["weight"] for one in found] == [0.5, 1.0, 2.0]
+    assert {turn["role"] for one in found for turn in one["chosen"] + one["rejected"]} == {"assistant"}

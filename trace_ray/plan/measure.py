@@ -1,0 +1,75 @@
+"""Runs the probes, one process after another, and collects their rates."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from trace_ray.config import Config
+from trace_ray.config_load import dump_config
+from trace_ray.errors import UserError
+from trace_ray.plan.rates import EngineRates, Rates, TrainRates
+from trace_ray.plan.sample import Sample
+
+PROBE_ROWS = 48
+
+
+def measure(sample: Sample, config: Config, note: Callable[[str], None]) -> tuple[Rates | None, list[UserError]]:
+    """Returns the measured rates, and what kept a piece from being measured: a model that does not load.
+
+    Args:
+        note: told the name of each piece before it is measured.
+    """
+    problems: list[UserError] = []
+    found: dict[str, dict[str, Any] | None] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        config_file, sample_file = Path(folder) / "config.yaml", Path(folder) / "sample.parquet"
+        config_file.write_text(dump_config(config), encoding="utf-8")
+        rows = sample.table.num_rows
+        taken = sample.table.take(sorted({i * rows // PROBE_ROWS for i in range(PROBE_ROWS)}))
+        pq.write_table(taken.select(["prompt", "chosen", "rejected"]), sample_file)
+        for piece in _pieces(config):
+            note(piece)
+            try:
+                found[piece] = _probe(piece, config_file, sample_file)
+            except UserError as error:
+                problems.append(error)
+    if problems:
+        return None, problems
+    return Rates(
+        judge=_engine(found.get("judge")),
+        evaluation_judge=_engine(found.get("evaluation_judge")),
+        policy=EngineRates(**(found["policy"] or {})),
+        train=TrainRates(**(found["train"] or {})),
+    ), []
+
+
+def _engine(values: dict[str, Any] | None) -> EngineRates | None:
+    return EngineRates(**values) if values else None
+
+
+def _pieces(config: Config) -> list[str]:
+    pieces = ["train", "policy"]
+    if config.triage.judge.backend == "vllm":
+        pieces.append("judge")
+    if config.evaluate.judge.backend == "vllm":
+        pieces.append("evaluation_judge")
+    return pieces
+
+
+def _probe(piece: str, config_file: Path, sample_file: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "trace_ray.plan.probe", piece, str(config_file), str(sample_file)]
+    finished = subprocess.run([*command, str(time.time())], capture_output=True, text=True, check=False)
+    if finished.returncode:
+        last = next((line for line in reversed(finished.stderr.splitlines()) if line.strip()), "no message")
+        remedy = "it could not be loaded and run here: see the message, or give plan.measure=false with rates"
+        raise UserError(f"plan: {piece}", last.strip()[:300], remedy)
+    return dict(json.loads(finished.stdout.splitlines()[-1]))

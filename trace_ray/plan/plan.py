@@ -1,0 +1,75 @@
+"""`trace-ray plan`: what a run will take, and everything that would stop it, before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trace_ray.config import Config
+from trace_ray.errors import UserError
+from trace_ray.plan import checks
+from trace_ray.plan.estimate import StageEstimate, estimate
+from trace_ray.plan.measure import measure
+from trace_ray.plan.rates import Rates, given, with_given
+from trace_ray.plan.sample import read_sample
+from trace_ray.plan.workload import Workload, workload
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Problems, and as much of an estimate as they allow."""
+
+    problems: list[UserError]
+    load: Workload | None
+    rates: Rates | None
+    stages: list[StageEstimate]
+    sampled: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns everything for machines."""
+        return {
+            "problems": [str(problem) for problem in self.problems],
+            "workload": asdict(self.load) if self.load else None,
+            "rates": asdict(self.rates) if self.rates else None,
+            "stages": [asdict(stage) for stage in self.stages],
+            "sampled": self.sampled,
+        }
+
+
+def make_plan(config: Config, run_uri: str | None, note: Callable[[str], None] = lambda _piece: None) -> Plan:
+    """Returns the plan of a run.
+
+    Args:
+        config: with absolute model paths.
+        run_uri: the run's folder, checked for writing; None = not checked.
+        note: told what is being measured.
+    """
+    problems: list[UserError] = []
+    have = checks.this_machine(config)
+    if run_uri:
+        checks.attempt(problems, lambda: checks.check_run_folder(run_uri, config))
+    problems += checks.check_resources(config, have)
+    sources = checks.find_sources(config, problems)
+    loads = checks.check_tokenizers(config, problems)
+    sample = checks.attempt(problems, lambda: read_sample(sources, config)) if sources and loads else None
+    if sample is None:
+        return Plan(distinct(problems), None, None, [], 0)
+    load = workload(sample.pairs, sample.rows, config)
+    if not load.trained["INVERT"] + load.trained["PUNISH"]:
+        remedy = "no sampled pair conflicts with the policy: check policy and corpus"
+        problems.append(UserError("corpus", f"{len(sample.pairs)} pairs sampled", remedy))
+    if config.plan.measure:
+        rates, failed = measure(sample, config, note)
+        problems += failed
+    else:
+        rates = checks.attempt(problems, lambda: given(config))
+    stages = estimate(load, with_given(rates, config.plan), config, have) if rates else []
+    if not config.ray.address and not config.plan.cpus:
+        problems += checks.check_memory(stages, checks.machine_memory_gib())
+    return Plan(distinct(problems), load, rates, stages, len(sample.pairs))
+
+
+def distinct(problems: list[UserError]) -> list[UserError]:
+    """Returns each problem once, in order."""
+    return list({str(problem): problem for problem in problems}.values())

@@ -1,0 +1,100 @@
+"""How fast the pieces are: measured on this machine or given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from trace_ray.config import Config, PlanConfig
+from trace_ray.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRates:
+    """A vLLM engine of one actor.
+
+    Args:
+        start_s: from the start of its process to the first answer; memory_gib: its peak.
+        prompt_tokens_s: one-token verdicts, tokens of whole prompts a second, prefix cache included.
+        answer_tokens_s: greedy generation, new tokens a second.
+        answer_tokens: mean length of the answers seen; 0 = not measured.
+    """
+
+    start_s: float
+    memory_gib: float
+    prompt_tokens_s: float
+    answer_tokens_s: float
+    answer_tokens: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRates:
+    """The policy model with its adapter in one worker, in unpadded tokens a second.
+
+    Args:
+        start_s: from the start of a process to the loaded model.
+        forward_tokens_s: no-grad forward; train_tokens_s: forward and backward.
+        memory_gib: peak of scoring; train_gib: peak of training.
+    """
+
+    start_s: float
+    forward_tokens_s: float
+    train_tokens_s: float
+    memory_gib: float
+    train_gib: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Everything an estimate needs to know; ``judge`` and ``evaluation_judge`` are None for rules."""
+
+    judge: EngineRates | None
+    evaluation_judge: EngineRates | None
+    policy: EngineRates
+    train: TrainRates
+
+
+def with_given(rates: Rates, plan: PlanConfig) -> Rates:
+    """Returns the rates with those that ``plan`` gives in place of the measured ones."""
+    judge = rates.judge and replace(rates.judge, prompt_tokens_s=plan.judge_tokens_s or rates.judge.prompt_tokens_s)
+    policy = replace(rates.policy, answer_tokens_s=plan.answer_tokens_s or rates.policy.answer_tokens_s)
+    train = replace(
+        rates.train,
+        forward_tokens_s=plan.forward_tokens_s or rates.train.forward_tokens_s,
+        train_tokens_s=plan.train_tokens_s or rates.train.train_tokens_s,
+    )
+    return replace(rates, judge=judge, policy=policy, train=train)
+
+
+STARTS_S = {"engine": 120.0, "train": 60.0}
+"""Assumed where nothing is measured: engines of large models on a GPU take minutes to load and compile."""
+
+
+def given(config: Config) -> Rates:
+    """Returns the rates that ``plan`` gives, with assumed starts and no memory.
+
+    Raises: UserError naming every rate that is missing.
+    """
+    plan = config.plan
+    needed = ["answer_tokens_s", "forward_tokens_s", "train_tokens_s"]
+    needed += ["judge_tokens_s"] if "vllm" in (config.triage.judge.backend, config.evaluate.judge.backend) else []
+    missing = [f"plan.{name}" for name in needed if not getattr(plan, name)]
+    if missing:
+        raise UserError("plan.measure", False, f"give {', '.join(missing)}, or let plan.measure=true time them here")
+    engine = EngineRates(
+        start_s=STARTS_S["engine"],
+        memory_gib=0.0,
+        prompt_tokens_s=plan.judge_tokens_s,
+        answer_tokens_s=plan.answer_tokens_s,
+    )
+    return Rates(
+        judge=engine if config.triage.judge.backend == "vllm" else None,
+        evaluation_judge=engine if config.evaluate.judge.backend == "vllm" else None,
+        policy=engine,
+        train=TrainRates(
+            start_s=STARTS_S["train"],
+            forward_tokens_s=plan.forward_tokens_s,
+            train_tokens_s=plan.train_tokens_s,
+            memory_gib=0.0,
+            train_gib=0.0,
+        ),
+    )

@@ -1,0 +1,129 @@
+"""How much there is to do: rows, prompts and tokens of each stage, from a sample and the row count. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from trace_ray.config import Config, ObjectiveConfig, TermConfig
+from trace_ray.pairs import CONFLICTS, RESPONSE_NAMES, TRAINED
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledPair:
+    """One pair of the sample in figures.
+
+    Args:
+        stands_for: pairs of the corpus that it represents.
+        category: what rules say of it; None where only a judge that reads can tell.
+        test: whether it is held out; repeated: whether its prompt came before in the sample.
+        prompt: tokens of the prompt as training renders it.
+        responses: tokens of chosen, rejected and, where there is one, corrected, truncated as training does.
+        judged: tokens of the two prompts that the triage judge reads; 0 for rules.
+    """
+
+    stands_for: float
+    category: str | None
+    test: bool
+    repeated: bool
+    prompt: int
+    responses: Mapping[str, int]
+    judged: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What the stages of a run have to do; tokens are unpadded.
+
+    Args:
+        rows: pairs to judge; refused: rows expected to be no pair.
+        judged_tokens: tokens of all prompts of the triage judge.
+        trained: pairs trained on, by category.
+        gold_tokens: tokens of the gold batch's sequences; scored_tokens: of sequences that get s(y).
+        policy_tokens: tokens of one epoch's trained sequences; reference_tokens: of those whose KL is taken.
+        prompts: held-out prompts; prompt_tokens: of all of them; answer_tokens: expected of one answer.
+    """
+
+    rows: int
+    refused: int
+    judged_tokens: int
+    trained: Mapping[str, int]
+    gold_tokens: int
+    scored_tokens: int
+    policy_tokens: int
+    reference_tokens: int
+    prompts: int
+    prompt_tokens: int
+    answer_tokens: float
+
+
+def term_responses(term: TermConfig) -> list[str]:
+    """Returns the names of the responses that a term reads."""
+    return [name for name in RESPONSE_NAMES if name in (term.prefer, *term.suppress)] if term.loss != "skip" else []
+
+
+def pair_tokens(pair: SampledPair, term: TermConfig) -> int | None:
+    """Returns the tokens of the pair's sequences under a term; None where it lacks a response that the term reads."""
+    names = term_responses(term)
+    if not names or any(name not in pair.responses for name in names):
+        return None
+    return sum(pair.prompt + pair.responses[name] for name in names)
+
+
+def workload(sample: Sequence[SampledPair], rows: int, config: Config) -> Workload:
+    """Returns the work of a whole corpus, extrapolated from a sample of its pairs.
+
+    Args:
+        sample: pairs that could be read, at least one.
+        rows: rows of the corpus, limits applied.
+    """
+    objective = config.objective
+    train = [pair for pair in sample if not pair.test]
+    trained, tokens = {}, {}
+    for name, share in category_shares(train, config).items():
+        number, mean = _usable(train, name, objective)
+        trained[name] = number * (share if train and train[0].category is None else 1.0)
+        tokens[name] = trained[name] * mean
+    conflicts = sum(trained[name] for name in CONFLICTS)
+    keep = min(1.0, config.impact.retain_per_conflict * conflicts / max(1.0, trained["RETAIN"]))
+    trained["RETAIN"], tokens["RETAIN"] = trained["RETAIN"] * keep, tokens["RETAIN"] * keep
+    held_out = sum(pair.stands_for for pair in sample if pair.test and not pair.repeated)
+    prompts = min(held_out, config.evaluate.prompts or math.inf)
+    scored = [n for n in TRAINED if n in CONFLICTS or getattr(objective, n).loss not in ("kl", "sft")]
+    return Workload(
+        rows=rows,
+        refused=max(0, rows - round(sum(pair.stands_for for pair in sample))),
+        judged_tokens=round(sum(pair.stands_for * pair.judged for pair in sample)),
+        trained={name: round(number) for name, number in trained.items()},
+        gold_tokens=round(2 * config.impact.gold_size * _mean(sample, lambda p: p.prompt + p.responses["chosen"])),
+        scored_tokens=round(sum(tokens[name] for name in scored)),
+        policy_tokens=round(sum(tokens.values())),
+        reference_tokens=round(tokens["RETAIN"]) if objective.RETAIN.loss == "kl" else 0,
+        prompts=round(prompts),
+        prompt_tokens=round(prompts * _mean(sample, lambda p: p.prompt)),
+        answer_tokens=min(_mean(sample, lambda p: p.responses["chosen"]), config.evaluate.max_new_tokens),
+    )
+
+
+def category_shares(train: Sequence[SampledPair], config: Config) -> dict[str, float]:
+    """Returns the share of each trained category: counted where rules decide, else as ``plan`` assumes."""
+    known = [pair for pair in train if pair.category is not None]
+    if known:
+        every = sum(pair.stands_for for pair in known)
+        return {n.value: sum(p.stands_for for p in known if p.category == n) / every for n in TRAINED}
+    conflicts = {"INVERT": config.plan.invert_share, "PUNISH": config.plan.punish_share}
+    return conflicts | {"RETAIN": 1 - sum(conflicts.values())}
+
+
+def _usable(train: Sequence[SampledPair], category: str, objective: ObjectiveConfig) -> tuple[float, float]:
+    """(Pairs of a category that its term can use, mean tokens of one); pairs of no known category count for each."""
+    members = [pair for pair in train if pair.category in (category, None)]
+    found = [(pair.stands_for, pair_tokens(pair, getattr(objective, category))) for pair in members]
+    usable = [(number, tokens) for number, tokens in found if tokens is not None]
+    pairs = sum(number for number, _ in usable)
+    return pairs, sum(number * tokens for number, tokens in usable) / max(pairs, 1e-9)
+
+
+def _mean(sample: Sequence[SampledPair], value: Callable[[SampledPair], int]) -> float:
+    return sum(p.stands_for * value(p) for p in sample) / sum(p.stands_for for p in sample)

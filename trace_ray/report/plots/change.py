@@ -1,0 +1,42 @@
+"""Before and after as pairs of dots with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trace_ray.report.figure import Picture, picture
+from trace_ray.report.sections.change import ChangeRow
+from trace_ray.report.theme import LIGHT
+
+_MODELS = (("base", "o", 0.14), ("realigned", "D", -0.14))
+
+
+def change_picture(rows: Sequence[ChangeRow], name: str) -> Picture:
+    """Returns target policy agreement of both models, a line a group."""
+    said = "; ".join(f"{row.name} from {row.base.value:.1f} to {row.realigned.value:.1f} %" for row in rows)
+    return picture(
+        lambda figure, narrow: _draw(figure, rows, narrow=narrow),
+        name=name,
+        label=f"Target policy agreement, base to realigned: {said}.",
+        wide=0.9 + 0.48 * len(rows),
+        narrow=1.0 + 0.55 * len(rows),
+    )
+
+
+def _draw(figure: Any, rows: Sequence[ChangeRow], *, narrow: bool) -> None:
+    axes = figure.add_subplot()
+    for at, row in enumerate(rows):
+        axes.axhline(at, color=LIGHT["line"], linewidth=0.7, zorder=0)
+        for model, marker, offset in _MODELS:
+            one = getattr(row, model)
+            axes.plot([one.low, one.high], [at - offset] * 2, color=LIGHT[model], linewidth=2.2, alpha=0.45)
+            label = f"{model} model" if at == 0 else None
+            axes.plot(one.value, at - offset, marker, color=LIGHT[model], markersize=7, label=label, linestyle="none")
+    axes.set_yticks(range(len(rows)), [row.name if narrow else f"{row.name}  ({row.prompts})" for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(-2, 102)
+    axes.set_xticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
+    axes.tick_params(length=0)
+    axes.spines["left"].set_visible(False)
+    axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1))

@@ -1,0 +1,60 @@
+"""Impacts by category, and how few conflicts carry how much weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from trace_ray.report.figure import Picture, picture
+from trace_ray.report.sections.impact import ImpactSection
+from trace_ray.report.theme import LIGHT
+
+
+def impact_picture(impact: ImpactSection) -> Picture:
+    """Returns a histogram of impacts and the curve of cumulated weight."""
+    said = "; ".join(
+        f"{name}: median {row['median']:.3g}, {100 * row['share_clamped']:.0f} % at or below 0"
+        for name, row in sorted(impact.summary.items())
+    )
+    return picture(
+        lambda figure, narrow: _draw(figure, impact, narrow=narrow),
+        name="impact",
+        label=f"Impacts by category ({said}). The heaviest tenth carries {impact.head_share:.0f} % of all weight.",
+        wide=3.2,
+        narrow=5.6,
+    )
+
+
+def _draw(figure: Any, impact: ImpactSection, *, narrow: bool) -> None:
+    left, right = figure.subplots(2, 1) if narrow else figure.subplots(1, 2)
+    _histogram(left, impact)
+    _concentration(right, impact)
+    for axes in (left, right):
+        axes.tick_params(length=0)
+
+
+def _histogram(axes: Any, impact: ImpactSection) -> None:
+    names = [name for name in impact.impacts if np.isfinite(impact.impacts[name]).any()]
+    every = np.concatenate([impact.impacts[name] for name in names]) if names else np.zeros(1)
+    every = every[np.isfinite(every)]
+    low, high = np.quantile(every, [0.005, 0.995])
+    edges = np.histogram_bin_edges(np.clip(every, low, high), bins=30)
+    values = [np.clip(impact.impacts[name], low, high) for name in names]
+    axes.hist(values, bins=edges, stacked=True, color=[LIGHT[n.lower()] for n in names], label=names, linewidth=0)
+    axes.axvline(0, color=LIGHT["ink"], linewidth=1)
+    axes.set_title("Impact of each conflict (at or below 0: weight 0)", color=LIGHT["ink"])
+    axes.set_ylabel("conflicts")
+    axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
+    axes.legend()
+
+
+def _concentration(axes: Any, impact: ImpactSection) -> None:
+    ordered = np.sort(impact.weights)[::-1]
+    share = 100 * np.cumsum(ordered) / max(ordered.sum(), 1e-300)
+    at = np.unique(np.linspace(0, len(ordered) - 1, 200).astype(int)) if len(ordered) else np.empty(0, int)
+    axes.plot([0, 100], [0, 100], color=LIGHT["line"], linewidth=1)
+    if len(at):
+        axes.plot([0, *(100 * (at + 1) / len(ordered))], [0, *share[at]], color=LIGHT["realigned"], linewidth=2)
+    axes.set_title("Weight carried by the heaviest conflicts", color=LIGHT["ink"])
+    axes.set(xlabel="% of conflicts, heaviest first", ylabel="% of all weight", xlim=(0, 100), ylim=(0, 102))

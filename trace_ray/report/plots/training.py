@@ -1,0 +1,50 @@
+"""Training curves as small multiples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trace_ray.report.figure import Picture, picture
+from trace_ray.report.sections.training import TrainingSection
+from trace_ray.report.theme import LIGHT
+
+
+def training_picture(training: TrainingSection) -> Picture:
+    """Returns one small plot for each figure that was recorded."""
+    rows = -(-len(training.curves) // 2)
+    return picture(
+        lambda figure, narrow: _draw(figure, training, narrow=narrow),
+        name="training",
+        label="Training curves. " + "; ".join(_said(training, title) for title in training.curves),
+        wide=2.5 * rows,
+        narrow=2.3 * len(training.curves),
+    )
+
+
+def _said(training: TrainingSection, title: str) -> str:
+    series = training.curves[title]
+    return f"{title}: " + ", ".join(
+        f"{'' if name == 'all' else name + ' '}from {curve[0][1]:.3g} to {curve[-1][1]:.3g}"
+        for name, curve in series.items()
+        if curve
+    )
+
+
+def _draw(figure: Any, training: TrainingSection, *, narrow: bool) -> None:
+    columns = 1 if narrow else 2
+    rows = -(-len(training.curves) // columns)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    places = list(grid.flatten())
+    for axes, (title, series) in zip(places, training.curves.items(), strict=False):
+        for name, curve in series.items():
+            colour = LIGHT["realigned"] if name == "all" else LIGHT[name.lower()]
+            axes.plot(*zip(*curve, strict=True), color=colour, label=name, linewidth=1.6)
+        axes.set_title(title, color=LIGHT["ink"])
+        axes.tick_params(length=0)
+        axes.set_xlim(0, training.planned)
+        if set(series) != {"all"}:
+            axes.legend(ncols=3 if not narrow else 1)
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
+    for axes in places[len(training.curves) :]:
+        axes.set_axis_off()
+    places[len(training.curves) - 1].set_xlabel("step")

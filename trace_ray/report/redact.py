@@ -1,0 +1,33 @@
+"""Corpus text on its way to the page: shown, hidden behind a click, or left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SHOWN_CHARACTERS = 900
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A text, or what may be said of it.
+
+    Args:
+        text: its start; empty where it is left out.
+        characters: of the whole text.
+        mode: ``none`` | ``hide`` | ``omit``.
+    """
+
+    text: str
+    characters: int
+    mode: str
+
+    @property
+    def cut(self) -> bool:
+        return self.mode != "omit" and len(self.text) < self.characters
+
+
+def excerpt(text: str | None, mode: str, limit: int = SHOWN_CHARACTERS) -> Excerpt | None:
+    """Returns the text as ``report.redact`` allows; None for no text."""
+    if text is None:
+        return None
+    return Excerpt("" if mode == "omit" else text[:limit], len(text), mode)

@@ -1,0 +1,126 @@
+"""What changed in the model: target policy agreement before and after, attacks, capability, drift."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trace_ray.artifacts import Run
+from trace_ray.report.sections.measures import Measure, other_measures
+
+METRICS = "metrics.json"
+_Z95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A percentage with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ChangeRow:
+    """One group of held-out prompts, before and after; ``difference`` is the paired change's interval, if stored."""
+
+    name: str
+    prompts: int
+    base: Measured
+    realigned: Measured
+    difference: tuple[float, float] | None
+
+    @property
+    def change(self) -> float:
+        return self.realigned.value - self.base.value
+
+    @property
+    def clear(self) -> bool:
+        """Returns whether the change's interval excludes 0; where none was stored, whether the models' do not overlap."""
+        if self.difference is not None:
+            return self.difference[0] > 0 or self.difference[1] < 0
+        return self.base.high < self.realigned.low or self.realigned.high < self.base.low
+
+
+@dataclass(frozen=True)
+class ChangeSection:
+    """Before and after.
+
+    Args:
+        by_category: ``all`` first; by_source: empty where there is one source only.
+        other: title -> lines of what else evaluation measured.
+    """
+
+    judge: str
+    judge_is_triage_judge: bool
+    by_category: list[ChangeRow]
+    by_source: list[ChangeRow]
+    unclear: Mapping[str, int]
+    mean_words: Mapping[str, float]
+    other: Mapping[str, list[Measure]]
+
+    @property
+    def overall(self) -> ChangeRow:
+        return self.by_category[0]
+
+
+def change_section(run: Run) -> ChangeSection | None:
+    """Returns before and after; None before evaluation is done."""
+    if not run.evaluation.done():
+        return None
+    metrics = json.loads((run.evaluation.place / METRICS).read_text())
+    sources = change_rows(
+        metrics["tpa_by_source"], metrics["n_by_source"], metrics.get("tpa_by_source_interval", {}), {}
+    )
+    return ChangeSection(
+        judge=metrics["judge"],
+        judge_is_triage_judge=metrics["judge_is_triage_judge"],
+        by_category=change_rows(
+            metrics["tpa"], metrics["n"], metrics.get("tpa_interval", {}), metrics.get("tpa_change", {})
+        ),
+        by_source=sources if len(sources) > 2 else [],
+        unclear=metrics["unclear"],
+        mean_words=metrics["mean_words"],
+        other=other_measures(metrics),
+    )
+
+
+def change_rows(
+    tpa: Mapping[str, Mapping[str, float]],
+    n: Mapping[str, int],
+    intervals: Mapping[str, Mapping[str, Any]],
+    changes: Mapping[str, Any],
+) -> list[ChangeRow]:
+    """Returns one row a group, ``all`` first; intervals that were not stored are Wilson's."""
+    names = sorted(n, key=lambda name: (name != "all", name))
+
+    def measured(model: str, name: str) -> Measured:
+        stored = intervals.get(model, {}).get(name)
+        low, high = stored or wilson(tpa[model][name], n[name])
+        return Measured(tpa[model][name], low, high)
+
+    def difference(name: str) -> tuple[float, float] | None:
+        return tuple(changes[name]["interval"]) if name in changes else None
+
+    return [
+        ChangeRow(name, n[name], measured("base", name), measured("realigned", name), difference(name))
+        for name in names
+    ]
+
+
+def wilson(percent: float, n: int) -> tuple[float, float]:
+    """Returns the 95 % interval of a percentage of ``n`` trials. Source: Wilson 1927.
+
+    >>> [round(x, 1) for x in wilson(50.0, 10)]
+    [23.7, 76.3]
+    """
+    if not n:
+        return 0.0, 100.0
+    p, z = percent / 100, _Z95
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, 100 * (middle - half)), min(100.0, 100 * (middle + half))

@@ -1,0 +1,92 @@
+"""What each stage cost: seconds, tokens, memory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from trace_ray.artifacts import Artifact, Run
+
+RESOURCES = "resources.json"
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """One stage's cost; tokens and memory are None where they were not recorded."""
+
+    stage: str
+    rows: int
+    rows_are: str
+    seconds: float
+    tokens: int | None
+    peak_gib: float | None
+
+    @property
+    def rate(self) -> float | None:
+        """Returns tokens a second, starting up included."""
+        return self.tokens / self.seconds if self.tokens and self.seconds else None
+
+
+@dataclass(frozen=True)
+class CostSection:
+    """The stages that are done, in order."""
+
+    stages: list[StageCost]
+
+    @property
+    def seconds(self) -> float:
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def tokens(self) -> int:
+        return sum(stage.tokens or 0 for stage in self.stages)
+
+
+def cost_section(run: Run) -> CostSection:
+    """Returns the cost of every finished stage; model/ holds the seconds of training and export together."""
+    stages: list[StageCost] = []
+    if run.triaged.done():
+        m = run.triaged.manifest()
+        stages.append(
+            _stage("triage", run.triaged, m["counts"]["rows_in"], "rows read", m["used"].get("judged_tokens"))
+        )
+    if run.scored.done():
+        m = run.scored.manifest()
+        trained = sum(number for name, number in m["counts"].items() if name != "untrained")
+        stages.append(_stage("impact", run.scored, trained, "pairs kept", _impact_tokens(run.impact)))
+    if run.model.done():
+        trained_on = run.realign.manifest()
+        stages.append(_stage("realign", run.model, trained_on["counts"]["steps"], "steps", trained_on["tokens"]))
+    if run.evaluation.done():
+        m = run.evaluation.manifest()
+        stages.append(_stage("evaluate", run.evaluation, m["counts"]["responses"], "answers", m.get("tokens")))
+    return CostSection(stages)
+
+
+def _impact_tokens(impact: Artifact) -> int | None:
+    tokens: int | None = impact.manifest()["response_tokens"] if impact.done() else None
+    return tokens
+
+
+def _stage(name: str, artifact: Artifact, rows: int, rows_are: str, tokens: int | None) -> StageCost:
+    return StageCost(name, rows, rows_are, artifact.manifest()["seconds"], tokens, _peak_gib(artifact))
+
+
+def _peak_gib(artifact: Artifact) -> float | None:
+    """What the pipeline recorded of the stage's processes beside the artefact."""
+    place = artifact.place / RESOURCES
+    return json.loads(place.read_text())["peak_memory_bytes"] / 2**30 if place.exists() else None
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds as people say them.
+
+    >>> [duration(s) for s in (7.4, 204, 7260)]
+    ['7 s', '3 min 24 s', '2 h 1 min']
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

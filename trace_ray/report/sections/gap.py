@@ -1,0 +1,101 @@
+"""How far the corpus is from the new policy: the share of each category, in all, by source and by clause."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trace_ray.artifacts import Run
+from trace_ray.pairs import CONFLICTS, Category
+from trace_ray.report.tally import count_by, published
+
+ALL = "all pairs"
+SHOWN_GROUPS = 12
+CLAUSES = ("clauses_chosen", "clauses_rejected")
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Pairs of one group by category."""
+
+    name: str
+    counts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def conflicts(self) -> int:
+        return sum(self.counts.get(name, 0) for name in CONFLICTS)
+
+    def percent(self, category: str) -> float:
+        """Returns the category's share in percent, 0 for a group of no pair."""
+        return 100 * self.counts.get(category, 0) / max(1, self.total)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The alignment-reality gap.
+
+    Args:
+        rows_in: rows read; rejects: of these, rows that are no pair.
+        overall: every judged pair; by_source: largest first, the small ones together as one group.
+        by_clause: pairs of which a response breaks the clause, most first; empty where triage named no clauses.
+    """
+
+    rows_in: int
+    rejects: int
+    overall: Shares
+    by_source: list[Shares]
+    by_clause: list[Shares]
+
+
+def gap_section(run: Run) -> Gap | None:
+    """Returns the gap; None before triage is done."""
+    if not run.triaged.done():
+        return None
+    counted = count_by(run.triaged, ["source", "category"])
+    groups: dict[str, Counter[str]] = {}
+    for (source, category), number in counted.items():
+        groups.setdefault(str(source), Counter())[str(category)] += number
+    overall: Counter[str] = sum(groups.values(), Counter())
+    counts = run.triaged.manifest()["counts"]
+    return Gap(
+        rows_in=counts["rows_in"],
+        rejects=counts["rejects"],
+        overall=Shares(ALL, overall),
+        by_source=largest([Shares(name, found) for name, found in groups.items()]),
+        by_clause=clause_shares(run),
+    )
+
+
+def largest(groups: list[Shares], keep: int = SHOWN_GROUPS) -> list[Shares]:
+    """Returns the groups by size, those after the first ``keep`` summed into one."""
+    ordered = sorted(groups, key=lambda group: (-group.total, group.name))
+    if len(ordered) <= keep + 1:
+        return ordered
+    rest: Counter[str] = sum((Counter(group.counts) for group in ordered[keep:]), Counter())
+    return [*ordered[:keep], Shares(f"{len(ordered) - keep} other sources", rest)]
+
+
+def clause_shares(run: Run) -> list[Shares]:
+    """Returns the pairs by clause and category; a pair that breaks several clauses counts with each, once."""
+    groups: dict[str, Counter[str]] = {}
+    for table in published(run.triaged, ["category", *CLAUSES]):
+        if CLAUSES[0] not in table.column_names:
+            return []
+        rows = zip(*(table[name].to_pylist() for name in ("category", *CLAUSES)), strict=True)
+        for category, *broken in rows:
+            for clause in {one for clauses in broken for one in clauses or ()}:
+                groups.setdefault(clause, Counter())[category] += 1
+    return sorted((Shares(name, found) for name, found in groups.items()), key=lambda group: (-group.total, group.name))
+
+
+CATEGORY_MEANING = {
+    Category.RETAIN: "the preferred response still complies: kept as an anchor",
+    Category.INVERT: "only the rejected response complies: the preference is now backwards",
+    Category.PUNISH: "neither response complies: both are pushed down, or a corrected one is preferred",
+    Category.ABSTAIN: "the judge could not tell: nobody trains on it",
+}

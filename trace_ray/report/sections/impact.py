@@ -1,0 +1,148 @@
+"""Which conflicts matter: impacts by category, how concentrated the weights are, and the pairs of highest weight."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from trace_ray.artifacts import Run
+from trace_ray.config import ObjectiveConfig, ReportConfig, TermConfig
+from trace_ray.pairs import CONFLICTS, RESPONSE_NAMES, prompt_text
+from trace_ray.report.redact import Excerpt, excerpt
+from trace_ray.report.tally import published
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TopPair:
+    """A conflict of high weight as the page shows it; ``roles``: response -> preferred or suppressed, empty at weight 0."""
+
+    rank: int
+    pair_id: str
+    category: str
+    source: str
+    weight: float
+    impact: float
+    p_chosen: float | None
+    p_rejected: float | None
+    prompt: Excerpt | None
+    responses: Mapping[str, Excerpt | None]
+    roles: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ImpactSection:
+    """Impacts and weights over all conflicts.
+
+    Args:
+        summary: per category: count, share_clamped, min, q25, median, q75, max, effective_sample_size.
+        impacts: per category; weights: of every conflict.
+        head_share: share in percent of all weight that the heaviest tenth of the conflicts carries.
+        effective: effective sample size over all conflicts.
+    """
+
+    summary: Mapping[str, Mapping[str, float]]
+    weight_norm: str
+    weights_kind: str
+    impacts: Mapping[str, Floats]
+    weights: Floats
+    head_share: float
+    effective: float
+    top: list[TopPair]
+
+    @property
+    def conflicts(self) -> int:
+        return len(self.weights)
+
+    @property
+    def clamped(self) -> int:
+        """Returns the conflicts of weight 0: seen by nobody in training."""
+        return int((self.weights <= 0).sum())
+
+
+def impact_section(run: Run, report: ReportConfig, objective: ObjectiveConfig) -> ImpactSection | None:
+    """Returns impacts, weights and top pairs; None before impact is done."""
+    if not run.scored.done():
+        return None
+    impacts: dict[str, list[Floats]] = {name.value: [] for name in CONFLICTS}
+    weights: list[Floats] = []
+    for table in published(run.scored, ["category", "impact", "weight"]):
+        for name, found in impacts.items():
+            mine = table.filter(pc.equal(table["category"], name))
+            found.append(mine["impact"].to_numpy().astype(float))
+            weights.append(mine["weight"].to_numpy().astype(float))
+    every = np.concatenate(weights) if weights else np.empty(0)
+    manifest = run.scored.manifest()
+    return ImpactSection(
+        summary=manifest["summary"],
+        weight_norm=manifest["weight_norm"],
+        weights_kind=objective.weights,
+        impacts={name: np.concatenate(found) for name, found in impacts.items() if sum(map(len, found))},
+        weights=every,
+        head_share=head_share(every),
+        effective=effective_size(every),
+        top=top_pairs(run, report, objective),
+    )
+
+
+def head_share(weights: Floats, head: float = 0.1) -> float:
+    """Returns the percent of all weight on the heaviest ``head`` of the conflicts, at least one.
+
+    >>> head_share(np.array([8.0, 1.0, 1.0]))
+    80.0
+    """
+    if not len(weights) or weights.sum() <= 0:
+        return 0.0
+    heaviest = np.sort(weights)[::-1][: max(1, round(head * len(weights)))]
+    return float(100 * heaviest.sum() / weights.sum())
+
+
+def effective_size(weights: Floats) -> float:
+    """Returns (sum w)^2 / sum w^2: how many equal weights would be worth as much.
+
+    >>> effective_size(np.array([2.0, 2.0, 0.0]))
+    2.0
+    """
+    squares = float((weights**2).sum())
+    return float(weights.sum() ** 2 / squares) if squares else 0.0
+
+
+def top_pairs(run: Run, report: ReportConfig, objective: ObjectiveConfig) -> list[TopPair]:
+    """Returns the conflicts of highest weight, ties by pair_id; one part is held at a time."""
+    light = ["pair_id", "category", "source", "prompt", "weight", "impact", "p_violates_chosen", "p_violates_rejected"]
+    best: list[dict[str, Any]] = []
+    for table in published(run.scored, [*light, *RESPONSE_NAMES]):
+        conflicts = table.filter(pc.is_valid(table["impact"])).to_pylist()
+        best = heapq.nsmallest(report.top_pairs, [*best, *conflicts], key=lambda r: (-r["weight"], r["pair_id"]))
+    return [_shown(rank, row, report.redact, objective) for rank, row in enumerate(best, 1)]
+
+
+def _shown(rank: int, row: Mapping[str, Any], redact: str, objective: ObjectiveConfig) -> TopPair:
+    term: TermConfig = getattr(objective, row["category"])
+    return TopPair(
+        rank=rank,
+        pair_id=row["pair_id"],
+        category=row["category"],
+        source=row["source"],
+        weight=row["weight"],
+        impact=row["impact"],
+        p_chosen=row["p_violates_chosen"],
+        p_rejected=row["p_violates_rejected"],
+        prompt=excerpt(prompt_text(row["prompt"]), redact),
+        responses={name: excerpt(row[name], redact) for name in RESPONSE_NAMES if row[name] is not None},
+        roles=training_roles(term) if row["weight"] > 0 else {},
+    )
+
+
+def training_roles(term: TermConfig) -> dict[str, str]:
+    """Returns what a term does with each response that it reads: ``preferred`` or ``suppressed``."""
+    if term.loss == "skip":
+        return {}
+    return dict.fromkeys(term.suppress, "suppressed") | ({term.prefer: "preferred"} if term.prefer else {})

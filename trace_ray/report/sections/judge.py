@@ -1,0 +1,134 @@
+"""How good the judge is: its figures against labels, and how sure it was of the corpus."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trace_ray.artifacts import Run
+from trace_ray.config import TriageConfig
+from trace_ray.pairs import Category
+from trace_ray.report.tally import published
+
+AUDIT = "audit.json"
+BINS = 20
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """Responses by P(violates), in BINS equal bins; unreadable ones apart."""
+
+    chosen: list[int]
+    rejected: list[int]
+    unreadable: int
+
+    @property
+    def responses(self) -> int:
+        return sum(self.chosen) + sum(self.rejected) + self.unreadable
+
+
+@dataclass(frozen=True)
+class JudgeAudit:
+    """The judge against labels.
+
+    Args:
+        figures: audit.json as triage wrote it.
+        roc: (false alarms, violations found) points; empty where none can be had.
+        reliability: (P(violates) said, share that violates, responses) of each bin; empty where none was stored.
+        confusion: rows are the label's categories, columns the judge's; both in the order of ``names``.
+    """
+
+    figures: Mapping[str, Any]
+    roc: list[tuple[float, float]]
+    reliability: list[tuple[float, float, int]]
+    names: list[str]
+    confusion: list[list[int]]
+
+
+@dataclass(frozen=True)
+class JudgeSection:
+    """What is known of the triage judge.
+
+    Args:
+        threshold, abstain_band: as triage used them, which an audit may have chosen.
+        certainty: None for rules, which are always sure.
+        canaries: how hostile text fared: pass_rate, tried, unreadable, by_attack; None where none were tried.
+        judges: agreement of two judges: share, kappa, responses; None with one.
+        escalated: share of responses that a cheap first judge passed on; None without one.
+    """
+
+    judge: str
+    threshold: float
+    abstain_band: float
+    min_auc: float
+    audit: JudgeAudit | None
+    certainty: Certainty | None
+    canaries: Mapping[str, Any] | None
+    judges: Mapping[str, float] | None
+    escalated: float | None
+
+
+def judge_section(run: Run, triage: TriageConfig) -> JudgeSection | None:
+    """Returns the judge's figures; those of an audit even where it stopped the run."""
+    place, done = run.triaged.place / AUDIT, run.triaged.done()
+    figures = json.loads(place.read_text()) if place.exists() else None
+    if figures is None and not done:
+        return None
+    manifest = run.triaged.manifest() if done else {}
+    decision = (figures or {}).get("decision", {})
+    return JudgeSection(
+        judge=triage.judge.model or triage.judge.backend,
+        threshold=decision.get("threshold", triage.threshold),
+        abstain_band=decision.get("band", triage.abstain_band),
+        min_auc=triage.min_auc,
+        audit=judge_audit(figures) if figures else None,
+        certainty=certainty(run) if done and triage.judge.backend != "rules" else None,
+        canaries=manifest.get("canaries"),
+        judges=manifest.get("judges"),
+        escalated=manifest.get("escalated_share"),
+    )
+
+
+def judge_audit(figures: Mapping[str, Any]) -> JudgeAudit:
+    """Returns audit.json's figures ready to be shown; curves only where they were stored."""
+    names = [c.value for c in Category if any(c.value in key.split("->") for key in figures["confusion"])]
+    rows: Sequence[Mapping[str, Any]] = figures.get("reliability") or []
+    return JudgeAudit(
+        figures=figures,
+        roc=roc_points(figures),
+        reliability=[(row["said"], row["share"], row["responses"]) for row in rows],
+        names=names,
+        confusion=[[figures["confusion"].get(f"{want}->{got}", 0) for got in names] for want in names],
+    )
+
+
+def roc_points(figures: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """Returns the ROC curve: the one stored under ``roc`` {fpr: [...], tpr: [...]}, else what the reliability bins give.
+
+    Ten bins are ten thresholds, so the second is a coarse curve below the true one.
+    """
+    roc = figures.get("roc")
+    if roc:
+        return list(zip(roc["fpr"], roc["tpr"], strict=True))
+    rows = sorted(figures.get("reliability") or [], key=lambda row: -row["said"])
+    bad = np.cumsum([0.0, *(row["share"] * row["responses"] for row in rows)])
+    good = np.cumsum([0.0, *((1 - row["share"]) * row["responses"] for row in rows)])
+    if not rows or not bad[-1] or not good[-1]:
+        return []
+    return list(zip((good / good[-1]).tolist(), (bad / bad[-1]).tolist(), strict=True))
+
+
+def certainty(run: Run) -> Certainty:
+    """Returns the distribution of P(violates) over both responses of every triaged pair."""
+    counts = {name: np.zeros(BINS, int) for name in ("chosen", "rejected")}
+    unreadable = 0
+    for table in published(run.triaged, [f"p_violates_{name}" for name in counts]):
+        for name in counts:
+            values = table[f"p_violates_{name}"]
+            unreadable += values.null_count
+            counts[name] += np.histogram(values.drop_null().to_numpy(), bins=BINS, range=(0.0, 1.0))[0]
+    return Certainty(counts["chosen"].tolist(), counts["rejected"].tolist(), unreadable)

@@ -1,0 +1,106 @@
+"""Where every number comes from: policy, data, models, code, configuration, and the command that makes it again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from trace_ray.artifacts import Artifact, Run
+from trace_ray.config import Config
+from trace_ray.config_load import dump_config
+from trace_ray.policy import policy_hash, policy_text
+
+METRICS = "metrics.json"
+_FROM = {"impact": "triaged", "scored": "triaged", "realign": "scored", "model": "scored", "evaluation": "model"}
+
+
+@dataclass(frozen=True)
+class Link:
+    """One artefact and what it was made from."""
+
+    name: str
+    inputs_hash: str
+    made_from: str
+    code_version: str
+    finished: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """An earlier run whose model this one starts from; ``agreement`` is its own, base to realigned, None if unmeasured."""
+
+    run: str
+    policy: str
+    method: str
+    agreement: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Everything needed to trace a number to rows and to make the run again; ``steps`` are earlier runs, first one first."""
+
+    policy_name: str
+    policy_version: str
+    policy_hash: str
+    policy_text: str
+    corpus: list[tuple[str, str]]
+    models: list[tuple[str, str]]
+    links: list[Link]
+    steps: list[Step]
+    config: str
+    command: str
+
+
+def lineage_section(run: Run, config: Config) -> Lineage:
+    """Returns the lineage of whatever is finished."""
+    artefacts = (run.triaged, run.impact, run.scored, run.realign, run.model, run.evaluation)
+    return Lineage(
+        policy_name=config.policy.name or "unnamed",
+        policy_version=config.policy.version,
+        policy_hash=policy_hash(config.policy),
+        policy_text=policy_text(config.policy),
+        corpus=_corpus(run),
+        models=_models(config),
+        links=[_link(artefact) for artefact in artefacts if artefact.done()],
+        steps=_steps(run),
+        config=dump_config(config),
+        command=f"trace-ray run -c {run.place.uri}/config.yaml --run runs/again",
+    )
+
+
+def _corpus(run: Run) -> list[tuple[str, str]]:
+    inputs = run.triaged.manifest()["inputs"] if run.triaged.done() else {}
+    prefix = "corpus file "
+    return sorted((name.removeprefix(prefix), value) for name, value in inputs.items() if name.startswith(prefix))
+
+
+def _models(config: Config) -> list[tuple[str, str]]:
+    named = (
+        ("model to realign", config.model.path, config.model.revision),
+        ("triage judge", config.triage.judge.model or config.triage.judge.backend, config.triage.judge.revision),
+        (
+            "evaluation judge",
+            config.evaluate.judge.model or config.evaluate.judge.backend,
+            config.evaluate.judge.revision,
+        ),
+    )
+    return [(role, path if revision == "main" else f"{path} @ {revision}") for role, path, revision in named if path]
+
+
+def _steps(run: Run) -> list[Step]:
+    metrics = json.loads((run.evaluation.place / METRICS).read_text()) if run.evaluation.done() else {}
+    steps = []
+    for step in metrics.get("lineage", []):
+        policy, tpa = step["policy"], step["tpa"]
+        agreement = (tpa["base"], tpa["realigned"]) if tpa else None
+        steps.append(Step(step["run"], f"{policy['name']} {policy['version']}", step["method"], agreement))
+    return steps
+
+
+def _link(artefact: Artifact) -> Link:
+    manifest = artefact.manifest()
+    source = _FROM.get(artefact.name)
+    made_from = f"{source} {manifest['inputs'].get(source, '')}" if source else "corpus and policy"
+    return Link(
+        artefact.name, manifest["inputs_hash"], made_from.strip(), manifest["code_version"], manifest["finished"]
+    )

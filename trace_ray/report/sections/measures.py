@@ -1,0 +1,73 @@
+"""What evaluation measured beside agreement: attacks, capability, drift; as rows of text, those that were stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MODELS = ("base", "realigned")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One line of a table."""
+
+    name: str
+    base: str
+    realigned: str
+
+
+def other_measures(metrics: Mapping[str, Any]) -> dict[str, list[Measure]]:
+    """Returns title -> lines of what metrics.json holds."""
+    tables = {
+        "Attacks: share of harmful requests that get a violating answer": attacks(metrics.get("attacks") or {}),
+        "Capability": capability(metrics.get("capability") or {}),
+        "Drift on answers that were to be kept": drift(metrics.get("drift") or {}),
+    }
+    return {title: lines for title, lines in tables.items() if lines}
+
+
+def attacks(figures: Mapping[str, Any]) -> list[Measure]:
+    """Returns the attack success rate of each attack with its interval and number of requests."""
+    rates: Mapping[str, Mapping[str, float]] = figures.get("asr", {})
+    names = sorted(rates.get("realigned", {}), key=lambda name: (name != "plain", name))
+
+    def cell(model: str, attack: str) -> str:
+        low, high = figures["asr_interval"][model][attack]
+        return f"{rates[model][attack]:.1f} % ({low:.0f}–{high:.0f})"  # noqa: RUF001 - a range
+
+    counted = figures.get("unclear_counts_as", "")
+    lines = []
+    for name in names:
+        n, unclear = figures["n"]["realigned"][name], sum(figures["unclear"][model][name] for model in MODELS)
+        note = f", {unclear} unclear count as {counted}" if unclear else ""
+        lines.append(Measure(f"{name} ({n} requests{note})", cell("base", name), cell("realigned", name)))
+    return lines
+
+
+def capability(figures: Mapping[str, Any]) -> list[Measure]:
+    """Returns each task's metrics with standard errors, as lm-evaluation-harness reports them."""
+    results = {model: figures.get(model, {}).get("results", {}) for model in MODELS}
+
+    def cell(model: str, task: str, metric: str) -> str:
+        found = results[model].get(task, {}).get(metric)
+        if found is None:
+            return "–"  # noqa: RUF001 - a dash
+        return f"{found['value']:.3f}" + (f" ± {found['stderr']:.3f}" if found["stderr"] is not None else "")
+
+    pairs: Sequence[tuple[str, str]] = [(t, m) for t, metrics in sorted(results["realigned"].items()) for m in metrics]
+    return [
+        Measure(f"{task} {metric}", cell("base", task, metric), cell("realigned", task, metric))
+        for task, metric in pairs
+    ]
+
+
+def drift(figures: Mapping[str, Any]) -> list[Measure]:
+    """Returns how far the realigned model moved on RETAIN answers."""
+    if not figures:
+        return []
+    return [
+        Measure("KL to the base, nats a token", "0", f"{figures['kl_to_base']:.4f}"),
+        Measure("perplexity", f"{figures['ppl_base']:.3f}", f"{figures['ppl_realigned']:.3f}"),
+    ]

@@ -1,0 +1,81 @@
+"""What training did, step by step: losses, margins and learning rate, thinned to what a plot can show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trace_ray.artifacts import Run
+from trace_ray.pairs import TRAINED
+
+METRICS = "metrics.jsonl"
+POINTS = 240
+_SHOWN = {"loss": "mean loss of a pair", "margin": "mean margin (implicit reward)"}
+
+Curve = list[tuple[float, float]]
+"""(step, value) points."""
+
+
+@dataclass(frozen=True)
+class TrainingSection:
+    """Curves and end figures of a training run.
+
+    Args:
+        curves: title -> {series name -> points}; the categories' names, or ``all``.
+        trained: pairs seen by category.
+    """
+
+    steps: int
+    planned: int
+    epochs: int
+    tokens: int
+    method: str
+    curves: Mapping[str, Mapping[str, Curve]]
+    trained: Mapping[str, int]
+
+
+def training_section(run: Run, method: str, epochs: int) -> TrainingSection | None:
+    """Returns what realign has written, finished or not; None before its first step."""
+    place = run.realign.place / METRICS
+    rows = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
+    if not rows:
+        return None
+    return TrainingSection(
+        steps=rows[-1]["step"],
+        planned=rows[-1]["steps"],
+        epochs=epochs,
+        tokens=sum(row["tokens"] for row in rows),
+        method=method,
+        curves=training_curves(rows),
+        trained={name: sum(row.get(f"{name}/pairs", 0) for row in rows) for name in TRAINED},
+    )
+
+
+def training_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
+    """Returns the curves by title, each at most POINTS points, those that were never recorded left out."""
+    found: dict[str, dict[str, Curve]] = {}
+    for key, title in _SHOWN.items():
+        series = {name: thinned(_points(rows, f"{name}/{key}")) for name in TRAINED}
+        found[title] = {name: curve for name, curve in series.items() if any(value for _, value in curve)}
+    for key, title in (("grad_norm", "gradient norm"), ("lr", "learning rate")):
+        found[title] = {"all": thinned(_points(rows, key))}
+    return {title: series for title, series in found.items() if any(series.values())}
+
+
+def _points(rows: Sequence[Mapping[str, Any]], key: str) -> Curve:
+    return [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+
+
+def thinned(curve: Curve, points: int = POINTS) -> Curve:
+    """Returns the means of runs of neighbouring points, so that at most ``points`` are left.
+
+    >>> thinned([(1, 4.0), (2, 6.0), (3, 1.0)], points=2)
+    [(1.5, 5.0), (3.0, 1.0)]
+    """
+    width = -(-len(curve) // points)
+    if width <= 1:
+        return curve
+    chunks = [curve[i : i + width] for i in range(0, len(curve), width)]
+    return [(sum(s for s, _ in c) / len(c), sum(v for _, v in c) / len(c)) for c in chunks]

@@ -1,0 +1,106 @@
+"""What a reader must know before trusting the figures: rules over the other sections, each with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from trace_ray.report.sections.change import ChangeSection
+from trace_ray.report.sections.gap import Gap
+from trace_ray.report.sections.impact import ImpactSection
+from trace_ray.report.sections.judge import JudgeSection
+from trace_ray.report.sections.problems import Problems
+
+ABSTAIN_PERCENT = 10.0
+REJECT_PERCENT = 1.0
+CLAMPED_SHARE = 0.5
+FEW_PROMPTS = 30
+UNREADABLE_PERCENT = 2.0
+KAPPA = 0.6
+
+
+@dataclass(frozen=True)
+class Caution:
+    """One thing to know: ``bad`` puts a result in doubt, ``note`` is worth a look."""
+
+    level: str
+    text: str
+    remedy: str
+
+
+def warnings(
+    *,
+    gap: Gap | None,
+    judge: JudgeSection | None,
+    impact: ImpactSection | None,
+    change: ChangeSection | None,
+    problems: Problems,
+) -> list[Caution]:
+    """Returns the warnings, ``bad`` ones first."""
+    found = [
+        *_of_judge(judge),
+        *(_of_gap(gap, problems) if gap else ()),
+        *(_of_impact(impact) if impact else ()),
+        *(_of_change(change) if change else ()),
+    ]
+    return sorted(found, key=lambda one: one.level != "bad")
+
+
+def _of_judge(judge: JudgeSection | None) -> Iterator[Caution]:
+    if judge is None:
+        return
+    if judge.audit is None:
+        if judge.judge != "rules":
+            remedy = "label a sample and set triage.audit_labels, or run `trace-ray audit`"
+            yield Caution("bad", "The triage judge was never compared with labels: its errors are unknown.", remedy)
+        return
+    figures = judge.audit.figures
+    if figures["auc"] is None or figures["auc"] < judge.min_auc:
+        said = "could not be computed" if figures["auc"] is None else f"is {figures['auc']:.2f}"
+        text = f"The judge's AUC {said}; the limit is {judge.min_auc:.2f}. The run stopped here."
+        yield Caution("bad", text, "use a stronger triage.judge.model, or a policy that rules can decide")
+    elif figures["kappa"] is not None and figures["kappa"] < KAPPA:
+        text = f"Judge and labels agree only moderately (kappa {figures['kappa']:.2f})."
+        yield Caution("note", text, "choose triage.threshold from the audit, or widen triage.abstain_band")
+
+
+def _of_gap(gap: Gap, problems: Problems) -> Iterator[Caution]:
+    if not gap.overall.conflicts:
+        yield Caution("bad", "No pair conflicts with the new policy: there is nothing to realign.", "check the policy")
+    if gap.overall.percent("ABSTAIN") > ABSTAIN_PERCENT:
+        text = f"The judge could not decide {gap.overall.percent('ABSTAIN'):.0f} % of the pairs."
+        yield Caution("note", text, "narrow triage.abstain_band, lower triage.judge.min_mass or take a stronger judge")
+    if 100 * gap.rejects > REJECT_PERCENT * gap.rows_in:
+        text = f"{gap.rejects} of {gap.rows_in} rows were refused ({problems.refused[0].reason} most often)."
+        yield Caution("note", text, "see “What went wrong” for examples")
+
+
+def _of_impact(impact: ImpactSection) -> Iterator[Caution]:
+    for name, row in sorted(impact.summary.items()):
+        if impact.weights_kind == "impact" and row["share_clamped"] >= CLAMPED_SHARE:
+            text = f"{100 * row['share_clamped']:.0f} % of the {name} conflicts have no positive impact: weight 0."
+            yield Caution("note", text, "try objective.weights=uniform, or a larger impact.gold_size")
+
+
+def _of_change(change: ChangeSection) -> Iterator[Caution]:
+    if change.judge_is_triage_judge:
+        text = "The judge of these answers is the judge of triage: its errors do not show in the result."
+        yield Caution("bad", text, "give evaluate.judge another model")
+    for row in change.by_category:
+        if row.change < 0 and row.clear:
+            text = f"{row.name}: compliance fell from {row.base.value:.0f} to {row.realigned.value:.0f} %."
+            yield Caution("bad", text, "raise objective.alpha_kl, or lower realign.learning_rate")
+        elif row.name == "RETAIN" and row.change < -1:
+            text = f"RETAIN: compliance went from {row.base.value:.1f} to {row.realigned.value:.1f} %."
+            yield Caution("note", text, "within the intervals; look at the answers below")
+    if not change.overall.clear:
+        text = "The change in agreement is smaller than its uncertainty."
+        yield Caution("note", text, "evaluate more held-out prompts, or train longer")
+    few = [row.name for row in change.by_category if row.prompts < FEW_PROMPTS]
+    if few:
+        text = f"Fewer than {FEW_PROMPTS} held-out prompts: {', '.join(few)}; their intervals are wide."
+        yield Caution("note", text, "raise corpus.holdout or give corpus.test_paths")
+    unclear = sum(change.unclear.values())
+    if 100 * unclear > UNREADABLE_PERCENT * 2 * change.overall.prompts:
+        text = f"{unclear} answers had no readable verdict and count as violating."
+        yield Caution("note", text, "lower evaluate.judge.min_mass, or take another judge")
