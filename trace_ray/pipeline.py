@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from trace_ray.artifacts import STAGES, Artifact, Run
-from trace_ray.config import Config, StorageConfig
+from trace_ray.config import Config, JudgeConfig, StorageConfig
 from trace_ray.config_load import check_needed, dump_config
 from trace_ray.errors import UserError
 from trace_ray.object_store import check_reachable
@@ -63,12 +63,21 @@ def absolute_models(config: Config) -> Config:
     def absolute(path: str) -> str:
         return os.path.abspath(path) if path and os.path.isdir(path) else path
 
+    def judge(one: JudgeConfig | None) -> Any:
+        return replace(one, model=absolute(one.model)) if one is not None else None
+
     triage, evaluate = config.triage, config.evaluate
     return replace(
         config,
         model=replace(config.model, path=absolute(config.model.path)),
-        triage=replace(triage, judge=replace(triage.judge, model=absolute(triage.judge.model))),
-        evaluate=replace(evaluate, judge=replace(evaluate.judge, model=absolute(evaluate.judge.model))),
+        triage=replace(
+            triage,
+            judge=judge(triage.judge),
+            first_judge=judge(triage.first_judge),
+            second_judge=judge(triage.second_judge),
+            corrector_judge=judge(triage.corrector_judge),
+        ),
+        evaluate=replace(evaluate, judge=judge(evaluate.judge)),
     )
 
 
