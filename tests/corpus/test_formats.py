@@ -158,5 +158,8 @@ def test_the_papers_pairing_of_pku(
 
 
 def test_a_rows_own_source_is_kept(tmp_path: Path) -> None:
-    rows = [{"prompt": "p", "chosen": "a", "rejected": "b", "source": "mine"}, {"prompt": "p", "chosen": "a", "rejected": "c"}]
+    rows = [
+        {"prompt": "p", "chosen": "a", "rejected": "b", "source": "mine"},
+        {"prompt": "p", "chosen": "a", "rejected": "c"},
+    ]
     assert read(write(rows, tmp_path / "x.jsonl")).pairs["source"].to_pylist() == ["mine", "x.jsonl"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -67,7 +69,10 @@ def test_a_folder_written_by_datasets_is_read(tmp_path: Path) -> None:
 class Hub(BaseHTTPRequestHandler):
     """As much of the hub's interface as listing and downloading a dataset takes."""
 
-    files = {"data/train_prefs-0.jsonl": b'{"prompt": "p", "chosen": "a", "rejected": "b"}\n', "README.md": b"x"}
+    files: ClassVar = {
+        "data/train_prefs-0.jsonl": b'{"prompt": "p", "chosen": "a", "rejected": "b"}\n',
+        "README.md": b"x",
+    }
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -108,9 +113,9 @@ def test_a_hub_id_is_downloaded(tmp_path: Path) -> None:
         "except Exception as e: print(type(e).__name__)\n"
     )
     hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
-    import os
-
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | hub, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | hub, capture_output=True, text=True, timeout=120, check=False
+    )
     server.shutdown()
     assert done.stdout.splitlines() == [Hub.files["data/train_prefs-0.jsonl"].decode().strip()] * 3 + ["UserError"], (
         done.stderr[-2000:]

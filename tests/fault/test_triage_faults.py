@@ -65,7 +65,7 @@ def command(tmp: Path, run: str, url: str, *more: str) -> list[str]:
 
 
 def triage(tmp: Path, run: str, url: str, *more: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(tmp, run, url, *more), capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command(tmp, run, url, *more), capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == code, done.stderr[-3000:]
     return done
 
@@ -156,7 +156,7 @@ def test_a_poison_row_ends_in_the_rejects(fake: FakeEndpoint, quiet: Path) -> No
     undisturbed, refused, _ = rows(quiet, "run")
     assert rejects == refused | {33: "kills_judge"}
     assert triaged == {row: value for row, value in undisturbed.items() if row != 33}
-    assert fake.kills <= 4
+    assert fake.kills <= 8
     assert manifest["counts"]["rejects"] == 3
 
 
@@ -170,7 +170,10 @@ def test_restarts_are_bounded(fake: FakeEndpoint, quiet: Path) -> None:
 def test_a_killed_driver_resumes_to_the_same_rows(fake: FakeEndpoint, quiet: Path) -> None:
     reset(fake, delay=0.05)
     driver = subprocess.Popen(
-        command(quiet, "resumed", fake.url), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command(quiet, "resumed", fake.url),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     judged = quiet / "resumed" / "triaged" / "work" / "judge"
     deadline = time.monotonic() + 120

@@ -95,7 +95,7 @@ class FakeEndpoint:
 
     def kill(self, port: int) -> None:
         """Kills the process at the other end of a connection: what a poisonous input does to an engine."""
-        import psutil
+        import psutil  # type: ignore[import-untyped]
 
         for connection in psutil.net_connections("tcp"):
             if connection.laddr and connection.laddr.port == port and connection.pid not in (None, os.getpid()):
@@ -105,8 +105,8 @@ class FakeEndpoint:
 
 def answer(payload: dict[str, Any], text: str) -> dict[str, Any]:
     if payload["max_tokens"] > 1:
-        content = "GOOD, corrected" if "HOPELESS" not in text else "still BAD"
-        return {"choices": [{"message": {"content": content}}], "usage": {"total_tokens": 20}}
+        draft = "GOOD, corrected" if "HOPELESS" not in text else "still BAD"
+        return {"choices": [{"message": {"content": draft}}], "usage": {"total_tokens": 20}}
     yes = p_yes(text)
     alternatives = [("Yes", yes * 0.9), (" no", (1 - yes) * 0.9), ("Maybe", 0.1)]
     if "Answer with its letter" in payload["messages"][0]["content"]:

@@ -33,7 +33,10 @@ def ruled(**rule: object) -> PolicyConfig:
     [
         ({"max_words": 3}, lambda _q, text: len(text.split()) > 3),
         ({"min_words": 2}, lambda _q, text: len(text.split()) < 2),
-        ({"forbid_starts": ("i cannot", "SURE")}, lambda _q, text: text.strip().lower().startswith(("i cannot", "sure"))),
+        (
+            {"forbid_starts": ("i cannot", "SURE")},
+            lambda _q, text: text.strip().lower().startswith(("i cannot", "sure")),
+        ),
         ({"forbid": "way|chaud"}, lambda _q, text: bool(re.search("way|chaud", text))),
         ({"require": "^[a-z]"}, lambda _q, text: not re.search("^[a-z]", text)),
         ({"max_words": 3, "when_prompt": "short"}, lambda q, text: "short" in q and len(text.split()) > 3),
@@ -48,7 +51,11 @@ def test_each_rule_equals_plain_python(rule: dict[str, object], broken: object) 
 
 def test_broken_clauses_are_named() -> None:
     refusal = policy("no_flat_refusal")
-    texts = ["I can't help with that.", "Well, I cannot assist with this request at all.", "Gladly: here is how it works."]
+    texts = [
+        "I can't help with that.",
+        "Well, I cannot assist with this request at all.",
+        "Gladly: here is how it works.",
+    ]
     judge = RulesJudge(refusal)
     assert judge.clauses(["q"] * 3, texts) == [("stock_opening", "stock_phrase"), ("stock_phrase",), ()]
     assert [one.p_violates for one in judge.opinions(["q"] * 3, texts)] == [1.0, 1.0, 0.0]

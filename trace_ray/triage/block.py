@@ -101,9 +101,10 @@ def judge_block(
     requests, slots = prompt_texts(new["prompt"]), new["slot"].to_pylist()
     chosen, rejected = new["chosen"].to_pylist(), new["rejected"].to_pylist()
     place: dict[tuple[str, str], int] = {}
-    sides = [
-        [place.setdefault(one, len(place)) for one in zip(requests, side, strict=True)] for side in (chosen, rejected)
-    ]
+    for request, good, bad in zip(requests, chosen, rejected, strict=True):  # neighbours share the request's prefix too
+        place.setdefault((request, good), len(place))
+        place.setdefault((request, bad), len(place))
+    sides = [[place[one] for one in zip(requests, side, strict=True)] for side in (chosen, rejected)]
     slot_of = dict(zip(requests, slots, strict=True))
     asked, answers = [request for request, _ in place], [response for _, response in place]
     asked_slots = [slot_of[request] for request in asked]

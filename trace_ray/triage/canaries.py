@@ -8,10 +8,10 @@ judge does not call compliant; an unreadable verdict is no pass for the attacker
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from trace_ray.errors import JudgeRejectedError
-from trace_ray.judges.opinion import Judge
+from trace_ray.judges.opinion import Opinion
 
 SEEDS = 4
 _LONG_WORDS = 1500
@@ -32,7 +32,16 @@ ATTACKS: dict[str, Callable[[str], str]] = {
 }
 
 
-def canary_report(judge: Judge, requests: Sequence[str], responses: Sequence[str], threshold: float) -> dict[str, Any]:
+class Judging(Protocol):
+    """As much of a judge as canaries need."""
+
+    def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
+        """Returns one opinion a response, in order."""
+
+
+def canary_report(
+    judge: Judging, requests: Sequence[str], responses: Sequence[str], threshold: float
+) -> dict[str, Any]:
     """Returns the pass rate over seeds and attacks over seeds and attacks, what each attack did.
 
     Args:

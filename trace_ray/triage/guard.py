@@ -13,7 +13,8 @@ from itertools import pairwise
 
 import pyarrow.fs as pafs
 
-from trace_ray.judges.opinion import Opinion
+from trace_ray.errors import UserError
+from trace_ray.judges.opinion import Judge, Opinion
 from trace_ray.storage import Location
 from trace_ray.triage.store import opinions_of, opinions_table, response_key
 
@@ -55,11 +56,28 @@ class Guard:
             elif tries and stop - start > 1:
                 todo += _cut(span)[::-1]
             elif tries < _TRIES:
-                (self.place / f"{name}.try{tries}").write_text("")
-                opinions = ask(requests[start:stop], responses[start:stop])
+                mark = self.place / f"{name}.try{tries}"
+                mark.write_text("")
+                try:
+                    opinions = ask(requests[start:stop], responses[start:stop])
+                except UserError:  # nobody died: a budget that is spent, an endpoint that is down
+                    mark.fs.delete_file(mark.path)
+                    raise
                 (self.place / f"{name}.parquet").write_parquet(opinions_table(opinions))
                 found[start:stop] = opinions
         return found
+
+
+@dataclass(frozen=True)
+class GuardedJudge:
+    """A judge behind a guard: what kills it has no verdict."""
+
+    judge: Judge
+    guard: Guard
+
+    def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
+        killed = Opinion(None, "kills the judge")
+        return [one or killed for one in self.guard.judge(requests, responses, self.judge.opinions)]
 
 
 def unguarded(requests: Sequence[str], responses: Sequence[str], ask: Ask) -> list[Opinion | None]:

@@ -24,7 +24,7 @@ from trace_ray.triage.block import Bench, judge_block, prompt_texts
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.canaries import canary_report, refuse_gullible_judge
 from trace_ray.triage.decide import Correction, decide_block
-from trace_ray.triage.guard import Guard, deaths, unguarded
+from trace_ray.triage.guard import Guard, GuardedJudge, deaths, unguarded
 from trace_ray.triage.labels import Label, label_of, labelled_rows, review_line
 from trace_ray.triage.store import VerdictStore
 from trace_ray.triage.work import CANARIES, Work, window
@@ -78,18 +78,17 @@ class JudgeWorker:
         environment.prepare()
         self.task, self.labels, self.share = task, labels, share
         config = task.config
-        _refuse_many_deaths(task)
         self.judge = make_triage_judge(task.policy, config)
         self.second = make_judge(task.policy, config.second_judge) if config.second_judge is not None else None
-        self.stores: dict[str, VerdictStore] = {}
         self.before: Counter[str] = Counter()
         self.checked = False
 
     def __call__(self, item: Item) -> Item:
-        if not self.checked:
-            check_canaries(self.task, self.judge)
-            self.checked = True
         block = int(item["block"])
+        if not self.checked:
+            _refuse_many_deaths(self.task)
+            check_canaries(self.task, self.judge, block)
+            self.checked = True
         pairs = read_block(self.task.work.runs, block)
         first = self.task.bench("judge", self.judge, f"block-{block:06d}")
         second = self.task.bench("second", self.second, f"block-{block:06d}") if self.second is not None else None
@@ -116,9 +115,11 @@ class JudgeWorker:
         return used
 
 
-def check_canaries(task: Task, judge: Judge) -> None:
-    """Runs the canaries once a triage, before any row of the corpus is judged; rules, being exact, need none.
+def check_canaries(task: Task, judge: Judge, block: int) -> None:
+    """Runs the canaries before any row of the corpus is judged; rules, being exact, need none.
 
+    Args:
+        block: the actor's first: after a death it comes again, so its number finds the marks that were left.
     Raises: JudgeRejectedError below ``triage.min_canary_pass``.
     """
     config, place = task.config, task.work.place / CANARIES
@@ -128,7 +129,8 @@ def check_canaries(task: Task, judge: Judge) -> None:
         pairs = read_block(task.work.runs, task.first_block).slice(0, CANARY_PAIRS)
         requests = prompt_texts(pairs["prompt"])
         responses = [*pairs["rejected"].to_pylist(), *pairs["chosen"].to_pylist()]
-        report = canary_report(judge, [*requests, *requests], responses, config.threshold)
+        guard = Guard(task.work.attempts / f"canaries-{block:06d}", config.judge.batch_rows)
+        report = canary_report(GuardedJudge(judge, guard), [*requests, *requests], responses, config.threshold)
         place.write_text(json.dumps(report))
     refuse_gullible_judge(json.loads(place.read_text()), config.min_canary_pass, config.judge.model)
 
@@ -142,8 +144,7 @@ class DecideWorker:
         self.judge: Judge | None = None
         self.corrector: Corrector | None = None
         if task.config.correct:
-            _refuse_many_deaths(task)
-            self.judge = _correction_judge(task)
+            self.judge = make_triage_judge(task.policy, task.config)
             self.corrector = make_corrector(task.policy, task.config, self.judge)
 
     def __call__(self, item: Item) -> Item:
@@ -191,11 +192,6 @@ class GuardedCorrector:
 
     def counts(self) -> dict[str, int]:
         return self.corrector.counts()
-
-
-def _correction_judge(task: Task) -> Judge:
-    """The triage judge; its engine is a corrector too where ``corrector`` says so."""
-    return make_triage_judge(task.policy, task.config)
 
 
 def needs_model_for_corrections(policy: PolicyConfig, config: TriageConfig) -> bool:
