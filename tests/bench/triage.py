@@ -151,7 +151,7 @@ def pipeline(args: argparse.Namespace, scratch: Path, pairs: int) -> dict[str, A
 
 def watch(process: subprocess.Popen[bytes]) -> int:
     """Returns the peak of the summed memory of a process and all its descendants, in bytes, when it has ended."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     root, peak = psutil.Process(process.pid), 0
     while process.poll() is None:

@@ -56,7 +56,7 @@ class Work:
 
 
 WORK = {
-    "triage": Work("triaged/part-*.parquet", 4, "JudgeActor"),
+    "triage": Work("triaged/work/judge/*.json", 4, "JudgeActor"),
     "impact": Work("impact/scores/*.parquet", 4, "_score_shard"),
     "realign": Work("realign/checkpoints/checkpoint_*", 1, "RayTrainWorker"),
     "evaluate": Work("evaluation/generated/*.parquet", 1, "Generator"),

@@ -66,7 +66,7 @@ def test_the_judge_pool_grows_and_the_cluster_shrinks(drill: Drill) -> None:
     run = drill.prepared("triage", "autoscaled")
     pool = ["triage.judge.max_actors=5", "triage.judge.batch_rows=4", "corpus.rows_per_part=16"]
     driver = drill.driver("triage", run, *pool)
-    wait_for(lambda: bool(list(run.glob("triaged/part-*.parquet"))), 200, "the first part")
+    wait_for(lambda: bool(list(run.glob("triaged/work/judge/*.json"))), 200, "the first block")
     extra = [drill.cluster.add_node(cpus=1) for _ in range(2)]
     largest = 0
     while driver.poll() is None:

@@ -14,10 +14,7 @@ from typing import Any
 
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "judges"))
-
-from fake_endpoint import FakeEndpoint
-
+from tests.support.fake_endpoint import FakeEndpoint
 from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
 from trace_ray.storage import locate

@@ -8,8 +8,8 @@ from dataclasses import replace
 from email.utils import formatdate
 
 import pytest
-from fake_endpoint import FakeEndpoint
 
+from tests.support.fake_endpoint import FakeEndpoint
 from trace_ray.config import EndpointConfig, JudgeConfig
 from trace_ray.errors import UserError
 from trace_ray.judges.endpoint import retry_after

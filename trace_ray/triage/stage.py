@@ -34,7 +34,7 @@ from trace_ray.triage.guard import deaths
 from trace_ray.triage.labels import FROM_PAIRS, Label, read_labels
 from trace_ray.triage.models import model_identity
 from trace_ray.triage.work import CANARIES, PLAN, Work
-from trace_ray.triage.workers import DecideWorker, JudgeWorker, Task, needs_model_for_corrections
+from trace_ray.triage.workers import DecideActor, JudgeActor, Task, needs_model_for_corrections
 
 REVIEW_FILE = "review.jsonl"
 _NO_TIMEOUT = -1
@@ -169,7 +169,7 @@ def _judge(config: Config, task: Task, plan: _Plan, labels: Mapping[str, Label] 
     blocks = [block for block in range(plan.blocks) if block not in done]
     with Meter("triage: judge", plan.rows) as meter:
         meter.skip(sum(tally["rows"] for tally in tallies))
-        for tally in _pool(JudgeWorker, (task, labels, share), blocks, pool):
+        for tally in _pool(JudgeActor, (task, labels, share), blocks, pool):
             tallies.append(tally)
             labelled += [_labelled(one) for one in tally["labelled"]]
             meter.advance(tally["rows"])
@@ -242,7 +242,7 @@ def _decide(config: Config, task: Task, plan: _Plan, decision: Decision) -> dict
     blocks = [block for block in range(plan.blocks) if block not in done]
     arguments = (task, decision, overruled)
     models = needs_model_for_corrections(config.policy, triage)
-    running = _pool(DecideWorker, arguments, blocks, triage.judge) if models else _tasks(arguments, blocks)
+    running = _pool(DecideActor, arguments, blocks, triage.judge) if models else _tasks(arguments, blocks)
     with Meter("triage: decide", plan.rows) as meter:
         meter.skip(sum(tally["rows"] for tally in tallies))
         for tally in running:
@@ -269,7 +269,7 @@ def _tasks(arguments: tuple[Any, ...], blocks: list[int]) -> Iterable[dict[str, 
 
 
 def _decide_blocks(arguments: tuple[Any, ...], blocks: list[int]) -> list[dict[str, Any]]:
-    worker = DecideWorker(*arguments)
+    worker = DecideActor(*arguments)
     return [json.loads(worker({"block": block})["tally"]) for block in blocks]
 
 

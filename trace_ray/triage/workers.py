@@ -67,7 +67,7 @@ class Task:
         return second if name == "second" and second is not None else self.config.judge
 
 
-class JudgeWorker:
+class JudgeActor:
     """Ray Data actor: the judges, kept for all the blocks it gets.
 
     Args:
@@ -135,7 +135,7 @@ def check_canaries(task: Task, judge: Judge, block: int) -> None:
     refuse_gullible_judge(json.loads(place.read_text()), config.min_canary_pass, config.judge.model)
 
 
-class DecideWorker:
+class DecideActor:
     """Ray Data actor or task: names categories and, where asked, has violating pairs corrected."""
 
     def __init__(self, task: Task, decision: Decision, reviewed: Mapping[str, Label]) -> None:

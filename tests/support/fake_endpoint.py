@@ -95,7 +95,7 @@ class FakeEndpoint:
 
     def kill(self, port: int) -> None:
         """Kills the process at the other end of a connection: what a poisonous input does to an engine."""
-        import psutil  # type: ignore[import-untyped]
+        import psutil
 
         for connection in psutil.net_connections("tcp"):
             if connection.laddr and connection.laddr.port == port and connection.pid not in (None, os.getpid()):
