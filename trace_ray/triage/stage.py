@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,27 +15,26 @@ from typing import Any
 from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, JudgeConfig, TriageConfig, settings
-from trace_ray.corpus.blocks import Group, block_count, finished_groups, regroup, row_sum
+from trace_ray.corpus.blocks import Group, block_count, finished_groups, regroup
 from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
 from trace_ray.judges.backends import judge_fingerprint
-from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA, Split
+from trace_ray.pairs import Split
 from trace_ray.policy import policy_hash
 from trace_ray.progress import Meter
 from trace_ray.storage import Location, expand, locate
 from trace_ray.triage.audit import AUDIT_FILE, Labelled, audit, refuse_bad_judge, refuse_unreached_rate
 from trace_ray.triage.block import merge_counts
 from trace_ray.triage.calibrate import Calibration, Decision, decision_of
-from trace_ray.triage.decide import agreement
 from trace_ray.triage.guard import deaths
 from trace_ray.triage.labels import FROM_PAIRS, Label, read_labels
 from trace_ray.triage.models import model_identity
-from trace_ray.triage.work import CANARIES, PLAN, Work
+from trace_ray.triage.publish import Outcome, Plan, publish
+from trace_ray.triage.work import PLAN, Work
 from trace_ray.triage.workers import DecideActor, JudgeActor, Task, needs_model_for_corrections
 
-REVIEW_FILE = "review.jsonl"
 _NO_TIMEOUT = -1
 
 
@@ -81,31 +79,13 @@ def run_triage(run: Run, config: Config) -> None:
     stored = json.loads(_label_files(config, "audit_file")[0].read_text()) if config.triage.audit_file else figures
     plain = Decision(Calibration(), config.triage.threshold, config.triage.abstain_band)
     decided = _decide(config, task, plan, decision_of(stored["decision"]) if stored else plain)
-    _publish(run, config, _Outcome(plan, judged.counts, decided, figures), started)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How the corpus was read: rows in all, the sum of their numbers (``row_sum``), blocks, rejects while reading."""
-
-    rows: int
-    row_sum: int
-    blocks: int
-    rejects: dict[str, int]
+    publish(run, config, Outcome(plan, judged.counts, decided, figures), started)
 
 
 @dataclass(frozen=True)
 class _Judged:
     labelled: list[Labelled]
     counts: dict[str, int]
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    plan: _Plan
-    used: dict[str, int]
-    counts: dict[str, int]
-    figures: dict[str, Any] | None
 
 
 def _groups(sources: list[Source], limit: int) -> list[Group]:
@@ -117,7 +97,7 @@ def _groups(sources: list[Source], limit: int) -> list[Group]:
     return [Group(i, group, most) for i, (group, most) in enumerate(zip([*first, *rest], limits, strict=True))]
 
 
-def _read_corpus(config: Config, sources: list[Source], work: Work) -> _Plan:
+def _read_corpus(config: Config, sources: list[Source], work: Work) -> Plan:
     import ray
 
     groups = _groups(sources, config.corpus.limit)
@@ -140,7 +120,7 @@ def _read_corpus(config: Config, sources: list[Source], work: Work) -> _Plan:
     total = merge_counts([tally for _, tally in tallies])
     if total["rows"] != rows:
         raise RuntimeError(f"triage lost rows: {rows} counted, {total['rows']} read")
-    return _Plan(rows, total["row_sum"], blocks, {"rejects": total["rejects"]})
+    return Plan(rows, total["row_sum"], blocks)
 
 
 def _count_group(group: Group) -> int:
@@ -156,7 +136,7 @@ def _as_ready(pending: list[Any]) -> Iterable[Any]:
         yield from ray.get(ready)
 
 
-def _judge(config: Config, task: Task, plan: _Plan, labels: Mapping[str, Label] | None) -> _Judged:
+def _judge(config: Config, task: Task, plan: Plan, labels: Mapping[str, Label] | None) -> _Judged:
     triage = config.triage
     done = task.work.finished("judge")
     first = min(set(range(plan.blocks)) - set(done), default=0)
@@ -233,7 +213,7 @@ def _audit(run: Run, config: Config, judged: _Judged) -> dict[str, Any] | None:
     return figures
 
 
-def _decide(config: Config, task: Task, plan: _Plan, decision: Decision) -> dict[str, int]:
+def _decide(config: Config, task: Task, plan: Plan, decision: Decision) -> dict[str, int]:
     triage = config.triage
     reviewed = _label_files(config, "review_labels")
     overruled = read_labels(reviewed[0]) if reviewed else {}
@@ -271,63 +251,6 @@ def _tasks(arguments: tuple[Any, ...], blocks: list[int]) -> Iterable[dict[str, 
 def _decide_blocks(arguments: tuple[Any, ...], blocks: list[int]) -> list[dict[str, Any]]:
     worker = DecideActor(*arguments)
     return [json.loads(worker({"block": block})["tally"]) for block in blocks]
-
-
-def _publish(run: Run, config: Config, outcome: _Outcome, started: float) -> None:
-    rejects = _account(run, outcome.plan)
-    counts: Counter[str] = Counter({"rows_in": outcome.plan.rows, "rejects": sum(rejects.values())})
-    counts.update({name: value for name, value in outcome.counts.items() if name not in rejects})
-    work = Work.of(run)
-    canaries = json.loads((work.place / CANARIES).read_text()) if (work.place / CANARIES).exists() else None
-    reviewed = _write_review(run, work)
-    judge = config.triage.judge
-    facts = {
-        "policy": {"name": config.policy.name, "version": config.policy.version, "hash": policy_hash(config.policy)},
-        "judge": judge.model or judge.backend,
-        "used": outcome.used,
-        "audit": outcome.figures,
-        "canaries": canaries,
-        "judges": agreement(outcome.counts),
-        "escalated_share": _share(outcome.used, "escalated", "cascade_judged"),
-        "prefix_cache_hit_rate": _share(outcome.used, "prefix_cache_hits", "prefix_cache_queries"),
-        "review": reviewed,
-    }
-    seconds = time.monotonic() - started
-    found = {"rows_in": outcome.plan.rows, "rejects": sum(rejects.values()), **rejects}
-    run.rejects.publish(counts=found, seconds=seconds, schema=REJECT_SCHEMA)
-    run.triaged.publish(counts=counts, seconds=seconds, schema=TRIAGED_SCHEMA, **facts)
-    work.place.delete_folder()
-
-
-def _share(counts: Mapping[str, int], part: str, whole: str) -> float | None:
-    return counts.get(part, 0) / counts[whole] if counts.get(whole) else None
-
-
-def _account(run: Run, plan: _Plan) -> dict[str, int]:
-    """Returns rejects by reason. Raises RuntimeError unless the files hold every row read once: rows in = out + rejects."""
-    rows = numbers = 0
-    reasons: Counter[str] = Counter()
-    for artifact, columns in ((run.triaged, ["row"]), (run.rejects, ["row", "reason"])):
-        for part in artifact.parts():
-            table = part.read_parquet(columns)
-            rows += table.num_rows
-            numbers += row_sum(table["row"])
-            reasons.update(table["reason"].to_pylist() if "reason" in columns else [])
-    if rows != plan.rows or numbers % 2**64 != plan.row_sum % 2**64:
-        raise RuntimeError(f"triage lost or doubled rows: {plan.rows} read, {rows} written")
-    return dict(reasons)
-
-
-def _write_review(run: Run, work: Work) -> str | None:
-    """Joins the blocks' undecided rows to one file beside triaged/; returns its name, None where all is decided."""
-    pieces = (work.place / "review").files(".jsonl")
-    if not pieces:
-        return None
-    place = run.place / REVIEW_FILE
-    with place.fs.open_output_stream(place.path, compression=None) as stream:
-        for piece in pieces:
-            stream.write(piece.read_bytes())
-    return place.name
 
 
 def _judges(triage: TriageConfig) -> dict[str, JudgeConfig]:
