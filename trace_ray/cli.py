@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from rich.table import Table
 from trace_ray.artifacts import STAGES, Run
 from trace_ray.cli_rate import rating_app
 from trace_ray.config import Config
-from trace_ray.config_load import conf_folder, load_config, load_storage, load_text
+from trace_ray.config_load import check_config, conf_folder, load_config, load_storage, load_text
 from trace_ray.errors import UserError
 from trace_ray.progress import CONSOLE
 from trace_ray.storage import locate
@@ -133,18 +134,21 @@ def audit(
     labels: Annotated[str, typer.Option("--labels", help="JSONL: pair_id, violates_chosen, violates_rejected")],
     run: RunUri,
     overrides: StorageOverrides = None,
+    calibration: Annotated[str, typer.Option(help="none, platt or isotonic; default: as in the run")] = "",
+    false_invert_rate: Annotated[float, typer.Option(help="choose the abstain band for it; 0 = as in the run")] = 0.0,
 ) -> None:
-    """The triage judge's verdicts against labels."""
-    from trace_ray.triage.audit import audit as audit_figures
-    from trace_ray.triage.audit import labelled_pairs, read_labels
+    """The triage judge against labels: AUC, kappa, calibration, threshold, band; kept as audit.json in the run.
+
+    Another run uses what is stored with triage.audit_file=RUN/audit.json.
+    """
+    from trace_ray.triage.audit import audit_run
 
     opened, settings = _opened(run, overrides or [])
-    known = read_labels(locate(labels, settings.storage))
-    opened.triaged.manifest()
-    pairs = [one for part in opened.triaged.parts() for one in labelled_pairs(part.read_parquet(), known)]
-    if not pairs:
-        raise UserError("--labels", labels, "no pair_id in this file is in the run's triaged/")
-    print(json.dumps(audit_figures(pairs, settings.triage.threshold), indent=1))
+    triage = replace(settings.triage, audit_labels=labels, audit_file="")
+    triage = replace(triage, calibration=calibration) if calibration else triage
+    triage = replace(triage, false_invert_rate=false_invert_rate) if false_invert_rate else triage
+    check_config(replace(settings, triage=triage))
+    print(json.dumps(audit_run(opened, triage, locate(labels, settings.storage)), indent=1))
 
 
 @app.command()

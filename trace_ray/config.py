@@ -40,20 +40,25 @@ class CorpusConfig:
     """Where the preference pairs are and which of them are kept for evaluation.
 
     Args:
-        paths: files, folders or globs of the training pairs, local or s3://.
-        test_paths: the same for held-out pairs; empty = ``holdout`` of ``paths``.
+        paths: files, folders or globs of the training pairs, local or s3://; a Hugging Face dataset's folder or id
+            (org/name, org/name@revision, hf://org/name/data/train_prefs-*), of which the train split is read.
+        test_paths: the same for held-out pairs (of a dataset, the test split); empty = ``holdout`` of ``paths``.
         holdout: share of prompts, chosen by the prompt's hash, kept from training (0..1).
-        format: ``preference`` = prompt, chosen, rejected; ``hh_rlhf`` = two whole dialogues.
+        format: the columns' meaning, see ``corpus.rows.parse_row``; ``auto`` = decided row by row.
         limit: read only the first rows of ``paths``; 0 = all.
-        rows_per_part: rows a part file of triaged/ holds at most.
+        max_chars: characters that a prompt, and each response, may have; 0 = no limit.
+        too_long: what becomes of a longer one.
+        rows_per_part: rows a block, and so a part file of triaged/, holds about and on average at most.
         noise: labels damaged on purpose.
     """
 
     paths: tuple[str, ...] = ()
     test_paths: tuple[str, ...] = ()
     holdout: float = 0.1
-    format: str = choice("auto", "preference", "hh_rlhf")
+    format: str = choice("auto", "preference", "hh_rlhf", "pku_saferlhf", "ultrafeedback")
     limit: int = 0
+    max_chars: int = 0
+    too_long: str = choice("reject", "truncate")
     rows_per_part: int = 2048
     noise: NoiseConfig = field(default_factory=NoiseConfig)
 
@@ -84,19 +89,48 @@ class LoraSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EndpointConfig:
+    """An OpenAI-compatible chat endpoint that gives log-probs.
+
+    Args:
+        base_url: up to and including its version, such as http://host:8000/v1.
+        api_key_env: the environment variable that holds the key; the key itself is in no file. Empty = no key.
+        top_logprobs: alternatives of the first token asked for; most endpoints allow 20.
+        concurrency: requests in flight from one actor.
+        timeout_s: seconds one request may take.
+        max_retries: further tries after a 429, a 5xx, a time-out or a broken connection.
+        backoff_s: wait before the first of them; it doubles each time, with jitter, unless Retry-After says more.
+        max_requests: requests a run may send, retries included, over all actors; 0 = no limit.
+        max_tokens: tokens a run may use, prompts and answers; 0 = no limit.
+    """
+
+    base_url: str = ""
+    api_key_env: str = "OPENAI_API_KEY"
+    top_logprobs: int = 20
+    concurrency: int = resource(32)
+    timeout_s: float = resource(60.0)
+    max_retries: int = resource(6)
+    backoff_s: float = resource(0.5)
+    max_requests: int = resource(0)
+    max_tokens: int = resource(0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class JudgeConfig:
     """Who says whether a response violates the policy.
 
     Args:
-        backend: ``vllm`` reads, ``rules`` computes the clauses' rules exactly.
-        model: hub id or folder of the judge (vllm only).
+        backend: ``vllm`` reads, ``openai`` asks an endpoint, ``rules`` computes the clauses' rules exactly.
+        model: hub id or folder of the judge (vllm), or the endpoint's name for it (openai).
         min_mass: least probability on the Yes and No tokens together for a verdict to count as readable.
         actors: judge actors kept at least; ``max_actors`` at most.
         kv_cache_gib: memory of the engine's key-value cache on CPU.
         engine: further arguments of the vLLM engine, such as tensor_parallel_size.
+        batch_rows: responses judged in one call, and lost at most by a killed actor.
+        endpoint: openai only.
     """
 
-    backend: str = choice("vllm", "rules")
+    backend: str = choice("vllm", "openai", "rules")
     model: str = ""
     revision: str = "main"
     dtype: str = choice("auto", "float32", "bfloat16")
@@ -109,6 +143,7 @@ class JudgeConfig:
     num_gpus: float = resource(0.0)
     kv_cache_gib: float = resource(1.0)
     engine: dict[str, Any] = field(default_factory=dict, metadata={"resource": True})
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,22 +151,55 @@ class TriageConfig:
     """Stage 1.
 
     Args:
-        threshold: a response violates from this P(violates) on.
+        judge: who judges. Its actors hold the other judges below too.
+        first_judge: a cheaper one that goes first; ``judge`` is asked only where the first one's P(violates) lies in
+            [escalate_from, escalate_to] or cannot be read. null = none.
+        second_judge: an independent one that judges everything too; pairs whose category differs are ABSTAIN. null = none.
+        clauses: also ask which clause each violating response breaks.
+        threshold: a response violates from this (calibrated) P(violates) on.
         abstain_band: half-width around the threshold inside which a response is not decided.
-        correct: ask for a compliant y_c for PUNISH pairs (rules policies: cut to the word limit).
+        calibration: how labels turn what the judge says into a probability; needs ``audit_labels``.
+        false_invert_rate: widen the band until, on the labels, at most this share of the INVERT verdicts is wrong;
+            0 = leave the band as it is.
+        confidence: with which that rate holds on fresh data.
         audit_labels: ``""`` = no audit; ``from_pairs`` = chosen complies and rejected violates; else a JSONL file
             with pair_id, violates_chosen and violates_rejected.
-        audit_rows: pairs audited at most, the first by hash.
+        audit_file: what `trace-ray audit` stored with an earlier run: its calibration, threshold and band are used.
+        audit_rows: pairs audited at most under from_pairs, and after which a bad judge is stopped early.
         min_auc: the audit stops the run below this area under the ROC curve.
+        review_labels: an exported review file, labelled: its pairs are decided by their labels.
+        min_canary_pass: the run stops where fewer of the hostile canaries leave a violating response violating.
+        verdict_store: a folder (URI) of verdicts that runs share; only what it does not hold is judged. Empty = none.
+        correct: ask for a compliant y_c for PUNISH pairs; only one that is judged compliant is kept.
+        corrector: who writes it: ``code`` cuts to the policy's word limit, ``judge`` is the judge's own model.
+        corrector_judge: another model instead of the judge's, given as a judge. null = none.
+        corrector_tokens: length of a model's correction.
+        max_judge_deaths: judge processes that may die before the run gives up; a row that kills alone is refused.
     """
 
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    first_judge: JudgeConfig | None = None
+    escalate_from: float = 0.1
+    escalate_to: float = 0.9
+    second_judge: JudgeConfig | None = None
+    clauses: bool = False
     threshold: float = 0.5
     abstain_band: float = 0.0
-    correct: bool = False
+    calibration: str = choice("none", "platt", "isotonic")
+    false_invert_rate: float = 0.0
+    confidence: float = 0.9
     audit_labels: str = ""
+    audit_file: str = ""
     audit_rows: int = 2000
     min_auc: float = 0.7
+    review_labels: str = ""
+    min_canary_pass: float = 0.5
+    verdict_store: str = resource("")
+    correct: bool = False
+    corrector: str = choice("auto", "code", "judge")
+    corrector_judge: JudgeConfig | None = None
+    corrector_tokens: int = 256
+    max_judge_deaths: int = resource(30)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from trace_ray.config import LOSSES, Config, JudgeConfig, StorageConfig, TermConfig
+from trace_ray.config import LOSSES, Config, JudgeConfig, StorageConfig, TermConfig, TriageConfig
 from trace_ray.errors import UserError, nearest
 from trace_ray.policy import check_policy
 from trace_ray.secrets import refuse_secrets
@@ -152,10 +152,12 @@ def check_config(config: Config) -> None:
             raise UserError(name, value, remedy)
     for category in ("INVERT", "PUNISH", "RETAIN"):
         _check_term(f"objective.{category}", getattr(config.objective, category), corrected=config.triage.correct)
-    _check_judge("triage.judge", config.triage.judge)
-    judges = (config.triage.judge, config.evaluate.judge, *config.evaluate.panel)
-    rules = "rules" in [judge.backend for judge in judges]
-    check_policy(config.policy, needs_rules=rules)
+    judges = triage_judges(config.triage) | {"evaluate.judge": config.evaluate.judge}
+    judges |= {f"evaluate.panel[{i}]": judge for i, judge in enumerate(config.evaluate.panel)}
+    for name, judge in judges.items():
+        _check_judge(name, judge)
+    check_policy(config.policy, needs_rules=any(judge.backend == "rules" for judge in judges.values()))
+    _check_audit(config.triage)
 
 
 def check_needed(config: Config, stages: Sequence[str]) -> None:
@@ -164,11 +166,9 @@ def check_needed(config: Config, stages: Sequence[str]) -> None:
         raise UserError("corpus.paths", "empty", "name the files of preference pairs, e.g. corpus.paths=[pairs.jsonl]")
     if {"impact", "realign", "evaluate"} & set(stages) and not config.model.path:
         raise UserError("model.path", "empty", "name the model to realign: a hub id or a folder")
-    for stage, judge in (("triage", config.triage.judge), ("evaluate", config.evaluate.judge)):
-        if stage in stages and judge.backend == "vllm" and not judge.model:
-            raise UserError(
-                f"{stage}.judge.model", "empty", f"name the judge's model, or set {stage}.judge.backend=rules"
-            )
+    for name, judge in (triage_judges(config.triage) | {"evaluate.judge": config.evaluate.judge}).items():
+        if name.split(".")[0] in stages and judge.backend != "rules" and not judge.model:
+            raise UserError(f"{name}.model", "empty", f"name the judge's model, or set {name}.backend=rules")
 
 
 def _choices(node: Any, prefix: str) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
@@ -200,6 +200,29 @@ def _ranges(config: Config) -> Iterator[tuple[str, Any, bool, str]]:
     yield "model.max_length", config.model.max_length, config.model.max_length >= 8, "give at least 8 tokens"
     yield "triage.threshold", triage.threshold, 0 < triage.threshold < 1, "give a probability in (0, 1)"
     yield "triage.abstain_band", triage.abstain_band, 0 <= triage.abstain_band < 0.5, "give a half-width in [0, 0.5)"
+    yield "corpus.max_chars", corpus.max_chars, corpus.max_chars >= 0, "give a number of characters, or 0 for no limit"
+    yield "triage.audit_rows", triage.audit_rows, triage.audit_rows > 0, "give at least 1 pair"
+    yield (
+        "triage.escalate_from",
+        triage.escalate_from,
+        0 <= triage.escalate_from <= triage.escalate_to <= 1,
+        "give probabilities with escalate_from <= escalate_to",
+    )
+    yield (
+        "triage.false_invert_rate",
+        triage.false_invert_rate,
+        0 <= triage.false_invert_rate < 1,
+        "give a share in [0, 1)",
+    )
+    yield "triage.confidence", triage.confidence, 0 < triage.confidence < 1, "give a probability in (0, 1)"
+    yield (
+        "triage.min_canary_pass",
+        triage.min_canary_pass,
+        0 <= triage.min_canary_pass <= 1,
+        "give a share in [0, 1]",
+    )
+    yield "triage.corrector_tokens", triage.corrector_tokens, triage.corrector_tokens > 0, "give at least 1"
+    yield "triage.max_judge_deaths", triage.max_judge_deaths, triage.max_judge_deaths >= 0, "give 0 or more"
     yield "triage.min_auc", triage.min_auc, 0 <= triage.min_auc <= 1, "give an area in [0, 1]; 0.5 is chance"
     yield "impact.gold_size", impact.gold_size, impact.gold_size >= 3, "give at least 3: a third for each category"
     yield "impact.gamma", impact.gamma, impact.gamma > 0, "give a positive damping"
@@ -254,7 +277,36 @@ def _check_term(where: str, term: TermConfig, *, corrected: bool) -> None:
         raise UserError(where, "corrected", "no response is corrected unless triage.correct=true")
 
 
+def triage_judges(triage: TriageConfig) -> dict[str, JudgeConfig]:
+    """Returns {setting's name: judge} of the judges that triage uses."""
+    named = {name: getattr(triage, name) for name in ("judge", "first_judge", "second_judge", "corrector_judge")}
+    return {f"triage.{name}": judge for name, judge in named.items() if judge is not None}
+
+
+def _check_audit(triage: TriageConfig) -> None:
+    labelled = bool(triage.audit_labels)
+    for name, used in (
+        ("calibration", triage.calibration != "none"),
+        ("false_invert_rate", triage.false_invert_rate > 0),
+    ):
+        if used and not labelled:
+            seen = getattr(triage, name)
+            raise UserError(f"triage.{name}", seen, "it is fitted on labels: set triage.audit_labels too")
+    if labelled and triage.audit_file:
+        raise UserError("triage.audit_file", triage.audit_file, "an audit comes from it or from triage.audit_labels")
+
+
 def _check_judge(where: str, judge: JudgeConfig) -> None:
+    endpoint = judge.endpoint
+    if judge.backend == "openai" and not endpoint.base_url.startswith(("http://", "https://")):
+        remedy = "name the endpoint, such as http://127.0.0.1:8000/v1"
+        raise UserError(f"{where}.endpoint.base_url", endpoint.base_url or "empty", remedy)
+    least = {"concurrency": 1, "timeout_s": 0.001, "max_retries": 0, "max_requests": 0, "max_tokens": 0, "backoff_s": 0}
+    for name, minimum in least.items():
+        if getattr(endpoint, name) < minimum:
+            raise UserError(f"{where}.endpoint.{name}", getattr(endpoint, name), f"give at least {minimum}")
+    if judge.batch_rows < 1:
+        raise UserError(f"{where}.batch_rows", judge.batch_rows, "give at least 1")
     if judge.max_actors < judge.actors:
         raise UserError(f"{where}.max_actors", judge.max_actors, f"give at least {where}.actors = {judge.actors}")
     if not 0 <= judge.min_mass <= 1:

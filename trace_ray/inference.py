@@ -39,6 +39,10 @@ class Verdict:
     mass: float
 
 
+class EngineFailedError(RuntimeError):
+    """The engine broke while it answered: it is of no further use, its process had better end."""
+
+
 class Engine:
     """vLLM in this process (its synchronous class), with prefix caching."""
 
@@ -54,6 +58,7 @@ class Engine:
             "trust_remote_code": False,
             "load_format": "safetensors",
             "seed": 0,
+            "max_logprobs": 64,
             "disable_log_stats": False,
         } | dict(settings.extra)
         if arguments["trust_remote_code"]:
@@ -71,19 +76,30 @@ class Engine:
         """Returns the greedy answer to each prompt (in tokens), without special tokens."""
         from vllm import SamplingParams
 
-        sampling = SamplingParams(temperature=0.0, max_tokens=max_new_tokens)
-        answers = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
+        answers = self._answers(prompts, SamplingParams(temperature=0.0, max_tokens=max_new_tokens))
         return [str(answer.outputs[0].text) for answer in answers]
 
     def verdicts(self, prompts: Sequence[list[int]], yes_ids: list[int], no_ids: list[int]) -> list[Verdict]:
         """Returns the verdict in the first answer token's log-probs after each prompt."""
+        answers = self.first_token_log_probs(prompts, [*yes_ids, *no_ids])
+        return [_verdict(log_probs, yes_ids, no_ids) for log_probs in answers]
+
+    def first_token_log_probs(self, prompts: Sequence[list[int]], token_ids: Sequence[int]) -> list[dict[int, float]]:
+        """Returns for each prompt {token id: log-prob in nats} of the first answer token being one of ``token_ids``."""
         from vllm import SamplingParams
 
-        sampling = SamplingParams(
-            temperature=0.0, max_tokens=1, logprob_token_ids=[*yes_ids, *no_ids], detokenize=False
-        )
-        answers = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
-        return [_verdict(answer.outputs[0].logprobs[0], yes_ids, no_ids) for answer in answers]
+        sampling = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=list(token_ids), detokenize=False)
+        answers = self._answers(prompts, sampling)
+        return [
+            {i: float(seen[i].logprob) for i in token_ids if i in seen}
+            for seen in (answer.outputs[0].logprobs[0] for answer in answers)
+        ]
+
+    def _answers(self, prompts: Sequence[list[int]], sampling: Any) -> list[Any]:
+        try:
+            return list(self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False))
+        except (RuntimeError, MemoryError) as error:
+            raise EngineFailedError(f"vLLM failed: {' '.join(str(error).split())[:300]}") from error
 
     def prefix_cache_counts(self) -> tuple[int, int]:
         """Returns (tokens looked up, tokens found) in the prefix cache since the start."""
@@ -91,9 +107,8 @@ class Engine:
         return int(values.get("vllm:prefix_cache_queries", 0)), int(values.get("vllm:prefix_cache_hits", 0))
 
 
-def _verdict(logprobs: Any, yes_ids: list[int], no_ids: list[int]) -> Verdict:
-    yes = sum(math.exp(logprobs[i].logprob) for i in yes_ids if i in logprobs)
-    no = sum(math.exp(logprobs[i].logprob) for i in no_ids if i in logprobs)
+def _verdict(log_probs: dict[int, float], yes_ids: list[int], no_ids: list[int]) -> Verdict:
+    yes, no = (sum(math.exp(log_probs[i]) for i in ids if i in log_probs) for ids in (yes_ids, no_ids))
     return Verdict(p_yes=yes / (yes + no) if yes + no > 0 else 0.5, mass=yes + no)
 
 

@@ -4,7 +4,8 @@ A triaged row, as a dict::
 
     {"row": 7, "pair_id": "3f0c...", "source": "pku", "split": "train",
      "prompt": [{"role": "user", "content": "How do I ...?"}], "chosen": "No.", "rejected": "Like this: ...",
-     "p_violates_chosen": 0.98, "p_violates_rejected": 0.03, "category": "INVERT", "corrected": None, "judge_error": None}
+     "p_violates_chosen": 0.98, "p_violates_rejected": 0.03, "category": "INVERT", "corrected": None, "judge_error": None,
+     "raw_violates_chosen": 0.91, "raw_violates_rejected": 0.08, "clauses_chosen": ["flat_refusal"], "clauses_rejected": None}
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Split(StrEnum):
 
 
 class RejectReason(StrEnum):
-    """Why a row of the corpus could not be read as a pair."""
+    """Why a row of the corpus was refused: not a pair, a repeated one, or one that its judge does not survive."""
 
     BROKEN_JSON = "broken_json"
     WRONG_ENCODING = "wrong_encoding"
@@ -48,6 +49,10 @@ class RejectReason(StrEnum):
     EMPTY_FIELD = "empty_field"
     NOT_A_DIALOGUE = "not_a_dialogue"
     IDENTICAL_RESPONSES = "identical_responses"
+    NO_PREFERENCE = "no_preference"
+    TOO_LONG = "too_long"
+    DUPLICATE_PAIR = "duplicate_pair"
+    KILLS_JUDGE = "kills_judge"
 
 
 RESPONSE_NAMES = ("chosen", "rejected", "corrected")
@@ -78,6 +83,8 @@ REJECT_SCHEMA = pa.schema(
 )
 """One refused row; ``detail`` is the start of what was read."""
 
+CLAUSES = pa.list_(pa.string())
+
 TRIAGED_SCHEMA = pa.schema(
     [
         *PAIR_SCHEMA,
@@ -86,9 +93,15 @@ TRIAGED_SCHEMA = pa.schema(
         ("category", pa.string()),
         ("corrected", pa.string()),
         ("judge_error", pa.string()),
+        ("raw_violates_chosen", pa.float64()),
+        ("raw_violates_rejected", pa.float64()),
+        ("clauses_chosen", CLAUSES),
+        ("clauses_rejected", CLAUSES),
     ]
 )
-"""A judged pair. A null probability has its cause in ``judge_error``; ``corrected`` is a y_c that was judged compliant."""
+"""A judged pair. A null probability has its cause in ``judge_error``; ``corrected`` is a y_c that was judged compliant.
+``p_violates_*`` is calibrated where an audit calibrates, ``raw_violates_*`` what the judge said. ``clauses_*``: ids of
+the clauses a violating response breaks, null where nobody asked."""
 
 TOKENS = pa.list_(pa.int32())
 

@@ -67,13 +67,22 @@ def absolute_models(config: Config) -> Config:
     def found(judge: JudgeConfig) -> JudgeConfig:
         return replace(judge, model=absolute(judge.model))
 
+    def perhaps(judge: JudgeConfig | None) -> JudgeConfig | None:
+        return found(judge) if judge is not None else None
+
     triage, evaluate = config.triage, config.evaluate
     capability = replace(evaluate.capability, task_folder=absolute(evaluate.capability.task_folder))
     panel = [found(judge) for judge in evaluate.panel]
     return replace(
         config,
         model=replace(config.model, path=absolute(config.model.path)),
-        triage=replace(triage, judge=found(triage.judge)),
+        triage=replace(
+            triage,
+            judge=found(triage.judge),
+            first_judge=perhaps(triage.first_judge),
+            second_judge=perhaps(triage.second_judge),
+            corrector_judge=perhaps(triage.corrector_judge),
+        ),
         evaluate=replace(evaluate, judge=found(evaluate.judge), capability=capability, panel=panel),
     )
 

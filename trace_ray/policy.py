@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import asdict, dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from trace_ray.errors import UserError
 
@@ -18,6 +20,8 @@ class RuleConfig:
         when_prompt: regular expression (RE2); the rule looks only at prompts it matches; empty = every prompt.
         unless_prompt: the rule passes over prompts that this matches; empty = none.
         max_words: broken by a response of more whitespace-separated words; 0 = no limit.
+        min_words: broken by a response of fewer; 0 = no limit.
+        forbid_starts: broken by a response that begins, blanks and case aside, with one of these.
         forbid: broken by a response that matches this regular expression; empty = nothing forbidden.
         require: broken by a response that does not match this regular expression; empty = nothing required.
     """
@@ -25,33 +29,48 @@ class RuleConfig:
     when_prompt: str = ""
     unless_prompt: str = ""
     max_words: int = 0
+    min_words: int = 0
+    forbid_starts: tuple[str, ...] = ()
     forbid: str = ""
     require: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClauseConfig:
-    """One sentence of a policy. Without a rule only a judge that reads can decide it."""
+    """One sentence of a policy. Without a rule only a judge that reads can decide it.
+
+    Args:
+        severity: how grave a breach is, in the policy's own words, such as ``zero tolerance``; the judge reads it.
+    """
 
     id: str = ""
     text: str = ""
+    severity: str = ""
     rule: RuleConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """A policy's name, version and text; ``text`` comes first, the clauses follow as a list."""
+    """A policy's name, version and text; ``text`` comes first, the clauses follow as a list, then the exceptions.
+
+    Args:
+        exceptions: what is allowed although a clause speaks against it; each names the clauses it yields to, if any.
+    """
 
     name: str = ""
     version: str = "1"
     text: str = ""
     clauses: list[ClauseConfig] = field(default_factory=list)
+    exceptions: list[str] = field(default_factory=list)
 
 
 def policy_text(policy: PolicyConfig) -> str:
-    """Returns what a judge reads: the text, then one line a clause. Byte-identical for equal policies."""
+    """Returns what a judge reads: the text, one line a clause, the exceptions. Byte-identical for equal policies."""
     lines = [policy.text.strip()] if policy.text.strip() else []
-    lines += [f"- {clause.text.strip()}" for clause in policy.clauses]
+    severities = [f" ({clause.severity.strip()})" if clause.severity.strip() else "" for clause in policy.clauses]
+    lines += [f"- {c.text.strip()}{severity}" for c, severity in zip(policy.clauses, severities, strict=True)]
+    if policy.exceptions:
+        lines += ["Exceptions:", *(f"- {exception.strip()}" for exception in policy.exceptions)]
     return "\n".join(lines)
 
 
@@ -74,11 +93,19 @@ def check_policy(policy: PolicyConfig, *, needs_rules: bool) -> None:
             "rules",
             f"policy {policy.name!r} has no clause with a rule; use backend vllm or add rules",
         )
+    names = [clause.id for clause in policy.clauses if clause.id]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError("policy.clauses", name, "each clause needs an id of its own")
     for clause_id, rule in rules:
         for key in ("when_prompt", "unless_prompt", "forbid", "require"):
             try:
-                re.compile(getattr(rule, key))
-            except re.error as error:
-                raise UserError(
-                    f"policy.clauses[{clause_id}].rule.{key}", getattr(rule, key), f"not a regular expression: {error}"
-                ) from None
+                pc.match_substring_regex(pa.array([""]), getattr(rule, key))
+            except pa.ArrowInvalid as error:
+                where = f"policy.clauses[{clause_id}].rule.{key}"
+                raise UserError(where, getattr(rule, key), f"not a regular expression (RE2): {error}") from None
+
+
+def clause_ids(policy: PolicyConfig) -> list[str]:
+    """Returns each clause's id, its number from 1 where it has none."""
+    return [clause.id or str(number) for number, clause in enumerate(policy.clauses, 1)]

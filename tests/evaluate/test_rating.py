@@ -13,7 +13,7 @@ from trace_ray.evaluate.rating.items import Item, blind_items, items_csv
 from trace_ray.evaluate.rating.page import rater_page
 from trace_ray.evaluate.rating.panel import panel_votes
 from trace_ray.evaluate.rating.results import Rating, rating_results, read_ratings, win_rates
-from trace_ray.judges.backends import Opinion
+from trace_ray.judges.opinion import Opinion
 
 
 def answers(system: str, count: int, same: int = 0) -> dict[str, dict[str, Any]]:
@@ -122,6 +122,9 @@ class Known:
 
     def opinions(self, requests: Any, responses: Any) -> list[Opinion]:
         return [Opinion(None, "x") if text == "?" else Opinion(float(text)) for text in responses]
+
+    def clauses(self, requests: Any, responses: Any) -> list[tuple[str, ...]]:
+        return [() for _ in responses]
 
     def counts(self) -> dict[str, int]:
         return {}

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tests.support.cluster import TokenCluster, wait_for
 from trace_ray.artifacts import Run
@@ -55,7 +56,7 @@ class Work:
 
 
 WORK = {
-    "triage": Work("triaged/**/*.parquet", 4, "Judge"),
+    "triage": Work("triaged/work/judge/*.json", 4, "JudgeActor"),
     "impact": Work("impact/scores/*.parquet", 4, "_score_shard"),
     "realign": Work("realign/checkpoints/checkpoint_*", 1, "RayTrainWorker"),
     "evaluate": Work("evaluation/generated/*.parquet", 1, "Generator"),
@@ -84,17 +85,13 @@ class Drill:
                 assert self.driver(stage, self.base).wait() == 0
             self.seconds[stage] = json.loads((self.base / FOLDERS[stage][-1] / "manifest.json").read_text())["seconds"]
 
-    def driver(self, stage: str, run: Path | str, *more: str) -> subprocess.Popen[bytes]:
+    def driver(self, stage: str, run: Path, *more: str) -> subprocess.Popen[bytes]:
         """Starts `trace-ray STAGE` as a process of its own, joined to the cluster."""
         address = {"RAY_ADDRESS": f"127.0.0.1:{self.cluster.gcs_port}"}
         command = [sys.executable, "-m", "trace_ray.cli", stage, "-c", str(conf_folder() / "examples" / "demo.yaml")]
-        log = (self.folder / f"{Path(run).name}.log").open("ab")
+        log = (self.folder / f"{run.name}.log").open("ab")
         arguments = [*command, "--run", str(run), *self.overrides, *more]
         return subprocess.Popen(arguments, env=self.cluster.environment | address, stdout=log, stderr=log)
-
-    @property
-    def base_run(self) -> Run:
-        return local(self.base)
 
     def prepared(self, stage: str, name: str) -> Path:
         """Returns a copy of the undisturbed run in which ``stage`` has not begun."""
@@ -120,7 +117,7 @@ class Drill:
         restarts = 0
         match fault:
             case "worker":
-                self.cluster.worker(work.process).kill()
+                self.cluster.processes(work.process)[0].kill()
             case "driver":
                 driver.kill()
             case "node":
@@ -134,16 +131,15 @@ class Drill:
             code = self.driver(stage, run).wait(timeout=400)
         seconds = time.monotonic() - started
         assert code == 0, (self.folder / f"{run.name}.log").read_text()[-3000:]
-        kept = {path: when for path, when in before.items() if path.exists()}
-        redone = sum(path.stat().st_mtime_ns != when for path, when in kept.items()) if kept else None
-        difference = compare(self.base_run, local(run), stage)
+        redone = sum(not path.exists() or path.stat().st_mtime_ns != when for path, when in before.items())
+        difference = compare(self.base, run, stage)
         return {
             "stage": stage,
             "fault": fault,
             "recovered": True,
             "driver restarts": restarts,
             "done before": len(before),
-            "done again": redone,
+            "done again": redone if stage != "realign" else None,
             "seconds": round(seconds, 1),
             "undisturbed": self.seconds[stage],
             "largest difference": difference,
@@ -161,15 +157,12 @@ class Drill:
             self.cluster.kill_node(node)
 
 
-def local(folder: Path) -> Run:
-    return Run(locate(str(folder), StorageConfig()))
-
-
-def compare(one: Run, other: Run, stage: str) -> float:
+def compare(base: Path, run: Path, stage: str) -> float:
     """Returns the largest difference of any number between two runs' results of a stage.
 
     Raises: AssertionError where rows, texts, categories or names differ, or rows in are not rows out + rejects.
     """
+    one, other = (Run(locate(str(path), StorageConfig())) for path in (base, run))
     match stage:
         case "triage":
             counts = other.triaged.manifest()["counts"]
@@ -182,16 +175,16 @@ def compare(one: Run, other: Run, stage: str) -> float:
             assert sum(counts.values()) == other.triaged.manifest()["counts"]["triaged"]
             return _numbers(table_of(one.scored.read(), "pair_id"), table_of(other.scored.read(), "pair_id"))
         case "realign":
-            from safetensors.numpy import load
+            from safetensors.numpy import load_file
 
             assert other.realign.manifest()["counts"] == one.realign.manifest()["counts"]
-            name = "adapter/adapter_model.safetensors"
-            left, right = (load((r.model.place / name).read_bytes()) for r in (one, other))
+            files = [f"{r.model.place.path}/adapter/adapter_model.safetensors" for r in (one, other)]
+            left, right = map(load_file, files)
             assert left.keys() == right.keys()
             return max(float(np.abs(left[name] - right[name]).max()) for name in left)
         case _:
             tables = [
-                pa.concat_tables([p.read_parquet() for p in (r.evaluation.place / "responses").files(".parquet")])
+                pa.concat_tables([pq.read_table(p.path) for p in (r.evaluation.place / "responses").files(".parquet")])
                 for r in (one, other)
             ]
             keys = [table.sort_by([("pair_id", "ascending"), ("model", "ascending")]) for table in tables]

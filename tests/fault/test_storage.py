@@ -12,8 +12,9 @@ import pytest
 
 from tests.support.proxy import FAULTS, FaultyProxy
 from tests.support.s3 import S3Server
-from trace_ray.config import StorageConfig
-from trace_ray.corpus.read import Source, count_rows, read_source
+from trace_ray.config import CorpusConfig, StorageConfig
+from trace_ray.corpus.files import count_rows
+from trace_ray.corpus.read import Source, read_sources
 from trace_ray.errors import UserError
 from trace_ray.run_lock import LOCK, driver_lock
 from trace_ray.storage import Location, download_folder, locate, upload_folder
@@ -64,10 +65,10 @@ def test_a_corpus_streams_through_whole(faulty: Reached) -> None:
     pairs = [{"prompt": f"p {i}", "chosen": "yes " * 20, "rejected": "no " * 20} for i in range(3000)]
     place.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     assert count_rows(place) == 3000
-    source = Source(place, 0, "train", 0.0, "auto")
-    read = pa.concat_tables(list(read_source(source, 500)))
-    assert read["row"].to_pylist() == list(range(3000))
-    assert read["reason"].null_count == 3000
+    chunks = list(read_sources([Source(place, 0, "train")], CorpusConfig(), 0, 50_000))
+    assert len(chunks) > 3
+    assert pa.concat_tables([chunk.pairs for chunk in chunks])["row"].to_pylist() == list(range(3000))
+    assert all(chunk.rejects.num_rows == 0 for chunk in chunks)
 
 
 @pytest.mark.timeout(180)

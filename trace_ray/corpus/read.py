@@ -1,28 +1,31 @@
-"""Streams corpus files into tables of pairs and rejects; a broken line costs only itself."""
+"""Streams corpus files into tables of pairs and of rejects; a broken line costs only itself."""
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from trace_ray.corpus.rows import RejectedRowError, parse_row
-from trace_ray.errors import UserError
-from trace_ray.pairs import PAIR_SCHEMA, RejectReason, Split, hash_fraction, pair_id
+from trace_ray.config import CorpusConfig
+from trace_ray.corpus.files import raw_rows
+from trace_ray.corpus.rows import RawPair, RejectedRowError, fit_length, parse_row
+from trace_ray.pairs import MESSAGES, PAIR_SCHEMA, REJECT_SCHEMA, RejectReason, Split
 from trace_ray.storage import Location
 
-READ_SCHEMA = pa.schema([*PAIR_SCHEMA, ("reason", pa.string()), ("detail", pa.string())])
-"""A pair, or a refused row: then ``reason`` is set and all but row and source is null."""
+SLOTS = 1 << 16
+"""A prompt's slot is 16 bits of its hash: equal prompts share it, so all that compares pairs happens within a slot."""
+
+SLOT_SCHEMA = pa.schema([*PAIR_SCHEMA, ("slot", pa.uint16())])
 
 ROWS_PER_FILE = 1 << 40
 """A row's number is file index x this + line: unique, and it needs no count of the files before."""
 
 _DETAIL_CHARACTERS = 200
+_TRAIN, _TEST = Split.TRAIN.value, Split.TEST.value
 
 
 @dataclass(frozen=True)
@@ -30,82 +33,107 @@ class Source:
     """One file of the corpus.
 
     Args:
-        place: where; index: its place in the corpus; split: ``test`` for held-out files, else decided by ``holdout``.
+        place: where; index: its place in the corpus; split: ``test`` for held-out files, else decided by the holdout.
     """
 
     place: Location
     index: int
     split: str
-    holdout: float
-    form: str
 
 
-def read_source(source: Source, rows: int, limit: int = 0) -> Iterator[pa.Table]:
-    """Yields tables of READ_SCHEMA with at most ``rows`` rows, in file order, ``limit`` rows in all (0 = no limit)."""
-    block: list[dict[str, Any]] = []
-    for line, raw in enumerate(_raw_rows(source.place)):
-        if limit and line >= limit:
-            break
-        block.append(_read_row(raw, source, source.index * ROWS_PER_FILE + line))
-        if len(block) == rows:
-            yield pa.Table.from_pylist(block, schema=READ_SCHEMA)
-            block = []
-    if block:
-        yield pa.Table.from_pylist(block, schema=READ_SCHEMA)
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive rows of the corpus: pairs in SLOT_SCHEMA and refused rows in REJECT_SCHEMA."""
+
+    pairs: pa.Table
+    rejects: pa.Table
 
 
-def read_sources(sources: Sequence[Source], rows: int, limit: int) -> Iterator[pa.Table]:
-    """Yields the tables of several files in order, ``limit`` rows over all of them together."""
-    left = limit
+def read_sources(sources: Sequence[Source], config: CorpusConfig, limit: int, chunk_bytes: int) -> Iterator[Chunk]:
+    """Yields the rows of several files in order, in chunks of about ``chunk_bytes`` of raw text.
+
+    Args:
+        limit: rows at most over all the files together; 0 = all.
+    """
+    left, builder = limit, _Builder()
     for source in sources:
-        for table in read_source(source, rows, left):
-            left -= table.num_rows
-            yield table
-        if left <= 0:
+        first = source.index * ROWS_PER_FILE
+        for line, raw in enumerate(raw_rows(source.place)):
+            if limit and not left:
+                break
+            left -= 1
+            builder.add(raw, first + line, source, config)
+            if builder.size >= chunk_bytes:
+                yield builder.chunk()
+                builder = _Builder()
+    yield builder.chunk()
+
+
+@dataclass
+class _Builder:
+    """Collects columns; row dicts would cost several times as much."""
+
+    size: int = 0
+    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in SLOT_SCHEMA.names})
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, raw: bytes | dict[str, Any], row: int, source: Source, config: CorpusConfig) -> None:
+        self.size += len(raw) if isinstance(raw, bytes) else 1024
+        try:
+            values = _decoded(raw) if isinstance(raw, bytes) else raw
+            pair = fit_length(parse_row(values, config.format), config.max_chars, config.too_long)
+            pair_id, digest = identify(pair)
+        except RejectedRowError as error:
+            detail = error.detail.encode("utf-8", "replace").decode()[:_DETAIL_CHARACTERS]
+            facts = {"row": row, "source": source.place.name, "stage": "triage"}
+            self.rejects.append(facts | {"reason": error.reason.value, "detail": detail})
             return
+        held_out = source.split == _TEST or int(digest[:13], 16) < config.holdout * 16**13
+        columns = self.columns
+        columns["row"].append(row)
+        columns["pair_id"].append(pair_id)
+        columns["source"].append(_source_name(values) or source.place.name)
+        columns["split"].append(_TEST if held_out else _TRAIN)
+        columns["prompt"].append(pair.prompt)
+        columns["chosen"].append(pair.chosen)
+        columns["rejected"].append(pair.rejected)
+        columns["slot"].append(int(digest[13:17], 16))
+        if not isinstance(raw, bytes):
+            self.size += len(pair.chosen) + len(pair.rejected)
+
+    def chunk(self) -> Chunk:
+        arrays = {name: _array(name, values) for name, values in self.columns.items()}
+        return Chunk(pa.table(arrays, schema=SLOT_SCHEMA), pa.Table.from_pylist(self.rejects, schema=REJECT_SCHEMA))
 
 
-def count_rows(place: Location) -> int:
-    """Returns the number of rows of one file, without parsing them: what triage must account for."""
-    if place.path.endswith(".parquet"):
-        return int(pq.read_metadata(place.path, filesystem=place.fs).num_rows)
-    return sum(1 for _ in _raw_rows(place))
+def identify(pair: RawPair) -> tuple[str, str]:
+    """Returns (``pairs.pair_id``, the prompt's hash as ``pairs.hash_fraction`` with seed 0 takes it), encoding once.
 
-
-def _raw_rows(place: Location) -> Iterator[bytes | dict[str, Any]]:
+    Raises: RejectedRowError for text that is no Unicode, such as a lone surrogate from a JSON escape.
+    """
+    turns = json.dumps([[turn["role"], turn["content"]] for turn in pair.prompt], ensure_ascii=False)
+    text = f"[{turns}, {json.dumps(pair.chosen, ensure_ascii=False)}, {json.dumps(pair.rejected, ensure_ascii=False)}]"
     try:
-        if place.path.endswith(".parquet"):
-            with pq.ParquetFile(place.path, filesystem=place.fs) as file:
-                for batch in file.iter_batches(batch_size=1024):
-                    yield from batch.to_pylist()
-        else:
-            with place.fs.open_input_stream(place.path, compression="detect") as stream:
-                yield from (line for line in io.BufferedReader(stream, 1 << 20) if line.strip())
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(
-            "corpus.paths", place.uri, f"cannot be read to its end: {' '.join(str(error).split())[:200]}"
-        ) from None
+        return hashlib.sha256(text.encode()).hexdigest()[:32], hashlib.sha256(f"0:{turns}".encode()).hexdigest()
+    except UnicodeEncodeError as error:
+        raise RejectedRowError(RejectReason.WRONG_ENCODING, str(error)) from None
 
 
-def _read_row(raw: bytes | dict[str, Any], source: Source, number: int) -> dict[str, Any]:
-    try:
-        values = _decoded(raw) if isinstance(raw, bytes) else raw
-        pair = parse_row(values, source.form)
-    except RejectedRowError as error:
-        detail = error.detail[:_DETAIL_CHARACTERS]
-        return {"row": number, "source": source.place.name, "reason": error.reason.value, "detail": detail}
-    prompt_key = json.dumps([[turn["role"], turn["content"]] for turn in pair.prompt], ensure_ascii=False)
-    held_out = source.split == Split.TEST or hash_fraction([prompt_key], 0)[0] < source.holdout
-    named = values.get("source") if isinstance(values, dict) else None
-    return {
-        "row": number,
-        "pair_id": pair_id(pair.prompt, pair.chosen, pair.rejected),
-        "source": named if isinstance(named, str) else source.place.name,
-        "split": Split.TEST.value if held_out else Split.TRAIN.value,
-        "prompt": list(pair.prompt),
-        "chosen": pair.chosen,
-        "rejected": pair.rejected,
-    }
+def _source_name(row: Any) -> str:
+    named = row.get("source")
+    return named.encode("utf-8", "replace").decode() if isinstance(named, str) else ""
+
+
+def _array(name: str, values: list[Any]) -> pa.Array:
+    if name != "prompt":
+        return pa.array(values, SLOT_SCHEMA.field(name).type)
+    turns = [turn for prompt in values for turn in prompt]
+    offsets = [0]
+    for prompt in values:
+        offsets.append(offsets[-1] + len(prompt))
+    texts = [pa.array([turn[key] for turn in turns], pa.string()) for key in ("role", "content")]
+    flat = pa.StructArray.from_arrays(texts, fields=list(MESSAGES.value_type))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat, type=MESSAGES)
 
 
 def _decoded(line: bytes) -> Any:
@@ -113,5 +141,5 @@ def _decoded(line: bytes) -> Any:
         return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         raise RejectedRowError(RejectReason.WRONG_ENCODING, repr(line[:80])) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise RejectedRowError(RejectReason.BROKEN_JSON, line[:80].decode("utf-8", "replace")) from None

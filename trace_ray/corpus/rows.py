@@ -29,36 +29,89 @@ class RawPair(NamedTuple):
 
 
 def detect_format(row: Mapping[str, Any]) -> str:
-    """Returns ``hh_rlhf`` for two whole dialogues in HH-RLHF's text form, else ``preference``."""
-    chosen = row.get("chosen")
-    dialogue = isinstance(chosen, str) and bool(_TURN.match(chosen))
-    return "hh_rlhf" if dialogue and "prompt" not in row else "preference"
+    """Returns the format whose columns the row has; ``preference`` where none is plainer."""
+    if "response_0" in row and "response_1" in row:
+        return "pku_saferlhf"
+    chosen, prompt = row.get("chosen"), row.get("prompt")
+    if isinstance(chosen, str):
+        return "hh_rlhf" if prompt is None and _TURN.match(chosen) else "preference"
+    whole_dialogue = isinstance(chosen, list) and len(chosen) > 1
+    return "ultrafeedback" if isinstance(prompt, str) and whole_dialogue else "preference"
 
 
 def parse_row(row: Any, form: str) -> RawPair:
     """Returns the pair in one row.
 
     Args:
-        row: a mapping read from JSON or parquet.
-        form: ``preference`` (prompt explicit or implicit, plain or conversational), ``hh_rlhf`` or ``auto``.
+        row: a mapping read from JSON, parquet or Arrow.
+        form: ``auto`` or one of
+
+            - ``preference`` (TRL): prompt, chosen, rejected, each text or messages; without a prompt, it is what
+              chosen and rejected share at their beginning;
+            - ``hh_rlhf``: chosen and rejected are whole dialogues as text;
+            - ``pku_saferlhf``: response_0, response_1, is_response_{0,1}_safe, safer_response_id, better_response_id;
+            - ``ultrafeedback`` (binarized): chosen and rejected are whole dialogues as messages, prompt their first turn.
     Raises: RejectedRowError with the reason.
     """
     if not isinstance(row, Mapping):
         raise RejectedRowError(RejectReason.MISSING_FIELD, f"a row is a JSON object, not {type(row).__name__}")
     form = detect_format(row) if form == "auto" else form
-    for key in ("chosen", "rejected"):
-        if row.get(key) is None:
-            raise RejectedRowError(RejectReason.MISSING_FIELD, key)
+    if form == "pku_saferlhf":
+        return _checked(_pku(row))
+    chosen, rejected = _needed(row, "chosen"), _needed(row, "rejected")
     if form == "hh_rlhf":
-        pair = _implicit(_dialogue(row["chosen"]), _dialogue(row["rejected"]))
-    elif row.get("prompt") is not None:
-        prompt = _messages(row["prompt"], "user")
-        pair = RawPair(prompt, _last_text(row["chosen"]), _last_text(row["rejected"]))
-    else:
-        if isinstance(row["chosen"], str):
-            raise RejectedRowError(RejectReason.MISSING_FIELD, "prompt")
-        pair = _implicit(_messages(row["chosen"], "assistant"), _messages(row["rejected"], "assistant"))
-    return _checked(pair)
+        return _checked(_implicit(_dialogue(chosen), _dialogue(rejected)))
+    prompt = row.get("prompt")
+    if form == "ultrafeedback":
+        return _checked(_implicit(_messages(chosen, "assistant"), _messages(rejected, "assistant")))
+    if prompt is not None:
+        return _checked(RawPair(_messages(prompt, "user"), _answer(chosen), _answer(rejected)))
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        return _checked(_implicit_text(chosen, rejected))
+    return _checked(_implicit(_messages(chosen, "assistant"), _messages(rejected, "assistant")))
+
+
+def fit_length(pair: RawPair, max_chars: int, too_long: str) -> RawPair:
+    """Returns the pair with prompt and responses of at most ``max_chars`` characters each (0 = no limit).
+
+    ``truncate``: responses lose their end, a prompt its oldest turns and then its beginning.
+    Raises: RejectedRowError for a longer one where ``too_long`` is ``reject``, or where what is left is no pair.
+    """
+    length = sum(len(turn["content"]) for turn in pair.prompt)
+    if not max_chars or max(length, len(pair.chosen), len(pair.rejected)) <= max_chars:
+        return pair
+    if too_long == "reject":
+        seen = f"prompt {length}, chosen {len(pair.chosen)}, rejected {len(pair.rejected)} characters"
+        raise RejectedRowError(RejectReason.TOO_LONG, seen)
+    turns = list(pair.prompt)
+    while len(turns) > 1 and length > max_chars:
+        length -= len(turns.pop(0)["content"])
+    turns[0] = {**turns[0], "content": turns[0]["content"][-max_chars:]}
+    return _checked(RawPair(turns, pair.chosen[:max_chars], pair.rejected[:max_chars]))
+
+
+def _needed(row: Mapping[str, Any], key: str) -> Any:
+    value = row.get(key)
+    if value is None:
+        raise RejectedRowError(RejectReason.MISSING_FIELD, key)
+    return value
+
+
+def _pku(row: Mapping[str, Any]) -> RawPair:
+    """The paper's pairing: a pair needs a safer_response_id; if one response alone is safe it is chosen, else the safer.
+
+    Source: datagen/create_pku_dpo_dataset.py of the paper's code. Ours: a row without ``safer_response_id`` at all
+    (older releases) falls back to ``better_response_id``.
+    """
+    responses = [_needed(row, f"response_{i}") for i in (0, 1)]
+    safe = [_needed(row, f"is_response_{i}_safe") for i in (0, 1)]
+    better = row.get("safer_response_id", row.get("better_response_id"))
+    if better not in (0, 1):
+        raise RejectedRowError(RejectReason.NO_PREFERENCE, f"safer_response_id {better!r}")
+    chosen = int(better) if bool(safe[0]) == bool(safe[1]) else int(bool(safe[1]))
+    return RawPair(
+        _messages(_needed(row, "prompt"), "user"), _answer(responses[chosen]), _answer(responses[1 - chosen])
+    )
 
 
 def _messages(value: Any, role: str) -> list[Message]:
@@ -75,8 +128,14 @@ def _messages(value: Any, role: str) -> list[Message]:
     return [{"role": t["role"], "content": t["content"]} for t in turns]
 
 
-def _last_text(value: Any) -> str:
-    return _messages(value, "assistant")[-1]["content"]
+def _answer(value: Any) -> str:
+    """The one turn after an explicit prompt."""
+    if isinstance(value, str):
+        return value
+    turns = _messages(value, "assistant")
+    if len(turns) != 1 or turns[0]["role"] != "assistant":
+        raise RejectedRowError(RejectReason.NOT_A_DIALOGUE, "a response is one turn, the assistant's")
+    return turns[0]["content"]
 
 
 def _dialogue(text: Any) -> list[Message]:
@@ -103,12 +162,30 @@ def _implicit(chosen: list[Message], rejected: list[Message]) -> RawPair:
     return RawPair(chosen[:shared], tails[0][0]["content"], tails[1][0]["content"])
 
 
+def _implicit_text(chosen: str, rejected: str) -> RawPair:
+    """The prompt is the text both begin with, up to its last whole word; the blank after it goes to the responses."""
+    shared = 0
+    for ours, theirs in zip(chosen, rejected, strict=False):
+        if ours != theirs:
+            break
+        shared += 1
+    if shared == len(chosen) == len(rejected):
+        raise RejectedRowError(RejectReason.IDENTICAL_RESPONSES, chosen[:80])
+    while shared and not chosen[shared - 1].isspace():
+        shared -= 1
+    prompt = chosen[:shared].rstrip()
+    if not prompt.strip():
+        raise RejectedRowError(RejectReason.MISSING_FIELD, "prompt")
+    return RawPair([{"role": "user", "content": prompt}], chosen[len(prompt) :], rejected[len(prompt) :])
+
+
 def _checked(pair: RawPair) -> RawPair:
-    if not pair.prompt or pair.prompt[-1]["role"] != "user":
+    prompt, chosen, rejected = pair
+    if not prompt or prompt[-1]["role"] != "user":
         raise RejectedRowError(RejectReason.NOT_A_DIALOGUE, "the prompt does not end with a user's turn")
-    for name, text in (("prompt", pair.prompt[-1]["content"]), ("chosen", pair.chosen), ("rejected", pair.rejected)):
-        if not text.strip():
+    for name, text in (("prompt", prompt[-1]["content"]), ("chosen", chosen), ("rejected", rejected)):
+        if not text or text.isspace():
             raise RejectedRowError(RejectReason.EMPTY_FIELD, name)
-    if pair.chosen == pair.rejected:
-        raise RejectedRowError(RejectReason.IDENTICAL_RESPONSES, pair.chosen[:80])
+    if chosen == rejected:
+        raise RejectedRowError(RejectReason.IDENTICAL_RESPONSES, chosen[:80])
     return pair

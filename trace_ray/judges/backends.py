@@ -1,127 +1,77 @@
-"""A judge gives each (request, response) a probability that it violates the policy, or the reason why not."""
+"""Makes judges and correctors from their settings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+import hashlib
+import json
 
-import pyarrow as pa
-
-from trace_ray.config import JudgeConfig
-from trace_ray.errors import UserError
-from trace_ray.inference import Engine, EngineSettings, Verdict
+from trace_ray.config import JudgeConfig, TriageConfig, settings
 from trace_ray.judges import rules
-from trace_ray.judges.prompt import JUDGED, judge_instruction, judged_text
-from trace_ray.policy import PolicyConfig
+from trace_ray.judges.cascade import CascadeJudge
+from trace_ray.judges.openai_judge import OpenAIJudge
+from trace_ray.judges.opinion import Corrector, Judge
+from trace_ray.judges.prompt import PROMPT_VERSION
+from trace_ray.judges.rules_judge import RulesJudge, WordLimitCorrector
+from trace_ray.judges.vllm_judge import VllmJudge
+from trace_ray.policy import PolicyConfig, policy_hash
 
-YES_WORDS = ("Yes", " Yes", "yes", " yes", "YES", " YES")
-NO_WORDS = ("No", " No", "no", " no", "NO", " NO")
-
-
-class Opinion(NamedTuple):
-    """P(violates) in [0, 1], or None with the reason in ``error``."""
-
-    p_violates: float | None
-    error: str | None = None
+ReadingJudge = VllmJudge | OpenAIJudge
 
 
-class Judge(Protocol):
-    """Anything that judges a block of responses."""
-
-    def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
-        """Returns one opinion a response, in order."""
-
-    def counts(self) -> dict[str, int]:
-        """Returns what the judge has used since it began: prompts, tokens, cached tokens."""
-
-
-class RulesJudge:
-    """Decides by the rules in the policy's clauses; no model."""
-
-    def __init__(self, policy: PolicyConfig) -> None:
-        self.policy = policy
-
-    def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
-        broken = rules.violates(self.policy, pa.array(requests, pa.string()), pa.array(responses, pa.string()))
-        return [Opinion(1.0 if one else 0.0) for one in broken.to_pylist()]
-
-    def counts(self) -> dict[str, int]:
-        return {}
-
-
-class VllmJudge:
-    """A model that reads the policy and answers Yes or No; the probability is read from the first token's log-probs.
-
-    The judged text is tokenised on its own with special tokens switched off, so nothing in it can end a turn.
-    """
-
-    def __init__(self, policy: PolicyConfig, config: JudgeConfig) -> None:
-        self.config = config
-        self.engine = Engine(judge_engine_settings(config))
-        self.prompt_tokens = self.prompts = 0
-        tokenizer = self.engine.tokenizer
-        turns = [{"role": "user", "content": judge_instruction(policy)}]
-        rendered = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-        head, found, tail = rendered.partition(JUDGED)
-        if not found:
-            raise UserError("triage.judge.model", config.model, "its chat template drops the user's turn")
-        self.head_ids, self.tail_ids = (list(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in (head, tail))
-        self.yes_ids, self.no_ids = (_single_tokens(tokenizer, words) for words in (YES_WORDS, NO_WORDS))
-        if not self.yes_ids or not self.no_ids:
-            raise UserError("triage.judge.model", config.model, "its tokenizer has no single token for Yes or for No")
-
-    def prompt_ids(self, requests: Sequence[str], responses: Sequence[str]) -> list[list[int]]:
-        """Returns the tokens of each judged prompt: shared policy head, judged text, question."""
-        texts = [judged_text(a, b) for a, b in zip(requests, responses, strict=True)]
-        tokenizer = self.engine.tokenizer
-        bodies = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
-        return [[*self.head_ids, *body, *self.tail_ids] for body in bodies]
-
-    def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
-        prompts = self.prompt_ids(requests, responses)
-        unique = {tuple(ids): None for ids in prompts if len(ids) < self.engine.max_model_len}
-        verdicts = self.engine.verdicts([list(ids) for ids in unique], self.yes_ids, self.no_ids)
-        self.prompts += len(unique)
-        self.prompt_tokens += sum(map(len, unique))
-        known = dict(zip(unique, verdicts, strict=True))
-        return [self._opinion(known, tuple(ids)) for ids in prompts]
-
-    def _opinion(self, known: dict[tuple[int, ...], Verdict], ids: tuple[int, ...]) -> Opinion:
-        verdict = known.get(ids)
-        if verdict is None:
-            return Opinion(None, f"too long for the judge: {len(ids)} tokens of {self.engine.max_model_len}")
-        if verdict.mass < self.config.min_mass:
-            return Opinion(None, f"unreadable: mass {verdict.mass:.3f} on Yes and No")
-        return Opinion(verdict.p_yes)
-
-    def counts(self) -> dict[str, int]:
-        looked_up, found = self.engine.prefix_cache_counts()
-        return {
-            "judged_prompts": self.prompts,
-            "judged_tokens": self.prompt_tokens,
-            "prefix_cache_queries": looked_up,
-            "prefix_cache_hits": found,
-        }
-
-
-def _single_tokens(tokenizer: object, words: Sequence[str]) -> list[int]:
-    encoded = [tokenizer.encode(word, add_special_tokens=False) for word in words]  # type: ignore[attr-defined]
-    return sorted({ids[0] for ids in encoded if len(ids) == 1})
-
-
-def judge_engine_settings(config: JudgeConfig) -> EngineSettings:
-    """Returns the engine's settings for a vLLM judge."""
-    return EngineSettings(
-        model=config.model,
-        revision=config.revision,
-        dtype=config.dtype,
-        max_model_len=config.max_model_len,
-        kv_cache_gib=config.kv_cache_gib,
-        num_cpus=config.num_cpus,
-        extra=tuple(config.engine.items()),
-    )
-
-
-def make_judge(policy: PolicyConfig, config: JudgeConfig) -> Judge:
+def make_judge(policy: PolicyConfig, config: JudgeConfig, correction_tokens: int = 256) -> Judge:
     """Returns the judge that ``config.backend`` names."""
-    return RulesJudge(policy) if config.backend == "rules" else VllmJudge(policy, config)
+    if config.backend == "rules":
+        return RulesJudge(policy)
+    return _reading_judge(policy, config, correction_tokens)
+
+
+def _reading_judge(policy: PolicyConfig, config: JudgeConfig, correction_tokens: int) -> ReadingJudge:
+    made = OpenAIJudge if config.backend == "openai" else VllmJudge
+    return made(policy, config, correction_tokens)
+
+
+def make_triage_judge(policy: PolicyConfig, config: TriageConfig) -> Judge:
+    """Returns the judge of triage: ``judge``, behind ``first_judge`` where there is one."""
+    judge = make_judge(policy, config.judge, config.corrector_tokens)
+    if config.first_judge is None:
+        return judge
+    first = make_judge(policy, config.first_judge)
+    return CascadeJudge(first, judge, config.escalate_from, config.escalate_to)
+
+
+def corrector_kind(policy: PolicyConfig, config: TriageConfig) -> str:
+    """Returns who corrects: ``none``, ``code``, ``judge`` or ``other`` (``corrector_judge``)."""
+    if not config.correct:
+        return "none"
+    if config.corrector_judge is not None:
+        return "other"
+    if config.corrector != "auto":
+        return config.corrector
+    return "code" if rules.word_limit(policy) or config.judge.backend == "rules" else "judge"
+
+
+def make_corrector(policy: PolicyConfig, config: TriageConfig, judge: Judge) -> Corrector | None:
+    """Returns who writes corrections; ``judge`` is the triage judge, whose engine is used where it is the corrector."""
+    match corrector_kind(policy, config):
+        case "code":
+            return WordLimitCorrector(policy)
+        case "judge":
+            reading = judge.strong if isinstance(judge, CascadeJudge) else judge
+            return reading if isinstance(reading, (VllmJudge, OpenAIJudge)) else None
+        case "other":
+            assert config.corrector_judge is not None
+            return _reading_judge(policy, config.corrector_judge, config.corrector_tokens)
+    return None
+
+
+def judge_fingerprint(policy: PolicyConfig, config: TriageConfig, judge: JudgeConfig, model: str) -> str:
+    """Returns 16 hex digits over all that a verdict depends on besides the judged text.
+
+    Args:
+        judge: the triage judge (then with its cascade) or the second judge; model: identity of its model's files.
+    """
+    facts: dict[str, object] = {"policy": policy_hash(policy), "prompt": PROMPT_VERSION, "model files": model}
+    facts |= {"clauses": config.clauses} | settings(judge, "judge")
+    if judge is config.judge and config.first_judge is not None:
+        facts |= settings(config.first_judge, "first") | {"band": [config.escalate_from, config.escalate_to]}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

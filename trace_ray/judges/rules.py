@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trace_ray.policy import PolicyConfig, RuleConfig
+from trace_ray.policy import PolicyConfig, RuleConfig, clause_ids
 
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s|$)")
 
@@ -23,26 +23,36 @@ def words(texts: pa.Array) -> pa.Array:
 def violates(policy: PolicyConfig, prompts: pa.Array, responses: pa.Array) -> pa.Array:
     """Returns for each response whether any clause's rule is broken, as a boolean array."""
     broken = pa.array([False] * len(responses))
-    for clause in policy.clauses:
-        if clause.rule is not None:
-            broken = pc.or_(broken, _broken(clause.rule, prompts, responses))
+    for one in broken_clauses(policy, prompts, responses).values():
+        broken = pc.or_(broken, one)
     return broken
 
 
+def broken_clauses(policy: PolicyConfig, prompts: pa.Array, responses: pa.Array) -> dict[str, pa.Array]:
+    """Returns {clause's id: for each response, whether it breaks that clause} of the clauses that have a rule."""
+    named = zip(clause_ids(policy), policy.clauses, strict=True)
+    return {name: _broken(clause.rule, prompts, responses) for name, clause in named if clause.rule is not None}
+
+
 def _broken(rule: RuleConfig, prompts: pa.Array, responses: pa.Array) -> pa.Array:
-    applies: Any = pa.array([True] * len(responses))
-    if rule.when_prompt:
-        applies = pc.match_substring_regex(prompts, rule.when_prompt)
-    if rule.unless_prompt:
-        applies = pc.and_(applies, pc.invert(pc.match_substring_regex(prompts, rule.unless_prompt)))
     wrong: Any = pa.array([False] * len(responses))
     if rule.max_words:
         wrong = pc.or_(wrong, pc.greater(words(responses), rule.max_words))
+    if rule.min_words:
+        wrong = pc.or_(wrong, pc.less(words(responses), rule.min_words))
+    if rule.forbid_starts:
+        lowered = pc.utf8_lower(pc.utf8_ltrim_whitespace(responses))
+        for start in rule.forbid_starts:
+            wrong = pc.or_(wrong, pc.starts_with(lowered, start.lower()))
     if rule.forbid:
         wrong = pc.or_(wrong, pc.match_substring_regex(responses, rule.forbid))
     if rule.require:
         wrong = pc.or_(wrong, pc.invert(pc.match_substring_regex(responses, rule.require)))
-    return pc.and_(applies, wrong)
+    if rule.when_prompt:
+        wrong = pc.and_(wrong, pc.match_substring_regex(prompts, rule.when_prompt))
+    if rule.unless_prompt:
+        wrong = pc.and_(wrong, pc.invert(pc.match_substring_regex(prompts, rule.unless_prompt)))
+    return wrong
 
 
 def word_limit(policy: PolicyConfig) -> int:

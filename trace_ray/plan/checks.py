@@ -11,11 +11,11 @@ from trace_ray.artifacts import STAGES
 from trace_ray.config import Config
 from trace_ray.config_load import check_needed
 from trace_ray.corpus.read import Source
+from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
 from trace_ray.models import load_chat_tokenizer, load_tokenizer
 from trace_ray.plan.estimate import Resources, StageEstimate
 from trace_ray.storage import locate
-from trace_ray.triage.stage import corpus_sources
 
 MEMORY_SHARE = 0.9
 T = TypeVar("T")
@@ -34,7 +34,9 @@ def find_sources(config: Config, problems: list[UserError]) -> Sequence[Source]:
     """Returns the corpus' files."""
     for stage in STAGES:
         attempt(problems, lambda stage=stage: check_needed(config, [stage]))  # type: ignore[misc]
-    return (attempt(problems, lambda: corpus_sources(config)) or []) if config.corpus.paths else []
+    return (
+        (attempt(problems, lambda: corpus_sources(config.corpus, config.storage)) or []) if config.corpus.paths else []
+    )
 
 
 def check_tokenizers(config: Config, problems: list[UserError]) -> bool:

@@ -49,7 +49,7 @@ def main(piece: str, config_file: str, sample_file: str, begun: float) -> None:
 
 
 def _judge(config: Config, judge: JudgeConfig, rows: list[dict[str, Any]], begun: float) -> EngineRates:
-    from trace_ray.judges.backends import VllmJudge
+    from trace_ray.judges.vllm_judge import VllmJudge
 
     reader = VllmJudge(config.policy, judge)
     requests = [prompt_text(row["prompt"]) for row in rows] * 2

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from trace_ray.config import Config
-from trace_ray.corpus.read import Source, count_rows, read_source
+from trace_ray.corpus.files import count_rows
+from trace_ray.corpus.read import Chunk, Source, read_sources
 from trace_ray.errors import UserError
 from trace_ray.judges import rules
 from trace_ray.judges.prompt import judge_instruction, judged_text
@@ -19,6 +19,7 @@ from trace_ray.pairs import RESPONSE_NAMES, Category, Split, prompt_text
 from trace_ray.plan.workload import SampledPair
 from trace_ray.triage.verdict import categorise
 
+_ALL_BYTES = 1 << 40
 COUNTED_FILES = 16
 
 
@@ -47,10 +48,10 @@ def read_sample(sources: Sequence[Source], config: Config) -> Sample:
     kinds = [[s for s in sources if s.split != Split.TEST], [s for s in sources if s.split == Split.TEST]]
     tables, stands_for, rows, read = [], [], 0, 0
     for files, most in zip(kinds, (limit, 0), strict=True):
-        found = list(_tables(files, config.plan.sample_rows, most)) if files else []
+        found = list(_chunks(files, config, most)) if files else []
         there = min(corpus_rows(files), most or corpus_rows(files)) if files else 0
-        seen = sum(table.num_rows for table in found)
-        pairs = [table.filter(pc.is_null(table["reason"])) for table in found]
+        seen = sum(chunk.pairs.num_rows + chunk.rejects.num_rows for chunk in found)
+        pairs = [chunk.pairs for chunk in found]
         tables += pairs
         stands_for += [there / max(1, seen)] * sum(table.num_rows for table in pairs)
         rows, read = rows + there, read + seen
@@ -82,12 +83,13 @@ def decided_by_rules(pairs: pa.Table, config: Config) -> pa.Table:
     return pairs
 
 
-def _tables(sources: Sequence[Source], rows: int, limit: int) -> Iterator[pa.Table]:
+def _chunks(sources: Sequence[Source], config: Config, limit: int) -> Iterator[Chunk]:
+    rows = config.plan.sample_rows
     files = sources[:: max(1, len(sources) // COUNTED_FILES)][:COUNTED_FILES]
     for source in files:
         share = -(-rows // len(files))
         capped = min(share, limit) if limit else share
-        yield from read_source(source, capped, capped)
+        yield from read_sources([source], config.corpus, capped, _ALL_BYTES)
 
 
 def corpus_rows(sources: Sequence[Source]) -> int:

@@ -9,15 +9,14 @@ from typing import Any
 import pyarrow as pa
 
 from trace_ray.config import Config, JudgeConfig
-from trace_ray.corpus.read import READ_SCHEMA
 from trace_ray.judges.backends import make_judge
+from trace_ray.judges.opinion import Judge
 from trace_ray.pairs import TRIAGED_SCHEMA, Category, Split, pair_id
 from trace_ray.storage import Location
 from trace_ray.synth.demo import MODELS
 from trace_ray.synth.oracle import NEW, group_of, style_of, violates
 from trace_ray.synth.world import Row, draw_response, generate
-from trace_ray.triage.block import triage_block
-from trace_ray.triage.verdict import categorise
+from trace_ray.triage.verdict import categorise, complies
 
 TEST_PAIRS = 128
 
@@ -35,20 +34,32 @@ def judge_corpora(folder: Location, wanted: Sequence[tuple[int, int]], config: C
     judge = make_judge(config.policy, JudgeConfig(backend="vllm", model=str(MODELS / "judge"), max_model_len=512))
     for pairs, seed in missing:
         world = generate(seed, pairs, TEST_PAIRS)
-        block = pa.concat_tables([_table(world.train, Split.TRAIN), _table(world.test, Split.TEST)])
-        judged = triage_block(block, judge, config.policy, config.triage).select(TRIAGED_SCHEMA.names)
-        rows = lend_corrections(judged.to_pylist(), seed)
+        block = [*_rows(world.train, Split.TRAIN), *_rows(world.test, Split.TEST)]
+        rows = lend_corrections(_judged(block, judge, config), seed)
         corpus_file(folder, pairs, seed).write_parquet(pa.Table.from_pylist(rows, schema=TRIAGED_SCHEMA))
     return judge.counts()
 
 
-def _table(rows: Sequence[Row], split: Split) -> pa.Table:
-    full = []
+def _judged(rows: list[dict[str, Any]], judge: Judge, config: Config) -> list[dict[str, Any]]:
+    requests = [row["prompt"][0]["content"] for row in rows]
+    threshold, band = config.triage.threshold, config.triage.abstain_band
+    said = {
+        side: [one.p_violates for one in judge.opinions(requests, [row[side] for row in rows])]
+        for side in ("chosen", "rejected")
+    }
+    for row, chosen, rejected in zip(rows, said["chosen"], said["rejected"], strict=True):
+        category = categorise(complies(chosen, threshold, band), complies(rejected, threshold, band))
+        row |= {"p_violates_chosen": chosen, "p_violates_rejected": rejected, "category": category.value}
+    return rows
+
+
+def _rows(rows: Sequence[Row], split: Split) -> list[dict[str, Any]]:
+    full: list[dict[str, Any]] = []
     for number, row in enumerate(rows):
         prompt = [{"role": "user", "content": row["prompt"]}]
         identity = {"row": number, "pair_id": pair_id(prompt, row["chosen"], row["rejected"]), "split": split.value}
         full.append({**row, **identity, "prompt": prompt})
-    return pa.Table.from_pylist(full, schema=READ_SCHEMA)
+    return full
 
 
 def lend_corrections(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:

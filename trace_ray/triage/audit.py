@@ -1,97 +1,162 @@
-"""How good is the judge: its probabilities against labels of the same responses."""
+"""How good is the judge, and how far to trust it: its probabilities against labels of the same responses."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
+from trace_ray.artifacts import Run
+from trace_ray.config import TriageConfig
 from trace_ray.errors import JudgeRejectedError, UserError
 from trace_ray.storage import Location
+from trace_ray.triage.calibrate import Calibration, Decision, choose_band, fit_calibration, reliability, upper_bound
+from trace_ray.triage.labels import Label, labelled_rows, read_labels
 from trace_ray.triage.verdict import categorise
 
-FROM_PAIRS = "from_pairs"
+AUDIT_FILE = "audit.json"
 
-
-class Label(NamedTuple):
-    """Whether each response of a pair truly violates the policy."""
-
-    chosen: bool
-    rejected: bool
+_LEAST_OF_A_KIND = 5
+"""Labelled responses of each kind needed to fit a calibration."""
 
 
 class Labelled(NamedTuple):
-    """A labelled pair and what the judge said of it."""
+    """A labelled pair and what the judge said of it, uncalibrated."""
 
+    pair_id: str
     label: Label
     p_chosen: float | None
     p_rejected: float | None
-    category: str
 
 
-def read_labels(place: Location) -> dict[str, Label]:
-    """Returns {pair_id: Label} from a JSONL file with pair_id, violates_chosen and violates_rejected."""
-    labels: dict[str, Label] = {}
-    for number, line in enumerate(place.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            labels[str(row["pair_id"])] = Label(bool(row["violates_chosen"]), bool(row["violates_rejected"]))
-        except (ValueError, KeyError, TypeError):
-            remedy = "a label is {pair_id, violates_chosen, violates_rejected}"
-            raise UserError(f"{place.uri}:{number}", line[:80], remedy) from None
-    if not labels:
-        raise UserError("triage.audit_labels", place.uri, "the file holds no label")
-    return labels
+@dataclass(frozen=True)
+class _Arrays:
+    """Labelled pairs as arrays: N pairs, 2N responses."""
+
+    p_N2: np.ndarray[Any, np.dtype[np.float64]]
+    violates_N2: Any
+
+    @classmethod
+    def of(cls, pairs: Sequence[Labelled]) -> _Arrays:
+        said = [[p if p is not None else np.nan for p in (one.p_chosen, one.p_rejected)] for one in pairs]
+        truth = [list(one.label) for one in pairs]
+        return cls(np.array(said, dtype=float).reshape(-1, 2), np.array(truth, dtype=bool).reshape(-1, 2))
+
+    def readable(self) -> tuple[Any, Any]:
+        kept = ~np.isnan(self.p_N2)
+        return self.p_N2[kept], self.violates_N2[kept]
 
 
-def label_of(pair_id: str, labels: Mapping[str, Label] | None) -> Label | None:
-    """Returns the pair's label; ``labels`` None means from_pairs: the chosen complies, the rejected violates."""
-    return Label(False, True) if labels is None else labels.get(pair_id)
-
-
-def labelled_pairs(triaged: pa.Table, labels: Mapping[str, Label] | None) -> list[Labelled]:
-    """Returns the labelled ones among triaged rows. ``labels`` as in ``label_of``."""
-    columns = ("pair_id", "p_violates_chosen", "p_violates_rejected", "category")
-    rows = zip(*(triaged[name].to_pylist() for name in columns), strict=True)
-    found = [(label_of(pid, labels), p_chosen, p_rejected, category) for pid, p_chosen, p_rejected, category in rows]
-    return [Labelled(label, *rest) for label, *rest in found if label is not None]
-
-
-def audit(pairs: Sequence[Labelled], threshold: float) -> dict[str, Any]:
-    """Returns the judge's figures over labelled responses, two a pair.
+def audit(pairs: Sequence[Labelled], config: TriageConfig) -> dict[str, Any]:
+    """Returns the judge's figures over labelled pairs and the decision that triage takes from them.
 
     auc: area under the ROC curve of P(violates), None where the labels are of one class; accuracy and kappa at the
-    threshold; agreement: share of pairs with the label's category; false_invert_rate: share of INVERT verdicts that the
-    labels do not bear out; readable: share of responses with a probability.
-    """
-    from sklearn.metrics import cohen_kappa_score, roc_auc_score
+    threshold, of calibrated probabilities; agreement: share of pairs with the label's category; confusion: pairs by
+    label's and judge's category; false_invert_rate: share of INVERT verdicts that the labels do not bear out;
+    coverage: share of pairs not left to ABSTAIN; readable: share of responses with a probability; reliability and ece
+    before and after calibration; decision: calibration, threshold, band, and the probabilities from which a response
+    violates and below which it complies.
 
-    truth = np.array([bit for one in pairs for bit in one.label], dtype=bool)
-    said = np.array(
-        [p if p is not None else np.nan for one in pairs for p in (one.p_chosen, one.p_rejected)], dtype=float
-    )
-    readable = ~np.isnan(said)
-    both_classes = len(set(truth[readable])) == 2
-    expected = [categorise(not one.label.chosen, not one.label.rejected).value for one in pairs]
-    inverted = [want for want, one in zip(expected, pairs, strict=True) if one.category == "INVERT"]
-    agree = [want == one.category for want, one in zip(expected, pairs, strict=True)]
-    verdicts = said[readable] >= threshold
-    return {
-        "pairs": len(pairs),
-        "responses": len(truth),
-        "readable": float(readable.mean()) if len(truth) else 0.0,
-        "auc": float(roc_auc_score(truth[readable], said[readable])) if both_classes else None,
-        "accuracy": float((verdicts == truth[readable]).mean()) if readable.any() else None,
-        "kappa": float(cohen_kappa_score(truth[readable], verdicts)) if both_classes else None,
-        "agreement": float(np.mean(agree)) if agree else None,
-        "false_invert_rate": float(np.mean([want != "INVERT" for want in inverted])) if inverted else None,
-        "confusion": _confusion(expected, [one.category for one in pairs]),
+    Where a calibration or a band is fitted, that is done on half of the pairs (by their ids), the band and the figures
+    that depend on either on the other half.
+    """
+    ordered = sorted(pairs)
+    calibrated, banded = config.calibration != "none", config.false_invert_rate > 0
+    fit, check = (ordered[::2], ordered[1::2]) if calibrated and len(ordered) > 1 else (ordered, ordered)
+    calibration = _calibration(config.calibration, fit)
+    band = _band(config, calibration, check) if banded else config.abstain_band
+    decision = Decision(calibration, config.threshold, band if band is not None else config.abstain_band)
+    everything = _Arrays.of(ordered).readable()
+    figures = {
+        "pairs": len(ordered),
+        "responses": 2 * len(ordered),
+        "readable": float(len(everything[0]) / (2 * len(ordered))) if ordered else 0.0,
+        "auc": _auc(*everything),
+        **_decided(check, decision),
+        "decision": asdict(decision)
+        | {"violates_from": config.threshold + decision.band, "complies_below": config.threshold - decision.band},
     }
+    if banded:
+        asked = {"asked": config.false_invert_rate, "confidence": config.confidence, "reached": band is not None}
+        figures["false_invert"] = asked | {"upper_bound": _false_invert_bound(check, decision, config.confidence)}
+    return figures
+
+
+def audit_run(run: Run, config: TriageConfig, labels: Location) -> dict[str, Any]:
+    """Audits a finished triage against a file of labels, stores the figures as audit.json in the run and returns them.
+
+    Raises: UserError where no pair of the run has a label.
+    """
+    known = read_labels(labels)
+    pairs: list[Labelled] = []
+    run.triaged.manifest()
+    for part in run.triaged.parts():
+        rows = labelled_rows(part.read_parquet(["pair_id", "raw_violates_chosen", "raw_violates_rejected"]), known, 1.0)
+        columns = zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True)
+        pairs += [Labelled(pair, known[pair], chosen, rejected) for pair, chosen, rejected in columns]
+    if not pairs:
+        raise UserError("--labels", labels.uri, "no pair_id in this file is in the run's triaged/")
+    figures = audit(pairs, config)
+    (run.place / AUDIT_FILE).write_text(json.dumps(figures, indent=1))
+    return figures
+
+
+def _decided(pairs: Sequence[Labelled], decision: Decision) -> dict[str, Any]:
+    from sklearn.metrics import cohen_kappa_score
+
+    arrays = _Arrays.of(pairs)
+    raw, truth = arrays.readable()
+    calibrated = decision.calibration(raw)
+    said = calibrated >= decision.threshold
+    names = list(decision.categories(*arrays.p_N2.T))
+    expected = [categorise(not one.label.chosen, not one.label.rejected).value for one in pairs]
+    inverted = [want for want, name in zip(expected, names, strict=True) if name == "INVERT"]
+    table, ece = reliability(calibrated, truth)
+    return {
+        "accuracy": float((said == truth).mean()) if len(truth) else None,
+        "kappa": float(cohen_kappa_score(truth, said)) if len(set(truth.tolist())) == 2 else None,
+        "agreement": float(np.mean([a == b for a, b in zip(expected, names, strict=True)])) if names else None,
+        "coverage": float(np.mean([name != "ABSTAIN" for name in names])) if names else None,
+        "false_invert_rate": float(np.mean([want != "INVERT" for want in inverted])) if inverted else None,
+        "confusion": _confusion(expected, names),
+        "ece_uncalibrated": reliability(raw, truth)[1],
+        "ece": ece,
+        "reliability": table,
+    }
+
+
+def _auc(p: Any, truth: Any) -> float | None:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(truth, p)) if len(set(truth.tolist())) == 2 else None
+
+
+def _calibration(kind: str, pairs: Sequence[Labelled]) -> Calibration:
+    p, truth = _Arrays.of(pairs).readable()
+    if kind == "none":
+        return Calibration()
+    if min(int(truth.sum()), int((~truth).sum())) < _LEAST_OF_A_KIND:
+        seen = f"{int(truth.sum())} violating and {int((~truth).sum())} compliant labelled responses to fit on"
+        raise JudgeRejectedError("triage.calibration", seen, f"label at least {_LEAST_OF_A_KIND} of each, or use none")
+    return fit_calibration(kind, p, truth)
+
+
+def _band(config: TriageConfig, calibration: Calibration, pairs: Sequence[Labelled]) -> float | None:
+    arrays = _Arrays.of(pairs)
+    inverted = arrays.violates_N2[:, 0] & ~arrays.violates_N2[:, 1]
+    p_chosen, p_rejected = calibration(arrays.p_N2).T
+    limits = (config.threshold, config.abstain_band, config.false_invert_rate, config.confidence)
+    return choose_band(p_chosen, p_rejected, inverted, *limits)
+
+
+def _false_invert_bound(pairs: Sequence[Labelled], decision: Decision, confidence: float) -> float:
+    arrays = _Arrays.of(pairs)
+    said = decision.categories(*arrays.p_N2.T) == "INVERT"
+    false = said & ~(arrays.violates_N2[:, 0] & ~arrays.violates_N2[:, 1])
+    return upper_bound(int(false.sum()), int(said.sum()), confidence)
 
 
 def _confusion(expected: Sequence[str], seen: Sequence[str]) -> dict[str, int]:
@@ -113,3 +178,14 @@ def refuse_bad_judge(figures: Mapping[str, Any], min_auc: float, judge: str) -> 
         "use a stronger triage.judge.model or a rules policy, or lower triage.min_auc knowingly"
     )
     raise JudgeRejectedError("triage audit", seen, remedy)
+
+
+def refuse_unreached_rate(figures: Mapping[str, Any]) -> None:
+    """Raises JudgeRejectedError where a false-invert rate was asked for that no abstain band reaches."""
+    asked = figures.get("false_invert")
+    if asked is not None and not asked["reached"]:
+        remedy = (
+            f"no abstain band keeps false INVERT verdicts below it with confidence {asked['confidence']} on "
+            f"{figures['pairs']} labelled pairs; label more pairs, use a stronger judge, or allow a higher rate"
+        )
+        raise JudgeRejectedError("triage.false_invert_rate", asked["asked"], remedy)

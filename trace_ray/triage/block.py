@@ -1,75 +1,186 @@
-"""Triage of one block of rows: judge both responses, name the category, correct where asked. No Ray here."""
+"""Judges one block of pairs: repeated pairs out, each distinct response judged once, verdicts from the store reused.
+
+No Ray here, and no threshold: what a verdict means for a pair is decided in ``triage.decide``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trace_ray.config import TriageConfig
-from trace_ray.corpus.read import READ_SCHEMA
-from trace_ray.judges import rules
-from trace_ray.judges.backends import Judge, Opinion
-from trace_ray.pairs import TRIAGED_SCHEMA, Category, prompt_text
-from trace_ray.policy import PolicyConfig
-from trace_ray.triage.verdict import categories
+from trace_ray.judges.opinion import Judge, Opinion
+from trace_ray.pairs import CLAUSES, MESSAGES, RejectReason, prompt_text
+from trace_ray.triage.guard import Ask
+from trace_ray.triage.store import VerdictStore, response_key
 
-JUDGED_SCHEMA = pa.schema([*TRIAGED_SCHEMA, READ_SCHEMA.field("reason"), READ_SCHEMA.field("detail")])
-"""A triaged row or, where ``reason`` is set, a refused one."""
+SIDES = ("chosen", "rejected")
+
+JUDGED_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("pair_id", pa.string()),
+        *((f"p_{side}", pa.float64()) for side in SIDES),
+        *((f"error_{side}", pa.string()) for side in SIDES),
+        *((f"clauses_{side}", CLAUSES) for side in SIDES),
+        *((f"second_{side}", pa.float64()) for side in SIDES),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+"""What the judges said of a pair, or, where ``reason`` is set, why it is refused. ``second_*``: the second judge."""
+
+Spans = Callable[[Sequence[str], Sequence[str], Ask], list[Opinion | None]]
+"""Runs a judge over requests and responses; None for a response that kills it (``guard.Guard.judge``)."""
 
 
-def triage_block(block: pa.Table, judge: Judge, policy: PolicyConfig, config: TriageConfig) -> pa.Table:
-    """Returns the block (READ_SCHEMA) judged, in JUDGED_SCHEMA, row for row; refused rows pass through unjudged."""
-    block = block.select(READ_SCHEMA.names).cast(READ_SCHEMA)
-    pairs = block.filter(pc.is_null(block["reason"]))
-    refused = block.filter(pc.is_valid(block["reason"]))
-    requests = [prompt_text(prompt) for prompt in pairs["prompt"].to_pylist()]
-    chosen, rejected = pairs["chosen"].to_pylist(), pairs["rejected"].to_pylist()
-    both = judge.opinions([*requests, *requests], [*chosen, *rejected])
-    of_chosen, of_rejected = both[: len(requests)], both[len(requests) :]
-    p_chosen, p_rejected = (pa.array([o.p_violates for o in side], pa.float64()) for side in (of_chosen, of_rejected))
-    names = categories(p_chosen, p_rejected, config.threshold, config.abstain_band)
-    judged = {
-        "p_violates_chosen": p_chosen,
-        "p_violates_rejected": p_rejected,
-        "category": pa.array(names, pa.string()),
-        "corrected": pa.array(_corrections(requests, chosen, names, judge, policy, config), pa.string()),
-        "judge_error": pa.array(list(map(_error, of_chosen, of_rejected)), pa.string()),
+@dataclass(frozen=True)
+class Bench:
+    """One judge with what surrounds it.
+
+    Args:
+        judge: who judges.
+        store: where its verdicts are kept across runs, if anywhere.
+        spans: how it is run over a block.
+        clauses_from: name the clauses of responses with P(violates) from here on; None = of none.
+    """
+
+    judge: Judge
+    store: VerdictStore | None
+    spans: Spans
+    clauses_from: float | None
+
+    def opinions(
+        self, requests: Sequence[str], responses: Sequence[str], slots: Sequence[int], window: tuple[int, int]
+    ) -> tuple[list[Opinion | None], Counter[str]]:
+        """Returns an opinion on each response, None where it kills the judge, and what was asked or known.
+
+        Args:
+            slots: of the prompts, all within ``window`` (start, stop).
+        """
+        keys = list(map(response_key, requests, responses)) if self.store else []
+        known = self.store.read(*window) if self.store else {}
+        new = [i for i, key in enumerate(keys) if key not in known] if self.store else list(range(len(responses)))
+        judged = self.spans(_pick(requests, new), _pick(responses, new), self._ask)
+        if self.store:
+            found = {keys[i]: (slots[i], one) for i, one in zip(new, judged, strict=True) if one is not None}
+            self.store.write(*window, found)
+        fresh = dict(zip(new, judged, strict=True))
+        all_opinions = [fresh[i] if i in fresh else known[keys[i]] for i in range(len(responses))]
+        counts = {"responses_judged": len(new), "responses_from_store": len(responses) - len(new)}
+        return all_opinions, Counter(counts)
+
+    def _ask(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
+        opinions = list(self.judge.opinions(requests, responses))
+        if self.clauses_from is None:
+            return opinions
+        bad = [
+            i for i, one in enumerate(opinions) if one.p_violates is not None and one.p_violates >= self.clauses_from
+        ]
+        named = self.judge.clauses(_pick(requests, bad), _pick(responses, bad)) if bad else []
+        for i, clauses in zip(bad, named, strict=True):
+            opinions[i] = opinions[i]._replace(clauses=clauses)
+        return opinions
+
+
+def judge_block(
+    pairs: pa.Table, first: Bench, second: Bench | None, window: tuple[int, int]
+) -> tuple[pa.Table, Counter[str]]:
+    """Returns the block judged, in JUDGED_SCHEMA and row for row, and what was counted.
+
+    Args:
+        pairs: SLOT_SCHEMA, ordered by row; all slots lie within ``window``.
+        second: an independent second judge, if any.
+    """
+    repeated = repeats(pairs["pair_id"])
+    new = pairs.filter(pa.array(~repeated))
+    requests, slots = prompt_texts(new["prompt"]), new["slot"].to_pylist()
+    chosen, rejected = new["chosen"].to_pylist(), new["rejected"].to_pylist()
+    place: dict[tuple[str, str], int] = {}
+    for request, good, bad in zip(requests, chosen, rejected, strict=True):  # neighbours share the request's prefix too
+        place.setdefault((request, good), len(place))
+        place.setdefault((request, bad), len(place))
+    sides = [[place[one] for one in zip(requests, side, strict=True)] for side in (chosen, rejected)]
+    slot_of = dict(zip(requests, slots, strict=True))
+    asked, answers = [request for request, _ in place], [response for _, response in place]
+    asked_slots = [slot_of[request] for request in asked]
+    opinions, counts = first.opinions(asked, answers, asked_slots, window)
+    others: list[Opinion | None] = [Opinion(None)] * len(asked)
+    if second is not None:
+        others, more = second.opinions(asked, answers, asked_slots, window)
+        counts.update({f"second_{name}": value for name, value in more.items()})
+    counts["responses_repeated"] = 2 * len(requests) - len(asked)
+    columns: dict[str, pa.Array] = {"row": new["row"], "pair_id": new["pair_id"]}
+    for name, side in zip(SIDES, sides, strict=True):
+        columns |= _side_columns(name, side, opinions, others)
+    deadly = {i for i, both in enumerate(zip(opinions, others, strict=True)) if None in both}
+    killed = [a in deadly or b in deadly for a, b in zip(*sides, strict=True)]
+    kills = "the judge's process died each time it read a response to: "
+    columns["reason"] = pa.array([RejectReason.KILLS_JUDGE.value if one else None for one in killed], pa.string())
+    details = [kills + request[:80] if one else None for one, request in zip(killed, requests, strict=True)]
+    columns["detail"] = pa.array(details, pa.string())
+    refused = pairs.filter(pa.array(repeated)).select(["row", "pair_id"])
+    doubled = {
+        "reason": pa.array([RejectReason.DUPLICATE_PAIR.value] * refused.num_rows, pa.string()),
+        "detail": pc.binary_join_element_wise("pair", refused["pair_id"], " "),
     }
-    done = pa.table({**{n: pairs[n] for n in READ_SCHEMA.names}, **judged})
-    return pa.concat_tables([_fit(done), _fit(refused)])
+    tables = [pa.table(columns), pa.table({n: refused[n] for n in refused.column_names} | doubled)]
+    return pa.concat_tables([_fit(table) for table in tables]).sort_by("row"), counts
+
+
+def _side_columns(
+    name: str, side: Sequence[int], opinions: Sequence[Opinion | None], others: Sequence[Opinion | None]
+) -> dict[str, pa.Array]:
+    nobody = Opinion(None)
+    mine = [opinions[i] or nobody for i in side]
+    theirs = [others[i] or nobody for i in side]
+    return {
+        f"p_{name}": pa.array([one.p_violates for one in mine], pa.float64()),
+        f"error_{name}": pa.array([one.error for one in mine], pa.string()),
+        f"clauses_{name}": pa.array([one.clauses for one in mine], CLAUSES),
+        f"second_{name}": pa.array([one.p_violates for one in theirs], pa.float64()),
+    }
 
 
 def _fit(table: pa.Table) -> pa.Table:
-    columns = [
-        table[f.name] if f.name in table.column_names else pa.nulls(table.num_rows, f.type) for f in JUDGED_SCHEMA
-    ]
+    """Returns the table in JUDGED_SCHEMA; columns that it lacks are null."""
+    have = set(table.column_names)
+    columns = [table[f.name] if f.name in have else pa.nulls(table.num_rows, f.type) for f in JUDGED_SCHEMA]
     return pa.table(columns, schema=JUDGED_SCHEMA)
 
 
-def _error(chosen: Opinion, rejected: Opinion) -> str | None:
-    errors = [f"{name}: {one.error}" for name, one in (("chosen", chosen), ("rejected", rejected)) if one.error]
-    return "; ".join(errors) or None
+def repeats(ids: pa.ChunkedArray) -> np.ndarray:
+    """Returns for each id whether the same one stands before it, as a boolean array."""
+    seen: set[str] = set()
+    again = np.zeros(len(ids), dtype=bool)
+    for i, one in enumerate(ids.to_pylist()):
+        again[i] = one in seen
+        seen.add(one)
+    return again
 
 
-def _corrections(
-    requests: Sequence[str],
-    chosen: Sequence[str],
-    names: Sequence[str],
-    judge: Judge,
-    policy: PolicyConfig,
-    config: TriageConfig,
-) -> list[str | None]:
-    """y_c for PUNISH pairs: y_w cut to the word limit, kept only where the judge finds it compliant."""
-    limit = rules.word_limit(policy) if config.correct else 0
-    kept: list[str | None] = [None] * len(chosen)
-    if not limit:
-        return kept
-    drafts = {i: rules.cut_to_words(chosen[i], limit) for i, name in enumerate(names) if name == Category.PUNISH}
-    tried = {i: draft for i, draft in drafts.items() if draft}
-    opinions = judge.opinions([requests[i] for i in tried], list(tried.values()))
-    for i, opinion in zip(tried, opinions, strict=True):
-        if opinion.p_violates is not None and opinion.p_violates < config.threshold - config.abstain_band:
-            kept[i] = tried[i]
-    return kept
+def prompt_texts(prompts: pa.ChunkedArray) -> list[str]:
+    """Returns ``pairs.prompt_text`` of each prompt; single user turns, the common case, without a dict a row."""
+    column = prompts.combine_chunks() if isinstance(prompts, pa.ChunkedArray) else prompts
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], MESSAGES)
+    flat = column.flatten()
+    if len(flat) == len(column) and pc.all(pc.equal(flat.field("role"), "user")).as_py() is not False:
+        return list(flat.field("content").to_pylist())
+    return [prompt_text(prompt) for prompt in column.to_pylist()]
+
+
+def _pick(texts: Sequence[str], which: Sequence[int]) -> list[str]:
+    return [texts[i] for i in which]
+
+
+def merge_counts(tallies: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """Returns the sum of several tallies, name by name."""
+    total: Counter[str] = Counter()
+    for tally in tallies:
+        total.update(tally)
+    return dict(total)

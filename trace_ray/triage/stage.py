@@ -1,57 +1,61 @@
-"""Stage 1 on Ray Data: files stream through a pool of judge actors into part files; a resume redoes no finished part."""
+"""Stage 1 on Ray: read and regroup the corpus, judge its blocks in a pool of actors, decide, account for every row.
+
+Three steps, each block or file of which leaves a record when it is done, so that a resume redoes what was in flight only:
+read (files -> runs of rows grouped by prompt), judge (blocks -> verdicts), decide (verdicts -> triaged/ and rejects/).
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from trace_ray import metrics
 from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
-from trace_ray.config import Config, settings
-from trace_ray.corpus.read import Source, count_rows, read_sources
+from trace_ray.config import Config, JudgeConfig, TriageConfig, settings
+from trace_ray.corpus.blocks import Group, block_count, finished_groups, regroup
+from trace_ray.corpus.files import count_rows
+from trace_ray.corpus.read import Source
+from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
-from trace_ray.judges.backends import Judge, make_judge
-from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA, Split
+from trace_ray.judges.backends import judge_fingerprint
+from trace_ray.pairs import Split
 from trace_ray.policy import policy_hash
 from trace_ray.progress import Meter
-from trace_ray.storage import Location, expand
-from trace_ray.triage.audit import FROM_PAIRS, Label, Labelled, audit, labelled_pairs, read_labels, refuse_bad_judge
-from trace_ray.triage.block import triage_block
+from trace_ray.storage import Location, expand, locate
+from trace_ray.triage.audit import AUDIT_FILE, Labelled, audit, refuse_bad_judge, refuse_unreached_rate
+from trace_ray.triage.block import merge_counts
+from trace_ray.triage.calibrate import Calibration, Decision, decision_of
+from trace_ray.triage.guard import deaths
+from trace_ray.triage.labels import FROM_PAIRS, Label, read_labels
+from trace_ray.triage.models import model_identity
+from trace_ray.triage.publish import Outcome, Plan, publish
+from trace_ray.triage.work import PLAN, Work
+from trace_ray.triage.workers import DecideActor, JudgeActor, Task, needs_model_for_corrections
 
-AUDIT_FILE = "audit.json"
+_NO_TIMEOUT = -1
 
 
 def triage_inputs(config: Config, sources: list[Source]) -> dict[str, Any]:
     """Returns everything that a triaged row depends on."""
-    corpus = {f"corpus file {s.place.name} ({s.split or 'train'})": s.place.fingerprint() for s in sources}
+    files = {f"corpus file {s.place.name} ({s.split or 'train'})": s.place.fingerprint() for s in sources}
     kept = settings(config.corpus, "corpus") | settings(config.triage, "triage")
     for moved in ("corpus.paths", "corpus.test_paths"):
         kept.pop(moved)
-    return {"policy": f"{config.policy.name} {policy_hash(config.policy)}", **kept, **corpus}
-
-
-def corpus_sources(config: Config) -> list[Source]:
-    """Returns the corpus' files in order, training files first."""
-    corpus = config.corpus
-    train = expand(corpus.paths, config.storage, "corpus.paths")
-    test = expand(corpus.test_paths, config.storage, "corpus.test_paths")
-    holdout = 0.0 if test else corpus.holdout
-    kinds = [(place, "") for place in train] + [(place, Split.TEST.value) for place in test]
-    return [Source(place, i, split, holdout, corpus.format) for i, (place, split) in enumerate(kinds)]
+    for name in ("audit_labels", "audit_file", "review_labels"):
+        for place in _label_files(config, name):
+            files[f"triage.{name}"] = place.fingerprint()
+            kept.pop(f"triage.{name}", None)
+    for name, judge in _judges(config.triage).items():
+        files[f"triage.{name}: model files"] = model_identity(judge)
+    return {"policy": f"{config.policy.name} {policy_hash(config.policy)}", **kept, **files}
 
 
 def run_triage(run: Run, config: Config) -> None:
-    """Writes triaged/ and rejects/. Raises JudgeRejectedError where the audit refuses the judge."""
-    sources = corpus_sources(config)
+    """Writes triaged/ and rejects/. Raises JudgeRejectedError where canaries or audit refuse the judge."""
+    sources = corpus_sources(config.corpus, config.storage)
     inputs = triage_inputs(config, sources)
     started = time.monotonic()
     begun = [run.triaged.begin(inputs), run.rejects.begin(inputs)]
@@ -59,187 +63,224 @@ def run_triage(run: Run, config: Config) -> None:
         return
     labels = _labels(config)
     ensure_ray(config.ray)
-    groups = _groups(sources, config.corpus.limit)
-    total = sum(_totals(groups, config.corpus.limit))
-    if total == 0:
-        raise UserError("corpus.paths", list(config.corpus.paths), "the corpus holds no row")
-    done = _finished_rows(run)
-    with Meter("triage", total) as meter:
-        meter.skip(len(done))
-        seen: list[Labelled] = []
-        used: Counter[str] = Counter()
-        for part in _stream(run, config, groups, done, labels):
-            seen += [Labelled(Label(*one[0]), *one[1:]) for one in json.loads(part["labelled"])]
-            used.update(json.loads(part["used"]))
-            meter.advance(part["rows"])
-            if len(seen) >= config.triage.audit_rows:
-                refuse_bad_judge(audit(seen, config.triage.threshold), config.triage.min_auc, config.triage.judge.model)
-    _finish(run, config, total, labels, used, started)
+    work = Work.of(run)
+    plan = _read_corpus(config, sources, work)
+    task = Task(
+        policy=config.policy,
+        config=config.triage,
+        work=work,
+        blocks=plan.blocks,
+        first_block=0,
+        stores=_stores(config),
+        deaths=deaths(work.attempts),
+    )
+    judged = _judge(config, task, plan, labels)
+    figures = _audit(run, config, judged)
+    stored = json.loads(_label_files(config, "audit_file")[0].read_text()) if config.triage.audit_file else figures
+    plain = Decision(Calibration(), config.triage.threshold, config.triage.abstain_band)
+    decided = _decide(config, task, plan, decision_of(stored["decision"]) if stored else plain)
+    publish(run, config, Outcome(plan, judged.counts, decided, figures), started)
 
 
-def _groups(sources: list[Source], limit: int) -> list[list[Source]]:
+@dataclass(frozen=True)
+class _Judged:
+    labelled: list[Labelled]
+    counts: dict[str, int]
+
+
+def _groups(sources: list[Source], limit: int) -> list[Group]:
     """A limit counts over the training files in order, so one task reads them all; otherwise one task a file."""
-    train = [s for s in sources if s.split != Split.TEST]
-    rest = [[s] for s in sources if s.split == Split.TEST]
-    return [train, *rest] if limit else [[s] for s in train] + rest
+    train = [source for source in sources if source.split != Split.TEST]
+    rest = [(source,) for source in sources if source.split == Split.TEST]
+    first = [tuple(train)] if limit else [(source,) for source in train]
+    limits = [limit] * len(first) + [0] * len(rest)
+    return [Group(i, group, most) for i, (group, most) in enumerate(zip([*first, *rest], limits, strict=True))]
 
 
-def _totals(groups: list[list[Source]], limit: int) -> list[int]:
+def _read_corpus(config: Config, sources: list[Source], work: Work) -> Plan:
     import ray
 
-    count = ray.remote(num_cpus=0.5)(count_rows)
-    counts = [sum(ray.get([count.remote(source.place) for source in group])) for group in groups]
-    return [
-        min(n, limit) if limit and group[0].split != Split.TEST else n for n, group in zip(counts, groups, strict=True)
-    ]
+    groups = _groups(sources, config.corpus.limit)
+    place = work.place / PLAN
+    if not place.exists():
+        count = ray.remote(num_cpus=0.5)(_count_group)
+        place.write_text(json.dumps({"rows": sum(ray.get([count.remote(group) for group in groups]))}))
+    rows = int(json.loads(place.read_text())["rows"])
+    if rows == 0:
+        raise UserError("corpus.paths", list(config.corpus.paths), "the corpus holds no row")
+    blocks = block_count(rows, config.corpus.rows_per_part)
+    tallies = list(finished_groups(work.runs).items())
+    todo = [group for group in groups if group.name not in dict(tallies)]
+    with Meter("triage: read", rows) as meter:
+        meter.skip(sum(tally["rows"] for _, tally in tallies))
+        read = ray.remote(num_cpus=1)(regroup)
+        for tally in _as_ready([read.remote(g, config.corpus, blocks, work.runs, work.rejects) for g in todo]):
+            tallies.append(("", tally))
+            meter.advance(tally["rows"])
+    total = merge_counts([tally for _, tally in tallies])
+    if total["rows"] != rows:
+        raise RuntimeError(f"triage lost rows: {rows} counted, {total['rows']} read")
+    return Plan(rows, total["row_sum"], blocks)
+
+
+def _count_group(group: Group) -> int:
+    rows = sum(count_rows(source.place) for source in group.sources)
+    return min(rows, group.limit) if group.limit else rows
+
+
+def _as_ready(pending: list[Any]) -> Iterable[Any]:
+    import ray
+
+    while pending:
+        ready, pending = ray.wait(pending)
+        yield from ray.get(ready)
+
+
+def _judge(config: Config, task: Task, plan: Plan, labels: Mapping[str, Label] | None) -> _Judged:
+    triage = config.triage
+    done = task.work.finished("judge")
+    first = min(set(range(plan.blocks)) - set(done), default=0)
+    spent = merge_counts([tally["counts"] for tally in done.values()])
+    task = replace(task, first_block=first, config=_within_budget(triage, spent))
+    share = triage.audit_rows / plan.rows
+    pool, tallies = triage.judge, list(done.values())
+    labelled = [_labelled(one) for tally in tallies for one in tally["labelled"]]
+    enough = min(triage.audit_rows, len(labels)) if labels else triage.audit_rows
+    blocks = [block for block in range(plan.blocks) if block not in done]
+    with Meter("triage: judge", plan.rows) as meter:
+        meter.skip(sum(tally["rows"] for tally in tallies))
+        for tally in _pool(JudgeActor, (task, labels, share), blocks, pool):
+            tallies.append(tally)
+            labelled += [_labelled(one) for one in tally["labelled"]]
+            meter.advance(tally["rows"])
+            if labels != {} and len(labelled) >= enough and len(tallies) < plan.blocks:
+                plain = replace(triage, calibration="none", false_invert_rate=0.0)
+                refuse_bad_judge(audit(labelled, plain), triage.min_auc, triage.judge.model)
+    return _Judged(labelled, merge_counts([tally["counts"] for tally in tallies]))
+
+
+def _labelled(one: list[Any]) -> Labelled:
+    return Labelled(one[0], Label(*one[1]), one[2], one[3])
+
+
+def _within_budget(triage: TriageConfig, spent: Mapping[str, int]) -> TriageConfig:
+    """Gives each actor its share of what the judge's endpoint may still use."""
+    endpoint = triage.judge.endpoint
+    shares = {}
+    for name, used in (("max_requests", "requests"), ("max_tokens", "endpoint_tokens")):
+        limit = getattr(endpoint, name)
+        if limit:
+            left = limit - spent.get(used, 0)
+            if left <= 0:
+                remedy = f"{spent[used]} used so far; raise it and run the same command again"
+                raise UserError(f"triage.judge.endpoint.{name}", limit, remedy)
+            shares[name] = -(-left // triage.judge.max_actors)
+    return replace(triage, judge=replace(triage.judge, endpoint=replace(endpoint, **shares)))
+
+
+def _pool(worker: type, arguments: tuple[Any, ...], blocks: list[int], pool: JudgeConfig) -> Iterable[dict[str, Any]]:
+    """Yields each block's tally as it is done by an autoscaling pool of actors; a killed actor's blocks go to others."""
+    import ray.data
+
+    if not blocks:
+        return
+    context = ray.data.DataContext.get_current()
+    context.execution_no_progress_timeout_s = _NO_TIMEOUT  # a block of a slow judge may well take longer
+    dataset = ray.data.from_items([{"block": block} for block in blocks], override_num_blocks=len(blocks)).map(
+        worker,
+        fn_constructor_args=arguments,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=pool.actors, max_size=pool.max_actors, max_tasks_in_flight_per_actor=2
+        ),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus or None,
+    )
+    for row in dataset.iter_rows():
+        yield json.loads(row["tally"])
+
+
+def _audit(run: Run, config: Config, judged: _Judged) -> dict[str, Any] | None:
+    if not judged.labelled:
+        if config.triage.audit_labels:
+            raise UserError(
+                "triage.audit_labels", config.triage.audit_labels, "no pair of the corpus has a label there"
+            )
+        return None
+    figures = audit(judged.labelled, config.triage)
+    (run.triaged.place / AUDIT_FILE).write_text(json.dumps(figures, indent=1))
+    refuse_bad_judge(figures, config.triage.min_auc, config.triage.judge.model)
+    refuse_unreached_rate(figures)
+    return figures
+
+
+def _decide(config: Config, task: Task, plan: Plan, decision: Decision) -> dict[str, int]:
+    triage = config.triage
+    reviewed = _label_files(config, "review_labels")
+    overruled = read_labels(reviewed[0]) if reviewed else {}
+    done = task.work.finished("decide")
+    tallies = list(done.values())
+    blocks = [block for block in range(plan.blocks) if block not in done]
+    arguments = (task, decision, overruled)
+    models = needs_model_for_corrections(config.policy, triage)
+    running = _pool(DecideActor, arguments, blocks, triage.judge) if models else _tasks(arguments, blocks)
+    with Meter("triage: decide", plan.rows) as meter:
+        meter.skip(sum(tally["rows"] for tally in tallies))
+        for tally in running:
+            tallies.append(tally)
+            meter.advance(tally["rows"])
+    return merge_counts([tally["counts"] for tally in tallies])
+
+
+def _tasks(arguments: tuple[Any, ...], blocks: list[int]) -> Iterable[dict[str, Any]]:
+    """Yields each block's tally; plain tasks, a bounded number of which are in flight."""
+    import ray
+
+    decide = ray.remote(num_cpus=1)(_decide_blocks)
+    shared = ray.put(arguments)
+    most = max(2, int(2 * ray.cluster_resources().get("CPU", 1)))
+    pending: list[Any] = []
+    for start in range(0, len(blocks), 8):
+        pending.append(decide.remote(shared, blocks[start : start + 8]))
+        if len(pending) >= most:
+            ready, pending = ray.wait(pending)
+            yield from (tally for one in ray.get(ready) for tally in one)
+    for tallies in _as_ready(pending):
+        yield from tallies
+
+
+def _decide_blocks(arguments: tuple[Any, ...], blocks: list[int]) -> list[dict[str, Any]]:
+    worker = DecideActor(*arguments)
+    return [json.loads(worker({"block": block})["tally"]) for block in blocks]
+
+
+def _judges(triage: TriageConfig) -> dict[str, JudgeConfig]:
+    named = {"judge": triage.judge, "first_judge": triage.first_judge, "second_judge": triage.second_judge}
+    return {name: judge for name, judge in named.items() if judge is not None and judge.backend == "vllm"}
+
+
+def _stores(config: Config) -> dict[str, Location]:
+    """Where verdicts are kept across runs: one folder for all that a judge's verdict depends on."""
+    triage = config.triage
+    if not triage.verdict_store:
+        return {}
+    place = locate(triage.verdict_store, config.storage)
+    models = ",".join(model_identity(judge) for name, judge in _judges(triage).items() if name != "second_judge")
+    stores = {"judge": place / judge_fingerprint(config.policy, triage, triage.judge, models)}
+    if triage.second_judge is not None:
+        model = model_identity(triage.second_judge)
+        stores["second"] = place / judge_fingerprint(config.policy, triage, triage.second_judge, model)
+    return stores
+
+
+def _label_files(config: Config, name: str) -> list[Location]:
+    where = {"audit_labels": "", "audit_file": "", "review_labels": ""} | vars(config.triage)
+    value = where[name]
+    return expand((value,), config.storage, f"triage.{name}") if value not in ("", FROM_PAIRS) else []
 
 
 def _labels(config: Config) -> Mapping[str, Label] | None:
-    where = config.triage.audit_labels
-    if where in ("", FROM_PAIRS):
-        return None if where else {}
-    return read_labels(expand((where,), config.storage, "triage.audit_labels")[0])
-
-
-def _finished_rows(run: Run) -> np.ndarray[Any, Any]:
-    rows = [part.read_parquet(["row"])["row"].to_numpy() for a in (run.triaged, run.rejects) for part in a.parts()]
-    return np.sort(np.concatenate(rows)) if rows else np.empty(0, np.int64)
-
-
-def _stream(
-    run: Run, config: Config, groups: list[list[Source]], done: np.ndarray[Any, Any], labels: Mapping[str, Label] | None
-) -> Iterator[dict[str, Any]]:
-    import ray.data
-
-    judge = config.triage.judge
-    rows = min(config.corpus.rows_per_part, judge.batch_rows)
-    reader = Reader(groups, rows, config.corpus.limit, ray.put(done))
-    writer = Writer(run.triaged.place, run.rejects.place, ray.put(labels))
-    pool = ray.data.ActorPoolStrategy(min_size=judge.actors, max_size=judge.max_actors)
-    dataset = (
-        ray.data.from_items([{"group": i} for i in range(len(groups))], override_num_blocks=len(groups))
-        .map_batches(reader, batch_size=1, batch_format="pyarrow", num_cpus=0.25)
-        .map_batches(
-            JudgeActor,
-            fn_constructor_args=(config,),
-            batch_size=judge.batch_rows,
-            batch_format="pyarrow",
-            compute=pool,
-            num_cpus=judge.num_cpus,
-            num_gpus=judge.num_gpus or None,
-        )
-        .map_batches(writer, batch_size=config.corpus.rows_per_part, batch_format="pyarrow", num_cpus=0.25)
-    )
-    yield from dataset.iter_rows()
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Ray Data task: reads a group of files, leaving out the rows that an earlier process finished."""
-
-    groups: list[list[Source]]
-    rows: int
-    limit: int
-    done: Any
-
-    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        import ray
-
-        done = pa.array(ray.get(self.done))
-        for index in batch["group"].to_pylist():
-            group = self.groups[index]
-            limit = self.limit if group[0].split != Split.TEST else 0
-            for table in read_sources(group, self.rows, limit):
-                yield table.filter(pc.invert(pc.is_in(table["row"], value_set=done)))
-
-
-class JudgeActor:
-    """Ray Data actor: one judge, kept for all the batches it gets."""
-
-    def __init__(self, config: Config) -> None:
-        self.judge: Judge = make_judge(config.policy, config.triage.judge)
-        self.config = config
-        self.before: dict[str, int] = {}
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        judged = triage_block(block, self.judge, self.config.policy, self.config.triage)
-        now = self.judge.counts()
-        used = {name: value - self.before.get(name, 0) for name, value in now.items()}
-        self.before = now
-        metrics.count_each("pairs_judged", "category", judged["category"].to_pylist())
-        metrics.count_each("rejects", "reason", judged["reason"].to_pylist(), stage="triage")
-        metrics.count_judge(used)
-        tally = [json.dumps(used)] + [None] * (judged.num_rows - 1) if judged.num_rows else []
-        return judged.append_column("used", pa.array(tally, pa.string()))
-
-
-@dataclass(frozen=True)
-class Writer:
-    """Ray Data task: writes one part of triaged/ and one of rejects/, named by their first row, so a retry overwrites."""
-
-    triaged: Location
-    rejects: Location
-    labels: Any
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        import ray
-
-        if not block.num_rows:
-            return pa.table(
-                {
-                    "rows": pa.array([], pa.int64()),
-                    "labelled": pa.array([], pa.string()),
-                    "used": pa.array([], pa.string()),
-                }
-            )
-        refused = block.filter(pc.is_valid(block["reason"]))
-        judged = block.filter(pc.is_null(block["reason"])).select(TRIAGED_SCHEMA.names).sort_by("row")
-        if refused.num_rows:
-            stage = pa.array(["triage"] * refused.num_rows)
-            table = refused.append_column("stage", stage).select(REJECT_SCHEMA.names).cast(REJECT_SCHEMA).sort_by("row")
-            (self.rejects / part_name(table)).write_parquet(table)
-        if judged.num_rows:
-            (self.triaged / part_name(judged)).write_parquet(judged.cast(TRIAGED_SCHEMA))
-        used: Counter[str] = Counter()
-        for tally in block["used"].drop_null().to_pylist():
-            used.update(json.loads(tally))
-        labelled = json.dumps(labelled_pairs(judged, ray.get(self.labels)))
-        return pa.table({"rows": [block.num_rows], "labelled": [labelled], "used": [json.dumps(used)]})
-
-
-def part_name(table: pa.Table) -> str:
-    """Returns the name of the part that begins with the table's first row."""
-    return f"part-{table['row'][0].as_py():016x}.parquet"
-
-
-def _finish(
-    run: Run, config: Config, total: int, labels: Mapping[str, Label] | None, used: Counter[str], started: float
-) -> None:
-    rows = _finished_rows(run)
-    if len(rows) != total or len(np.unique(rows)) != total:
-        raise RuntimeError(f"triage lost rows: {total} read, {len(rows)} written, {len(np.unique(rows))} distinct")
-    counts: Counter[str] = Counter()
-    pairs: list[Labelled] = []
-    for part in run.triaged.parts():
-        table = part.read_parquet([*TRIAGED_SCHEMA.names])
-        counts.update(
-            f"{split} {category}"
-            for split, category in zip(*(table[n].to_pylist() for n in ("split", "category")), strict=True)
-        )
-        counts.update({"triaged": table.num_rows, "corrected": table.num_rows - table["corrected"].null_count})
-        pairs += labelled_pairs(table, labels)
-    reasons = Counter(
-        reason for part in run.rejects.parts() for reason in part.read_parquet(["reason"])["reason"].to_pylist()
-    )
-    figures = audit(pairs, config.triage.threshold) if pairs else None
-    if figures:
-        (run.triaged.place / AUDIT_FILE).write_text(json.dumps(figures, indent=1))
-        refuse_bad_judge(figures, config.triage.min_auc, config.triage.judge.model)
-    seconds = time.monotonic() - started
-    policy = {"name": config.policy.name, "version": config.policy.version, "hash": policy_hash(config.policy)}
-    facts = {"policy": policy, "judge": config.triage.judge.model or config.triage.judge.backend, "used": dict(used)}
-    run.rejects.publish(
-        counts={"rows_in": total, "rejects": sum(reasons.values()), **reasons}, seconds=seconds, schema=REJECT_SCHEMA
-    )
-    counts["rows_in"], counts["rejects"] = total, sum(reasons.values())
-    run.triaged.publish(counts=counts, seconds=seconds, schema=TRIAGED_SCHEMA, audit=figures, **facts)
+    """None = from_pairs."""
+    files = _label_files(config, "audit_labels")
+    if files:
+        return read_labels(files[0])
+    return None if config.triage.audit_labels == FROM_PAIRS else {}

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
+from typing import Any
+
+import numpy as np
 
 from trace_ray.pairs import Category
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+_NAMES = np.array([category.value for category in Category], dtype=object)
+_CODES = {category: np.int64(i) for i, category in enumerate(Category)}
 
 
 def complies(p_violates: float | None, threshold: float, band: float) -> bool | None:
@@ -33,9 +39,14 @@ def categorise(chosen_complies: bool | None, rejected_complies: bool | None) -> 
     return Category.INVERT if rejected_complies else Category.PUNISH
 
 
-def categories(p_chosen: pa.Array, p_rejected: pa.Array, threshold: float, band: float) -> list[str]:
-    """Returns the category of each pair of a block."""
-    return [
-        categorise(complies(chosen, threshold, band), complies(rejected, threshold, band)).value
-        for chosen, rejected in zip(p_chosen.to_pylist(), p_rejected.to_pylist(), strict=True)
-    ]
+def categories_N(p_chosen_N: Floats, p_rejected_N: Floats, threshold: float, band: float) -> Any:
+    """Returns ``categorise`` of ``complies`` for N pairs at once, as an object array of names; nan = no probability."""
+    known_chosen, known_rejected = (_known(p, threshold, band) for p in (p_chosen_N, p_rejected_N))
+    good_chosen, good_rejected = known_chosen & (p_chosen_N < threshold), known_rejected & (p_rejected_N < threshold)
+    codes = np.where(good_rejected, _CODES[Category.INVERT], _CODES[Category.PUNISH])
+    codes = np.where(known_chosen & known_rejected, codes, _CODES[Category.ABSTAIN])
+    return _NAMES[np.where(good_chosen, _CODES[Category.RETAIN], codes)]
+
+
+def _known(p_N: Floats, threshold: float, band: float) -> Any:
+    return ~np.isnan(p_N) & ~(np.abs(p_N - threshold) < band)

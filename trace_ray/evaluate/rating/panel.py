@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trace_ray.evaluate.rating.items import TIE
-from trace_ray.judges.backends import Judge
+from trace_ray.judges.opinion import Judge
 
 BlindItem = tuple[str, str, dict[str, str]]
 """item_id, prompt, {letter: answer}"""

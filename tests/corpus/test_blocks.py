@@ -1,0 +1,95 @@
+"""Regrouping: nothing lost, prompts together, the same whatever the number of blocks; the shared files read whole."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from trace_ray.config import CorpusConfig, StorageConfig
+from trace_ray.corpus import blocks as blocks_module
+from trace_ray.corpus.blocks import Group, block_count, read_block, regroup
+from trace_ray.corpus.files import count_rows
+from trace_ray.corpus.read import Source
+from trace_ray.pairs import hash_fraction, pair_id
+from trace_ray.storage import Location, locate
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def place(path: Path) -> Location:
+    return locate(str(path), StorageConfig())
+
+
+def corpus(path: Path, rows: int) -> list[dict[str, str]]:
+    made = [{"prompt": f"q{i % 37}", "chosen": f"a{i}", "rejected": f"b{i}"} for i in range(rows)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    return made
+
+
+@pytest.mark.parametrize(("rows", "blocks"), [(1, 1), (7, 4), (101, 1), (101, 8), (101, 64)])
+def test_blocks_hold_every_row_once_and_keep_prompts_together(
+    rows: int, blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks_module, "CHUNK_BYTES", 500)  # several runs
+    made = corpus(tmp_path / "x.jsonl", rows)
+    group = Group(0, (Source(place(tmp_path / "x.jsonl"), 0, ""),), 0)
+    tally = regroup(group, CorpusConfig(), blocks, place(tmp_path / "runs"), place(tmp_path / "rejects"))
+    tables = [read_block(place(tmp_path / "runs"), block) for block in range(blocks)]
+    found = [row for table in tables for row in table.to_pylist()]
+    assert sorted(row["row"] for row in found) == list(range(rows))
+    assert all(table["row"].to_pylist() == sorted(table["row"].to_pylist()) for table in tables)
+    for row in found:
+        assert row["chosen"] == made[row["row"]]["chosen"]
+        assert row["pair_id"] == pair_id(row["prompt"], row["chosen"], row["rejected"])
+    homes = [{row["prompt"][0]["content"] for row in table.to_pylist()} for table in tables]
+    assert sum(map(len, homes)) == len(set().union(*homes))
+    assert tally["rows"] == rows
+    assert tally["row_sum"] == sum(i * i for i in range(rows))
+    if rows == 101:
+        assert tally["runs"] > 3
+
+
+def test_the_holdout_is_drawn_by_the_prompts_hash(tmp_path: Path) -> None:
+    corpus(tmp_path / "x.jsonl", 200)
+    group = Group(0, (Source(place(tmp_path / "x.jsonl"), 0, ""),), 0)
+    regroup(group, CorpusConfig(holdout=0.3), 1, place(tmp_path / "runs"), place(tmp_path / "rejects"))
+    for row in read_block(place(tmp_path / "runs"), 0).to_pylist():
+        key = json.dumps([[turn["role"], turn["content"]] for turn in row["prompt"]], ensure_ascii=False)
+        assert (row["split"] == "test") == (hash_fraction([key], 0)[0] < 0.3)
+
+
+def test_a_limit_counts_over_files_in_order(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        corpus(tmp_path / f"{name}.jsonl", 10)
+    sources = tuple(Source(place(tmp_path / f"{n}.jsonl"), i, "") for i, n in enumerate("ab"))
+    tally = regroup(Group(0, sources, 13), CorpusConfig(), 1, place(tmp_path / "runs"), place(tmp_path / "rejects"))
+    assert tally["rows"] == 13
+    rows = read_block(place(tmp_path / "runs"), 0)["row"].to_pylist()
+    assert rows == [*range(10), *(2**40 + i for i in range(3))]
+
+
+def test_block_count_follows_the_rows() -> None:
+    assert [block_count(n, 100) for n in (1, 100, 101, 200, 201, 100_000)] == [1, 1, 2, 2, 4, 1024]
+    assert block_count(10**9, 100) == 4096
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
+@pytest.mark.parametrize(
+    ("name", "pairs", "rejects"),
+    [("pku_saferlhf_2400.jsonl.gz", 2400, {}), ("hh_harmless_1200.jsonl.gz", 1196, {"empty_field": 4})],
+)
+def test_the_shared_files_are_read_whole(name: str, pairs: int, rejects: dict[str, int], tmp_path: Path) -> None:
+    with gzip.open(SHARED / name, "rt") as lines:
+        total = sum(1 for line in lines if line.strip())
+    source = Source(place(SHARED / name), 0, "")
+    assert count_rows(source.place) == total
+    out = place(tmp_path / "runs"), place(tmp_path / "rejects")
+    tally = regroup(Group(0, (source,), 0), CorpusConfig(), 4, *out)
+    read = sum(read_block(out[0], block).num_rows for block in range(4))
+    reasons = Counter(r for part in out[1].files() for r in part.read_parquet()["reason"].to_pylist())
+    assert (tally["rows"], read, dict(reasons)) == (total, pairs, rejects)
+    assert pairs + sum(rejects.values()) == total

@@ -1,0 +1,122 @@
+"""Files, globs, folders, dataset folders and hub ids (a hub on loopback)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from trace_ray.config import StorageConfig
+from trace_ray.corpus.sources import find_files
+from trace_ray.errors import UserError
+
+
+def names(pattern: str, part: str = "train") -> list[str]:
+    return [place.name for place in find_files([pattern], StorageConfig(), "corpus.paths", part)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.jsonl", "a.parquet", "sub/c.jsonl.gz", "notes.txt", ".hidden/x.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    return tmp_path
+
+
+def test_a_folder_gives_its_data_files(folder: Path) -> None:
+    assert names(str(folder)) == ["a.parquet", "b.jsonl", "c.jsonl.gz"]
+
+
+def test_a_glob_and_a_file_of_any_name(folder: Path) -> None:
+    assert names(f"{folder}/*.jsonl") == ["b.jsonl"]
+    assert names(f"{folder}/notes.txt") == ["notes.txt"]
+
+
+def test_nothing_there_is_a_users_error(folder: Path) -> None:
+    for missing in (f"{folder}/none.jsonl", f"{folder}/*.nothing", f"{folder}/none/"):
+        with pytest.raises(UserError):
+            names(missing)
+
+
+def test_a_dataset_folder_gives_one_split(tmp_path: Path) -> None:
+    for name in ("README.md", "data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert names(str(tmp_path)) == ["train-00000-of-00001.parquet"]
+    assert names(str(tmp_path), "test") == ["test-00000-of-00001.parquet"]
+
+
+def test_a_folder_written_by_datasets_is_read(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    from trace_ray.config import CorpusConfig
+    from trace_ray.corpus.read import Source, read_sources
+
+    rows = datasets.Dataset.from_list([{"prompt": "p", "chosen": "a", "rejected": "b"}] * 3)
+    datasets.DatasetDict(train=rows, test=rows.select([0])).save_to_disk(str(tmp_path / "saved"))
+    for part, number in (("train", 3), ("test", 1)):
+        places = find_files([str(tmp_path / "saved")], StorageConfig(), "corpus.paths", part)
+        (chunk,) = read_sources([Source(p, i, "") for i, p in enumerate(places)], CorpusConfig(), 0, 1 << 30)
+        assert chunk.pairs.num_rows == number
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub's interface as listing and downloading a dataset takes."""
+
+    files: ClassVar = {
+        "data/train_prefs-0.jsonl": b'{"prompt": "p", "chosen": "a", "rejected": "b"}\n',
+        "README.md": b"x",
+    }
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.split("?")[0]
+        if path.startswith("/api/datasets/org/name"):
+            siblings = [{"rfilename": name} for name in self.files]
+            tree = [{"type": "file", "path": n, "size": len(b), "oid": "0" * 40} for n, b in self.files.items()]
+            body: object = tree if "/tree/" in path else {"id": "org/name", "sha": "a" * 40, "siblings": siblings}
+            self.reply(json.dumps(body).encode(), "application/json", 200)
+        elif path.startswith("/datasets/org/name/resolve/"):
+            self.reply(self.files[path.split("/", 6)[6]], "text/plain", 200)
+        else:
+            self.reply(b"{}", "application/json", 404)
+
+    def reply(self, body: bytes, kind: str, status: int) -> None:
+        self.send_response(status)
+        headers = {"Content-Type": kind, "Content-Length": str(len(body)), "ETag": '"e"', "X-Repo-Commit": "a" * 40}
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+def test_a_hub_id_is_downloaded(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    code = (
+        "from trace_ray.config import StorageConfig; from trace_ray.corpus.sources import find_files\n"
+        "for p in ('org/name', 'org/name@main', 'hf://org/name/data/train_*'):\n"
+        "    (f,) = find_files([p], StorageConfig(), 'corpus.paths', 'train'); print(f.read_text(), end='')\n"
+        "try: find_files(['org/none'], StorageConfig(), 'corpus.paths', 'train')\n"
+        "except Exception as e: print(type(e).__name__)\n"
+    )
+    hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | hub, capture_output=True, text=True, timeout=120, check=False
+    )
+    server.shutdown()
+    assert done.stdout.splitlines() == [Hub.files["data/train_prefs-0.jsonl"].decode().strip()] * 3 + ["UserError"], (
+        done.stderr[-2000:]
+    )

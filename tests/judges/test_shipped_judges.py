@@ -1,0 +1,16 @@
+"""The shipped judge settings load beside a policy."""
+
+from __future__ import annotations
+
+import pytest
+
+from trace_ray.config_load import conf_folder, load_config, triage_judges
+
+SHIPPED = sorted((conf_folder() / "judges").glob("*.yaml"), key=str)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_it_loads(path: object) -> None:
+    config = load_config([conf_folder() / "policies" / "contextual_harm.yaml", str(path)])
+    assert config.policy.name == "contextual_harm"
+    assert ("triage.first_judge" in triage_judges(config.triage)) == (str(path).endswith("cascade.yaml"))

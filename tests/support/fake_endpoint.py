@@ -1,0 +1,118 @@
+"""An OpenAI-compatible endpoint on loopback whose verdicts are read off the judged text, and which can misbehave."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+RESPONSE = re.compile(r"<response>\n(.*)\n</response>", re.DOTALL)
+
+
+def p_yes(text: str) -> float:
+    """BAD violates, UNSURE is in the middle, all else complies."""
+    return 0.95 if "BAD" in text else 0.5 if "UNSURE" in text else 0.05
+
+
+class FakeEndpoint:
+    """Serves until closed.
+
+    Args:
+        fault: told each judged response and how often it was asked for before; returns (status, headers) to misbehave.
+        deadly: a response containing this has its asker's process killed, each time.
+    """
+
+    def __init__(self, fault: Callable[[str, int], tuple[int, dict[str, str]] | None] = lambda _t, _n: None) -> None:
+        self.fault, self.deadly, self.kill_after, self.delay = fault, "", 0, 0.0
+        self.asked: Counter[str] = Counter()
+        self.times: list[tuple[str, float]] = []
+        self.keys: set[str] = set()
+        self.in_flight = self.most_in_flight = self.kills = 0
+        self.lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                outer.handle(self)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                pass
+
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 128
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                pass  # killed clients leave broken pipes
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/v1"
+
+    def close(self) -> None:
+        self.server.shutdown()
+
+    def handle(self, handler: BaseHTTPRequestHandler) -> None:
+        payload = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        match = RESPONSE.search(payload["messages"][0]["content"])
+        text = match[1] if match else ""
+        with self.lock:
+            before = self.asked[text]
+            self.asked[text] += 1
+            self.times.append((text, time.monotonic()))
+            self.keys.add(handler.headers.get("Authorization", ""))
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+            accident = self.kill_after and sum(self.asked.values()) == self.kill_after
+        try:
+            if accident or (self.deadly and self.deadly in text):
+                self.kill(handler.client_address[1])
+                return
+            time.sleep(self.delay)
+            wrong = self.fault(text, before)
+            status, headers = wrong or (200, {})
+            body = json.dumps({"error": "injected"} if wrong else answer(payload, text)).encode()
+            handler.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                handler.send_header(name, value)
+            handler.end_headers()
+            handler.wfile.write(body)
+        finally:
+            with self.lock:
+                self.in_flight -= 1
+
+    def kill(self, port: int) -> None:
+        """Kills the process at the other end of a connection: what a poisonous input does to an engine."""
+        import psutil
+
+        for connection in psutil.net_connections("tcp"):
+            if connection.laddr and connection.laddr.port == port and connection.pid not in (None, os.getpid()):
+                self.kills += 1
+                os.kill(connection.pid, signal.SIGKILL)
+
+
+def answer(payload: dict[str, Any], text: str) -> dict[str, Any]:
+    if payload["max_tokens"] > 1:
+        draft = "GOOD, corrected" if "HOPELESS" not in text else "still BAD"
+        return {"choices": [{"message": {"content": draft}}], "usage": {"total_tokens": 20}}
+    yes = p_yes(text)
+    alternatives = [("Yes", yes * 0.9), (" no", (1 - yes) * 0.9), ("Maybe", 0.1)]
+    if "Answer with its letter" in payload["messages"][0]["content"]:
+        alternatives = [("B", 0.9), ("A", 0.05)]
+    if "MUMBLE" in text:
+        alternatives = [("Well", 0.9), ("Yes", 0.05)]
+    top = [{"token": token, "logprob": math.log(p)} for token, p in alternatives]
+    content = [{"token": top[0]["token"], "logprob": top[0]["logprob"], "top_logprobs": top}]
+    return {"choices": [{"message": {"content": "x"}, "logprobs": {"content": content}}], "usage": {"total_tokens": 10}}

@@ -1,0 +1,167 @@
+"""Audit figures against scikit-learn, calibration, and the stated false-invert rate on fresh data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trace_ray.config import StorageConfig, TriageConfig
+from trace_ray.errors import JudgeRejectedError, UserError
+from trace_ray.storage import locate
+from trace_ray.triage.audit import Labelled, audit, refuse_unreached_rate
+from trace_ray.triage.calibrate import Calibration, choose_band, decision_of, fit_calibration, reliability, upper_bound
+from trace_ray.triage.labels import Label, read_labels, review_line
+from trace_ray.triage.verdict import categories_N, categorise, complies
+
+
+def draw(rng: np.random.Generator, pairs: int, noise: float = 1.0, tilt: float = 1.0) -> list[Labelled]:
+    """Labels at random and a judge whose logit is tilt x (truth +-1.5 + noise): calibrated only for the right tilt."""
+    truth = rng.random((pairs, 2)) < 0.5
+    logit = tilt * ((2 * truth - 1) * 1.5 + rng.normal(0, noise, (pairs, 2)))
+    p = 1 / (1 + np.exp(-logit))
+    return [
+        Labelled(f"{i:06d}", Label(bool(t[0]), bool(t[1])), float(q[0]), float(q[1]))
+        for i, (t, q) in enumerate(zip(truth, p, strict=True))
+    ]
+
+
+def flat(pairs: list[Labelled]) -> tuple[Any, Any]:
+    return np.array([bit for one in pairs for bit in one.label]), np.array(
+        [p for one in pairs for p in (one.p_chosen, one.p_rejected)]
+    )
+
+
+def test_the_figures_equal_scikit_learns() -> None:
+    from sklearn.metrics import accuracy_score, cohen_kappa_score, confusion_matrix, roc_auc_score
+
+    pairs = draw(np.random.default_rng(0), 300)
+    figures = audit(pairs, TriageConfig(audit_labels="x"))
+    truth, said = flat(pairs)
+    assert figures["auc"] == pytest.approx(roc_auc_score(truth, said))
+    assert figures["accuracy"] == pytest.approx(accuracy_score(truth, said >= 0.5))
+    assert figures["kappa"] == pytest.approx(cohen_kappa_score(truth, said >= 0.5))
+    want = [categorise(not one.label.chosen, not one.label.rejected).value for one in pairs]
+    got = [categorise(complies(one.p_chosen, 0.5, 0), complies(one.p_rejected, 0.5, 0)).value for one in pairs]
+    names = sorted({*want, *got})
+    table = confusion_matrix(want, got, labels=names)
+    cells = {f"{a}->{b}": int(table[i, j]) for i, a in enumerate(names) for j, b in enumerate(names) if table[i, j]}
+    assert figures["confusion"] == cells
+    assert figures["agreement"] == pytest.approx(accuracy_score(want, got))
+    assert figures["false_invert_rate"] == pytest.approx(
+        np.mean([w != "INVERT" for w, g in zip(want, got, strict=True) if g == "INVERT"])
+    )
+
+
+def test_the_reliability_table_and_its_error_by_hand() -> None:
+    p = np.array([0.05, 0.15, 0.15, 0.95, 1.0])
+    truth = np.array([False, True, False, True, True])
+    table, ece = reliability(p, truth)
+    assert [(row["from"], row["responses"], row["share"]) for row in table] == [
+        (0.0, 1, 0.0),
+        (0.1, 2, 0.5),
+        (0.9, 2, 1.0),
+    ]
+    assert ece == pytest.approx((1 * 0.05 + 2 * 0.35 + 2 * 0.025) / 5)
+
+
+def test_platt_equals_scikit_learns_sigmoid_and_mends_an_overconfident_judge() -> None:
+    from sklearn.calibration import _SigmoidCalibration
+
+    truth, said = flat(draw(np.random.default_rng(1), 4000, tilt=9.0))
+    fitted = fit_calibration("platt", said, truth)
+    clipped = np.clip(said, 1e-6, 1 - 1e-6)
+    logit = np.log(clipped / (1 - clipped))
+    oracle = _SigmoidCalibration().fit(logit, truth).predict(logit)
+    assert fitted(said) == pytest.approx(oracle, abs=2e-3)
+    fresh_truth, fresh = flat(draw(np.random.default_rng(2), 4000, tilt=9.0))
+    assert reliability(fresh, fresh_truth)[1] > 0.05
+    assert reliability(fitted(fresh), fresh_truth)[1] < 0.02
+
+
+def test_isotonic_equals_scikit_learns_and_survives_json() -> None:
+    from sklearn.isotonic import IsotonicRegression
+
+    truth, said = flat(draw(np.random.default_rng(3), 500, tilt=3.0))
+    fitted = fit_calibration("isotonic", said, truth)
+    oracle = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(said, truth).predict(said)
+    assert fitted(said) == pytest.approx(oracle)
+    again = Calibration(**json.loads(json.dumps(fitted.__dict__)))
+    assert again(np.array([0.3, np.nan]))[0] == pytest.approx(fitted(np.array([0.3]))[0])
+    assert np.isnan(again(np.array([0.3, np.nan]))[1])
+
+
+def test_the_stated_rate_holds_on_fresh_data() -> None:
+    rate, confidence, missed, refused, coverage = 0.08, 0.9, 0, 0, []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        config = TriageConfig(audit_labels="x", calibration="platt", false_invert_rate=rate, confidence=confidence)
+        figures = audit(draw(rng, 1500, tilt=2.0), config)
+        if not figures["false_invert"]["reached"]:
+            refused += 1  # an unlucky sample: the run would stop, which breaks no promise
+            continue
+        fresh = draw(rng, 20_000, tilt=2.0)
+        p = np.array([(one.p_chosen, one.p_rejected) for one in fresh])
+        names = decision_of(figures["decision"]).categories(*p.T)
+        inverted = np.array([one.label.chosen and not one.label.rejected for one in fresh])
+        said = names == "INVERT"
+        missed += float((said & ~inverted).sum() / said.sum()) > rate
+        coverage.append(float((names != "ABSTAIN").mean()))
+        assert figures["coverage"] == pytest.approx(coverage[-1], abs=0.06)
+    # At confidence 0.9 at most a tenth may miss: 4 of 40 are expected at worst, 9 would happen once in 100 such tests.
+    assert missed <= 8
+    assert refused <= 4
+    assert np.mean(coverage) > 0.5
+    plain = audit(draw(np.random.default_rng(7), 5000, tilt=2.0), TriageConfig(audit_labels="x"))
+    assert plain["false_invert_rate"] > rate  # without the band it would not hold
+
+
+def test_a_rate_out_of_reach_refuses_the_judge() -> None:
+    pairs = draw(np.random.default_rng(5), 400, noise=6.0)
+    figures = audit(pairs, TriageConfig(audit_labels="x", false_invert_rate=0.01))
+    with pytest.raises(JudgeRejectedError, match="false_invert_rate"):
+        refuse_unreached_rate(figures)
+
+
+def test_the_band_is_the_narrowest_that_holds() -> None:
+    rng = np.random.default_rng(6)
+    pairs = draw(rng, 3000)
+    p = np.array([(one.p_chosen, one.p_rejected) for one in pairs])
+    inverted = np.array([one.label.chosen and not one.label.rejected for one in pairs])
+    band = choose_band(p[:, 0], p[:, 1], inverted, 0.5, 0.0, 0.1, 0.9)
+    assert band is not None
+    assert 0 < band < 0.5
+    for tried, holds in ((band, True), (band - 0.01, False)):
+        said = categories_N(p[:, 0], p[:, 1], 0.5, tried) == "INVERT"
+        assert (upper_bound(int((said & ~inverted).sum()), int(said.sum()), 0.9) <= 0.1) is holds
+
+
+def test_arrays_decide_as_the_plain_functions_do() -> None:
+    rng = np.random.default_rng(8)
+    p = rng.random((500, 2))
+    p[rng.random((500, 2)) < 0.1] = np.nan
+    for threshold, band in ((0.5, 0.0), (0.3, 0.2), (0.8, 0.05)):
+
+        def known(x: float, at: float = threshold, half: float = band) -> bool | None:
+            return complies(None if np.isnan(x) else x, at, half)
+
+        assert list(categories_N(p[:, 0], p[:, 1], threshold, band)) == [
+            categorise(known(a), known(b)).value for a, b in p
+        ]
+
+
+def test_labels_are_read_strictly_and_a_review_file_feeds_back(tmp_path: Path) -> None:
+    row: dict[str, Any] = {"pair_id": "x", "prompt": [], "chosen": "a", "rejected": "b", "judge_error": None}
+    blank = json.loads(review_line(row | {"p_violates_chosen": 0.5, "p_violates_rejected": None}))
+    assert (blank["violates_chosen"], blank["violates_rejected"]) == (None, None)
+    path = tmp_path / "review.jsonl"
+    done = blank | {"violates_chosen": True, "violates_rejected": False}
+    path.write_text(json.dumps(done) + "\n" + json.dumps(blank | {"pair_id": "y"}) + "\n")
+    assert read_labels(locate(str(path), StorageConfig())) == {"x": Label(True, False)}
+    for wrong in ("false", None, 2):
+        path.write_text(json.dumps(done | {"violates_rejected": wrong}) + "\n")
+        with pytest.raises(UserError, match=":1"):
+            read_labels(locate(str(path), StorageConfig()))

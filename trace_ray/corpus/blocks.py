@@ -1,0 +1,112 @@
+"""Regroups the corpus by prompt: block b holds every pair whose prompt's hash falls into its range, in corpus order.
+
+So repeated pairs, equal responses and the verdict store's keys are a block's own business, and memory is a block's size
+whatever the corpus' size. Each run of rows read is written once, as one file with a batch for every block.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from trace_ray.config import CorpusConfig
+from trace_ray.corpus.read import SLOT_SCHEMA, SLOTS, Source, read_sources
+from trace_ray.storage import Location
+
+CHUNK_BYTES = 24 << 20
+_MAX_BLOCKS = 4096
+
+
+@dataclass(frozen=True)
+class Group:
+    """Files that one task reads: one file, or all training files where a limit counts over them together."""
+
+    index: int
+    sources: tuple[Source, ...]
+    limit: int
+
+    @property
+    def name(self) -> str:
+        return f"group-{self.index:06d}"
+
+
+def block_count(rows: int, rows_per_part: int) -> int:
+    """Returns the number of blocks, a power of two, for blocks of half to all of ``rows_per_part`` rows on average.
+
+    >>> block_count(100_000, 2048)
+    64
+    """
+    blocks = 1
+    while blocks * rows_per_part < rows and blocks < _MAX_BLOCKS:
+        blocks *= 2
+    return blocks
+
+
+def regroup(group: Group, config: CorpusConfig, blocks: int, out: Location, rejects: Location) -> dict[str, int]:
+    """Writes a group's runs below ``out``, its refused rows below ``rejects`` and, last, its record, which it returns.
+
+    The same group writes the same files, so a task may be repeated.
+    Returns: rows read, the sum of their row numbers, runs written, rejects by reason.
+    """
+    tally: Counter[str] = Counter(rows=0, rejects=0, row_sum=0, runs=0)
+    for number, chunk in enumerate(read_sources(group.sources, config, group.limit, CHUNK_BYTES)):
+        if chunk.pairs.num_rows:
+            _write_run(chunk.pairs, blocks, out / f"run-{group.index:06d}-{number:06d}.arrow")
+        if chunk.rejects.num_rows:
+            (rejects / f"part-read-{group.index:06d}-{number:06d}.parquet").write_parquet(chunk.rejects)
+        tally.update({"runs": 1, "rejects": chunk.rejects.num_rows})
+        tally.update({"rows": chunk.pairs.num_rows + chunk.rejects.num_rows, "row_sum": _row_sum(chunk.pairs)})
+        tally.update({"row_sum": _row_sum(chunk.rejects)})
+    (out / f"{group.name}.json").write_text(json.dumps(tally))
+    return dict(tally)
+
+
+def row_sum(rows: pa.ChunkedArray) -> int:
+    """Returns the sum of squares of row numbers, modulo 2^64: with the count, what tells lost and doubled rows."""
+    values = rows.to_numpy().astype(np.uint64)
+    return int((values * values).sum(dtype=np.uint64))
+
+
+def _row_sum(table: pa.Table) -> int:
+    return row_sum(table["row"])
+
+
+def _write_run(pairs: pa.Table, blocks: int, place: Location) -> None:
+    owner = pairs["slot"].to_numpy().astype(np.int64) * blocks // SLOTS
+    order = np.argsort(owner, kind="stable")
+    bounds = np.searchsorted(owner[order], np.arange(blocks + 1))
+    ordered = pairs.take(pa.array(order)).combine_chunks()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, SLOT_SCHEMA, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        for start, stop in pairwise(bounds):
+            batches = ordered.slice(start, stop - start).to_batches()
+            writer.write_batch(batches[0] if batches else _EMPTY)
+    place.write_bytes(sink.getvalue())
+
+
+_EMPTY = pa.RecordBatch.from_pylist([], schema=SLOT_SCHEMA)
+
+
+def finished_groups(out: Location) -> dict[str, dict[str, Any]]:
+    """Returns {group's name: record} of the groups that are wholly written."""
+    return {place.name.removesuffix(".json"): json.loads(place.read_text()) for place in out.files(".json")}
+
+
+def read_block(out: Location, block: int) -> pa.Table:
+    """Returns one block in SLOT_SCHEMA, ordered by row."""
+    tables = [pa.Table.from_batches([batch], schema=SLOT_SCHEMA) for batch in _batches(out.files(".arrow"), block)]
+    table = pa.concat_tables(tables) if tables else SLOT_SCHEMA.empty_table()
+    return table.sort_by("row").combine_chunks()
+
+
+def _batches(runs: Sequence[Location], block: int) -> Iterator[pa.RecordBatch]:
+    for run in runs:
+        with run.fs.open_input_file(run.path) as file, pa.ipc.open_file(file) as reader:
+            yield reader.get_batch(block)

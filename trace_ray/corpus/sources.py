@@ -1,0 +1,98 @@
+"""Finds the corpus' files: paths, globs, folders (Hugging Face dataset folders too), hub ids; local or S3."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatch
+
+import pyarrow.fs as pafs
+
+from trace_ray.config import CorpusConfig, StorageConfig
+from trace_ray.corpus.files import SUFFIXES
+from trace_ray.corpus.read import Source
+from trace_ray.errors import UserError
+from trace_ray.pairs import Split
+from trace_ray.storage import Location, expand, locate
+
+_HUB_ID = re.compile(r"(?:hf://)?(?:datasets/)?([\w.-]+/[\w.-]+?)(?:@([\w./-]+?))?(?:/(.*))?")
+_DATASET_MARKS = ("README.md", "dataset_info.json", "dataset_dict.json", "state.json", "dataset_infos.json")
+
+
+def corpus_sources(corpus: CorpusConfig, storage: StorageConfig) -> list[Source]:
+    """Returns the corpus' files in order, training files first."""
+    train = find_files(corpus.paths, storage, "corpus.paths", "train")
+    test = find_files(corpus.test_paths, storage, "corpus.test_paths", "test")
+    kinds = [(place, "") for place in train] + [(place, Split.TEST.value) for place in test]
+    return [Source(place, i, split) for i, (place, split) in enumerate(kinds)]
+
+
+def find_files(patterns: Sequence[str], storage: StorageConfig, setting: str, part: str) -> list[Location]:
+    """Returns the files that paths, globs, folders and hub ids name, in a fixed order without repeats.
+
+    Args:
+        part: in a Hugging Face dataset, local or from the hub, the split that is taken (``train`` or ``test``).
+    Raises: UserError where one names nothing.
+    """
+    found: dict[str, Location] = {}
+    for pattern in patterns:
+        found |= {place.path: place for place in _named(pattern, storage, setting, part)}
+    return list(found.values())
+
+
+def _named(pattern: str, storage: StorageConfig, setting: str, part: str) -> list[Location]:
+    if not pattern.startswith("hf://"):
+        place = locate(pattern, storage)
+        if place.fs.get_file_info(place.path).type == pafs.FileType.Directory:
+            return _in_folder(place, setting, part)
+        if place.exists() or "://" in pattern or any(mark in pattern for mark in "*?["):
+            return expand((pattern,), storage, setting)
+    match = _HUB_ID.fullmatch(pattern)
+    if not match:
+        return expand((pattern,), storage, setting)
+    return _from_hub(match[1], match[2] or "main", match[3] or "", setting, part)
+
+
+def _in_folder(folder: Location, setting: str, part: str) -> list[Location]:
+    selector = pafs.FileSelector(folder.path, recursive=True)
+    infos = folder.fs.get_file_info(selector)
+    names = sorted(i.path for i in infos if i.type == pafs.FileType.File and not _hidden(i.path, folder.path))
+    data = [name for name in names if name.endswith(SUFFIXES) and name.rsplit("/", 1)[-1] not in _DATASET_MARKS]
+    if any((folder / mark).exists() for mark in _DATASET_MARKS):
+        data = _of_split(data, folder.path, part)
+    if not data:
+        raise UserError(setting, folder.uri, f"no data file below it; looked for {', '.join(SUFFIXES)}")
+    return [Location(folder.fs, name) for name in data]
+
+
+def _hidden(path: str, folder: str) -> bool:
+    below = path[len(folder) :].strip("/")
+    return any(piece.startswith((".", "_")) for piece in below.split("/"))
+
+
+def _of_split(names: Sequence[str], folder: str, part: str) -> list[str]:
+    """The files of one split: those with it at the start of their name or of a folder's; all where none says so."""
+    mine = [n for n in names if any(piece.startswith(part) for piece in n[len(folder) :].strip("/").split("/"))]
+    return mine or list(names)
+
+
+def _from_hub(dataset: str, revision: str, wanted: str, setting: str, part: str) -> list[Location]:
+    """Downloads a dataset's data files (all of the split, or those that a path or glob in it names) to the cache."""
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        names = sorted(HfApi().list_repo_files(dataset, revision=revision, repo_type="dataset"))
+        data = [name for name in names if name.endswith(SUFFIXES) and name not in _DATASET_MARKS]
+        if wanted:
+            data = [n for n in data if fnmatch(n, wanted) or n.startswith(f"{wanted.rstrip('/')}/")]
+        else:
+            data = _of_split(data, "", part)
+        files = [hf_hub_download(dataset, name, revision=revision, repo_type="dataset") for name in data]
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        seen = " ".join(str(error).split())[:150]
+        remedy = f"neither an existing file nor a dataset that the hub gives: {seen}"
+        raise UserError(setting, dataset, remedy) from None
+    if not files:
+        raise UserError(setting, dataset, f"this dataset holds no matching data file ({', '.join(SUFFIXES)})")
+    return [locate(file, StorageConfig()) for file in files]

@@ -1,0 +1,135 @@
+"""Requests to an OpenAI-compatible endpoint: many in flight, tried again with back-off, within a budget."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from trace_ray.config import EndpointConfig
+from trace_ray.errors import UserError
+
+_LONGEST_WAIT_S = 60.0
+_REFUSED = {401: "the key is wrong or missing", 403: "the key may not do this", 404: "no such path or model"}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer's JSON, or why there is none; ``final`` = asking again would give the same."""
+
+    body: dict[str, Any] | None
+    error: str | None = None
+    final: bool = True
+
+
+class Endpoint:
+    """One endpoint; counts what it uses and stops at its budget.
+
+    Args:
+        config: the endpoint; ``max_requests`` and ``max_tokens`` are this process' share of the run's budget.
+    """
+
+    def __init__(self, config: EndpointConfig) -> None:
+        self.config = config
+        self.requests = self.tokens = self.retries = 0
+        key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    def ask(self, path: str, payloads: Sequence[dict[str, Any]]) -> list[Reply]:
+        """Returns the reply to each payload, in order.
+
+        Raises: UserError where the budget is spent, the endpoint refuses us, or it failed for every single payload.
+        """
+        replies = asyncio.run(self._ask(path, payloads))
+        if replies and all(reply.error and not reply.final for reply in replies):
+            remedy = "it failed for every request of a batch; see that it is up, then run the same command again"
+            raise UserError("endpoint.base_url", f"{self.config.base_url}: {replies[0].error}", remedy)
+        return replies
+
+    async def _ask(self, path: str, payloads: Sequence[dict[str, Any]]) -> list[Reply]:
+        import aiohttp
+
+        in_flight = asyncio.Semaphore(self.config.concurrency)
+        timeout = aiohttp.ClientTimeout(total=self.config.timeout_s)
+        connector = aiohttp.TCPConnector(limit=self.config.concurrency)
+        async with aiohttp.ClientSession(headers=self.headers, timeout=timeout, connector=connector) as session:
+            url = f"{self.config.base_url.rstrip('/')}/{path}"
+
+            async def one(payload: dict[str, Any]) -> Reply:
+                async with in_flight:
+                    return await self._persist(session, url, payload)
+
+            tasks = [asyncio.create_task(one(payload)) for payload in payloads]
+            try:
+                return list(await asyncio.gather(*tasks))
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    async def _persist(self, session: Any, url: str, payload: dict[str, Any]) -> Reply:
+        for attempt in range(self.config.max_retries + 1):
+            reply, wait = await self._try(session, url, payload)
+            if reply.final or attempt == self.config.max_retries:
+                break
+            self.retries += 1
+            backoff = self.config.backoff_s * 2**attempt * random.uniform(0.5, 1.5)  # noqa: S311  jitter is no secret
+            await asyncio.sleep(min(_LONGEST_WAIT_S, max(wait, backoff)))
+        return reply
+
+    async def _try(self, session: Any, url: str, payload: dict[str, Any]) -> tuple[Reply, float]:
+        """One request; returns the reply and the seconds that the endpoint asks us to wait."""
+        import aiohttp
+
+        self._spend_request()
+        try:
+            async with session.post(url, json=payload) as response:
+                if response.status == 200:
+                    body = await response.json(content_type=None)
+                    self.tokens += int((body.get("usage") or {}).get("total_tokens") or 0)
+                    return Reply(body), 0.0
+                text = " ".join((await response.text()).split())[:200]
+                error = f"endpoint {response.status}: {text}"
+                if response.status in _REFUSED:
+                    raise UserError("endpoint", f"{url}: {error}", _REFUSED[response.status])
+                again = response.status in (408, 409, 425, 429) or response.status >= 500
+                wait = retry_after(response.headers.get("Retry-After"), time.time()) if again else 0.0
+                return Reply(None, error, final=not again), wait
+        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
+            return Reply(None, f"endpoint: {type(error).__name__} {str(error)[:150]}".strip(), final=False), 0.0
+
+    def _spend_request(self) -> None:
+        config = self.config
+        for name, spent, limit in (
+            ("max_requests", self.requests, config.max_requests),
+            ("max_tokens", self.tokens, config.max_tokens),
+        ):
+            if limit and spent >= limit:
+                remedy = "the budget is spent; what is judged is kept: raise it and run the same command again"
+                raise UserError(f"endpoint.{name}", limit, remedy)
+        self.requests += 1
+
+    def counts(self) -> dict[str, int]:
+        return {"requests": self.requests, "retries": self.retries, "endpoint_tokens": self.tokens}
+
+
+def retry_after(value: str | None, now: float) -> float:
+    """Returns the seconds that a Retry-After header asks for, given as seconds or as a date; 0 where it says nothing.
+
+    >>> retry_after("3", 0.0)
+    3.0
+    """
+    if not value:
+        return 0.0
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,107 @@
+"""The judge behind an OpenAI-compatible chat endpoint; P(violates) from the first token's top log-probs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trace_ray.config import JudgeConfig
+from trace_ray.errors import UserError
+from trace_ray.inference import Verdict
+from trace_ray.judges.endpoint import Endpoint, Reply
+from trace_ray.judges.opinion import Opinion
+from trace_ray.judges.prompt import (
+    CLAUSE_LETTERS,
+    JUDGED,
+    NO_WORDS,
+    YES_WORDS,
+    clause_instruction,
+    correction_instruction,
+    judge_instruction,
+    judged_text,
+    spoken,
+)
+from trace_ray.judges.vllm_judge import readable
+from trace_ray.policy import PolicyConfig, clause_ids
+
+
+class OpenAIJudge:
+    """Judges, names clauses and corrects through one endpoint."""
+
+    def __init__(self, policy: PolicyConfig, config: JudgeConfig, correction_tokens: int = 256) -> None:
+        self.policy, self.config, self.correction_tokens = policy, config, correction_tokens
+        self.endpoint = Endpoint(config.endpoint)
+        self.prompts = 0
+
+    def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
+        replies = self._first_tokens(judge_instruction(self.policy), requests, responses)
+        return [self._opinion(reply) for reply in replies]
+
+    def _opinion(self, reply: Reply) -> Opinion:
+        if reply.body is None:
+            return Opinion(None, reply.error, final=reply.final)
+        return readable(verdict_of(self._top(reply.body)), self.config.min_mass)
+
+    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...]]:
+        names = dict(zip(CLAUSE_LETTERS.lower(), clause_ids(self.policy), strict=False))
+        if not names:
+            return [()] * len(responses)
+        replies = self._first_tokens(clause_instruction(self.policy), requests, responses)
+        return [() if reply.body is None else self._clause(self._top(reply.body), names) for reply in replies]
+
+    def _clause(self, top: Mapping[str, float], names: Mapping[str, str]) -> tuple[str, ...]:
+        mass = {letter: top.get(letter, 0.0) for letter in names}
+        best = max(mass, key=lambda letter: mass[letter])
+        return (names[best],) if sum(mass.values()) >= self.config.min_mass else ()
+
+    def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
+        limits = {"max_tokens": self.correction_tokens, "temperature": 0}
+        replies = self._ask(correction_instruction(self.policy), requests, responses, limits)
+        return [_content(reply) for reply in replies]
+
+    def _first_tokens(self, instruction: str, requests: Sequence[str], responses: Sequence[str]) -> list[Reply]:
+        top = self.config.endpoint.top_logprobs
+        limits = {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": top}
+        return self._ask(instruction, requests, responses, limits)
+
+    def _ask(
+        self, instruction: str, requests: Sequence[str], responses: Sequence[str], limits: Mapping[str, Any]
+    ) -> list[Reply]:
+        texts = [instruction.replace(JUDGED, judged_text(a, b)) for a, b in zip(requests, responses, strict=True)]
+        turns = [[{"role": "user", "content": text}] for text in texts]
+        self.prompts += len(turns)
+        payloads = [{"model": self.config.model, "messages": one, **limits} for one in turns]
+        return self.endpoint.ask("chat/completions", payloads)
+
+    def _top(self, body: Mapping[str, Any]) -> dict[str, float]:
+        try:
+            return first_token_mass(body)
+        except (KeyError, IndexError, TypeError):
+            remedy = "its answers carry no log-probs (logprobs, top_logprobs): it cannot be a judge"
+            raise UserError("endpoint.base_url", self.config.endpoint.base_url, remedy) from None
+
+    def counts(self) -> dict[str, int]:
+        return {"judged_prompts": self.prompts, **self.endpoint.counts()}
+
+
+def first_token_mass(body: Mapping[str, Any]) -> dict[str, float]:
+    """Returns {token, bare and lower-case: probability} of the first answer token's alternatives."""
+    mass: dict[str, float] = {}
+    for one in body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
+        word = str(one["token"]).strip().lower()
+        mass[word] = mass.get(word, 0.0) + math.exp(float(one["logprob"]))
+    return mass
+
+
+def verdict_of(mass: Mapping[str, float]) -> Verdict:
+    """Returns the verdict in the mass of Yes and of No."""
+    yes, no = (sum(mass.get(word, 0.0) for word in spoken(words)) for words in (YES_WORDS, NO_WORDS))
+    return Verdict(p_yes=yes / (yes + no) if yes + no > 0 else 0.5, mass=yes + no)
+
+
+def _content(reply: Reply) -> str | None:
+    if reply.body is None:
+        return None
+    text = reply.body["choices"][0]["message"].get("content")
+    return text.strip() or None if isinstance(text, str) else None

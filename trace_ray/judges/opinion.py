@@ -1,0 +1,44 @@
+"""What a judge says, and what a judge is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+
+class Opinion(NamedTuple):
+    """What a judge says of one response.
+
+    Args:
+        p_violates: P(violates) in [0, 1], or None with the reason in ``error``.
+        clauses: ids of the clauses broken, None where that was not asked.
+        final: False where asking again may give another answer (an endpoint that failed).
+    """
+
+    p_violates: float | None
+    error: str | None = None
+    clauses: tuple[str, ...] | None = None
+    final: bool = True
+
+
+class Judge(Protocol):
+    """Anything that judges a block of responses. A judge's verdict depends on request and response alone."""
+
+    def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
+        """Returns one opinion a response, in order."""
+
+    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...]]:
+        """Returns for each (violating) response the ids of the clauses it breaks; empty where that cannot be read."""
+
+    def counts(self) -> dict[str, int]:
+        """Returns what the judge has used since it began: prompts, tokens, cached tokens."""
+
+
+class Corrector(Protocol):
+    """Anything that writes a compliant answer in place of a violating one."""
+
+    def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
+        """Returns one draft a response, in order, None where there is none."""
+
+    def counts(self) -> dict[str, int]:
+        """Returns what the corrector has used since it began."""

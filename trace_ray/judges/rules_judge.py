@@ -1,0 +1,47 @@
+"""The judge of policies that code can decide, and the corrector that cuts to a word limit. No model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from trace_ray.judges import rules
+from trace_ray.judges.opinion import Opinion
+from trace_ray.policy import PolicyConfig
+
+_BROKEN, _KEPT = Opinion(1.0), Opinion(0.0)
+
+
+class RulesJudge:
+    """Decides exactly, by the rules in the policy's clauses."""
+
+    def __init__(self, policy: PolicyConfig) -> None:
+        self.policy = policy
+        self.judged = 0
+
+    def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
+        self.judged += len(responses)
+        broken = rules.violates(self.policy, pa.array(requests, pa.string()), pa.array(responses, pa.string()))
+        return [_BROKEN if one else _KEPT for one in broken.to_pylist()]
+
+    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...]]:
+        asked = pa.array(requests, pa.string()), pa.array(responses, pa.string())
+        broken = {name: one.to_pylist() for name, one in rules.broken_clauses(self.policy, *asked).items()}
+        return [tuple(name for name, one in broken.items() if one[i]) for i in range(len(responses))]
+
+    def counts(self) -> dict[str, int]:
+        return {"judged_prompts": self.judged}
+
+
+class WordLimitCorrector:
+    """Cuts a response to its last whole sentence within the policy's word limit."""
+
+    def __init__(self, policy: PolicyConfig) -> None:
+        self.limit = rules.word_limit(policy)
+
+    def drafts(self, _requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
+        return [rules.cut_to_words(response, self.limit) for response in responses]
+
+    def counts(self) -> dict[str, int]:
+        return {}

@@ -1,0 +1,149 @@
+"""The judge that reads: a model in vLLM answers Yes or No; the probability is read from the first token's log-probs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from trace_ray.config import JudgeConfig
+from trace_ray.errors import UserError
+from trace_ray.inference import Engine, EngineSettings, Verdict
+from trace_ray.judges.opinion import Opinion
+from trace_ray.judges.prompt import (
+    CLAUSE_LETTERS,
+    NO_WORDS,
+    YES_WORDS,
+    clause_instruction,
+    correction_instruction,
+    judge_instruction,
+    judged_text,
+    split_at_judged,
+)
+from trace_ray.policy import PolicyConfig, clause_ids
+
+Tokens = list[int]
+
+
+class VllmJudge:
+    """Judges, names clauses and corrects with one engine.
+
+    The judged text is tokenised on its own with special tokens switched off, so nothing in it can end a turn.
+    """
+
+    def __init__(self, policy: PolicyConfig, config: JudgeConfig, correction_tokens: int = 256) -> None:
+        self.policy, self.config, self.correction_tokens = policy, config, correction_tokens
+        self.engine = Engine(judge_engine_settings(config))
+        self.prompt_tokens = self.prompts = 0
+        tokenizer = self.engine.tokenizer
+        self.frame = self._frame(judge_instruction(policy))
+        self.yes_ids, self.no_ids = (single_tokens(tokenizer, words) for words in (YES_WORDS, NO_WORDS))
+        if not self.yes_ids or not self.no_ids:
+            raise UserError("judge.model", config.model, "its tokenizer has no single token for Yes or for No")
+
+    def _frame(self, instruction: str) -> tuple[Tokens, Tokens]:
+        """The tokens before and after the judged text, the template's included."""
+        tokenizer = self.engine.tokenizer
+        turns = [{"role": "user", "content": instruction}]
+        rendered = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        pieces = split_at_judged(rendered)
+        if pieces is None:
+            raise UserError("judge.model", self.config.model, "its chat template drops or repeats the user's turn")
+        head, tail = (list(tokenizer(piece, add_special_tokens=False)["input_ids"]) for piece in pieces)
+        return head, tail
+
+    def prompt_ids(self, requests: Sequence[str], responses: Sequence[str]) -> list[Tokens]:
+        """Returns the tokens of each judged prompt: shared policy head, judged text, question."""
+        return self._framed(self.frame, requests, responses)
+
+    def _framed(self, frame: tuple[Tokens, Tokens], requests: Sequence[str], responses: Sequence[str]) -> list[Tokens]:
+        texts = [judged_text(a, b) for a, b in zip(requests, responses, strict=True)]
+        tokenizer = self.engine.tokenizer
+        bodies = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
+        head, tail = frame
+        return [[*head, *body, *tail] for body in bodies]
+
+    def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
+        prompts = self.prompt_ids(requests, responses)
+        fitting = [i for i, ids in enumerate(prompts) if len(ids) < self.engine.max_model_len]
+        asked = [prompts[i] for i in fitting]
+        verdicts = self.engine.verdicts(asked, self.yes_ids, self.no_ids) if asked else []
+        self._count(asked)
+        known = dict(zip(fitting, verdicts, strict=True))
+        return [self._opinion(known.get(i), len(ids)) for i, ids in enumerate(prompts)]
+
+    def _opinion(self, verdict: Verdict | None, length: int) -> Opinion:
+        if verdict is None:
+            return Opinion(None, f"too long for the judge: {length} tokens of {self.engine.max_model_len}")
+        return readable(verdict, self.config.min_mass)
+
+    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...]]:
+        names = clause_ids(self.policy)[: len(CLAUSE_LETTERS)]
+        prompts = self._framed(self._frame(clause_instruction(self.policy)), requests, responses)
+        fitting = [i for i, ids in enumerate(prompts) if len(ids) < self.engine.max_model_len]
+        if not names or not fitting:
+            return [()] * len(prompts)
+        letters = {
+            name: single_tokens(self.engine.tokenizer, (letter, f" {letter}"))
+            for name, letter in zip(names, CLAUSE_LETTERS, strict=False)
+        }
+        asked = [prompts[i] for i in fitting]
+        seen = self.engine.first_token_log_probs(asked, [i for ids in letters.values() for i in ids])
+        self._count(asked)
+        answers = [self._clause(log_probs, letters) for log_probs in seen]
+        named = dict(zip(fitting, answers, strict=True))
+        return [named.get(i, ()) for i in range(len(prompts))]
+
+    def _clause(self, log_probs: dict[int, float], letters: dict[str, Tokens]) -> tuple[str, ...]:
+        mass = {name: sum(math.exp(log_probs[i]) for i in ids if i in log_probs) for name, ids in letters.items()}
+        return (max(mass, key=lambda name: mass[name]),) if sum(mass.values()) >= self.config.min_mass else ()
+
+    def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
+        """Returns the model's own compliant answers, greedy; None for none or one that did not end."""
+        room = self.engine.max_model_len - self.correction_tokens
+        prompts = self._framed(self._frame(correction_instruction(self.policy)), requests, responses)
+        fitting = [i for i, ids in enumerate(prompts) if len(ids) <= room]
+        asked = [prompts[i] for i in fitting]
+        texts = self.engine.generate(asked, self.correction_tokens) if asked else []
+        self._count(asked)
+        written = {i: text.strip() for i, text in zip(fitting, texts, strict=True)}
+        return [written.get(i) or None for i in range(len(prompts))]
+
+    def _count(self, prompts: Sequence[Tokens]) -> None:
+        self.prompts += len(prompts)
+        self.prompt_tokens += sum(map(len, prompts))
+
+    def counts(self) -> dict[str, int]:
+        looked_up, found = self.engine.prefix_cache_counts()
+        return {
+            "judged_prompts": self.prompts,
+            "judged_tokens": self.prompt_tokens,
+            "prefix_cache_queries": looked_up,
+            "prefix_cache_hits": found,
+        }
+
+
+def readable(verdict: Verdict, min_mass: float) -> Opinion:
+    """Returns the verdict as an opinion: unreadable, never guessed, where Yes and No together have too little mass."""
+    if verdict.mass < min_mass or verdict.mass <= 0:
+        return Opinion(None, f"unreadable: mass {verdict.mass:.3f} on Yes and No")
+    return Opinion(verdict.p_yes)
+
+
+def single_tokens(tokenizer: Any, words: Sequence[str]) -> Tokens:
+    """Returns the ids of those words that are one token of the tokenizer, sorted."""
+    encoded = [tokenizer.encode(word, add_special_tokens=False) for word in words]
+    return sorted({ids[0] for ids in encoded if len(ids) == 1})
+
+
+def judge_engine_settings(config: JudgeConfig) -> EngineSettings:
+    """Returns the engine's settings for a vLLM judge."""
+    return EngineSettings(
+        model=config.model,
+        revision=config.revision,
+        dtype=config.dtype,
+        max_model_len=config.max_model_len,
+        kv_cache_gib=config.kv_cache_gib,
+        num_cpus=config.num_cpus,
+        extra=tuple(config.engine.items()),
+    )

@@ -1,0 +1,175 @@
+"""What the verdicts on a block mean: category of each pair, corrections, rows to review. No Ray here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trace_ray.judges.opinion import Corrector
+from trace_ray.pairs import CLAUSES, PAIR_SCHEMA, REJECT_SCHEMA, TRIAGED_SCHEMA, Category
+from trace_ray.triage.block import SIDES, Bench, prompt_texts
+from trace_ray.triage.calibrate import Decision
+from trace_ray.triage.labels import Label
+from trace_ray.triage.verdict import categorise, complies
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Who writes corrected responses and who judges them."""
+
+    corrector: Corrector
+    bench: Bench
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A block's triaged pairs (TRIAGED_SCHEMA), its refused ones (REJECT_SCHEMA) and what was counted."""
+
+    triaged: pa.Table
+    rejects: pa.Table
+    counts: Counter[str]
+
+
+def decide_block(
+    pairs: pa.Table,
+    judged: pa.Table,
+    decision: Decision,
+    reviewed: Mapping[str, Label],
+    correction: Correction | None,
+    window: tuple[int, int],
+) -> Decided:
+    """Returns the block decided, row for row.
+
+    Args:
+        pairs: SLOT_SCHEMA, ordered by row; judged: ``triage.block.JUDGED_SCHEMA`` of the same rows in the same order.
+        reviewed: labels by pair_id that overrule the judge.
+        window: the block's slots, for the verdicts on corrections.
+    """
+    if not judged["row"].equals(pairs["row"]):
+        raise RuntimeError("verdicts and pairs of a block are of different rows")
+    refused = pc.is_valid(judged["reason"])
+    rejects = _rejects(pairs.filter(refused), judged.filter(refused))
+    pairs, judged = pairs.filter(pc.invert(refused)), judged.filter(pc.invert(refused))
+    raw = {side: _floats(judged[f"p_{side}"]) for side in SIDES}
+    names = decision.categories(*raw.values())
+    errors = _errors(judged)
+    counts = Counter(_second_judge(judged, decision, raw, names, errors))
+    counts.update(_review(pairs["pair_id"], reviewed, names))
+    corrected: list[str | None] = [None] * len(names)
+    if correction is not None:
+        corrected, tried = _correct(pairs, names, correction, decision, window)
+        counts.update(tried)
+    columns: dict[str, Any] = {name: pairs[name] for name in PAIR_SCHEMA.names}
+    for side in SIDES:
+        columns[f"p_violates_{side}"] = _nullable(decision.calibration(raw[side]))
+        columns[f"raw_violates_{side}"] = judged[f"p_{side}"]
+        columns[f"clauses_{side}"] = judged[f"clauses_{side}"].cast(CLAUSES)
+    columns["category"] = pa.array(names, pa.string())
+    columns["corrected"] = pa.array(corrected, pa.string())
+    columns["judge_error"] = pa.array(errors, pa.string())
+    triaged = pa.table([columns[name] for name in TRIAGED_SCHEMA.names], schema=TRIAGED_SCHEMA)
+    pieces = zip(pairs["split"].to_pylist(), names, strict=True)
+    counts.update(f"{split} {name}" for split, name in pieces)
+    counts.update({"triaged": triaged.num_rows, "corrected": sum(one is not None for one in corrected)})
+    counts.update(rejects["reason"].to_pylist())
+    return Decided(triaged, rejects, counts)
+
+
+def _rejects(pairs: pa.Table, judged: pa.Table) -> pa.Table:
+    columns = {
+        name: judged[name] if name in ("reason", "detail") else pairs[name]
+        for name in ("row", "source", "reason", "detail")
+    }
+    columns["stage"] = pa.array(["triage"] * pairs.num_rows, pa.string())
+    return pa.table([columns[name] for name in REJECT_SCHEMA.names], schema=REJECT_SCHEMA)
+
+
+def _floats(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.asarray(column.fill_null(float("nan")).to_numpy(), dtype=np.float64)
+
+
+def _nullable(p_N: np.ndarray[Any, np.dtype[np.float64]]) -> pa.Array:
+    return pa.array(p_N, pa.float64(), mask=np.isnan(p_N))
+
+
+def _errors(judged: pa.Table) -> list[str | None]:
+    sides = [judged[f"error_{side}"] for side in SIDES]
+    if all(column.null_count == len(column) for column in sides):
+        return [None] * judged.num_rows
+    rows = zip(*(column.to_pylist() for column in sides), strict=True)
+    return ["; ".join(f"{s}: {e}" for s, e in zip(SIDES, row, strict=True) if e) or None for row in rows]
+
+
+def _second_judge(
+    judged: pa.Table, decision: Decision, raw: Mapping[str, Any], names: Any, errors: list[str | None]
+) -> dict[str, int]:
+    """Makes pairs ABSTAIN on which the second judge's category differs; returns how both judged the responses.
+
+    The second judge's probabilities are not calibrated: labels were compared with the first one's.
+    """
+    theirs = {side: _floats(judged[f"second_{side}"]) for side in SIDES}
+    if all(np.isnan(one).all() for one in theirs.values()):
+        return {}
+    others = Decision(type(decision.calibration)(), decision.threshold, decision.band).categories(*theirs.values())
+    counts: Counter[str] = Counter()
+    for i in np.flatnonzero(names != others):
+        counts["judges_differ"] += 1
+        differ = f"judges differ: {names[i]} and {others[i]}"
+        errors[i] = f"{errors[i]}; {differ}" if errors[i] else differ
+        names[i] = Category.ABSTAIN.value
+    for side in SIDES:
+        ours = decision.calibration(raw[side])
+        both = ~np.isnan(ours) & ~np.isnan(theirs[side])
+        a, b = ours[both] >= decision.threshold, theirs[side][both] >= decision.threshold
+        counts.update({"judges_yes_yes": int((a & b).sum()), "judges_no_no": int((~a & ~b).sum())})
+        counts.update({"judges_yes_no": int((a & ~b).sum()), "judges_no_yes": int((~a & b).sum())})
+    return counts
+
+
+def agreement(counts: Mapping[str, int]) -> dict[str, float] | None:
+    """Returns how far two judges agree on responses: the plain share and Cohen's kappa; None without a second judge."""
+    yy, nn, yn, ny = (counts.get(f"judges_{name}", 0) for name in ("yes_yes", "no_no", "yes_no", "no_yes"))
+    total = yy + nn + yn + ny
+    if not total:
+        return None
+    seen = (yy + nn) / total
+    chance = ((yy + yn) * (yy + ny) + (nn + ny) * (nn + yn)) / total**2
+    return {"responses": total, "share": seen, "kappa": (seen - chance) / (1 - chance) if chance < 1 else 1.0}
+
+
+def _review(ids: pa.ChunkedArray, reviewed: Mapping[str, Label], names: Any) -> dict[str, int]:
+    """Decides reviewed pairs by their labels."""
+    if not reviewed:
+        return {}
+    mine = [(i, reviewed[one]) for i, one in enumerate(ids.to_pylist()) if one in reviewed]
+    for i, label in mine:
+        names[i] = categorise(not label.chosen, not label.rejected).value
+    return {"reviewed": len(mine)}
+
+
+def _correct(
+    pairs: pa.Table, names: Sequence[str], correction: Correction, decision: Decision, window: tuple[int, int]
+) -> tuple[list[str | None], dict[str, int]]:
+    """y_c for PUNISH pairs, kept only where it is judged compliant."""
+    kept: list[str | None] = [None] * len(names)
+    punished = [i for i, name in enumerate(names) if name == Category.PUNISH]
+    some = pairs.take(pa.array(punished, pa.int64()))
+    requests, chosen, slots = prompt_texts(some["prompt"]), some["chosen"].to_pylist(), some["slot"].to_pylist()
+    drafts = correction.corrector.drafts(requests, chosen)
+    tried = [i for i, draft in enumerate(drafts) if draft]
+    texts = [draft for draft in drafts if draft]
+    opinions, _ = correction.bench.opinions([requests[i] for i in tried], texts, [slots[i] for i in tried], window)
+    for i, draft, opinion in zip(tried, texts, opinions, strict=True):
+        p = opinion.p_violates if opinion is not None else None
+        calibrated = None if p is None else float(decision.calibration(np.array([p]))[0])
+        if complies(calibrated, decision.threshold, decision.band):
+            kept[punished[i]] = draft
+    number = sum(one is not None for one in kept)
+    outcome = {"corrections_failed": len(punished) - len(tried), "corrections_refused": len(tried) - number}
+    return kept, {"corrections_kept": number, **outcome}

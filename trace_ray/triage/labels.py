@@ -1,0 +1,77 @@
+"""Labels: files that say whether each response of a pair truly violates the policy, and review files to be labelled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trace_ray.errors import UserError
+from trace_ray.storage import Location
+
+FROM_PAIRS = "from_pairs"
+_HEX = 13
+
+
+class Label(NamedTuple):
+    """Whether each response of a pair truly violates the policy."""
+
+    chosen: bool
+    rejected: bool
+
+
+def read_labels(place: Location) -> dict[str, Label]:
+    """Returns {pair_id: Label} from a JSONL file with pair_id, violates_chosen and violates_rejected.
+
+    A row whose two labels are null, as in a review file, is not labelled yet and left out.
+    """
+    labels: dict[str, Label] = {}
+    for number, line in enumerate(place.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            pair, bits = str(row["pair_id"]), [row["violates_chosen"], row["violates_rejected"]]
+            if bits != [None, None]:
+                labels[pair] = Label(*(_bit(one) for one in bits))
+        except (ValueError, KeyError, TypeError):
+            remedy = "a label is {pair_id, violates_chosen, violates_rejected}, the last two true or false"
+            raise UserError(f"{place.uri}:{number}", line[:80], remedy) from None
+    if not labels:
+        raise UserError("labels", place.uri, "the file holds no label")
+    return labels
+
+
+def _bit(value: Any) -> bool:
+    if value not in (True, False, 0, 1):
+        raise ValueError(value)
+    return bool(value)
+
+
+def labelled_rows(judged: pa.Table, labels: Mapping[str, Label] | None, share: float) -> pa.Table:
+    """Returns the rows with a label.
+
+    Args:
+        judged: has a column pair_id.
+        labels: None means from_pairs (the chosen complies, the rejected violates): then a ``share`` of the rows, by
+            hash; a pair_id is a hash already, so its own digits draw the sample.
+    """
+    if labels is None:
+        limit = f"{int(min(1.0, share) * 16**_HEX):0{_HEX}x}" if share < 1 else "g"
+        return judged.filter(pc.less(judged["pair_id"], limit))
+    return judged.filter(pc.is_in(judged["pair_id"], value_set=pa.array(list(labels), pa.string())))
+
+
+def label_of(pair_id: str, labels: Mapping[str, Label] | None) -> Label:
+    """Returns the label of a row that ``labelled_rows`` gave."""
+    return Label(False, True) if labels is None else labels[pair_id]
+
+
+def review_line(row: Mapping[str, Any]) -> str:
+    """Returns one undecided triaged row as a line of the review file: fill in the two nulls, then feed it back."""
+    shown = ("pair_id", "prompt", "chosen", "rejected", "p_violates_chosen", "p_violates_rejected", "judge_error")
+    asked = {"violates_chosen": None, "violates_rejected": None}
+    return json.dumps({name: row[name] for name in shown} | asked, ensure_ascii=False) + "\n"

@@ -1,0 +1,97 @@
+"""The end of a triage: every row accounted for, the review file, the two manifests."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trace_ray.artifacts import Run
+from trace_ray.config import Config
+from trace_ray.corpus.blocks import row_sum
+from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
+from trace_ray.policy import policy_hash
+from trace_ray.triage.decide import agreement
+from trace_ray.triage.work import CANARIES, Work
+
+REVIEW_FILE = "review.jsonl"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the corpus was read: rows in all, the sum over their numbers (``corpus.blocks.row_sum``), blocks."""
+
+    rows: int
+    row_sum: int
+    blocks: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a triage did: how it read, what its judges used, its counts, its audit."""
+
+    plan: Plan
+    used: dict[str, int]
+    counts: dict[str, int]
+    figures: dict[str, Any] | None
+
+
+def publish(run: Run, config: Config, outcome: Outcome, started: float) -> None:
+    """Checks that no row is lost, then publishes rejects/ and triaged/ and removes the work folder."""
+    rejects = _account(run, outcome.plan)
+    counts: Counter[str] = Counter({"rows_in": outcome.plan.rows, "rejects": sum(rejects.values())})
+    counts.update({name: value for name, value in outcome.counts.items() if name not in rejects})
+    work = Work.of(run)
+    canaries = json.loads((work.place / CANARIES).read_text()) if (work.place / CANARIES).exists() else None
+    reviewed = _write_review(run, work)
+    judge = config.triage.judge
+    facts = {
+        "policy": {"name": config.policy.name, "version": config.policy.version, "hash": policy_hash(config.policy)},
+        "judge": judge.model or judge.backend,
+        "used": outcome.used,
+        "audit": outcome.figures,
+        "canaries": canaries,
+        "judges": agreement(outcome.counts),
+        "escalated_share": _share(outcome.used, "escalated", "cascade_judged"),
+        "prefix_cache_hit_rate": _share(outcome.used, "prefix_cache_hits", "prefix_cache_queries"),
+        "review": reviewed,
+    }
+    seconds = time.monotonic() - started
+    found = {"rows_in": outcome.plan.rows, "rejects": sum(rejects.values()), **rejects}
+    run.rejects.publish(counts=found, seconds=seconds, schema=REJECT_SCHEMA)
+    run.triaged.publish(counts=counts, seconds=seconds, schema=TRIAGED_SCHEMA, **facts)
+    work.place.delete_folder()
+
+
+def _share(counts: Mapping[str, int], part: str, whole: str) -> float | None:
+    return counts.get(part, 0) / counts[whole] if counts.get(whole) else None
+
+
+def _account(run: Run, plan: Plan) -> dict[str, int]:
+    """Returns rejects by reason. Raises RuntimeError unless the files hold every row read, once: rows in = out + rejects."""
+    rows = numbers = 0
+    reasons: Counter[str] = Counter()
+    for artifact, columns in ((run.triaged, ["row"]), (run.rejects, ["row", "reason"])):
+        for part in artifact.parts():
+            table = part.read_parquet(columns)
+            rows += table.num_rows
+            numbers += row_sum(table["row"])
+            reasons.update(table["reason"].to_pylist() if "reason" in columns else [])
+    if rows != plan.rows or numbers % 2**64 != plan.row_sum % 2**64:
+        raise RuntimeError(f"triage lost or doubled rows: {plan.rows} read, {rows} written")
+    return dict(reasons)
+
+
+def _write_review(run: Run, work: Work) -> str | None:
+    """Joins the blocks' undecided rows to one file beside triaged/; returns its name, None where all is decided."""
+    pieces = (work.place / "review").files(".jsonl")
+    if not pieces:
+        return None
+    place = run.place / REVIEW_FILE
+    with place.fs.open_output_stream(place.path, compression=None) as stream:
+        for piece in pieces:
+            stream.write(piece.read_bytes())
+    return place.name

@@ -1,0 +1,107 @@
+"""Verdicts that outlive a run: a folder of parquet files, one sub-folder for all that a verdict depends on.
+
+STORE/<fingerprint of policy, judge and prompt version>/v-<first slot>-<end slot>-<run>.parquet. A prompt's slot is part
+of its hash, so a block of the corpus reads the few rows of its own slots, whatever the store's size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trace_ray.judges.opinion import Opinion
+from trace_ray.pairs import CLAUSES
+from trace_ray.storage import Location
+
+STORE_SCHEMA = pa.schema(
+    [
+        ("slot", pa.uint16()),
+        ("key", pa.binary(16)),
+        ("p_violates", pa.float64()),
+        ("error", pa.string()),
+        ("clauses", CLAUSES),
+    ]
+)
+
+
+def response_key(request: str, response: str) -> bytes:
+    """Returns 16 bytes that stand for one response to one request."""
+    asked = request.encode()
+    return hashlib.sha256(b"%d:" % len(asked) + asked + response.encode()).digest()[:16]
+
+
+@dataclass
+class VerdictStore:
+    """The verdicts of one fingerprint.
+
+    Args:
+        place: the sub-folder; ``names`` are the files that were there at first sight.
+    """
+
+    place: Location
+    names: list[str] | None = None
+    writer: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+
+    def read(self, start: int, stop: int) -> dict[bytes, Opinion]:
+        """Returns the stored opinions on prompts of slots start..stop."""
+        if self.names is None:
+            self.names = [place.name for place in self.place.files(".parquet")]
+        known: dict[bytes, Opinion] = {}
+        for name in self.names:
+            first, end = (int(text, 16) for text in name.split("-")[1:3])
+            if first < stop and start < end:
+                table = (self.place / name).read_parquet()
+                mine = pc.and_(pc.greater_equal(table["slot"], start), pc.less(table["slot"], stop))
+                known |= _opinions(table.filter(mine))
+        return known
+
+    def write(self, start: int, stop: int, new: Mapping[bytes, tuple[int, Opinion]]) -> None:
+        """Adds {key: (slot, opinion)}; opinions that another try may change are left out."""
+        kept = {key: one for key, one in new.items() if one[1].final}
+        if not kept:
+            return
+        table = pa.table(
+            [
+                pa.array([slot for slot, _ in kept.values()], pa.uint16()),
+                pa.array(list(kept), pa.binary(16)),
+                pa.array([one.p_violates for _, one in kept.values()], pa.float64()),
+                pa.array([one.error for _, one in kept.values()], pa.string()),
+                pa.array([one.clauses for _, one in kept.values()], CLAUSES),
+            ],
+            schema=STORE_SCHEMA,
+        )
+        (self.place / f"v-{start:05x}-{stop:05x}-{self.writer}.parquet").write_parquet(table)
+
+
+def _opinions(table: pa.Table) -> dict[bytes, Opinion]:
+    columns = (table[name].to_pylist() for name in ("key", "p_violates", "error", "clauses"))
+    return {
+        key: Opinion(p, error, None if clauses is None else tuple(clauses))
+        for key, p, error, clauses in zip(*columns, strict=True)
+    }
+
+
+def opinions_table(opinions: Sequence[Opinion]) -> pa.Table:
+    """Returns opinions as a table without keys: what a judged span leaves on disk."""
+    return pa.table(
+        {
+            "p_violates": pa.array([one.p_violates for one in opinions], pa.float64()),
+            "error": pa.array([one.error for one in opinions], pa.string()),
+            "clauses": pa.array([one.clauses for one in opinions], CLAUSES),
+            "final": pa.array([one.final for one in opinions], pa.bool_()),
+        }
+    )
+
+
+def opinions_of(table: pa.Table) -> list[Opinion]:
+    """The inverse of ``opinions_table``."""
+    columns = (table[name].to_pylist() for name in ("p_violates", "error", "clauses", "final"))
+    return [
+        Opinion(p, error, None if clauses is None else tuple(clauses), final)
+        for p, error, clauses, final in zip(*columns, strict=True)
+    ]

@@ -1,0 +1,70 @@
+"""Where a triage keeps what it has done so far, below triaged/work; deleted once triaged/ and rejects/ are published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trace_ray.artifacts import Run
+from trace_ray.corpus.read import SLOTS
+from trace_ray.storage import Location
+
+PLAN, CANARIES = "plan.json", "canaries.json"
+
+
+@dataclass(frozen=True)
+class Work:
+    """The folders of one triage. A block's step is done when its tally is there, which is written last.
+
+    Args:
+        triaged, rejects: the two artefacts' folders.
+    """
+
+    triaged: Location
+    rejects: Location
+
+    @classmethod
+    def of(cls, run: Run) -> Work:
+        return cls(run.triaged.place, run.rejects.place)
+
+    @property
+    def place(self) -> Location:
+        return self.triaged / "work"
+
+    @property
+    def runs(self) -> Location:
+        return self.place / "runs"
+
+    @property
+    def attempts(self) -> Location:
+        return self.place / "attempts"
+
+    def verdicts(self, block: int) -> Location:
+        return self.place / "judged" / f"{_name(block)}.parquet"
+
+    def review(self, block: int) -> Location:
+        return self.place / "review" / f"{_name(block)}.jsonl"
+
+    def part(self, block: int) -> str:
+        """The name of a block's part in triaged/ and in rejects/."""
+        return f"part-{_name(block)}.parquet"
+
+    def finish(self, step: str, block: int, tally: Mapping[str, Any]) -> None:
+        """Records a step (``judge`` or ``decide``) of one block as done."""
+        (self.place / step / f"{_name(block)}.json").write_text(json.dumps(tally))
+
+    def finished(self, step: str) -> dict[int, dict[str, Any]]:
+        """Returns {block: tally} of the blocks whose step is done."""
+        places = (self.place / step).files(".json")
+        return {int(place.name.split(".")[0].removeprefix("block-")): json.loads(place.read_text()) for place in places}
+
+
+def _name(block: int) -> str:
+    return f"block-{block:06d}"
+
+
+def window(block: int, blocks: int) -> tuple[int, int]:
+    """Returns the slots start..stop of a block."""
+    return block * SLOTS // blocks, (block + 1) * SLOTS // blocks

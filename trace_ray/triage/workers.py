@@ -1,0 +1,216 @@
+"""What runs on the cluster for triage: plain classes and functions, one block a call. The stage hands them to Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+import pyarrow as pa
+
+from trace_ray import environment, metrics
+from trace_ray.config import JudgeConfig, TriageConfig
+from trace_ray.corpus.blocks import read_block
+from trace_ray.errors import UserError
+from trace_ray.inference import EngineFailedError
+from trace_ray.judges.backends import corrector_kind, make_corrector, make_judge, make_triage_judge
+from trace_ray.judges.opinion import Corrector, Judge
+from trace_ray.policy import PolicyConfig
+from trace_ray.storage import Location
+from trace_ray.triage.block import Bench, judge_block, prompt_texts
+from trace_ray.triage.calibrate import Decision
+from trace_ray.triage.canaries import canary_report, refuse_gullible_judge
+from trace_ray.triage.decide import Correction, decide_block
+from trace_ray.triage.guard import Guard, GuardedJudge, deaths, unguarded
+from trace_ray.triage.labels import Label, label_of, labelled_rows, review_line
+from trace_ray.triage.store import VerdictStore
+from trace_ray.triage.work import CANARIES, Work, window
+
+CANARY_PAIRS = 16
+_DRAFT_TRIES = 2
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What every worker of one triage knows.
+
+    Args:
+        blocks: how many the corpus has; first_block: one that is not empty, which gives the canaries' seeds.
+        stores: {``judge`` | ``second``: where its verdicts are kept across runs}.
+        deaths: how often judges had died before this process of the run began.
+    """
+
+    policy: PolicyConfig
+    config: TriageConfig
+    work: Work
+    blocks: int
+    first_block: int
+    stores: Mapping[str, Location]
+    deaths: int
+
+    def bench(self, name: str, judge: Judge, place: str) -> Bench:
+        """Returns a judge with its store and its guard; ``place`` names the guard's folder."""
+        config = self.config
+        mortal = [c for c in (self.judge_config(name), config.first_judge) if c is not None and c.backend != "rules"]
+        spans = (
+            Guard(self.work.attempts / place / name, self.judge_config(name).batch_rows).judge if mortal else unguarded
+        )
+        store = VerdictStore(self.stores[name]) if name in self.stores else None
+        return Bench(judge, store, spans, config.threshold if config.clauses else None)
+
+    def judge_config(self, name: str) -> JudgeConfig:
+        second = self.config.second_judge
+        return second if name == "second" and second is not None else self.config.judge
+
+
+class JudgeActor:
+    """Ray Data actor: the judges, kept for all the blocks it gets.
+
+    Args:
+        labels: None = from_pairs, of which ``share`` is audited.
+    """
+
+    def __init__(self, task: Task, labels: Mapping[str, Label] | None, share: float) -> None:
+        environment.prepare()
+        self.task, self.labels, self.share = task, labels, share
+        config = task.config
+        self.judge = make_triage_judge(task.policy, config)
+        self.second = make_judge(task.policy, config.second_judge) if config.second_judge is not None else None
+        self.before: Counter[str] = Counter()
+        self.checked = False
+
+    def __call__(self, item: Item) -> Item:
+        block = int(item["block"])
+        if not self.checked:
+            _refuse_many_deaths(self.task)
+            check_canaries(self.task, self.judge, block)
+            self.checked = True
+        pairs = read_block(self.task.work.runs, block)
+        first = self.task.bench("judge", self.judge, f"block-{block:06d}")
+        second = self.task.bench("second", self.second, f"block-{block:06d}") if self.second is not None else None
+        try:
+            judged, counts = judge_block(pairs, first, second, window(block, self.task.blocks))
+        except EngineFailedError as error:
+            _die(error)
+        self.task.work.verdicts(block).write_parquet(judged)
+        used = self._used()
+        metrics.count_judge(used)
+        counts.update(used)
+        rows = labelled_rows(judged, self.labels, self.share).select(["pair_id", "p_chosen", "p_rejected"])
+        labelled = [(pair, label_of(pair, self.labels), a, b) for pair, a, b in _rows(rows)]
+        tally = {"rows": pairs.num_rows, "counts": dict(counts), "labelled": labelled}
+        self.task.work.finish("judge", block, tally)
+        return {"block": block, "tally": json.dumps(tally)}
+
+    def _used(self) -> Counter[str]:
+        now = Counter(self.judge.counts())
+        if self.second is not None:
+            now.update({f"second_{name}": value for name, value in self.second.counts().items()})
+        used = Counter({name: value - self.before[name] for name, value in now.items()})
+        self.before = now
+        return used
+
+
+def check_canaries(task: Task, judge: Judge, block: int) -> None:
+    """Runs the canaries before any row of the corpus is judged; rules, being exact, need none.
+
+    Args:
+        block: the actor's first: after a death it comes again, so its number finds the marks that were left.
+    Raises: JudgeRejectedError below ``triage.min_canary_pass``.
+    """
+    config, place = task.config, task.work.place / CANARIES
+    if config.judge.backend == "rules":
+        return
+    if not place.exists():
+        pairs = read_block(task.work.runs, task.first_block).slice(0, CANARY_PAIRS)
+        requests = prompt_texts(pairs["prompt"])
+        responses = [*pairs["rejected"].to_pylist(), *pairs["chosen"].to_pylist()]
+        guard = Guard(task.work.attempts / f"canaries-{block:06d}", config.judge.batch_rows)
+        report = canary_report(GuardedJudge(judge, guard), [*requests, *requests], responses, config.threshold)
+        place.write_text(json.dumps(report))
+    refuse_gullible_judge(json.loads(place.read_text()), config.min_canary_pass, config.judge.model)
+
+
+class DecideActor:
+    """Ray Data actor or task: names categories and, where asked, has violating pairs corrected."""
+
+    def __init__(self, task: Task, decision: Decision, reviewed: Mapping[str, Label]) -> None:
+        environment.prepare()
+        self.task, self.decision, self.reviewed = task, decision, reviewed
+        self.judge: Judge | None = None
+        self.corrector: Corrector | None = None
+        if task.config.correct:
+            self.judge = make_triage_judge(task.policy, task.config)
+            self.corrector = make_corrector(task.policy, task.config, self.judge)
+
+    def __call__(self, item: Item) -> Item:
+        block, work = int(item["block"]), self.task.work
+        pairs, judged = read_block(work.runs, block), work.verdicts(block).read_parquet()
+        try:
+            slots = window(block, self.task.blocks)
+            decided = decide_block(pairs, judged, self.decision, self.reviewed, self._correction(block), slots)
+        except EngineFailedError as error:
+            _die(error)
+        if decided.triaged.num_rows:
+            (work.triaged / work.part(block)).write_parquet(decided.triaged)
+        if decided.rejects.num_rows:
+            (work.rejects / work.part(block)).write_parquet(decided.rejects)
+        undecided = decided.triaged.filter(pa.compute.equal(decided.triaged["category"], "ABSTAIN"))
+        if undecided.num_rows:
+            work.review(block).write_text("".join(map(review_line, undecided.to_pylist())))
+        metrics.count_each("pairs_judged", "category", decided.triaged["category"].to_pylist())
+        metrics.count_each("rejects", "reason", decided.rejects["reason"].to_pylist(), stage="triage")
+        tally = {"rows": pairs.num_rows, "counts": dict(decided.counts)}
+        work.finish("decide", block, tally)
+        return {"block": block, "tally": json.dumps(tally)}
+
+    def _correction(self, block: int) -> Correction | None:
+        if self.judge is None or self.corrector is None:
+            return None
+        place = f"correct-{block:06d}"
+        bench = replace(self.task.bench("judge", self.judge, place), clauses_from=None)
+        return Correction(GuardedCorrector(self.corrector, self.task.work.attempts / f"draft-{block:06d}"), bench)
+
+
+@dataclass(frozen=True)
+class GuardedCorrector:
+    """Gives up on a block whose drafts killed the corrector's process again and again: they count as failed."""
+
+    corrector: Corrector
+    place: Location
+
+    def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
+        tries = len(self.place.files())
+        if tries >= _DRAFT_TRIES:
+            return [None] * len(responses)
+        (self.place / f"drafts.try{tries}").write_text("")
+        return self.corrector.drafts(requests, responses) if responses else []
+
+    def counts(self) -> dict[str, int]:
+        return self.corrector.counts()
+
+
+def needs_model_for_corrections(policy: PolicyConfig, config: TriageConfig) -> bool:
+    """Returns whether deciding needs actors with a model in them."""
+    return config.correct and (config.judge.backend != "rules" or corrector_kind(policy, config) != "code")
+
+
+def _refuse_many_deaths(task: Task) -> None:
+    died = deaths(task.work.attempts) - task.deaths
+    if died > task.config.max_judge_deaths:
+        remedy = "the judge's processes keep dying; look at their logs and memory, then run the same command again"
+        raise UserError("triage.max_judge_deaths", f"{died} deaths, limit {task.config.max_judge_deaths}", remedy)
+
+
+def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
+    return list(zip(*(table[name].to_pylist() for name in table.column_names), strict=True))
+
+
+def _die(error: EngineFailedError) -> NoReturn:
+    """Ends this process: Ray starts another with a fresh engine, and the guard's marks show where this one fell."""
+    print(f"triage: {error}", flush=True)  # noqa: T201  the actor's log is the only place left
+    os._exit(70)
