@@ -43,8 +43,6 @@ def child_environment() -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
-    if os.environ.get("TRACE_RAY_DEBUG") != "1":
-        values["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     values |= {name: os.environ.get(name, "") for name in INHERITED}
     if mismatched_add_ons():
         shim = str(Path(__file__).with_name("shim"))
