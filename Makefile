@@ -4,13 +4,17 @@ BIN := .venv/bin
 READY := .venv/.ready
 TORCH_ADD_ONS := torchvision torchaudio torchcodec
 
-.PHONY: demo test check clean smollm2 study study-reduced study-smollm2 faults jobs audit
+.PHONY: demo test test-slow check clean smollm2 study study-reduced study-smollm2 faults jobs audit
 
 demo: $(READY)
 	$(BIN)/trace-ray demo
 
 test: check
 	$(BIN)/python -m pytest
+
+# What the default suite leaves out: drills, Chromium, cells of the study; more than half an hour.
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
 
 check: $(READY)
 	$(BIN)/ruff check .

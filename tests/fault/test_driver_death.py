@@ -18,6 +18,8 @@ from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
 from trace_ray.storage import locate
 
+pytestmark = pytest.mark.slow
+
 ARGUMENTS = [
     "triage.judge.backend=rules",
     "triage.judge.model=''",

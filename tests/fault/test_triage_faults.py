@@ -19,6 +19,8 @@ from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
 from trace_ray.storage import locate
 
+pytestmark = pytest.mark.slow
+
 PAIRS = 96
 BLOCKS = 8
 

@@ -26,6 +26,8 @@ from trace_ray.study.measure import measure
 from trace_ray.study.train import realign_cell, step_budget, with_equal_pairs
 from trace_ray.synth.oracle import violates
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def triaged(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
