@@ -342,16 +342,13 @@ def _metadata(name: str) -> Yaml:
     return {"name": name, "namespace": NAMESPACE, "labels": {"app.kubernetes.io/part-of": "trace-ray"}}
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes every list and mapping out: anchors between groups would be hard to edit."""
-
-    def ignore_aliases(self, _data: Any) -> bool:
-        return True
+# Writes every list and mapping out: anchors between groups would be hard to edit.
+_DUMPER: Any = type("Dumper", (yaml.SafeDumper,), {"ignore_aliases": lambda _self, _data: True})
 
 
 def render(documents: list[Yaml]) -> str:
     """Returns the documents as yaml, keys in the order above."""
-    body = yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=118)
+    body = yaml.dump_all(documents, Dumper=_DUMPER, sort_keys=False, width=118)
     return f"# Made by clusters/build.py; change that and run it.\n{body}"
 
 

@@ -13,8 +13,9 @@ from typing import ClassVar
 
 import pytest
 
-from trace_ray.config import StorageConfig
-from trace_ray.corpus.sources import find_files
+from trace_ray.config import CorpusConfig, StorageConfig
+from trace_ray.corpus.read import read_sources
+from trace_ray.corpus.sources import corpus_sources, find_files
 from trace_ray.errors import UserError
 
 
@@ -37,6 +38,19 @@ def test_a_folder_gives_its_data_files(folder: Path) -> None:
 def test_a_glob_and_a_file_of_any_name(folder: Path) -> None:
     assert names(f"{folder}/*.jsonl") == ["b.jsonl"]
     assert names(f"{folder}/notes.txt") == ["notes.txt"]
+
+
+def test_named_held_out_files_are_the_only_ones_held_out(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        rows = [{"prompt": f"{name} {i}", "chosen": "yes", "rejected": "no"} for i in range(40)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train, test = str(tmp_path / "train.jsonl"), str(tmp_path / "test.jsonl")
+    for held_out, split in (((test,), "train"), ((), "test")):
+        corpus = CorpusConfig(paths=(train,), test_paths=held_out, holdout=0.9)
+        sources = corpus_sources(corpus, StorageConfig())
+        read = [row for chunk in read_sources(sources[:1], corpus, 0, 1 << 20) for row in chunk.pairs.to_pylist()]
+        assert len(read) == 40
+        assert sum(row["split"] == split for row in read) >= (40 if split == "train" else 30)
 
 
 def test_nothing_there_is_a_users_error(folder: Path) -> None:

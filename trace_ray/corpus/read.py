@@ -33,7 +33,7 @@ class Source:
     """One file of the corpus.
 
     Args:
-        place: where; index: its place in the corpus; split: ``test`` for held-out files, else decided by the holdout.
+        place: where; index: its place in the corpus; split: ``test`` or ``train``; empty = decided by the holdout.
     """
 
     place: Location
@@ -88,7 +88,7 @@ class _Builder:
             facts = {"row": row, "source": source.place.name, "stage": "triage"}
             self.rejects.append(facts | {"reason": error.reason.value, "detail": detail})
             return
-        held_out = source.split == _TEST or int(digest[:13], 16) < config.holdout * 16**13
+        held_out = source.split == _TEST or (not source.split and int(digest[:13], 16) < config.holdout * 16**13)
         columns = self.columns
         columns["row"].append(row)
         columns["pair_id"].append(pair_id)

@@ -20,10 +20,11 @@ _DATASET_MARKS = ("README.md", "dataset_info.json", "dataset_dict.json", "state.
 
 
 def corpus_sources(corpus: CorpusConfig, storage: StorageConfig) -> list[Source]:
-    """Returns the corpus' files in order, training files first."""
+    """Returns the corpus' files in order, training files first; where held-out files are named, these are all train."""
     train = find_files(corpus.paths, storage, "corpus.paths", "train")
     test = find_files(corpus.test_paths, storage, "corpus.test_paths", "test")
-    kinds = [(place, "") for place in train] + [(place, Split.TEST.value) for place in test]
+    rest = Split.TRAIN.value if test else ""
+    kinds = [(place, rest) for place in train] + [(place, Split.TEST.value) for place in test]
     return [Source(place, i, split) for i, (place, split) in enumerate(kinds)]
 
 
