@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import ray
 
 from trace_ray import metrics
 
@@ -35,7 +36,9 @@ def test_verdicts_are_counted_by_category_and_cache_use_by_token(monkeypatch: py
     assert "trace_ray_judge_prefix_hits" not in made
 
 
-def test_outside_ray_nothing_is_counted() -> None:
+def test_outside_ray_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray.shutdown()  # another test's
+    monkeypatch.setattr(metrics, "_made", {})
     metrics.count("pairs_judged", 3, category="RETAIN")
     assert "pairs_judged" not in metrics._made
 

@@ -68,9 +68,9 @@ def test_a_dataset_folder_gives_one_split(tmp_path: Path) -> None:
 
 
 def test_a_folder_written_by_datasets_is_read(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    from trace_ray.config import CorpusConfig
-    from trace_ray.corpus.read import Source, read_sources
+    import datasets
+
+    from trace_ray.corpus.read import Source
 
     rows = datasets.Dataset.from_list([{"prompt": "p", "chosen": "a", "rejected": "b"}] * 3)
     datasets.DatasetDict(train=rows, test=rows.select([0])).save_to_disk(str(tmp_path / "saved"))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from typer.testing import CliRunner
 
 from tests.support.s3 import CREDENTIALS, S3Server, set_credentials
@@ -27,6 +28,7 @@ SMALL = ["corpus.limit=120", "impact.gold_size=9", "impact.shard_rows=37", "eval
 
 @pytest.fixture(scope="module")
 def finished(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, list[str]]]:
+    ray.shutdown()  # workers get the credentials that are there when Ray starts
     with pytest.MonkeyPatch.context() as patch:
         set_credentials(patch, tmp_path_factory.mktemp("cache"))
         s3_server.make_bucket("lake")
@@ -41,6 +43,7 @@ def finished(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> I
         run = run_folder("s3://lake/runs/one", storage)
         run_stages(run, load_config(DEMO, overrides))
         yield run, overrides
+    ray.shutdown()
 
 
 def _copy(source: Path) -> Callable[[str], object]:

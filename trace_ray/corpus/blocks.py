@@ -88,7 +88,7 @@ def _write_run(pairs: pa.Table, blocks: int, place: Location) -> None:
         for start, stop in pairwise(bounds):
             batches = ordered.slice(start, stop - start).to_batches()
             writer.write_batch(batches[0] if batches else _EMPTY)
-    place.write_bytes(sink.getvalue())
+    place.write_bytes(sink.getvalue().to_pybytes())
 
 
 _EMPTY = pa.RecordBatch.from_pylist([], schema=SLOT_SCHEMA)
