@@ -99,10 +99,10 @@ def score_shard(
         [r["prompt"] for r in rows], [{n: r[n] for n in some} for r, some in zip(rows, names, strict=True)]
     )
     sequences = [
-        ScoredSequence(i, name, pairs[i], row["category"] in selection.objective.weighed)
+        ScoredSequence(i, name, pairs[i], row["category"] in CONFLICTS)
         for i, row in enumerate(rows)
         for name in names[i]
-        if row["category"] in selection.objective.weighed or selection.term(row["category"]).loss not in ("kl", "sft")
+        if row["category"] in CONFLICTS or selection.term(row["category"]).loss not in ("kl", "sft")
     ]
     results = _run(sequences, model, direction, config.batch_tokens)
     full = [_scored_row(row, i, pairs[i], results, selection, config) for i, row in enumerate(rows)]
@@ -141,8 +141,8 @@ def _scored_row(
     for name, ids in pair.response_ids.items():
         logp, s = results.get((index, name), (None, None))
         scored |= {f"{name}_ids": ids, f"{name}_ref_logp": logp, f"{name}_s": s}
-    weighed = row["category"] in selection.objective.weighed
-    return scored | {"impact": pair_impact(scored, selection, config) if weighed else None}
+    conflict = row["category"] in CONFLICTS
+    return scored | {"impact": pair_impact(scored, selection, config) if conflict else None}
 
 
 def pair_impact(scored: Row, selection: Selection, config: ImpactConfig) -> float:

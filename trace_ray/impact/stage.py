@@ -223,14 +223,14 @@ def _score_shard(run: Run, config: Config, shard: Shard, retain_share: float) ->
 def _write_weights(run: Run, config: Config, started: float, noise: dict[str, int]) -> None:
     scores = (run.impact.place / SCORES).files(".parquet")
     raw: list[Any] = []
-    weighed = config.objective.weighed
-    impacts: dict[str, list[Any]] = {name: [] for name in weighed}
+    impacts: dict[str, list[Any]] = {name.value: [] for name in CONFLICTS}
     for place in scores:
         table = place.read_parquet(["impact", "category"])
         impact, category = table["impact"].to_numpy(), np.array(table["category"].to_pylist(), dtype=object)
         for name, found in impacts.items():
             found.append(impact[category == name])
-        raw.append(raw_weights(impact, category, config.objective.weights, weighed)[np.isin(category, weighed)])
+        conflict = np.isin(category, [c.value for c in CONFLICTS])
+        raw.append(raw_weights(impact, category, config.objective.weights)[conflict])
     all_raw = np.concatenate(raw) if raw else np.empty(0)
     scale = weight_scale(float(all_raw.sum()), len(all_raw), config.impact.weight_norm, config.objective.weights)
     counts: Counter[str] = Counter()
@@ -240,8 +240,8 @@ def _write_weights(run: Run, config: Config, started: float, noise: dict[str, in
         if not table.num_rows:
             continue
         category = np.array(table["category"].to_pylist(), dtype=object)
-        weight = raw_weights(table["impact"].to_numpy(), category, config.objective.weights, weighed)
-        weight = np.where(np.isin(category, weighed), weight * scale, 1.0)
+        weight = raw_weights(table["impact"].to_numpy(), category, config.objective.weights)
+        weight = np.where(np.isin(category, [c.value for c in CONFLICTS]), weight * scale, 1.0)
         (run.scored.place / place.name).write_parquet(
             table.append_column("weight", pa.array(weight)).select(SCORED_SCHEMA.names).cast(SCORED_SCHEMA)
         )
