@@ -14,6 +14,8 @@ test: check
 
 # What the default suite leaves out: drills, Chromium, cells of the study; more than half an hour.
 test-slow: $(READY)
+	$(BIN)/pip install -q -c constraints-cpu.txt -e '.[cpu,dev,eval]'
+	$(BIN)/python -c 'import torchvision' 2>/dev/null || $(BIN)/pip uninstall -q -y $(TORCH_ADD_ONS)
 	$(BIN)/python -m pytest -m slow
 
 check: $(READY)
