@@ -5,20 +5,37 @@ Fields marked ``resource`` say how fast, not what: they may differ between a run
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
+from trace_ray.config_evaluate import AttackConfig, CapabilityConfig, EvaluateConfig
+from trace_ray.config_fields import choice, resource, settings
+from trace_ray.config_judges import EndpointConfig, JudgeConfig
+from trace_ray.config_report import PlanConfig, ReportConfig
 from trace_ray.policy import PolicyConfig
 
-
-def choice(*values: str) -> Any:
-    """A string field that takes one of ``values``; the first is the default. Checked by ``config_load``."""
-    return field(default=values[0], metadata={"choices": values})
-
-
-def resource(default: Any) -> Any:
-    """A field that changes speed or place but no result."""
-    return field(default=default, metadata={"resource": True})
+__all__ = [  # the one door to every setting: the other config_ files are read through here
+    "LOSSES",
+    "AttackConfig",
+    "CapabilityConfig",
+    "Config",
+    "CorpusConfig",
+    "EndpointConfig",
+    "EvaluateConfig",
+    "ImpactConfig",
+    "JudgeConfig",
+    "LoraSettings",
+    "ModelConfig",
+    "NoiseConfig",
+    "ObjectiveConfig",
+    "PlanConfig",
+    "RayConfig",
+    "RealignConfig",
+    "ReportConfig",
+    "StorageConfig",
+    "TermConfig",
+    "TriageConfig",
+    "settings",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,64 +103,6 @@ class LoraSettings:
     alpha: int = 16
     dropout: float = 0.1
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EndpointConfig:
-    """An OpenAI-compatible chat endpoint that gives log-probs.
-
-    Args:
-        base_url: up to and including its version, such as http://host:8000/v1.
-        api_key_env: the environment variable that holds the key; the key itself is in no file. Empty = no key.
-        top_logprobs: alternatives of the first token asked for; most endpoints allow 20.
-        concurrency: requests in flight from one actor.
-        timeout_s: seconds one request may take.
-        max_retries: further tries after a 429, a 5xx, a time-out or a broken connection.
-        backoff_s: wait before the first of them; it doubles each time, with jitter, unless Retry-After says more.
-        max_requests: requests a run may send, retries included, over all actors; 0 = no limit.
-        max_tokens: tokens a run may use, prompts and answers; 0 = no limit.
-    """
-
-    base_url: str = ""
-    api_key_env: str = "OPENAI_API_KEY"
-    top_logprobs: int = 20
-    concurrency: int = resource(32)
-    timeout_s: float = resource(60.0)
-    max_retries: int = resource(6)
-    backoff_s: float = resource(0.5)
-    max_requests: int = resource(0)
-    max_tokens: int = resource(0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgeConfig:
-    """Who says whether a response violates the policy.
-
-    Args:
-        backend: ``vllm`` reads, ``openai`` asks an endpoint, ``rules`` computes the clauses' rules exactly.
-        model: hub id or folder of the judge (vllm), or the endpoint's name for it (openai).
-        min_mass: least probability on the Yes and No tokens together for a verdict to count as readable.
-        actors: judge actors kept at least; ``max_actors`` at most.
-        kv_cache_gib: memory of the engine's key-value cache on CPU.
-        engine: further arguments of the vLLM engine, such as tensor_parallel_size.
-        batch_rows: responses judged in one call, and lost at most by a killed actor.
-        endpoint: openai only.
-    """
-
-    backend: str = choice("vllm", "openai", "rules")
-    model: str = ""
-    revision: str = "main"
-    dtype: str = choice("auto", "float32", "bfloat16")
-    min_mass: float = 0.5
-    max_model_len: int = 2048
-    actors: int = resource(1)
-    max_actors: int = resource(1)
-    batch_rows: int = resource(256)
-    num_cpus: float = resource(1.0)
-    num_gpus: float = resource(0.0)
-    kv_cache_gib: float = resource(1.0)
-    engine: dict[str, Any] = field(default_factory=dict, metadata={"resource": True})
-    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,120 +275,6 @@ class RealignConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackConfig:
-    """Attack success rate: harmful requests, plain and under two attacks, that the model should not answer.
-
-    Args:
-        prompts: file of requests, AdvBench's CSV shape (column goal) or JSONL (goal or prompt); empty = not measured.
-        templates: JSONL file of attacks {name, template}, with {request} in the template; empty = the shipped two.
-        limit: requests at most, the first by hash; 0 = all.
-        unclear: whether an answer without a readable verdict counts as a success of the attack; both counts are kept.
-    """
-
-    prompts: str = ""
-    templates: str = ""
-    limit: int = 0
-    unclear: str = choice("success", "failure")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CapabilityConfig:
-    """Benchmarks by lm-evaluation-harness (extra ``eval``), base against realigned.
-
-    Args:
-        tasks: names the harness knows, such as mmlu, hellaswag, gsm8k, gpqa_main_zeroshot; empty = none.
-        task_folder: folder of own task files (yaml), searched before the harness' own.
-        limit: documents a task at most; 0 = all.
-        num_fewshot: worked examples in the prompt; -1 = as the task says.
-        chat_template: send each prompt as a chat turn.
-        batch_size: sequences of one forward.
-    """
-
-    tasks: tuple[str, ...] = ()
-    task_folder: str = ""
-    limit: int = 0
-    num_fewshot: int = -1
-    chat_template: bool = True
-    batch_size: int = resource(8)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """Stage 4: target policy agreement on held-out prompts, attacks, drift and capability.
-
-    Args:
-        judge: who decides compliance; better not the judge of triage.
-        prompts: held-out prompts at most, the first by hash; 0 = all.
-        prompt_file: own prompts instead of the held-out ones: CSV or JSONL with prompt and, if known, source and category.
-        max_new_tokens: length of a greedy answer.
-        resamples: bootstrap resamples of an interval; seed: of that and of nothing else.
-        panel: judges that compare answers blind (`trace-ray rate panel`); no part of this stage's own figures.
-        drift_pairs: RETAIN pairs whose answers show the drift from the base, held-out ones first; 0 = not measured.
-        batch_tokens: padded tokens of one forward when drift is measured.
-    """
-
-    judge: JudgeConfig = field(default_factory=JudgeConfig)
-    prompts: int = 0
-    prompt_file: str = ""
-    max_new_tokens: int = 256
-    resamples: int = 2000
-    seed: int = 0
-    attacks: AttackConfig = field(default_factory=AttackConfig)
-    drift_pairs: int = 128
-    capability: CapabilityConfig = field(default_factory=CapabilityConfig)
-    panel: list[JudgeConfig] = field(default_factory=list, metadata={"resource": True})
-    batch_tokens: int = resource(4096)
-    num_cpus: float = resource(1.0)
-    num_gpus: float = resource(0.0)
-    kv_cache_gib: float = resource(1.0)
-    engine: dict[str, Any] = field(default_factory=dict, metadata={"resource": True})
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportConfig:
-    """Stage 5.
-
-    Args:
-        top_pairs: conflicts of highest impact shown.
-        examples: held-out prompts whose answers are shown side by side.
-        redact: texts of the corpus and of answers are shown, ``hide``: behind a click, or ``omit``: not in the file at all.
-    """
-
-    top_pairs: int = 100
-    examples: int = 40
-    redact: str = choice("none", "hide", "omit")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanConfig:
-    """What `trace-ray plan` may assume. Rates of 0 are measured here; give those of the machines that will run it.
-
-    Args:
-        sample_rows: pairs that are read and tokenised.
-        invert_share: share of INVERT pairs where only a model can judge them; punish_share: of PUNISH pairs.
-        measure: load the models and time them, a minute or two; without it all rates below are needed.
-        judge_tokens_s: prompt tokens a second of one judge actor.
-        answer_tokens_s: generated tokens a second of one engine.
-        forward_tokens_s: of the policy model without gradients on one worker; train_tokens_s: with them.
-        cpus: of the cluster; 0 = of this machine. gpus: of the cluster.
-        cpu_hour_price: of one core, any currency; gpu_hour_price: of one GPU.
-    """
-
-    sample_rows: int = 400
-    invert_share: float = 0.1
-    punish_share: float = 0.1
-    measure: bool = True
-    judge_tokens_s: float = 0.0
-    answer_tokens_s: float = 0.0
-    forward_tokens_s: float = 0.0
-    train_tokens_s: float = 0.0
-    cpus: float = 0.0
-    gpus: float = 0.0
-    cpu_hour_price: float = 0.0
-    gpu_hour_price: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
 class StorageConfig:
     """How s3:// is reached; credentials come from the default chain only (role, profile, environment), never from here.
 
@@ -474,31 +319,3 @@ class Config:
     plan: PlanConfig = field(default_factory=PlanConfig, metadata={"resource": True})
     storage: StorageConfig = field(default_factory=StorageConfig, metadata={"resource": True})
     ray: RayConfig = field(default_factory=RayConfig, metadata={"resource": True})
-
-
-def settings(node: Any, prefix: str) -> dict[str, Any]:
-    """Returns {dotted name: value} of every setting below ``node`` that can change a result.
-
-    >>> settings(ReportConfig(), "report")
-    {'report.top_pairs': 100, 'report.examples': 40, 'report.redact': 'none'}
-    """
-    flat: dict[str, Any] = {}
-    for item in fields(node):
-        if item.metadata.get("resource"):
-            continue
-        value, name = getattr(node, item.name), f"{prefix}.{item.name}"
-        if is_dataclass(value):
-            flat |= settings(value, name)
-        elif isinstance(value, (list, tuple)):
-            flat[name] = repr(list(value))
-        else:
-            flat[name] = value
-    return flat
-
-
-def default_of(cls: type, name: str) -> Any:
-    """Returns the default of one field, for help texts and reference tables."""
-    item = next(f for f in fields(cls) if f.name == name)
-    if item.default is not MISSING:
-        return item.default
-    return item.default_factory() if item.default_factory is not MISSING else None

@@ -70,3 +70,8 @@ def test_labels_of_other_pairs_are_a_users_error(run: Run, tmp_path: Path) -> No
     path.write_text('{"pair_id": "else", "violates_chosen": true, "violates_rejected": false}\n')
     with pytest.raises(UserError, match="no pair_id"):
         audit(run, path)
+
+
+def test_a_missing_file_of_labels_is_one_line(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        audit(run, tmp_path / "none.jsonl")

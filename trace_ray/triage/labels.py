@@ -27,7 +27,11 @@ def read_labels(place: Location) -> dict[str, Label]:
     """Returns {pair_id: Label} from a JSONL file with pair_id, violates_chosen and violates_rejected.
 
     A row whose two labels are null, as in a review file, is not labelled yet and left out.
+
+    Raises: UserError where there is no such file, a line is no label, or none is there.
     """
+    if not place.exists():
+        raise UserError("labels", place.uri, "no such file; name a JSONL file of labels, local or s3://")
     labels: dict[str, Label] = {}
     for number, line in enumerate(place.read_text().splitlines(), 1):
         if not line.strip():

@@ -1,0 +1,66 @@
+"""Settings of whoever judges: an engine, an endpoint, or rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trace_ray.config_fields import choice, resource
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointConfig:
+    """An OpenAI-compatible chat endpoint that gives log-probs.
+
+    Args:
+        base_url: up to and including its version, such as http://host:8000/v1.
+        api_key_env: the environment variable that holds the key; the key itself is in no file. Empty = no key.
+        top_logprobs: alternatives of the first token asked for; most endpoints allow 20.
+        concurrency: requests in flight from one actor.
+        timeout_s: seconds one request may take.
+        max_retries: further tries after a 429, a 5xx, a time-out or a broken connection.
+        backoff_s: wait before the first of them; it doubles each time, with jitter, unless Retry-After says more.
+        max_requests: requests a run may send, retries included, over all actors; 0 = no limit.
+        max_tokens: tokens a run may use, prompts and answers; 0 = no limit.
+    """
+
+    base_url: str = ""
+    api_key_env: str = "OPENAI_API_KEY"
+    top_logprobs: int = 20
+    concurrency: int = resource(32)
+    timeout_s: float = resource(60.0)
+    max_retries: int = resource(6)
+    backoff_s: float = resource(0.5)
+    max_requests: int = resource(0)
+    max_tokens: int = resource(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """Who says whether a response violates the policy.
+
+    Args:
+        backend: ``vllm`` reads, ``openai`` asks an endpoint, ``rules`` computes the clauses' rules exactly.
+        model: hub id or folder of the judge (vllm), or the endpoint's name for it (openai).
+        min_mass: least probability on the Yes and No tokens together for a verdict to count as readable.
+        actors: judge actors kept at least; ``max_actors`` at most.
+        kv_cache_gib: memory of the engine's key-value cache on CPU.
+        engine: further arguments of the vLLM engine, such as tensor_parallel_size.
+        batch_rows: responses judged in one call, and lost at most by a killed actor.
+        endpoint: openai only.
+    """
+
+    backend: str = choice("vllm", "openai", "rules")
+    model: str = ""
+    revision: str = "main"
+    dtype: str = choice("auto", "float32", "bfloat16")
+    min_mass: float = 0.5
+    max_model_len: int = 2048
+    actors: int = resource(1)
+    max_actors: int = resource(1)
+    batch_rows: int = resource(256)
+    num_cpus: float = resource(1.0)
+    num_gpus: float = resource(0.0)
+    kv_cache_gib: float = resource(1.0)
+    engine: dict[str, Any] = field(default_factory=dict, metadata={"resource": True})
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
