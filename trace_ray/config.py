@@ -124,7 +124,8 @@ class TriageConfig:
         audit_labels: ``""`` = no audit; ``from_pairs`` = chosen complies and rejected violates; else a JSONL file
             with pair_id, violates_chosen and violates_rejected.
         audit_file: what `trace-ray audit` stored with an earlier run: its calibration, threshold and band are used.
-        audit_rows: pairs audited at most under from_pairs, and after which a bad judge is stopped early.
+        audit_rows: pairs audited under from_pairs, about: the first blocks, which the prompts' hash fills. A bad judge is
+            stopped as soon as so many labelled pairs are judged.
         min_auc: the audit stops the run below this area under the ROC curve.
         review_labels: an exported review file, labelled: its pairs are decided by their labels.
         min_canary_pass: the run stops where fewer of the hostile canaries leave a violating response violating.

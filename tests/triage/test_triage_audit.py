@@ -14,7 +14,7 @@ from trace_ray.errors import JudgeRejectedError, UserError
 from trace_ray.storage import locate
 from trace_ray.triage.audit import Labelled, audit, refuse_unreached_rate
 from trace_ray.triage.calibrate import Calibration, choose_band, decision_of, fit_calibration, reliability, upper_bound
-from trace_ray.triage.labels import Label, read_labels, review_line
+from trace_ray.triage.labels import Label, labelled_rows, read_labels, review_line
 from trace_ray.triage.verdict import categories_N, categorise, complies
 
 
@@ -151,6 +151,15 @@ def test_arrays_decide_as_the_plain_functions_do() -> None:
         assert list(categories_N(p[:, 0], p[:, 1], threshold, band)) == [
             categorise(known(a), known(b)).value for a, b in p
         ]
+
+
+def test_only_labelled_rows_are_audited() -> None:
+    import pyarrow as pa
+
+    judged = pa.table({"pair_id": ["a", "b", "c"]})
+    assert labelled_rows(judged, {"b": Label(True, False), "z": Label(True, True)})["pair_id"].to_pylist() == ["b"]
+    assert labelled_rows(judged, {}).num_rows == 0
+    assert labelled_rows(judged, None).num_rows == 3
 
 
 def test_labels_are_read_strictly_and_a_review_file_feeds_back(tmp_path: Path) -> None:

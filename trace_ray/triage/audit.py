@@ -94,7 +94,7 @@ def audit_run(run: Run, config: TriageConfig, labels: Location) -> dict[str, Any
     pairs: list[Labelled] = []
     run.triaged.manifest()
     for part in run.triaged.parts():
-        rows = labelled_rows(part.read_parquet(["pair_id", "raw_violates_chosen", "raw_violates_rejected"]), known, 1.0)
+        rows = labelled_rows(part.read_parquet(["pair_id", "raw_violates_chosen", "raw_violates_rejected"]), known)
         columns = zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True)
         pairs += [Labelled(pair, known[pair], chosen, rejected) for pair, chosen, rejected in columns]
     if not pairs:

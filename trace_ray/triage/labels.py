@@ -13,7 +13,6 @@ from trace_ray.errors import UserError
 from trace_ray.storage import Location
 
 FROM_PAIRS = "from_pairs"
-_HEX = 13
 
 
 class Label(NamedTuple):
@@ -55,17 +54,15 @@ def _bit(value: Any) -> bool:
     return bool(value)
 
 
-def labelled_rows(judged: pa.Table, labels: Mapping[str, Label] | None, share: float) -> pa.Table:
+def labelled_rows(judged: pa.Table, labels: Mapping[str, Label] | None) -> pa.Table:
     """Returns the rows with a label.
 
     Args:
         judged: has a column pair_id.
-        labels: None means from_pairs (the chosen complies, the rejected violates): then a ``share`` of the rows, by
-            hash; a pair_id is a hash already, so its own digits draw the sample.
+        labels: None means from_pairs, the chosen complies and the rejected violates: then all of them.
     """
     if labels is None:
-        limit = f"{int(min(1.0, share) * 16**_HEX):0{_HEX}x}" if share < 1 else "g"
-        return judged.filter(pc.less(judged["pair_id"], limit))
+        return judged
     return judged.filter(pc.is_in(judged["pair_id"], value_set=pa.array(list(labels), pa.string())))
 
 

@@ -7,6 +7,7 @@ read (files -> runs of rows grouped by prompt), judge (blocks -> verdicts), deci
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -142,14 +143,14 @@ def _judge(config: Config, task: Task, plan: Plan, labels: Mapping[str, Label] |
     first = min(set(range(plan.blocks)) - set(done), default=0)
     spent = merge_counts([tally["counts"] for tally in done.values()])
     task = replace(task, first_block=first, config=_within_budget(triage, spent))
-    share = triage.audit_rows / plan.rows
+    audited = min(plan.blocks, math.ceil(triage.audit_rows * plan.blocks / plan.rows))
     pool, tallies = triage.judge, list(done.values())
     labelled = [_labelled(one) for tally in tallies for one in tally["labelled"]]
     enough = min(triage.audit_rows, len(labels)) if labels else triage.audit_rows
     blocks = [block for block in range(plan.blocks) if block not in done]
     with Meter("triage: judge", plan.rows) as meter:
         meter.skip(sum(tally["rows"] for tally in tallies))
-        for tally in _pool(JudgeActor, (task, labels, share), blocks, pool):
+        for tally in _pool(JudgeActor, (task, labels, audited), blocks, pool):
             tallies.append(tally)
             labelled += [_labelled(one) for one in tally["labelled"]]
             meter.advance(tally["rows"])

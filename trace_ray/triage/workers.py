@@ -71,12 +71,12 @@ class JudgeActor:
     """Ray Data actor: the judges, kept for all the blocks it gets.
 
     Args:
-        labels: None = from_pairs, of which ``share`` is audited.
+        labels: None = from_pairs, for the first ``audited`` blocks: which pairs they hold is drawn by the prompts' hash.
     """
 
-    def __init__(self, task: Task, labels: Mapping[str, Label] | None, share: float) -> None:
+    def __init__(self, task: Task, labels: Mapping[str, Label] | None, audited: int) -> None:
         environment.prepare()
-        self.task, self.labels, self.share = task, labels, share
+        self.task, self.labels, self.audited = task, labels, audited
         config = task.config
         self.judge = make_triage_judge(task.policy, config)
         self.second = make_judge(task.policy, config.second_judge) if config.second_judge is not None else None
@@ -100,7 +100,8 @@ class JudgeActor:
         used = self._used()
         metrics.count_judge(used)
         counts.update(used)
-        rows = labelled_rows(judged, self.labels, self.share).select(["pair_id", "p_chosen", "p_rejected"])
+        labels = {} if self.labels is None and block >= self.audited else self.labels
+        rows = labelled_rows(judged, labels).select(["pair_id", "p_chosen", "p_rejected"])
         labelled = [(pair, label_of(pair, self.labels), a, b) for pair, a, b in _rows(rows)]
         tally = {"rows": pairs.num_rows, "counts": dict(counts), "labelled": labelled}
         self.task.work.finish("judge", block, tally)
