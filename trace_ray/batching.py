@@ -4,18 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+MAX_WASTE = 0.05
 
-def token_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+
+def token_batches(lengths: Sequence[int], max_tokens: int, max_waste: float = MAX_WASTE) -> list[list[int]]:
     """Returns lists of indices, longest sequences first, each list's count x longest <= max_tokens (or one sequence).
 
-    >>> token_batches([3, 9, 4, 8], 18)
+    A batch also ends where one sequence more would make more than ``max_waste`` of its padded tokens padding: where
+    lengths differ much, batches are small rather than wasteful.
+
+    >>> token_batches([10, 30, 11, 29], 60)
     [[1, 3], [2, 0]]
     """
     batches: list[list[int]] = []
-    room = 0
+    longest = filled = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if not batches or len(batches[-1]) >= room:
+        length = max(1, lengths[index])
+        padded = longest * (len(batches[-1]) + 1) if batches else 0
+        if not batches or padded > max_tokens or filled + length < (1 - max_waste) * padded:
             batches.append([])
-            room = max(1, max_tokens // max(1, lengths[index]))
+            longest, filled = length, 0
         batches[-1].append(index)
+        filled += length
     return batches
+
+
+def padding_waste(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
+    """Returns the share of padded tokens that are padding.
+
+    >>> padding_waste([10, 8], [[0, 1]])
+    0.1
+    """
+    padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+    return 1 - sum(lengths) / padded if padded else 0.0

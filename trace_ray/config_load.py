@@ -226,6 +226,15 @@ def _ranges(config: Config) -> Iterator[tuple[str, Any, bool, str]]:
     yield "triage.min_auc", triage.min_auc, 0 <= triage.min_auc <= 1, "give an area in [0, 1]; 0.5 is chance"
     yield "impact.gold_size", impact.gold_size, impact.gold_size >= 3, "give at least 3: a third for each category"
     yield "impact.gamma", impact.gamma, impact.gamma > 0, "give a positive damping"
+    yield "impact.curvature_pairs", impact.curvature_pairs, impact.curvature_pairs > 0, "give at least 1"
+    yield "impact.cg_tolerance", impact.cg_tolerance, 0 < impact.cg_tolerance < 1, "give a share of |g_J| in (0, 1)"
+    yield "impact.cg_iterations", impact.cg_iterations, impact.cg_iterations > 0, "give at least 1"
+    yield (
+        "impact.score_norm",
+        impact.score_norm,
+        (impact.score_norm, impact.parameters) != ("cosine", "full"),
+        "gradient norms are known for impact.parameters=lora only: use none or per_token",
+    )
     yield "impact.shard_rows", impact.shard_rows, impact.shard_rows > 0, "give at least 1"
     yield "impact.retain_per_conflict", impact.retain_per_conflict, impact.retain_per_conflict >= 0, "give 0 or more"
     yield "objective.beta", objective.beta, objective.beta > 0, "give a positive scale"

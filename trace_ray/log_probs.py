@@ -1,5 +1,7 @@
 """Log-probabilities of responses under a causal language model; the logits are made for response tokens only.
 
+Where log-probs alone are wanted, ``vocabulary.py`` makes the logits a chunk of tokens at a time.
+
 Shapes: B sequences, T padded tokens, D model width, V vocabulary, N response tokens of the whole batch.
 """
 
@@ -10,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from trace_ray.vocabulary import chunked_log_probs, output_head
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,18 @@ def response_logits(model: Any, batch: SequenceBatch) -> torch.Tensor:
 
     ``model`` is a Hugging Face causal LM, with or without a PEFT adapter.
     """
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    causal = causal_lm(model)
     hidden_BTD = causal.get_decoder()(
         input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
     ).last_hidden_state
     logits_NV: torch.Tensor = causal.get_output_embeddings()(hidden_BTD[batch.sequence_N, batch.position_N]).float()
     cap = getattr(causal.config, "final_logit_softcapping", None)
     return logits_NV if not cap else torch.tanh(logits_NV / cap) * float(cap)
+
+
+def causal_lm(model: Any) -> Any:
+    """Returns the Hugging Face causal LM itself, with or without a PEFT adapter around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def target_log_probs(logits_NV: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
@@ -85,5 +94,16 @@ def sum_by_sequence(values_N: torch.Tensor, batch: SequenceBatch) -> torch.Tenso
 
 
 def response_log_probs(model: Any, batch: SequenceBatch) -> torch.Tensor:
-    """Returns log pi(y|x), summed over the response's tokens, shape (B,)."""
-    return sum_by_sequence(target_log_probs(response_logits(model, batch), batch.target_N), batch)
+    """Returns log pi(y|x), summed over the response's tokens, shape (B,). Memory does not grow with B x T x V.
+
+    Differentiable in every parameter, once.
+    """
+    causal = causal_lm(model)
+    head = output_head(causal)
+    if head is None:
+        return sum_by_sequence(target_log_probs(response_logits(model, batch), batch.target_N), batch)
+    hidden_BTD = causal.get_decoder()(
+        input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
+    ).last_hidden_state
+    logp_N = chunked_log_probs(hidden_BTD[batch.sequence_N, batch.position_N], head, batch.target_N)
+    return sum_by_sequence(logp_N, batch)

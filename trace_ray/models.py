@@ -31,8 +31,8 @@ def load_chat_tokenizer(config: ModelConfig) -> ChatTokenizer:
 def load_model(config: ModelConfig) -> Any:
     """Returns the frozen causal language model in evaluation mode, on CPU.
 
-    Raises: UserError where there is no safetensors model at ``config.path``, or it scales logits in a way that
-        ``log_probs`` does not know.
+    Raises: UserError where there is no safetensors model at ``config.path``, it scales logits in a way that ``log_probs``
+        does not know, or it caps attention logits (Gemma-2), which sdpa would silently not do.
     """
     environment.prepare()
     import torch
@@ -49,6 +49,8 @@ def load_model(config: ModelConfig) -> Any:
         )
     except (OSError, ValueError) as error:
         raise UserError("model.path", config.path, f"no safetensors model there: {_first_line(error)}") from None
+    if config.attention == "sdpa" and getattr(model.config, "attn_logit_softcapping", None):
+        raise UserError("model.attention", "sdpa", "it leaves out this model's cap on attention logits; use eager")
     for name in ("logit_scale", "logits_scaling"):
         if getattr(model.config, name, None) not in (None, 1, 1.0):
             raise UserError("model.path", config.path, f"models with {name} are not supported")

@@ -121,7 +121,8 @@ SCORED_SCHEMA = pa.schema(
     ]
 )
 """What training reads. The tokens of a response are ``prompt_ids`` + ``{name}_ids`` and its mask is 1 on the latter;
-``{name}_ref_logp`` is log pi_ref(y|x) in nats, ``{name}_s`` the score s(y); null where the objective needs none."""
+``{name}_ref_logp`` is log pi_ref(y|x) in nats, ``{name}_s`` the score s(y); null where the
+objective needs none, and s(y) also where a pair was scored as one row (``impact.share_prompts``)."""
 
 GOLD_SCHEMA = pa.schema(
     [

@@ -2,68 +2,157 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from trace_ray.config import LoraSettings
-from trace_ray.impact.scores import score_batch
+from tests.impact import tiny
+from trace_ray.config import ModelConfig
+from trace_ray.errors import UserError
+from trace_ray.impact.checkpointing import checkpoint_layers
+from trace_ray.impact.packing import Packed, pack
+from trace_ray.impact.scores import Scorer
 from trace_ray.log_probs import collate, response_log_probs
-from trace_ray.models import new_adapter
+from trace_ray.models import load_model
 
-SEQUENCES = [([1, 5, 7], [9, 2]), ([1, 4], [3, 8, 6, 11, 2]), ([1], [2]), ([1, 2, 3, 4, 5], [6, 7, 13])]
-
-
-def tiny_llama() -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(3)
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=31, num_key_value_heads=2, **shape)).eval()
+CASES = [Packed(prompt, (response,)) for prompt, response in tiny.SEQUENCES]
+EXACT = 1e-4
 
 
-def adapted(*, at_init: bool) -> Any:
-    model = new_adapter(tiny_llama(), LoraSettings(r=4, alpha=8, target_modules=("q_proj", "down_proj")), 0).eval()
-    if not at_init:
-        torch.manual_seed(5)
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.1)
-    return model
+def model_of(family: str, parameters: str) -> Any:
+    base = tiny.FAMILIES[family]()
+    return base if parameters == "full" else tiny.adapted(base, at_init=parameters == "lora, B = 0")
+
+
+@pytest.mark.parametrize("parameters", ["lora, B = 0", "lora, away", "full"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_scores_equal_per_sample_autograd(family: str, parameters: str) -> None:
+    model = model_of(family, parameters)
+    direction = tiny.random_direction(model)
+    logp = [tiny.log_prob(model, prompt, response) for prompt, response in tiny.SEQUENCES]
+    expected = [tiny.derivative(model, value, direction) for value in logp]
+    model.requires_grad_(False)
+    scored = Scorer(model, direction).score(pack(CASES))
+    assert scored.logp_S.tolist() == pytest.approx([float(value) for value in logp], rel=1e-5)
+    assert tiny.relative_error(scored.score_B.tolist(), expected) <= EXACT
+
+
+@pytest.mark.parametrize("name", ["embed_tokens", "layernorm", "model.norm", "q_proj.bias", "lm_head"])
+def test_each_kind_of_parameter_has_its_share(name: str) -> None:
+    """A direction in one kind of parameter alone, so that no other hides what is missing."""
+    model = tiny.qwen2()
+    direction = {n: v if name in n else torch.zeros_like(v) for n, v in tiny.random_direction(model).items()}
+    prompt, response = tiny.SEQUENCES[1]
+    expected = tiny.derivative(model, tiny.log_prob(model, prompt, response), direction)
+    assert abs(expected) > 1e-3
+    model.requires_grad_(False)
+    scored = Scorer(model, direction).score(pack([CASES[1]]))
+    assert scored.score_B.item() == pytest.approx(expected, rel=EXACT)
+
+
+@pytest.mark.parametrize("parameters", ["lora, B = 0", "lora, away", "full"])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_shared_prompt_scores_the_pair_as_its_responses_alone(family: str, parameters: str) -> None:
+    model = model_of(family, parameters)
+    direction = tiny.random_direction(model)
+    model.requires_grad_(False)
+    scorer = Scorer(model, direction)
+    prompts, responses = zip(*tiny.SEQUENCES, strict=True)
+    alone = scorer.score(pack([Packed(p, (y,)) for p in prompts for y in (responses[0], responses[1])]))
+    coefficients = torch.tensor([0.7, -1.9] * len(prompts))
+    expected = (alone.score_B * coefficients).view(-1, 2).sum(1)
+    shared = scorer.score(pack([Packed(p, responses[:2]) for p in prompts]), coefficients)
+    assert shared.logp_S.tolist() == pytest.approx(alone.logp_S.tolist(), rel=1e-5)
+    assert tiny.relative_error(shared.score_B.tolist(), expected.tolist()) <= EXACT
 
 
 @pytest.mark.parametrize("at_init", [True, False], ids=["B = 0", "away from it"])
-def test_scores_equal_per_sample_autograd(at_init: bool) -> None:
-    model = adapted(at_init=at_init)
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    torch.manual_seed(7)
-    direction = {name: torch.randn_like(p) for name, p in trainable.items()}
-    expected_s, expected_logp = [], []
-    for prompt, response in SEQUENCES:
-        logits = model(torch.tensor([[*prompt, *response]])).logits[0].log_softmax(-1)
-        logp = sum(logits[len(prompt) - 1 + i, token] for i, token in enumerate(response))
-        gradients = torch.autograd.grad(logp, list(trainable.values()))
-        expected_s.append(sum(float((g * direction[n]).sum()) for n, g in zip(trainable, gradients, strict=True)))
-        expected_logp.append(float(logp))
+def test_gradient_norms_equal_per_sample_autograd(at_init: bool) -> None:
+    model = tiny.adapted(tiny.llama(), at_init=at_init)
+    direction = tiny.random_direction(model)
+    rows = [Packed(p, ([9, 2, 4], y)) for p, y in tiny.SEQUENCES]
+    pairs = [0.4 * tiny.log_prob(model, r.prompt_ids, r.response_ids[0]) for r in rows]
+    pairs = [v - 1.3 * tiny.log_prob(model, r.prompt_ids, r.response_ids[1]) for v, r in zip(pairs, rows, strict=True)]
+    expected = [tiny.gradient_norm(model, value) for value in pairs]
     model.requires_grad_(False)
-    logp_B, s_B = score_batch(model, collate([p for p, _ in SEQUENCES], [r for _, r in SEQUENCES]), direction)
-    assert s_B.tolist() == pytest.approx(expected_s, rel=1e-4)
-    assert logp_B.tolist() == pytest.approx(expected_logp, rel=1e-5)
+    scored = Scorer(model, direction).score(pack(rows), torch.tensor([0.4, -1.3] * len(rows)), norms=True)
+    assert scored.norm_B is not None
+    assert tiny.relative_error(scored.norm_B.tolist(), expected) <= EXACT
 
 
-def test_batch_composition_and_padding_do_not_change_a_score() -> None:
-    model = adapted(at_init=False)
-    direction = {n: torch.ones_like(p) for n, p in model.named_parameters() if p.requires_grad}
+def test_gradient_norms_of_every_weight_are_refused() -> None:
+    model = tiny.llama()
+    direction = tiny.random_direction(model)
+    with pytest.raises(UserError, match="lora only"):
+        Scorer(model.requires_grad_(False), direction).score(pack(CASES), norms=True)
+
+
+@pytest.mark.parametrize("parameters", ["lora, away", "full"])
+def test_batch_composition_and_padding_do_not_change_a_score(parameters: str) -> None:
+    model = model_of("llama", parameters)
+    direction = tiny.random_direction(model)
     model.requires_grad_(False)
-    _, together = score_batch(model, collate([p for p, _ in SEQUENCES], [r for _, r in SEQUENCES]), direction)
-    alone = [score_batch(model, collate([p], [r]), direction)[1].item() for p, r in SEQUENCES]
-    assert together.tolist() == pytest.approx(alone, rel=1e-4)
+    scorer = Scorer(model, direction)
+    together = scorer.score(pack(CASES)).score_B
+    alone = [scorer.score(pack([case])).score_B.item() for case in CASES]
+    backwards = scorer.score(pack(CASES[::-1])).score_B.flip(0)
+    assert tiny.relative_error(together.tolist(), alone) <= EXACT
+    assert tiny.relative_error(together.tolist(), backwards.tolist()) <= EXACT
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("parameters", ["lora, away", "full"])
+def test_checkpointed_layers_and_fused_attention_give_the_same_scores(attention: str, parameters: str) -> None:
+    model = model_of("llama", parameters)
+    direction = tiny.random_direction(model)
+    model.requires_grad_(False)
+    expected = Scorer(model, direction).score(pack(CASES))
+    model.set_attn_implementation(attention)
+    checkpoint_layers(model)
+    found = Scorer(model, direction).score(pack(CASES))
+    assert tiny.relative_error(found.score_B.tolist(), expected.score_B.tolist()) <= EXACT
+    assert not any(module.training for module in model.modules() if "Attention" in type(module).__name__)
+
+
+def test_bf16_weights_keep_the_score_in_float32() -> None:
+    """The same bf16 weights run in float32 are the truth; the score's error stays that of bf16 activations."""
+    model = tiny.llama().to(torch.bfloat16)
+    direction = {n: v.float() for n, v in tiny.random_direction(model).items()}
+    model.requires_grad_(False)
+    rough = Scorer(model, direction).score(pack(CASES))
+    exact = Scorer(model.float(), direction).score(pack(CASES))
+    assert rough.score_B.dtype == torch.float32
+    scale = exact.score_B.abs().mean().item()
+    assert rough.score_B.tolist() == pytest.approx(exact.score_B.tolist(), abs=0.06 * scale)
+
+
+def test_modules_go_back_to_their_own_forward() -> None:
+    model = tiny.qwen2()
+    direction = tiny.random_direction(model)
+    model.requires_grad_(False)
+    Scorer(model, direction).score(pack(CASES))
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_an_unknown_module_is_refused_by_name() -> None:
+    model = tiny.llama()
+    model.model.layers[0].self_attn.register_parameter("sink", torch.nn.Parameter(torch.ones(4)))
+    with pytest.raises(UserError, match=r"layers\.0\.self_attn"):
+        Scorer(model, tiny.random_direction(model))
 
 
 def test_log_probs_leave_the_prompt_out() -> None:
-    model = tiny_llama()
+    model = tiny.llama()
     whole = response_log_probs(model, collate([[1]], [[4, 9, 3]]))
     later = response_log_probs(model, collate([[1, 4]], [[9, 3]]))
     first = model(torch.tensor([[1]])).logits[0, 0].log_softmax(-1)[4]
     assert (whole - later).item() == pytest.approx(first.item(), rel=1e-4)
+
+
+def test_an_attention_that_drops_the_softcap_is_refused(tmp_path: Path) -> None:
+    tiny.gemma2().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="use eager"):
+        load_model(ModelConfig(path=str(tmp_path), attention="sdpa"))
+    load_model(ModelConfig(path=str(tmp_path), attention="eager"))

@@ -87,6 +87,18 @@ def _compliant(lender: Row) -> str:
     return str(lender["chosen"] if lender["category"] == Category.RETAIN else lender["rejected"])
 
 
+def choose_retain(parts: Iterable[pa.Table], size: int, seed: int) -> list[Row]:
+    """Returns the RETAIN sample of the curvature in the gold batch's columns: training pairs, the first by hash."""
+    kept: list[tuple[float, str, Row]] = []
+    for part in parts:
+        rows = [r for r in part.select(PAIR_COLUMNS).to_pylist() if r["split"] == "train"]
+        rows = [r for r in rows if r["category"] == Category.RETAIN]
+        drawn = hash_fraction([r["pair_id"] for r in rows], seed + 2)
+        kept += [(number, r["pair_id"], r) for number, r in zip(drawn, rows, strict=True)]
+        kept = sorted(kept, key=lambda entry: entry[:2])[:size]
+    return [_gold_row(row, None, corrected=False) for _, _, row in kept]
+
+
 def tokenize_gold(rows: Sequence[Row], tokenizer: ChatTokenizer) -> pa.Table:
     """Returns the gold batch in GOLD_SCHEMA, rendered as training renders it."""
     responses = [{"preferred": row["preferred"], "dispreferred": row["dispreferred"]} for row in rows]

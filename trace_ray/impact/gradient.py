@@ -1,4 +1,4 @@
-"""The direction: the gradient of the preference loss over a gold shard, at theta_ref."""
+"""The direction: the gradient of the preference loss over a gold shard."""
 
 from __future__ import annotations
 
@@ -8,39 +8,78 @@ from typing import Any
 import torch
 
 from trace_ray.batching import token_batches
-from trace_ray.log_probs import collate, response_log_probs
+from trace_ray.errors import UserError
+from trace_ray.impact.packing import Packed, hidden_states, pack, sharing_pays
+from trace_ray.log_probs import causal_lm
 from trace_ray.losses import dpo
+from trace_ray.vocabulary import Head, chunked_log_probs, output_head
 
 GoldRow = dict[str, Any]
+SIDES = ("preferred", "dispreferred")
 
 
-def gold_gradient(model: Any, rows: Sequence[GoldRow], *, beta: float, batch_tokens: int) -> dict[str, torch.Tensor]:
-    """Returns the summed gradient of dpo(preferred > dispreferred) over gold rows, by trainable parameter's name.
+def gold_gradient(
+    model: Any,
+    rows: Sequence[GoldRow],
+    *,
+    beta: float,
+    batch_tokens: int,
+    reference: Sequence[tuple[float, float]] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Returns the summed gradient of dpo(preferred > dispreferred) over gold rows, by trainable parameter's name, float32.
 
     Divide by the size of the whole gold batch for g_J; so shards add up.
 
     Args:
-        model: a PEFT model in evaluation mode (no dropout) whose adapter is trainable.
+        model: a causal LM or a PEFT model around one, in evaluation mode (no dropout); what is trained requires grad.
         rows: of GOLD_SCHEMA.
         beta: as in training.
         batch_tokens: padded tokens a forward, both responses counted.
+        reference: log pi_ref of both sides of each row; None = the model is at theta_ref.
     Source: METHOD section 2, Algorithm 2.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     device = next(iter(parameters.values())).device
-    for chunk in _batches(rows, batch_tokens):
-        prompts = [row["prompt_ids"] for row in chunk]
-        responses = [row[f"{side}_ids"] for side in ("preferred", "dispreferred") for row in chunk]
-        logp = response_log_probs(model, collate([*prompts, *prompts], responses).to(device))
-        log_ratio = logp - logp.detach()
-        loss = dpo(log_ratio[: len(chunk)] - log_ratio[len(chunk) :], beta).sum()
-        for name, gradient in zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True):
-            total[name] += gradient.float()
+    head = model_head(model)
+    for indices, packed in _batches(model, rows, batch_tokens):
+        batch = pack(packed).to(device)
+        logp_N = chunked_log_probs(hidden_states(model, batch), head, batch.target_N)
+        logp_P2 = torch.zeros(batch.responses, device=device).index_add(0, batch.response_N, logp_N).view(-1, 2)
+        at = logp_P2.detach() if reference is None else logp_P2.new_tensor([reference[i] for i in indices])
+        ratio_P2 = logp_P2 - at
+        loss = dpo(ratio_P2[:, 0] - ratio_P2[:, 1], beta).sum()
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        for name, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                total[name] += gradient.float()
     return total
 
 
-def _batches(rows: Sequence[GoldRow], batch_tokens: int) -> Iterator[list[GoldRow]]:
-    sides = [max(len(row["preferred_ids"]), len(row["dispreferred_ids"])) + len(row["prompt_ids"]) for row in rows]
-    for indices in token_batches([2 * length for length in sides], batch_tokens):
-        yield [rows[i] for i in indices]
+def model_head(model: Any) -> Head:
+    """Returns the model's output head. Raises UserError where it is more than one linear."""
+    head = output_head(causal_lm(model))
+    if head is None:
+        raise UserError("model.path", type(causal_lm(model)).__name__, "its output head must be one nn.Linear")
+    return head
+
+
+def _batches(model: Any, rows: Sequence[GoldRow], batch_tokens: int) -> Iterator[tuple[list[int], list[Packed]]]:
+    """Yields batches of pairs: as one row where sharing the prompt pays, else as two rows one after the other."""
+    config = causal_lm(model).config
+    shared: list[int] = []
+    apart: list[int] = []
+    for i, row in enumerate(rows):
+        sides = [len(row[f"{side}_ids"]) for side in SIDES]
+        (shared if sharing_pays(len(row["prompt_ids"]), sides, config) else apart).append(i)
+    for group, together in ((shared, True), (apart, False)):
+        packed = [_packed(rows[i], together=together) for i in group]
+        lengths = [len(some) * max(len(one) for one in some) for some in packed]
+        for chosen in token_batches(lengths, batch_tokens):
+            yield [group[k] for k in chosen], [one for k in chosen for one in packed[k]]
+
+
+def _packed(row: GoldRow, *, together: bool) -> list[Packed]:
+    sides = tuple(row[f"{side}_ids"] for side in SIDES)
+    prompt = row["prompt_ids"]
+    return [Packed(prompt, sides)] if together else [Packed(prompt, (side,)) for side in sides]

@@ -1,22 +1,42 @@
 """s(y) = < v, grad log pi(y|x) > for a whole batch in one forward and one backward over activations.
 
-Each sample of the batch gets a scalar eps = 0 that scales the direction's contribution at every adapted linear. Then
-d log pi(y_i) / d eps_i is s(y_i), exactly: the derivative along v, sample by sample, with no gradient of any weight.
-Relatives: ghost dot-products, LoGra. B sequences, T tokens, I and O a linear's inputs and outputs, R the rank.
+Each row of the batch gets a scalar eps = 0 that scales the direction's contribution at every module (``taps.py``). Then
+d (sum of the row's coefficients times log pi(y)) / d eps is the derivative along v of that sum: exactly, row by row,
+with no gradient of any weight. Relatives: ghost dot-products, LoGra. B rows, N response tokens, S responses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from trace_ray.log_probs import SequenceBatch, response_log_probs
+from trace_ray.errors import UserError
+from trace_ray.impact.packing import PackedBatch, hidden_states
+from trace_ray.impact.taps import LoraTap, WeightTap, weight_taps
+from trace_ray.log_probs import causal_lm
+from trace_ray.vocabulary import Head, chunks, log_prob_slopes, output_head
 
 Direction = Mapping[str, torch.Tensor]
-"""Trainable parameter's name -> v for it. A LoRA direction holds lora_A (R, I) and lora_B (O, R) of each linear."""
+"""Trainable parameter's name -> v for it: of an adapter's lora_A and lora_B, or of every parameter of the model."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Of one batch, float32.
+
+    Args:
+        logp_S: log pi(y|x) of each response, in nats.
+        score_B: of each row, < v, grad sum of coefficient x log pi(y|x) >.
+        norm_B: of each row, the norm of that gradient; None where it was not asked for.
+    """
+
+    logp_S: torch.Tensor
+    score_B: torch.Tensor
+    norm_B: torch.Tensor | None = None
 
 
 def lora_linears(model: Any) -> dict[str, Any]:
@@ -26,49 +46,108 @@ def lora_linears(model: Any) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if isinstance(module, Linear)}
 
 
-def score_batch(model: Any, batch: SequenceBatch, direction: Direction) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns (log pi(y|x), s(y)), both shape (B,), float32, from one forward and one backward.
+class Scorer:
+    """Scores batches along one direction.
 
     Args:
-        model: a PEFT model in evaluation mode with every parameter frozen.
+        model: a causal LM or a PEFT model around one, in evaluation mode, every parameter frozen. Its parameters may be
+            anywhere, at theta_ref or not.
         direction: v, as ``gold_gradient`` makes it.
-    Source: METHOD section 2; exact up to rounding (checked against per-sample autograd in tests).
+    Raises: UserError where a module's share of the direction is not known.
     """
-    eps_B = torch.zeros(batch.size, device=batch.input_ids_BT.device, requires_grad=True)
-    with _contributions(model, direction, eps_B):
-        logp_B = response_log_probs(model, batch)
-    (s_B,) = torch.autograd.grad(logp_B.sum(), eps_B)
-    return logp_B.detach().float(), s_B.float()
+
+    def __init__(self, model: Any, direction: Direction) -> None:
+        self.model = model
+        head = output_head(causal_lm(model))
+        if head is None:
+            raise UserError("model.path", type(causal_lm(model)).__name__, "its output head must be one nn.Linear")
+        self.head = head
+        adapted = lora_linears(model) if hasattr(model, "get_base_model") else {}
+        self.taps: list[LoraTap | WeightTap] = [_lora_tap(n, m, direction) for n, m in adapted.items()]
+        self.lora = bool(adapted)
+        self.along_head: Head | None = None
+        if not adapted:
+            linear = model.get_output_embeddings()
+            self.taps = list(weight_taps(model, direction, linear))
+            self.along_head = _head_direction(model, linear, direction)
+
+    def score(self, batch: PackedBatch, coefficient_S: torch.Tensor | None = None, *, norms: bool = False) -> Scored:
+        """Returns log-probs and scores from one forward and one backward.
+
+        Args:
+            coefficient_S: of each response; 1 if None, so that a row of one response scores s(y).
+            norms: also the gradients' norms (LoRA only).
+        """
+        device = batch.input_ids_BT.device
+        eps_B = torch.zeros(batch.rows, device=device, requires_grad=True)
+        norms_B = torch.zeros(batch.rows, device=device) if norms else None
+        with self._tapped(eps_B, norms_B):
+            hidden_ND = hidden_states(self.model, batch)
+            coefficient_N = 1.0 if coefficient_S is None else coefficient_S.to(device)[batch.response_N]
+            logp_N, gradient_ND, head_N = self._head_pass(hidden_ND.detach(), batch.target_N)
+            gradient_ND *= torch.as_tensor(coefficient_N, device=device, dtype=gradient_ND.dtype).view(-1, 1)
+            (score_B,) = torch.autograd.grad(hidden_ND, eps_B, gradient_ND)
+        if head_N is not None:
+            score_B = score_B.index_add(0, batch.row_N, head_N * coefficient_N)
+        logp_S = torch.zeros(batch.responses, device=device).index_add(0, batch.response_N, logp_N)
+        return Scored(logp_S, score_B, None if norms_B is None else norms_B.sqrt())
+
+    def _head_pass(
+        self, hidden_ND: torch.Tensor, target_N: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Returns log pi(token), its gradient by the hidden state, and its derivative along the head's own direction."""
+        logp_N = torch.empty(len(hidden_ND), device=hidden_ND.device)
+        gradient_ND = torch.empty_like(hidden_ND)
+        head_N = torch.zeros_like(logp_N) if self.along_head else None
+        weight_VD = self.head.weight_VD.detach()
+        for at in chunks(hidden_ND, len(weight_VD)):
+            logp_N[at], slope_nV = log_prob_slopes(hidden_ND[at], self.head, target_N[at])
+            gradient_ND[at] = slope_nV.to(weight_VD.dtype) @ weight_VD
+            if self.along_head and head_N is not None:
+                v_VD, v_V = self.along_head.weight_VD, self.along_head.bias_V
+                head_N[at] = ((slope_nV.to(v_VD.dtype) @ v_VD).float() * hidden_ND[at].float()).sum(-1)
+                if v_V is not None:
+                    head_N[at] += slope_nV @ v_V.float()
+        return logp_N, gradient_ND, head_N
+
+    @contextmanager
+    def _tapped(self, eps_B: torch.Tensor, norms_B: torch.Tensor | None) -> Iterator[None]:
+        """While open, every module of the direction runs through its tap."""
+        if norms_B is not None and not self.lora:
+            raise UserError("impact.score_norm", "cosine", "gradient norms are known for impact.parameters=lora only")
+        for tap in self.taps:
+            tap.module.forward = _through(tap, eps_B)
+            if isinstance(tap, LoraTap):
+                tap.norms_B = norms_B
+        try:
+            with torch.enable_grad():
+                yield
+        finally:
+            for tap in self.taps:
+                del tap.module.forward
 
 
-@contextmanager
-def _contributions(model: Any, direction: Direction, eps_B: torch.Tensor) -> Iterator[None]:
-    """While open, every adapted linear adds eps_i (V x)_i to its output."""
-    handles = [
-        module.register_forward_hook(_contribution(name, module, direction, eps_B))
-        for name, module in lora_linears(model).items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _through(tap: LoraTap | WeightTap, eps_B: torch.Tensor) -> Any:
+    return lambda *args, **kwargs: tap.forward(eps_B, *args, **kwargs)
 
 
-def _contribution(name: str, module: Any, direction: Direction, eps_B: torch.Tensor) -> Any:
+def _lora_tap(name: str, module: Any, direction: Direction) -> LoraTap:
     adapter = module.active_adapters[0]
-    scale = module.scaling[adapter]
-    a_RI, b_OR = module.lora_A[adapter].weight, module.lora_B[adapter].weight
-    da_RI = direction[f"{name}.lora_A.{adapter}.weight"].to(a_RI)
-    db_OR = direction[f"{name}.lora_B.{adapter}.weight"].to(b_OR)
-    away_from_init = bool(b_OR.any())
+    v = [direction[f"{name}.lora_{side}.{adapter}.weight"] for side in "AB"]
+    return LoraTap(module, *v)
 
-    def add(_module: Any, args: tuple[Any, ...], output_BTO: torch.Tensor) -> torch.Tensor:
-        x_BTI = args[0].to(a_RI.dtype)
-        along_BTO = (x_BTI @ a_RI.T) @ db_OR.T
-        if away_from_init:
-            along_BTO = along_BTO + (x_BTI @ da_RI.T) @ b_OR.T
-        added_BTO: torch.Tensor = eps_B.view(-1, 1, 1) * scale * along_BTO
-        return output_BTO + added_BTO.to(output_BTO.dtype)
 
-    return add
+def _head_direction(model: Any, linear: torch.nn.Linear, direction: Direction) -> Head | None:
+    """The direction of the output head, which may be the input embedding's too."""
+    of = {id(parameter): direction[name] for name, parameter in model.named_parameters() if name in direction}
+    weight, bias = of.get(id(linear.weight)), of.get(id(linear.bias))
+    if weight is None and bias is None:
+        return None
+    weight_VD = torch.zeros_like(linear.weight) if weight is None else weight.to(linear.weight)
+    return Head(weight_VD.detach(), None if bias is None else bias.to(linear.weight), 0.0)
+
+
+def score_batch(model: Any, batch: PackedBatch, direction: Direction) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns (log pi(y|x), s(y)), both shape (B,), float32, of a batch of one response a row."""
+    scored = Scorer(model, direction).score(batch)
+    return scored.logp_S, scored.score_B

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import torch
 
-from trace_ray.batching import token_batches
 from trace_ray.config import ImpactConfig, ObjectiveConfig, TermConfig
-from trace_ray.impact.scores import Direction, score_batch
-from trace_ray.log_probs import collate, response_log_probs
-from trace_ray.losses import reference_slopes
-from trace_ray.pairs import CONFLICTS, RESPONSE_NAMES, SCORED_SCHEMA, TRAINED, TRIAGED_SCHEMA, Split, hash_fraction
+from trace_ray.impact.requests import Outcome, Request, run_requests
+from trace_ray.impact.scores import Direction, Scorer
+from trace_ray.impact.slopes import pair_slopes, responses
+from trace_ray.pairs import CONFLICTS, SCORED_SCHEMA, TRAINED, TRIAGED_SCHEMA, Split, hash_fraction
 from trace_ray.text import ChatTokenizer, TokenizedPair
 
 Row = dict[str, Any]
@@ -40,8 +39,7 @@ class Selection:
 
     def responses(self, category: str) -> list[str]:
         """Returns the names of the responses that the category's term reads."""
-        term = self.term(category)
-        return [name for name in RESPONSE_NAMES if name in (term.prefer, *term.suppress)] if term.loss != "skip" else []
+        return responses(self.term(category))
 
     def rows(self, triaged: pa.Table) -> list[Row]:
         """Returns the rows to train on, in order; those without a response that their term reads are left out."""
@@ -58,23 +56,6 @@ class Selection:
         return row["category"] in CONFLICTS or number < self.retain_share
 
 
-@dataclass(frozen=True)
-class ScoredSequence:
-    """One response to be run through the model."""
-
-    row: int
-    name: str
-    pair: TokenizedPair
-    scored: bool
-
-    @property
-    def ids(self) -> list[int]:
-        return self.pair.response_ids[self.name]
-
-    def __len__(self) -> int:
-        return len(self.pair.prompt_ids) + len(self.ids)
-
-
 def score_shard(
     triaged: pa.Table,
     selection: Selection,
@@ -85,10 +66,11 @@ def score_shard(
 ) -> pa.Table:
     """Returns the trained rows of a shard in SHARD_SCHEMA: tokens, reference log-probs, s(y) and impact.
 
-    Conflicts get s(y); RETAIN pairs a plain forward, and none at all where their term needs no reference log-probs.
+    Conflicts are scored; RETAIN pairs get a plain forward, and none at all where their term needs no reference
+    log-probs. s(y) is null where a pair was scored as one row with a shared prompt: only its impact is known then.
 
     Args:
-        model: a PEFT model in evaluation mode, every parameter frozen, the initial adapter loaded.
+        model: in evaluation mode, every parameter frozen, at theta_ref: with the initial adapter, or bare for full.
         direction: v = g_J / gamma.
     """
     rows = selection.rows(triaged)
@@ -98,62 +80,84 @@ def score_shard(
     pairs = tokenizer.pairs(
         [r["prompt"] for r in rows], [{n: r[n] for n in some} for r, some in zip(rows, names, strict=True)]
     )
-    sequences = [
-        ScoredSequence(i, name, pairs[i], row["category"] in CONFLICTS)
-        for i, row in enumerate(rows)
-        for name in names[i]
-        if row["category"] in CONFLICTS or selection.term(row["category"]).loss not in ("kl", "sft")
+    rows = [row | _tokens(pair) for row, pair in zip(rows, pairs, strict=True)]
+    slopes = pair_slopes(rows, selection.objective)
+    requests = [
+        Request(pair.prompt_ids, pair.response_ids, _coefficients(row, slope, config) if _conflict(row) else None)
+        for row, pair, slope in zip(rows, pairs, slopes, strict=True)
+        if _conflict(row) or selection.term(row["category"]).loss not in ("kl", "sft")
     ]
-    results = _run(sequences, model, direction, config.batch_tokens)
-    full = [_scored_row(row, i, pairs[i], results, selection, config) for i, row in enumerate(rows)]
+    norms = config.score_norm == "cosine"
+    # Impact weights need the pair's impact alone; other weights (U2A's rounds) read each response's s(y).
+    share = config.share_prompts and selection.objective.weights == "impact"
+    outcomes = iter(run_requests(requests, Scorer(model, direction), config, norms=norms, share_prompts=share))
+    size = direction_norm(direction) if norms else 1.0
+    full = []
+    for row in rows:
+        plain = not _conflict(row) and selection.term(row["category"]).loss in ("kl", "sft")
+        full.append(row | ({"impact": None} if plain else _scored(next(outcomes), size)))
     return pa.Table.from_pylist(full, schema=SHARD_SCHEMA)
 
 
-def _run(
-    sequences: Sequence[ScoredSequence], model: Any, direction: Direction, batch_tokens: int
-) -> dict[tuple[int, str], tuple[float, float | None]]:
-    device = next(model.parameters()).device
-    results: dict[tuple[int, str], tuple[float, float | None]] = {}
-    for scored in (True, False):
-        group = [one for one in sequences if one.scored == scored]
-        for indices in token_batches([len(one) for one in group], batch_tokens):
-            chunk = [group[i] for i in indices]
-            batch = collate([one.pair.prompt_ids for one in chunk], [one.ids for one in chunk]).to(device)
-            if scored:
-                logp, s = (values.tolist() for values in score_batch(model, batch, direction))
-            else:
-                with torch.inference_mode():
-                    logp = response_log_probs(model, batch).tolist()
-                s = [None] * len(logp)
-            results |= {(one.row, one.name): pair for one, pair in zip(chunk, zip(logp, s, strict=True), strict=True)}
-    return results
+def _conflict(row: Row) -> bool:
+    return row["category"] in CONFLICTS
 
 
-def _scored_row(
-    row: Row,
-    index: int,
-    pair: TokenizedPair,
-    results: dict[tuple[int, str], tuple[float, float | None]],
-    selection: Selection,
-    config: ImpactConfig,
-) -> Row:
-    scored = dict(row) | {"prompt_ids": pair.prompt_ids}
-    for name, ids in pair.response_ids.items():
-        logp, s = results.get((index, name), (None, None))
-        scored |= {f"{name}_ids": ids, f"{name}_ref_logp": logp, f"{name}_s": s}
-    conflict = row["category"] in CONFLICTS
-    return scored | {"impact": pair_impact(scored, selection, config) if conflict else None}
+def _tokens(pair: TokenizedPair) -> Row:
+    return {"prompt_ids": pair.prompt_ids, **{f"{name}_ids": ids for name, ids in pair.response_ids.items()}}
 
 
-def pair_impact(scored: Row, selection: Selection, config: ImpactConfig) -> float:
-    """Returns < v, grad l_i(theta_ref) >: the slopes of the pair's loss times its responses' s(y).
-
-    With ``score_norm`` per_token each s(y) is divided by its response's tokens (ours, against a bias to length).
-    """
-    term = selection.term(scored["category"])
-    length = {
-        name: torch.tensor([float(len(scored[f"{name}_ids"]))]) for name in selection.responses(scored["category"])
-    }
-    slopes = reference_slopes(term, selection.objective, length)
+def _coefficients(row: Row, slope: Mapping[str, float], config: ImpactConfig) -> dict[str, float]:
+    """What each s(y) counts; per_token divides it by the response's tokens (ours, against a bias to length)."""
     per_token = config.score_norm == "per_token"
-    return float(sum(slopes[n].item() * scored[f"{n}_s"] / (length[n].item() if per_token else 1.0) for n in slopes))
+    return {name: c / (max(1, len(row[f"{name}_ids"])) if per_token else 1) for name, c in slope.items()}
+
+
+def _scored(outcome: Outcome, size: float) -> Row:
+    impact = outcome.impact
+    if outcome.norm is not None and impact is not None:
+        impact = impact / (outcome.norm * size) if outcome.norm * size > 0 else 0.0
+    fields: Row = {"impact": impact}
+    for name, logp in outcome.logp.items():
+        fields |= {f"{name}_ref_logp": logp, f"{name}_s": outcome.s.get(name)}
+    return fields
+
+
+def direction_norm(direction: Direction) -> float:
+    """Returns |v|."""
+    return float(sum(v.double().square().sum() for v in direction.values()) ** 0.5)
+
+
+def loss_gains(
+    rows: Sequence[Row], objective: ObjectiveConfig, model: Any, direction: Direction, config: ImpactConfig
+) -> list[float]:
+    """Returns < v, grad l_i(theta) > of each row's loss at the model's present parameters, at theta_ref or anywhere.
+
+    With v = grad J / gamma at the same parameters and npo on the responses to forget these are U2A's gains
+    (METHOD section 4): positive where a step down the loss also lowers J.
+
+    Args:
+        rows: of SCORED_SCHEMA: category, tokens and reference log-probs of the term's responses.
+        objective: the categories' terms.
+        model: in evaluation mode, every parameter frozen.
+    """
+    names = [responses(getattr(objective, row["category"])) for row in rows]
+    requests = [
+        Request(row["prompt_ids"], {n: row[f"{n}_ids"] for n in some}, dict.fromkeys(some, 1.0))
+        for row, some in zip(rows, names, strict=True)
+    ]
+    outcomes = run_requests(requests, Scorer(model, direction), config, share_prompts=False)
+    ratios = [
+        {n: found.logp[n] - _reference(row, n) for n in found.logp} for row, found in zip(rows, outcomes, strict=True)
+    ]
+    slopes = pair_slopes(rows, objective, ratios)
+    return [
+        sum(c * (found.s[n] or 0.0) for n, c in slope.items()) for slope, found in zip(slopes, outcomes, strict=True)
+    ]
+
+
+def _reference(row: Row, name: str) -> float:
+    value = row[f"{name}_ref_logp"]
+    if value is None or not torch.isfinite(torch.tensor(value)):
+        raise ValueError(f"row {row['pair_id']} has no reference log-prob of its {name} response")
+    return float(value)

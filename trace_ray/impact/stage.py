@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from trace_ray import metrics
 from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, settings
 from trace_ray.corpus.noise import noisy_table
-from trace_ray.errors import UserError
-from trace_ray.impact.gold import PAIR_COLUMNS, choose_gold, tokenize_gold
+from trace_ray.impact.direction_stage import slots, task, write_direction
+from trace_ray.impact.gold import PAIR_COLUMNS, choose_gold, choose_retain, tokenize_gold
 from trace_ray.impact.noise import record_noise
 from trace_ray.impact.weights import impact_summary, raw_weights, weight_scale
+from trace_ray.impact.worker import ADAPTER_INIT, GOLD, RETAIN_SAMPLE, Shard, make_adapter, score_rows
 from trace_ray.pairs import CONFLICTS, RESPONSE_NAMES, SCORED_SCHEMA
 from trace_ray.progress import Meter
-from trace_ray.storage import Location, download_folder, upload_folder
 
-ADAPTER_INIT, DIRECTION, GOLD, SCORES = "adapter_init", "direction.safetensors", "gold.parquet", "scores"
+SCORES = "scores"
+__all__ = ["ADAPTER_INIT", "SCORES", "impact_inputs", "plan_shards", "run_impact"]
 
 
 def impact_inputs(run: Run, config: Config) -> dict[str, Any]:
@@ -37,137 +36,46 @@ def impact_inputs(run: Run, config: Config) -> dict[str, Any]:
 
 
 def run_impact(run: Run, config: Config) -> None:
-    """Writes impact/ (adapter_init, gold, direction, scores) and scored/."""
+    """Writes impact/ (adapter_init for lora, gold, direction, scores) and scored/."""
     inputs = impact_inputs(run, config)
     started = time.monotonic()
     if not any([run.impact.begin(inputs), run.scored.begin(inputs)]):
         return
     counts, noise = record_noise(run, config.corpus.noise)
     ensure_ray(config.ray)
-    place = run.impact.place
-    _once(
-        place / ADAPTER_INIT / "adapter_model.safetensors", _task(_make_adapter, config), place / ADAPTER_INIT, config
-    )
+    _write_adapter(run, config)
     _write_gold(run, config)
-    _write_direction(run, config)
+    direction = write_direction(run, config)
     shards = list(plan_shards(run, config))
     conflicts = sum(counts.get(f"train {name}", 0) for name in CONFLICTS)
     retain_share = config.impact.retain_per_conflict * conflicts / max(1, counts.get("train RETAIN", 0))
     _score(run, config, shards, retain_share)
-    _write_weights(run, config, started, noise)
+    _write_weights(run, config, started, {"direction": direction, "noise": noise})
 
 
-def _task(function: Any, config: Config) -> Any:
+def _write_adapter(run: Run, config: Config) -> None:
     import ray
 
-    impact = config.impact
-    options = {"num_cpus": impact.num_cpus, "num_gpus": impact.num_gpus or None, "max_retries": impact.max_retries}
-    return ray.remote(**options)(function)
-
-
-def _once(result: Location, task: Any, *arguments: Any) -> None:
-    import ray
-
-    if not result.exists():
-        ray.get(task.remote(*arguments))
-
-
-def _threads(config: Config) -> Any:
-    """Uses the cores this task was given; returns the device."""
-    import torch
-
-    torch.set_num_threads(max(1, int(config.impact.num_cpus)))
-    return torch.device("cuda" if config.impact.num_gpus and torch.cuda.is_available() else "cpu")
-
-
-def _make_adapter(place: Location, config: Config) -> None:
-    from trace_ray.models import load_model, new_adapter
-
-    _threads(config)
-    model = new_adapter(load_model(config.model), config.lora, config.impact.seed)
-    upload_folder(lambda folder: model.save_pretrained(folder, safe_serialization=True), place)
-
-
-_LOADED: dict[str, tuple[str, Any]] = {}
-"""What this worker process has loaded, one of a kind: tasks of one run share it, another run's replaces it."""
-
-
-def _loaded(kind: str, key: str, make: Callable[[], Any]) -> Any:
-    if _LOADED.get(kind, ("", None))[0] != key:
-        _LOADED[kind] = (key, make())
-    return _LOADED[kind][1]
-
-
-def _model(run: Run, config: Config, *, trainable: bool) -> Any:
-    """The model with the initial adapter, in evaluation mode, on this task's device."""
-    from trace_ray.models import load_adapter, load_model
-
-    device = _threads(config)
     place = run.impact.place / ADAPTER_INIT
-
-    def make() -> Any:
-        with download_folder(place) as folder:
-            return load_adapter(load_model(config.model), folder, trainable=trainable).eval().to(device)
-
-    return _loaded("model", f"{place.uri} {config.model} {trainable}", make)
+    if config.impact.parameters == "lora" and not (place / "adapter_model.safetensors").exists():
+        ray.get(task(make_adapter, config).remote(place, config))
 
 
 def _write_gold(run: Run, config: Config) -> None:
     from trace_ray.models import load_chat_tokenizer
 
-    place = run.impact.place / GOLD
-    if place.exists():
-        return
-    corrected = config.objective.PUNISH.prefer == "corrected"
-    parts = (noisy_table(part.read_parquet(PAIR_COLUMNS), config.corpus.noise) for part in run.triaged.parts())
-    rows = choose_gold(parts, config.impact.gold_size, config.impact.seed, corrected=corrected)
-    place.write_parquet(tokenize_gold(rows, load_chat_tokenizer(config.model)))
+    place, impact = run.impact.place, config.impact
 
+    def parts() -> Iterator[pa.Table]:
+        return (noisy_table(part.read_parquet(PAIR_COLUMNS), config.corpus.noise) for part in run.triaged.parts())
 
-def _write_direction(run: Run, config: Config) -> None:
-    """V = g_J / gamma, the gold shards' gradients summed."""
-    import ray
-    from safetensors.numpy import save
-
-    place = run.impact.place / DIRECTION
-    if place.exists():
-        return
-    size = (run.impact.place / GOLD).read_parquet(["pair_id"]).num_rows
-    cpus = max(1, int(ray.cluster_resources().get("CPU", 1) // max(0.01, config.impact.num_cpus)))
-    step = max(1, -(-size // cpus))
-    task = _task(_gold_shard, config)
-    pending = [task.remote(run, config, start, min(size, start + step)) for start in range(0, size, step)]
-    total: dict[str, Any] = {}
-    with Meter("impact: direction", size, "gold pairs") as meter:
-        for start, future in zip(range(0, size, step), pending, strict=True):
-            for name, gradient in ray.get(future).items():
-                total[name] = total.get(name, 0.0) + gradient
-            meter.advance(min(size, start + step) - start)
-    direction = {name: np.asarray(g / (size * config.impact.gamma), np.float32) for name, g in total.items()}
-    if not all(np.isfinite(v).all() for v in direction.values()) or not any(v.any() for v in direction.values()):
-        raise UserError(
-            "impact", "the gold gradient is zero or not finite", "check the model's weights and model.dtype"
-        )
-    place.write_bytes(save(direction))
-
-
-def _gold_shard(run: Run, config: Config, start: int, stop: int) -> dict[str, Any]:
-    from trace_ray.impact.gradient import gold_gradient
-
-    model = _model(run, config, trainable=True)
-    rows = (run.impact.place / GOLD).read_parquet().slice(start, stop - start).to_pylist()
-    summed = gold_gradient(model, rows, beta=config.objective.beta, batch_tokens=config.impact.batch_tokens)
-    return {name: gradient.cpu().double().numpy() for name, gradient in summed.items()}
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Rows start..stop of one part of triaged/, scored into ``out``."""
-
-    part: Location
-    start: int
-    stop: int
-    out: Location
+    if impact.curvature == "gauss_newton" and not (place / RETAIN_SAMPLE).exists():
+        sample = choose_retain(parts(), impact.curvature_pairs, impact.seed)
+        (place / RETAIN_SAMPLE).write_parquet(tokenize_gold(sample, load_chat_tokenizer(config.model)))
+    if not (place / GOLD).exists():
+        corrected = config.objective.PUNISH.prefer == "corrected"
+        rows = choose_gold(parts(), impact.gold_size, impact.seed, corrected=corrected)
+        (place / GOLD).write_parquet(tokenize_gold(rows, load_chat_tokenizer(config.model)))
 
 
 def plan_shards(run: Run, config: Config) -> Iterator[Shard]:
@@ -186,15 +94,14 @@ def _score(run: Run, config: Config, shards: list[Shard], retain_share: float) -
 
     finished = {place.name for place in (run.impact.place / SCORES).files(".parquet")}
     todo = [shard for shard in shards if shard.out.name not in finished]
-    task = _task(_score_shard, config)
+    score = task(score_rows, config)
     in_flight: dict[Any, Shard] = {}
-    limit = 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     with Meter("impact: scores", sum(s.stop - s.start for s in shards)) as meter:
         meter.skip(sum(s.stop - s.start for s in shards if s.out.name in finished))
         while todo or in_flight:
-            while todo and len(in_flight) < limit:
+            while todo and len(in_flight) < 4 * slots(config):
                 shard = todo.pop(0)
-                in_flight[task.remote(run, config, shard, retain_share)] = shard
+                in_flight[score.remote(run, config, shard, retain_share)] = shard
             ready, _ = ray.wait(list(in_flight), num_returns=1)
             ray.get(ready)
             for future in ready:
@@ -202,25 +109,7 @@ def _score(run: Run, config: Config, shards: list[Shard], retain_share: float) -
                 meter.advance(shard.stop - shard.start)
 
 
-def _score_shard(run: Run, config: Config, shard: Shard, retain_share: float) -> None:
-    from safetensors.torch import load
-
-    from trace_ray.impact.shard import Selection, score_shard
-    from trace_ray.models import load_chat_tokenizer
-
-    model = _model(run, config, trainable=False)
-    device = next(model.parameters()).device
-    place = run.impact.place / DIRECTION
-    direction = _loaded("direction", place.uri, lambda: {n: v.to(device) for n, v in load(place.read_bytes()).items()})
-    triaged = noisy_table(shard.part.read_parquet().slice(shard.start, shard.stop - shard.start), config.corpus.noise)
-    selection = Selection(config.objective, retain_share, config.impact.seed)
-    tokenizer = _loaded("tokenizer", str(config.model), lambda: load_chat_tokenizer(config.model))
-    scored = score_shard(triaged, selection, model, direction, tokenizer, config.impact)
-    shard.out.write_parquet(scored)
-    metrics.count_each("pairs_scored", "category", scored["category"].to_pylist())
-
-
-def _write_weights(run: Run, config: Config, started: float, noise: dict[str, int]) -> None:
+def _write_weights(run: Run, config: Config, started: float, about: dict[str, Any]) -> None:
     scores = (run.impact.place / SCORES).files(".parquet")
     raw: list[Any] = []
     impacts: dict[str, list[Any]] = {name.value: [] for name in CONFLICTS}
@@ -251,7 +140,7 @@ def _write_weights(run: Run, config: Config, started: float, noise: dict[str, in
     triaged = run.triaged.manifest()["counts"]
     counts["untrained"] = triaged["triaged"] - sum(counts.values())
     seconds = time.monotonic() - started
-    facts = {"model": config.model.path, "summary": summary, "weight_norm": config.impact.weight_norm, "scale": scale}
-    facts["noise"] = noise
+    norms = {"score_norm": config.impact.score_norm, "weight_norm": config.impact.weight_norm, "scale": scale}
+    facts = {"model": config.model.path, "summary": summary, **about, **norms}
     run.impact.publish(counts=counts, seconds=seconds, response_tokens=tokens, **facts)
     run.scored.publish(counts=counts, seconds=seconds, schema=SCORED_SCHEMA, **facts)

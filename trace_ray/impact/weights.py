@@ -40,11 +40,13 @@ def raw_weights(impact: Floats, category: npt.NDArray[Any], weights: str) -> Flo
 
 
 def impact_summary(impact: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
-    """Returns for each category of conflict its count, share clamped to 0, quantiles and effective sample size.
+    """Returns for each category of conflict its count, share clamped to 0, quantiles, effective sample size and
+    share of all conflicts' weight (none where every weight is 0).
 
     The effective sample size is (sum w)^2 / sum w^2 of the category's weights.
     """
     summary = {}
+    mass = sum(float(np.maximum(0.0, values).sum()) for values in impact.values())
     for name, values in impact.items():
         if not len(values):
             continue
@@ -59,5 +61,6 @@ def impact_summary(impact: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
             "q75": float(three),
             "max": float(high),
             "effective_sample_size": float(weight.sum() ** 2 / max((weight**2).sum(), 1e-300)),
+            "weight_share": float(weight.sum() / mass) if mass else 0.0,
         }
     return summary

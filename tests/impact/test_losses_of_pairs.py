@@ -1,0 +1,115 @@
+"""Impacts of every loss of the objective's table against autograd on the loss itself, at theta_ref and away from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.impact import tiny
+from trace_ray.config import ImpactConfig, ObjectiveConfig, TermConfig
+from trace_ray.impact.shard import loss_gains
+
+PAIR: dict[str, Any] = {"prefer": "rejected", "suppress": ("chosen",)}
+B, TAU, E = 0.7, 0.4, 0.2
+LOSSES: dict[str, tuple[TermConfig, dict[str, Any]]] = {
+    "dpo": (TermConfig(loss="dpo", **PAIR), {}),
+    "ipo": (TermConfig(loss="ipo", **PAIR), {}),
+    "ipo per token": (TermConfig(loss="ipo", **PAIR), {"length_norm": True}),
+    "rdpo": (TermConfig(loss="rdpo", **PAIR), {"label_noise": E}),
+    "npo": (TermConfig(loss="npo", suppress=("chosen",)), {}),
+    "npo on both": (TermConfig(loss="npo", suppress=("chosen", "rejected")), {"npo_scale": True}),
+    "sft": (TermConfig(loss="sft", prefer="rejected"), {}),
+}
+
+
+def by_hand(name: str, r_w: torch.Tensor, r_l: torch.Tensor, n_w: int, n_l: int, logp_l: torch.Tensor) -> torch.Tensor:
+    """METHOD section 3, written out; w = chosen (suppressed), l = rejected (preferred)."""
+    d = r_l - r_w
+
+    def sigmoid(z: torch.Tensor) -> torch.Tensor:
+        return 1 / (1 + torch.exp(-z))
+
+    match name:
+        case "dpo":
+            return -torch.log(sigmoid(B * d))
+        case "ipo":
+            return (d - 1 / (2 * TAU)) ** 2
+        case "ipo per token":
+            return (r_l / n_l - r_w / n_w - 1 / (2 * TAU)) ** 2
+        case "rdpo":
+            return (-(1 - E) * torch.log(sigmoid(B * d)) + E * torch.log(sigmoid(-B * d))) / (1 - 2 * E)
+        case "npo":
+            return -torch.log(sigmoid(-B * r_w))
+        case "npo on both":
+            return (-torch.log(sigmoid(-B * r_w)) - torch.log(sigmoid(-B * r_l))) * 2 / B
+        case "sft":
+            return -logp_l / n_l
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("at_ref", [True, False], ids=["at theta_ref", "away"])
+@pytest.mark.parametrize("parameters", ["lora", "full"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_gains_equal_autograd_of_the_loss(name: str, parameters: str, at_ref: bool) -> None:
+    model = tiny.llama() if parameters == "full" else tiny.adapted(tiny.llama(), at_init=at_ref)
+    term, settings = LOSSES[name]
+    objective = ObjectiveConfig(INVERT=term, beta=B, tau=TAU, **settings)
+    direction = tiny.random_direction(model)
+    rows, expected = [], []
+    for i, (prompt, response) in enumerate(tiny.SEQUENCES):
+        sides = {"chosen": [4, 4, 9][: 1 + i % 3], "rejected": response}
+        logp = {side: tiny.log_prob(model, prompt, ids) for side, ids in sides.items()}
+        off = {"chosen": 0.0, "rejected": 0.0} if at_ref else {"chosen": 0.8 - i, "rejected": 1.1 * i - 1.7}
+        ref = {side: float(logp[side]) - off[side] for side in sides}
+        ratio = {side: logp[side] - ref[side] for side in sides}
+        sizes = len(sides["chosen"]), len(sides["rejected"])
+        loss = by_hand(name, ratio["chosen"], ratio["rejected"], *sizes, logp["rejected"])
+        expected.append(tiny.derivative(model, loss, direction))
+        rows.append(
+            {"pair_id": str(i), "category": "INVERT", "prompt_ids": prompt}
+            | {f"{side}_ids": ids for side, ids in sides.items()}
+            | {f"{side}_ref_logp": value for side, value in ref.items()}
+        )
+    model.requires_grad_(False)
+    found = loss_gains(rows, objective, model, direction, ImpactConfig())
+    assert tiny.relative_error(found, expected) <= 1e-4
+
+
+def test_a_gain_predicts_the_change_of_j() -> None:
+    """U2A: a small step down a pair's loss changes J by -step x gamma x gain; checked by taking it."""
+    from trace_ray.impact.gradient import gold_gradient
+
+    model = tiny.llama().double()
+    gold = [{"prompt_ids": [1, 3], "preferred_ids": [5, 6], "dispreferred_ids": [9, 2, 4]}]
+    reference = [(-6.0, -9.0)]
+    direction = gold_gradient(model, gold, beta=B, batch_tokens=64, reference=reference)
+
+    def j() -> float:
+        logp = [tiny.log_prob(model, gold[0]["prompt_ids"], gold[0][f"{s}_ids"]) for s in ("preferred", "dispreferred")]
+        margin = (logp[0] - reference[0][0]) - (logp[1] - reference[0][1])
+        return float(-torch.nn.functional.logsigmoid(B * margin))
+
+    objective = ObjectiveConfig(INVERT=TermConfig(loss="npo", suppress=("chosen",)), beta=B)
+    row = {"pair_id": "0", "category": "INVERT", "prompt_ids": [1, 4], "chosen_ids": [3, 8, 6], "chosen_ref_logp": -7.0}
+    before, step = j(), 1e-5
+    loss = -torch.nn.functional.logsigmoid(-B * (tiny.log_prob(model, [1, 4], [3, 8, 6]) + 7.0))
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    with torch.no_grad():
+        gain = loss_gains([row], objective, model.float().requires_grad_(False), direction, ImpactConfig())[0]
+        model.double()
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.sub_(step * gradient)
+    assert (before - j()) / step == pytest.approx(gain, rel=1e-2)
+
+
+def test_kl_has_no_impact_at_theta_ref_and_is_refused_elsewhere() -> None:
+    model = tiny.llama()
+    objective = ObjectiveConfig(INVERT=TermConfig(loss="kl", prefer="rejected"))
+    direction = tiny.random_direction(model)
+    logp = float(tiny.log_prob(model, [1, 4], [3, 8]))
+    row = {"pair_id": "0", "category": "INVERT", "prompt_ids": [1, 4], "rejected_ids": [3, 8]}
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="kl away"):
+        loss_gains([row | {"rejected_ref_logp": logp - 1}], objective, model, direction, ImpactConfig())

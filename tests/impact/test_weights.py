@@ -1,0 +1,38 @@
+"""Weights and their report against hand-worked numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trace_ray.errors import UserError
+from trace_ray.impact.weights import impact_summary, raw_weights, weight_scale
+
+IMPACT = np.array([2.0, -1.0, 6.0, np.nan, 0.0])
+CATEGORY = np.array(["INVERT", "INVERT", "PUNISH", "RETAIN", "PUNISH"], dtype=object)
+
+
+def test_negative_impacts_are_clamped_and_retain_weighs_one() -> None:
+    assert raw_weights(IMPACT, CATEGORY, "impact").tolist() == [2.0, 0.0, 6.0, 1.0, 0.0]
+    assert raw_weights(IMPACT, CATEGORY, "uniform").tolist() == [1.0] * 5
+
+
+@pytest.mark.parametrize(("norm", "total"), [("sum", 1.0), ("mean", 4.0)])
+def test_weights_of_the_conflicts_add_up(norm: str, total: float) -> None:
+    raw = raw_weights(IMPACT, CATEGORY, "impact")[CATEGORY != "RETAIN"]
+    assert (raw * weight_scale(8.0, 4, norm, "impact")).sum() == pytest.approx(total)
+
+
+def test_conflicts_none_of_which_helps_stop_the_run() -> None:
+    with pytest.raises(UserError, match="none of positive impact"):
+        weight_scale(0.0, 4, "mean", "impact")
+
+
+def test_the_report_by_category() -> None:
+    report = impact_summary({"INVERT": np.array([2.0, -1.0, 2.0, 0.0]), "PUNISH": np.array([6.0]), "none": np.empty(0)})
+    assert set(report) == {"INVERT", "PUNISH"}
+    invert = report["INVERT"]
+    assert (invert["count"], invert["share_clamped"], invert["median"]) == (4.0, 0.5, 1.0)
+    assert (invert["min"], invert["max"]) == (-1.0, 2.0)
+    assert invert["effective_sample_size"] == pytest.approx(2.0)  # two equal weights, two of 0
+    assert invert["weight_share"] == pytest.approx(0.4)

@@ -1,0 +1,124 @@
+"""The impact stage on a real local Ray: full and LoRA, curvature, resumption, a lost worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.impact import tiny, world
+from trace_ray.artifacts import Run
+from trace_ray.config import Config, CorpusConfig, ImpactConfig, LoraSettings, StorageConfig
+from trace_ray.errors import UserError
+from trace_ray.impact import stage
+from trace_ray.impact.stage import SCORES, run_impact
+from trace_ray.impact.worker import score_rows
+from trace_ray.pairs import TRIAGED_SCHEMA
+from trace_ray.storage import locate
+
+PAIRS = 83
+SMALL: dict[str, Any] = {"gold_size": 7, "shard_rows": 17, "batch_tokens": 1024, "retain_per_conflict": 1.0}
+
+
+def triaged_run(place: Path) -> Run:
+    """A run whose triage is done, by the oracle."""
+    run = Run(locate(str(place), StorageConfig()))
+    run.triaged.begin({"pairs": PAIRS})
+    table = world.triaged(PAIRS)
+    (run.triaged.place / "part-0.parquet").write_parquet(table)
+    names = table["category"].to_pylist()
+    counts = {"triaged": PAIRS} | {f"train {name}": names.count(name) for name in set(names)}
+    run.triaged.publish(counts=counts, seconds=0.0, schema=TRIAGED_SCHEMA)
+    return run
+
+
+def config(**impact: Any) -> Config:
+    lora = LoraSettings(r=4, alpha=4, dropout=0.0, target_modules=("q_proj", "v_proj", "down_proj"))
+    return Config(model=world.POLICY, lora=lora, corpus=CorpusConfig(), impact=ImpactConfig(**{**SMALL, **impact}))
+
+
+def impacts(run: Run) -> list[float]:
+    rows = run.scored.read(["row", "impact"]).to_pylist()
+    return [row["impact"] for row in sorted(rows, key=lambda row: row["row"]) if row["impact"] is not None]
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = triaged_run(tmp_path_factory.mktemp("lora"))
+    run_impact(run, config())
+    return run
+
+
+def test_other_shards_and_a_killed_worker_give_the_same_scores(
+    lora: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run scores in shards of 5; the worker of one of them is killed once, at its first task."""
+    run = triaged_run(tmp_path)
+    marker = str(tmp_path / "killed")
+
+    def dying(*arguments: Any) -> None:
+        if not os.path.exists(marker):
+            Path(marker).write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        score_rows(*arguments)
+
+    monkeypatch.setattr(stage, "score_rows", dying)
+    run_impact(run, config(shard_rows=5))
+    assert os.path.exists(marker)
+    assert tiny.relative_error(impacts(run), impacts(lora)) <= 1e-4
+    assert len((run.impact.place / SCORES).files(".parquet")) == -(-PAIRS // 5)
+
+
+def test_the_manifest_reports_each_category(lora: Run) -> None:
+    manifest = lora.impact.manifest()
+    for summary in manifest["summary"].values():
+        assert {"share_clamped", "q25", "median", "q75", "effective_sample_size", "weight_share"} <= set(summary)
+    assert sum(summary["weight_share"] for summary in manifest["summary"].values()) == pytest.approx(1.0)
+    assert manifest["direction"]["parts"] == ["direction.safetensors"]
+
+
+def test_a_direction_in_parts_is_the_same_direction(lora: Run, tmp_path: Path) -> None:
+    run = triaged_run(tmp_path)
+    run_impact(run, config(part_bytes=4000))
+    assert len(run.impact.manifest()["direction"]["parts"]) > 3
+    assert tiny.relative_error(impacts(run), impacts(lora)) <= 1e-4
+
+
+def test_full_scores_every_weight(tmp_path: Path) -> None:
+    """Against autograd on the pair of the largest impact, with the direction that was stored."""
+    from trace_ray.impact.worker import read_direction
+
+    run = triaged_run(tmp_path)
+    run_impact(run, config(parameters="full"))
+    assert not (run.impact.place / "adapter_init").exists()
+    model, direction = world.policy(parameters="full"), read_direction(run)
+    assert set(direction) == {name for name, _ in model.named_parameters()}
+    rows = [row for row in run.scored.read().to_pylist() if row["category"] == "INVERT"]
+    row = max(rows, key=lambda row: row["impact"])
+    logp = {side: tiny.log_prob(model, row["prompt_ids"], row[f"{side}_ids"]) for side in ("rejected", "chosen")}
+    margin = logp["rejected"] - logp["chosen"]
+    loss = -(0.3 * (margin - margin.detach())).sigmoid().log()
+    assert row["impact"] == pytest.approx(tiny.derivative(model, loss, direction), rel=1e-4)
+
+
+def test_gauss_newton_solves_on_tasks_and_logs_its_residuals(tmp_path: Path) -> None:
+    run = triaged_run(tmp_path)
+    solve = {"curvature": "gauss_newton", "curvature_pairs": 5, "gamma": 0.01, "cg_tolerance": 1e-3}
+    run_impact(run, config(**solve))
+    about = run.impact.manifest()["direction"]
+    assert about["residuals"][0] == 1.0
+    assert about["residuals"][-1] <= 1e-3
+    assert about["retain_pairs"] == 5
+    assert 0 < about["cosine_to_identity"] < 1
+    assert np.isfinite(impacts(run)).all()
+
+
+def test_a_solve_that_does_not_converge_stops_the_run(tmp_path: Path) -> None:
+    run = triaged_run(tmp_path)
+    solve = {"curvature": "gauss_newton", "curvature_pairs": 5, "gamma": 1e-6, "cg_tolerance": 1e-9}
+    with pytest.raises(UserError, match=r"cg_iterations.*residual"):
+        run_impact(run, config(cg_iterations=1, **solve))

@@ -1,0 +1,21 @@
+"""Gradient checkpointing in evaluation mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trace_ray.log_probs import causal_lm
+
+
+def checkpoint_layers(model: Any) -> None:
+    """Makes the decoder layers keep their inputs only and run again in the backward.
+
+    Transformers checkpoints layers in training mode alone, so the layers themselves, but nothing in them, are put into
+    it: dropout stays off.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    causal_lm(model).gradient_checkpointing_enable({"use_reentrant": False})
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True

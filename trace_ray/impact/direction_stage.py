@@ -1,0 +1,129 @@
+"""The direction on Ray tasks: gold shards' gradients summed part by part, and the Gauss-Newton solve where asked for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from trace_ray.artifacts import Run
+from trace_ray.config import Config
+from trace_ray.errors import UserError
+from trace_ray.impact.worker import (
+    DIRECTION,
+    GOLD,
+    RETAIN_SAMPLE,
+    curvature_shard,
+    gold_shard,
+    read_parts,
+    spans,
+    sum_part,
+)
+from trace_ray.progress import Meter
+
+
+def task(function: Any, config: Config) -> Any:
+    """Returns the function as a Ray task with the stage's resources, retried where its worker or node is lost."""
+    import ray
+
+    impact = config.impact
+    options = {"num_cpus": impact.num_cpus, "num_gpus": impact.num_gpus or None, "max_retries": impact.max_retries}
+    return ray.remote(**options)(function)
+
+
+def slots(config: Config) -> int:
+    """Returns how many of the stage's tasks the cluster runs at once, now."""
+    import ray
+
+    impact, have = config.impact, ray.cluster_resources()
+    counts = [have.get("CPU", 1.0) / impact.num_cpus] if impact.num_cpus else []
+    counts += [have.get("GPU", 0.0) / impact.num_gpus] if impact.num_gpus else []
+    return max(1, int(min(counts, default=1.0)))
+
+
+def write_direction(run: Run, config: Config) -> dict[str, Any]:
+    """Writes v and then ``direction.json``; returns what that says of it.
+
+    The driver holds no gradient: the i-th parts of all gold shards meet in one task that writes their sum.
+    """
+    import ray
+
+    place = run.impact.place / DIRECTION
+    if place.exists():
+        return dict(json.loads(place.read_text()))
+    size = (run.impact.place / GOLD).read_parquet(["pair_id"]).num_rows
+    shard = task(gold_shard, config).options(num_returns="streaming")
+    shards = [shard.remote(run, config, start, stop) for start, stop in spans(size, slots(config))]
+    summing = task(sum_part, config)
+    written: list[Any] = []
+    with Meter("impact: direction", 0, "parts") as meter:
+        while True:
+            try:
+                parts = [next(one) for one in shards]
+            except StopIteration:
+                break
+            name = f"direction{f'-{len(written):05d}' if written else ''}.safetensors"
+            out = run.impact.place / name
+            written.append(summing.remote(out, 1 / (size * config.impact.gamma), *parts))
+            meter.advance(1)
+        facts = ray.get(written)
+    norm = sum(fact["squared"] for fact in facts) ** 0.5
+    if not all(fact["finite"] for fact in facts) or norm == 0:
+        raise UserError(
+            "impact", "the gold gradient is zero or not finite", "check the model's weights and model.dtype"
+        )
+    about: dict[str, Any] = {"parts": [fact["file"] for fact in facts], "norm": norm, "gold_pairs": size}
+    about["curvature"] = config.impact.curvature
+    if config.impact.curvature == "gauss_newton":
+        about |= _solve(run, config, about)
+    place.write_text(json.dumps(about, indent=1))
+    return about
+
+
+def _solve(run: Run, config: Config, about: dict[str, Any]) -> dict[str, Any]:
+    """Puts (G + gamma I)^-1 g_J in the place of g_J / gamma; the products are summed over RETAIN shards on tasks.
+
+    The driver holds the vectors of the solve (four of them): with ``full`` that is four times the model in float32.
+    """
+    import ray
+    from safetensors.torch import save
+
+    from trace_ray.impact.curvature import conjugate_gradients, damped
+
+    impact = config.impact
+    place = run.impact.place
+    gold = {name: value * impact.gamma for name, value in read_parts(run, about["parts"]).items()}
+    rows = (place / RETAIN_SAMPLE).read_parquet(["pair_id"]).num_rows
+    if rows == 0:
+        raise UserError("impact.curvature", "gauss_newton", "no RETAIN pair to measure curvature on; use identity")
+    shard = task(curvature_shard, config)
+    with Meter("impact: conjugate gradients", impact.cg_iterations, "products") as meter:
+
+        def product(vector: dict[str, Any]) -> dict[str, Any]:
+            stored = ray.put({name: value.numpy() for name, value in vector.items()})
+            done = [shard.remote(run, config, stored, start, stop) for start, stop in spans(rows, slots(config))]
+            total = {name: value.new_zeros(value.shape) for name, value in vector.items()}
+            for future in done:
+                for name, value in ray.get(future).items():
+                    total[name] += total[name].new_tensor(value)
+            meter.advance(1)
+            return {name: value / rows for name, value in total.items()}
+
+        apply = damped(product, impact.gamma)
+        found = conjugate_gradients(apply, gold, tolerance=impact.cg_tolerance, iterations=impact.cg_iterations)
+    if not found.converged:
+        raise UserError(
+            "impact.cg_iterations",
+            f"{impact.cg_iterations}, residual {found.residuals[-1]:.2g}",
+            "give more, or a larger impact.gamma or impact.cg_tolerance",
+        )
+    (place / "direction.safetensors").write_bytes(save({n: v.contiguous() for n, v in found.vector.items()}))
+    size = float(sum(v.double().square().sum() for v in found.vector.values()) ** 0.5)
+    inner = float(sum((v.double() * gold[n].double()).sum() for n, v in found.vector.items()))
+    gold_size = about["norm"] * impact.gamma
+    return {
+        "parts": ["direction.safetensors"],
+        "norm": size,
+        "residuals": [float(f"{r:.3g}") for r in found.residuals],
+        "retain_pairs": rows,
+        "cosine_to_identity": inner / (size * gold_size),
+    }

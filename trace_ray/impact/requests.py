@@ -1,0 +1,137 @@
+"""Runs the responses of many pairs through the model: each unique one once, prompts shared where that pays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from trace_ray.batching import token_batches
+from trace_ray.config import ImpactConfig
+from trace_ray.impact.packing import Packed, PackedBatch, hidden_states, pack, sharing_pays
+from trace_ray.impact.scores import Scorer
+from trace_ray.log_probs import causal_lm
+from trace_ray.vocabulary import chunked_log_probs
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One pair.
+
+    Args:
+        prompt_ids, response_ids: tokens; of each response by name.
+        coefficients: what each response's s(y) counts in the pair's score; None = log-probs alone are wanted.
+    """
+
+    prompt_ids: Sequence[int]
+    response_ids: Mapping[str, Sequence[int]]
+    coefficients: Mapping[str, float] | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one pair got.
+
+    Args:
+        logp: log pi(y|x) by response.
+        s: s(y) by response; empty where the pair shared its prompt, or no score was wanted.
+        impact: sum of coefficient x s(y); None where no score was wanted.
+        norm: of the gradient of sum of coefficient x log pi(y|x), where it was asked for.
+    """
+
+    logp: dict[str, float]
+    s: dict[str, float]
+    impact: float | None
+    norm: float | None = None
+
+
+def run_requests(
+    requests: Sequence[Request],
+    scorer: Scorer,
+    config: ImpactConfig,
+    *,
+    norms: bool = False,
+    share_prompts: bool | None = None,
+) -> list[Outcome]:
+    """Returns an outcome for each request, in order; no outcome depends on which others there are.
+
+    Args:
+        norms: also each pair's gradient norm; its responses are then always one row.
+        share_prompts: config's if None.
+    """
+    share = config.share_prompts if share_prompts is None else share_prompts
+    model_config = causal_lm(scorer.model).config
+    uses = Counter(key for request in requests for key in _keys(request))
+    outcomes: dict[int, Outcome] = {}
+    together: list[int] = []
+    for i, request in enumerate(requests):
+        alone = all(uses[key] == 1 for key in _keys(request))
+        lengths = [len(ids) for ids in request.response_ids.values()]
+        pays = share and alone and sharing_pays(len(request.prompt_ids), lengths, model_config)
+        if request.coefficients is not None and (norms or pays):
+            together.append(i)
+    rows = [Packed(requests[i].prompt_ids, tuple(requests[i].response_ids.values())) for i in together]
+    for batch_of, batch in _batches(rows, scorer, config.batch_tokens):
+        some = [together[k] for k in batch_of]
+        coefficients = torch.tensor([c for i in some for c in _coefficients(requests[i])])
+        scored = scorer.score(batch, coefficients, norms=norms)
+        logp = iter(scored.logp_S.tolist())
+        norm = [None] * len(some) if scored.norm_B is None else scored.norm_B.tolist()
+        for i, score, size in zip(some, scored.score_B.tolist(), norm, strict=True):
+            outcomes[i] = Outcome({name: next(logp) for name in requests[i].response_ids}, {}, score, size)
+    rest = [i for i in range(len(requests)) if i not in outcomes]
+    outcomes |= zip(rest, _each_once([requests[i] for i in rest], scorer, config.batch_tokens), strict=True)
+    return [outcomes[i] for i in range(len(requests))]
+
+
+def _each_once(requests: Sequence[Request], scorer: Scorer, batch_tokens: int) -> Iterator[Outcome]:
+    """Runs each unique response once, with a backward where any request wants its score."""
+    wanted: dict[tuple[Tokens, Tokens], bool] = {}
+    for request in requests:
+        for key in _keys(request):
+            wanted[key] = wanted.get(key, False) or request.coefficients is not None
+    found: dict[tuple[Tokens, Tokens], tuple[float, float | None]] = {}
+    for with_score in (True, False):
+        keys = [key for key, score in wanted.items() if score == with_score]
+        rows = [Packed(prompt, (response,)) for prompt, response in keys]
+        for batch_of, batch in _batches(rows, scorer, batch_tokens):
+            if with_score:
+                scored = scorer.score(batch)
+                logp, s = scored.logp_S.tolist(), scored.score_B.tolist()
+            else:
+                logp, s = _log_probs(scorer, batch).tolist(), [None] * batch.rows
+            found |= {keys[k]: pair for k, pair in zip(batch_of, zip(logp, s, strict=True), strict=True)}
+    for request in requests:
+        got = {name: found[key] for name, key in zip(request.response_ids, _keys(request), strict=True)}
+        logps = {name: logp for name, (logp, _) in got.items()}
+        if request.coefficients is None:
+            yield Outcome(logps, {}, None)
+        else:
+            scores = {name: s for name, (_, s) in got.items() if s is not None}
+            yield Outcome(logps, scores, sum(request.coefficients[name] * s for name, s in scores.items()))
+
+
+def _keys(request: Request) -> list[tuple[Tokens, Tokens]]:
+    return [(tuple(request.prompt_ids), tuple(ids)) for ids in request.response_ids.values()]
+
+
+def _coefficients(request: Request) -> list[float]:
+    assert request.coefficients is not None
+    return [request.coefficients[name] for name in request.response_ids]
+
+
+def _batches(rows: Sequence[Packed], scorer: Scorer, batch_tokens: int) -> Iterator[tuple[list[int], PackedBatch]]:
+    device = next(scorer.model.parameters()).device
+    for indices in token_batches([len(row) for row in rows], batch_tokens):
+        yield indices, pack([rows[i] for i in indices]).to(device)
+
+
+def _log_probs(scorer: Scorer, batch: PackedBatch) -> torch.Tensor:
+    """The log-prob of each response, shape (S,), without a graph."""
+    with torch.inference_mode():
+        logp_N = chunked_log_probs(hidden_states(scorer.model, batch), scorer.head, batch.target_N)
+        return torch.zeros(batch.responses, device=logp_N.device).index_add(0, batch.response_N, logp_N)

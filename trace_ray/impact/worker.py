@@ -1,0 +1,172 @@
+"""What the impact stage's tasks do on a worker: each a function of the run's folder and its arguments. No Ray here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trace_ray import metrics
+from trace_ray.artifacts import Run
+from trace_ray.config import Config, ImpactConfig
+from trace_ray.corpus.noise import noisy_table
+from trace_ray.storage import Location, download_folder, upload_folder
+
+ADAPTER_INIT, GOLD, RETAIN_SAMPLE, DIRECTION = "adapter_init", "gold.parquet", "retain.parquet", "direction.json"
+"""In impact/. ``direction.json`` is written after the parts that it lists."""
+
+_LOADED: dict[str, tuple[str, Any]] = {}
+"""What this worker process has loaded, one of a kind: tasks of one run share it, another run's replaces it."""
+
+
+def _loaded(kind: str, key: str, make: Callable[[], Any]) -> Any:
+    if _LOADED.get(kind, ("", None))[0] != key:
+        _LOADED.pop(kind, None)  # before the next is made: two models need not fit
+        _LOADED[kind] = (key, make())
+    return _LOADED[kind][1]
+
+
+def use_resources(impact: ImpactConfig) -> Any:
+    """Uses the cores this task was given; returns the device."""
+    import torch
+
+    torch.set_num_threads(max(1, int(impact.num_cpus)))
+    return torch.device("cuda" if impact.num_gpus and torch.cuda.is_available() else "cpu")
+
+
+def make_adapter(place: Location, config: Config) -> None:
+    """Writes the adapter that every scoring shard and the training start from."""
+    from trace_ray.models import load_model, new_adapter
+
+    use_resources(config.impact)
+    model = new_adapter(load_model(config.model), config.lora, config.impact.seed)
+    upload_folder(lambda folder: model.save_pretrained(folder, safe_serialization=True), place)
+
+
+def theta_ref(run: Run, config: Config, *, trainable: bool) -> Any:
+    """Returns the model at theta_ref in evaluation mode on this task's device: with the initial adapter, or bare for full.
+
+    Args:
+        trainable: what is trained requires grad; else nothing does.
+    """
+    from trace_ray.impact.checkpointing import checkpoint_layers
+    from trace_ray.models import load_adapter, load_model
+
+    device = use_resources(config.impact)
+    place = run.impact.place / ADAPTER_INIT
+
+    def make() -> Any:
+        if config.impact.parameters == "full":
+            model = load_model(config.model).requires_grad_(trainable)
+        else:
+            with download_folder(place) as folder:
+                model = load_adapter(load_model(config.model), folder, trainable=trainable)
+        model = model.eval().to(device)
+        if config.impact.gradient_checkpointing:
+            checkpoint_layers(model)
+        return model
+
+    return _loaded("model", f"{place.uri} {config.model} {config.impact.parameters} {trainable}", make)
+
+
+def gold_shard(run: Run, config: Config, start: int, stop: int) -> Iterator[dict[str, Any]]:
+    """Yields the summed gradient of gold rows start..stop in parts of at most ``part_bytes``, the same for every shard."""
+    from trace_ray.impact.gradient import gold_gradient
+
+    model = theta_ref(run, config, trainable=True)
+    rows = (run.impact.place / GOLD).read_parquet().slice(start, stop - start).to_pylist()
+    summed = gold_gradient(model, rows, beta=config.objective.beta, batch_tokens=config.impact.batch_tokens)
+    for names in split_parts({name: g.numel() * 4 for name, g in summed.items()}, config.impact.part_bytes):
+        yield {name: summed.pop(name).cpu().numpy() for name in names}
+
+
+def split_parts(sizes: Mapping[str, int], part_bytes: int) -> list[list[str]]:
+    """Returns the names in order, in parts of at most ``part_bytes`` (or one name).
+
+    >>> split_parts({"a": 3, "b": 2, "c": 9, "d": 1}, 5)
+    [['a', 'b'], ['c'], ['d']]
+    """
+    parts: list[list[str]] = []
+    filled = 0
+    for name, size in sizes.items():
+        if not parts or filled + size > part_bytes:
+            parts.append([])
+            filled = 0
+        parts[-1].append(name)
+        filled += size
+    return parts
+
+
+def sum_part(place: Location, scale: float, *parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes one part of the direction, scale x the sum of the shards' parts; returns its file, squared norm and health."""
+    import numpy as np
+    from safetensors.numpy import save
+
+    total = {name: scale * sum(part[name].astype(np.float64) for part in parts) for name in parts[0]}
+    place.write_bytes(save({name: value.astype(np.float32) for name, value in total.items()}))
+    squared = float(sum((value * value).sum() for value in total.values()))
+    return {"file": place.name, "squared": squared, "finite": bool(np.isfinite(squared))}
+
+
+def read_parts(run: Run, names: Sequence[str]) -> dict[str, Any]:
+    """Returns v by parameter name, on CPU, from its stored parts."""
+    from safetensors.torch import load
+
+    return {n: v for name in names for n, v in load((run.impact.place / name).read_bytes()).items()}
+
+
+def read_direction(run: Run) -> dict[str, Any]:
+    """Returns v by parameter name, on CPU."""
+    return read_parts(run, json.loads((run.impact.place / DIRECTION).read_text())["parts"])
+
+
+def curvature_shard(run: Run, config: Config, vector: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
+    """Returns the Gauss-Newton product of RETAIN rows start..stop, summed over them."""
+    import torch
+
+    from trace_ray.impact.curvature import gauss_newton_product
+
+    model = theta_ref(run, config, trainable=True)
+    rows = (run.impact.place / RETAIN_SAMPLE).read_parquet().slice(start, stop - start).to_pylist()
+    tensors = {name: torch.tensor(value) for name, value in vector.items()}
+    product = gauss_newton_product(model, rows, tensors, batch_tokens=config.impact.batch_tokens)
+    return {name: value.cpu().numpy() for name, value in product.items()}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows start..stop of one part of triaged/, scored into ``out``."""
+
+    part: Location
+    start: int
+    stop: int
+    out: Location
+
+
+def score_rows(run: Run, config: Config, shard: Shard, retain_share: float) -> None:
+    """Writes the shard's scored rows. Doing it twice, or in another order, changes nothing."""
+    from trace_ray.impact.shard import Selection, score_shard
+    from trace_ray.models import load_chat_tokenizer
+
+    model = theta_ref(run, config, trainable=False)
+    device = next(model.parameters()).device
+    place = run.impact.place
+    direction = _loaded("direction", place.uri, lambda: {n: v.to(device) for n, v in read_direction(run).items()})
+    rows = shard.part.read_parquet().slice(shard.start, shard.stop - shard.start)
+    triaged = noisy_table(rows, config.corpus.noise)
+    selection = Selection(config.objective, retain_share, config.impact.seed)
+    tokenizer = _loaded("tokenizer", str(config.model), lambda: load_chat_tokenizer(config.model))
+    scored = score_shard(triaged, selection, model, direction, tokenizer, config.impact)
+    shard.out.write_parquet(scored)
+    metrics.count_each("pairs_scored", "category", scored["category"].to_pylist())
+
+
+def spans(rows: int, tasks: int) -> Sequence[tuple[int, int]]:
+    """Returns (start, stop) of at most ``tasks`` shards of equal size that cover ``rows``.
+
+    >>> spans(7, 3)
+    [(0, 3), (3, 6), (6, 7)]
+    """
+    step = max(1, -(-rows // max(1, tasks)))
+    return [(start, min(rows, start + step)) for start in range(0, rows, step)]

@@ -1,0 +1,114 @@
+"""Log-probabilities of target tokens from hidden states, the logits made a chunk of tokens at a time.
+
+The gradient by the hidden states is made in the same pass (each token's log-prob is one number, so its gradient only
+needs scaling later): no logits are kept and none are made twice, unless the head itself is trained. Memory is
+chunk x V, whatever the batch.
+
+Shapes: N tokens, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+LOGITS_AT_ONCE = 2**24
+"""Numbers in one chunk of logits: 64 MiB in float32."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output embedding: logits = cap(W h + b), cap(z) = softcap tanh(z / softcap), or none if softcap is 0."""
+
+    weight_VD: torch.Tensor
+    bias_V: torch.Tensor | None
+    softcap: float
+
+
+def output_head(causal: Any) -> Head | None:
+    """Returns the head of a Hugging Face causal LM, or None where it is more than one linear."""
+    linear = causal.get_output_embeddings()
+    if type(linear) is not torch.nn.Linear:
+        return None
+    return Head(linear.weight, linear.bias, float(getattr(causal.config, "final_logit_softcapping", None) or 0.0))
+
+
+def chunks(hidden_ND: torch.Tensor, vocabulary: int) -> Iterator[slice]:
+    """Yields the ranges of tokens whose logits are held at once."""
+    step = max(1, LOGITS_AT_ONCE // vocabulary)
+    yield from (slice(start, start + step) for start in range(0, len(hidden_ND), step))
+
+
+def logits_and_cap_slope(hidden_nD: torch.Tensor, head: Head) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Returns (logits_nV in float32, d logit / d (W h + b) or None where it is 1)."""
+    logits_nV = torch.nn.functional.linear(hidden_nD, head.weight_VD, head.bias_V).float()
+    if not head.softcap:
+        return logits_nV, None
+    bent_nV = torch.tanh(logits_nV / head.softcap)
+    return bent_nV * head.softcap, 1 - bent_nV * bent_nV
+
+
+def log_prob_slopes(
+    hidden_nD: torch.Tensor, head: Head, target_n: torch.Tensor, *, slopes: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns (log pi(token), shape (n,); d log pi(token) / d (W h + b), shape (n, V), where ``slopes``, else empty)."""
+    logits_nV, cap_slope_nV = logits_and_cap_slope(hidden_nD, head)
+    normaliser_n = logits_nV.logsumexp(-1)
+    logp_n = logits_nV.gather(1, target_n[:, None])[:, 0] - normaliser_n
+    if not slopes:
+        return logp_n, logits_nV[:0]
+    slope_nV = logits_nV.sub_(normaliser_n[:, None]).exp_().neg_()
+    slope_nV.scatter_add_(1, target_n[:, None], torch.ones_like(logp_n)[:, None])
+    return logp_n, slope_nV if cap_slope_nV is None else slope_nV.mul_(cap_slope_nV)
+
+
+class _ChunkedLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: torch.Tensor,
+        weight_VD: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        target_N: torch.Tensor,
+        softcap: float,
+    ) -> torch.Tensor:
+        head = Head(weight_VD, bias_V, softcap)
+        gradient_ND = torch.zeros_like(hidden_ND) if ctx.needs_input_grad[0] else None
+        logp_N = torch.empty(len(hidden_ND), device=hidden_ND.device)
+        for at in chunks(hidden_ND, len(weight_VD)):
+            slopes = gradient_ND is not None
+            logp_N[at], slope_nV = log_prob_slopes(hidden_ND[at], head, target_N[at], slopes=slopes)
+            if gradient_ND is not None:
+                gradient_ND[at] = slope_nV.to(weight_VD.dtype) @ weight_VD
+        ctx.softcap = softcap
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, target_N, gradient_ND)
+        return logp_N
+
+    @staticmethod
+    def backward(ctx: Any, upstream_N: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden_ND, weight_VD, bias_V, target_N, gradient_ND = ctx.saved_tensors
+        by_hidden = None if gradient_ND is None else gradient_ND * upstream_N[:, None].to(gradient_ND.dtype)
+        by_weight, by_bias = None, None
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            head = Head(weight_VD, bias_V, ctx.softcap)
+            by_weight = torch.zeros_like(weight_VD, dtype=torch.float32)
+            by_bias = None if bias_V is None else torch.zeros_like(bias_V, dtype=torch.float32)
+            for at in chunks(hidden_ND, len(weight_VD)):
+                _, slope_nV = log_prob_slopes(hidden_ND[at], head, target_N[at])
+                slope_nV *= upstream_N[at, None]
+                by_weight.addmm_(slope_nV.T, hidden_ND[at].float())
+                if by_bias is not None:
+                    by_bias += slope_nV.sum(0)
+            by_weight = by_weight.to(weight_VD.dtype)
+            by_bias = None if by_bias is None else by_bias.to(weight_VD.dtype)
+        return by_hidden, by_weight, by_bias, None, None
+
+
+def chunked_log_probs(hidden_ND: torch.Tensor, head: Head, target_N: torch.Tensor) -> torch.Tensor:
+    """Returns log pi(token) in nats, float32, shape (N,); differentiable once, in hidden states, weight and bias."""
+    apply: Any = _ChunkedLogProbs.apply
+    logp_N: torch.Tensor = apply(hidden_ND, head.weight_VD, head.bias_V, target_N, head.softcap)
+    return logp_N
