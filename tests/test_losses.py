@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from trace_ray.config import ObjectiveConfig, TermConfig
-from trace_ray.losses import dpo, ipo, npo, rdpo, reference_slopes, token_kl
+from trace_ray.losses import dpo, ipo, npo, rdpo, reference_slopes, token_kl, top_k_kl
 
 
 def test_each_loss_equals_its_hand_worked_number() -> None:
@@ -46,3 +47,52 @@ def test_slopes_at_the_reference_are_the_closed_forms(term: TermConfig, expected
     length = {name: torch.tensor([4.0]) for name in ("chosen", "rejected")}
     slopes = reference_slopes(term, ObjectiveConfig(beta=0.3, tau=0.3), length)
     assert {name: value.item() for name, value in slopes.items()} == pytest.approx(expected)
+
+
+def finite_difference(
+    loss: Callable[[torch.Tensor], torch.Tensor], at: torch.Tensor, step: float = 1e-5
+) -> torch.Tensor:
+    """Central differences of the summed loss, element by element, in float64."""
+    slopes = torch.zeros_like(at)
+    for i in range(at.numel()):
+        up, down = at.clone(), at.clone()
+        up.view(-1)[i] += step
+        down.view(-1)[i] -= step
+        slopes.view(-1)[i] = (loss(up).sum() - loss(down).sum()) / (2 * step)
+    return slopes
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x: dpo(x, 0.3),
+        lambda x: ipo(x, 0.7),
+        lambda x: rdpo(x, 0.3, 0.2),
+        lambda x: npo(x, 0.3, scaled=False),
+        lambda x: npo(x, 0.3, scaled=True),
+    ],
+)
+def test_gradients_equal_finite_differences(loss: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    at = torch.tensor([-30.0, -2.0, 0.0, 0.5, 30.0], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(at).sum(), at)
+    torch.testing.assert_close(gradient, finite_difference(loss, at.detach()), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["full", "top_k"])
+def test_kl_gradients_equal_finite_differences(kind: str) -> None:
+    torch.manual_seed(0)
+    reference = torch.randn(3, 9, dtype=torch.float64)
+    log_probs, ids = reference.log_softmax(-1).topk(4)
+
+    def loss(policy: torch.Tensor) -> torch.Tensor:
+        return token_kl(policy, reference) if kind == "full" else top_k_kl(policy, ids, log_probs)
+
+    policy = torch.randn(3, 9, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(policy).sum(), policy)
+    torch.testing.assert_close(gradient, finite_difference(loss, policy.detach()), rtol=1e-5, atol=1e-8)
+
+
+def test_losses_of_extreme_margins_are_finite() -> None:
+    far = torch.tensor([-1e4, 1e4])
+    for loss in (dpo(far, 0.3), rdpo(far, 0.3, 0.1), npo(far, 0.3, scaled=True)):
+        assert torch.isfinite(loss).all()

@@ -46,7 +46,10 @@ def demands(config: Config) -> Iterator[Demand]:
     yield Demand(setting="triage.judge.max_actors", count=judge.max_actors, cpus=judge.num_cpus, gpus=judge.num_gpus)
     yield Demand(setting="impact", count=1, cpus=impact.num_cpus, gpus=impact.num_gpus)
     yield Demand(
-        setting="realign.workers", count=realign.workers, cpus=realign.num_cpus, gpus=1.0 if realign.use_gpu else 0.0
+        setting="realign.workers",
+        count=realign.min_workers or realign.workers,
+        cpus=realign.num_cpus,
+        gpus=1.0 if realign.use_gpu else 0.0,
     )
     yield Demand(setting="evaluate", count=1, cpus=evaluate.num_cpus, gpus=evaluate.num_gpus)
     judge = evaluate.judge

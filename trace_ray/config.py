@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from trace_ray.config_evaluate import AttackConfig, CapabilityConfig, EvaluateConfig
-from trace_ray.config_fields import choice, resource, settings
+from trace_ray.config_fields import choice, resource, resource_choice, settings
 from trace_ray.config_judges import EndpointConfig, JudgeConfig
 from trace_ray.config_report import PlanConfig, ReportConfig
 from trace_ray.policy import PolicyConfig
@@ -131,6 +131,7 @@ class TriageConfig:
         min_canary_pass: the run stops where fewer of the hostile canaries leave a violating response violating.
         verdict_store: a folder (URI) of verdicts that runs share; only what it does not hold is judged. Empty = none.
         correct: ask for a compliant y_c for PUNISH pairs; only one that is judged compliant is kept.
+        gold_responses: JSONL of {prompt, chosen, corrected}: compliant responses that people wrote, taken instead.
         corrector: who writes it: ``code`` cuts to the policy's word limit, ``judge`` is the judge's own model.
         corrector_judge: another model instead of the judge's, given as a judge. null = none.
         corrector_tokens: length of a model's correction.
@@ -156,6 +157,7 @@ class TriageConfig:
     min_canary_pass: float = 0.5
     verdict_store: str = resource("")
     correct: bool = False
+    gold_responses: str = ""
     corrector: str = choice("auto", "code", "judge")
     corrector_judge: JudgeConfig | None = None
     corrector_tokens: int = 256
@@ -241,57 +243,104 @@ class ObjectiveConfig:
     """The hybrid objective as a table from category to loss; the default is TRACE.
 
     Args:
-        weights: ``impact`` weighs each conflict by stage 2; ``uniform`` by 1.
+        weights: ``impact`` weighs each pair by stage 2; ``uniform`` by 1; ``u2a`` picks pairs by their gain and raises
+            the weight of those that still gain, round by round.
+        retain: ``anchor``: the RETAIN pairs are a mean of their own times alpha_kl; ``pair``: they are weighed and
+            averaged together with the conflicts, as methods without triage do.
         beta: scale of the log-ratios in dpo, rdpo and npo.
         alpha_kl: weight of the RETAIN term.
         tau: ipo's target margin is 1 / (2 tau).
-        length_norm: ipo on per-token means instead of sums.
+        length_norm: dpo, ipo and rdpo on per-token means instead of sums.
         label_noise: rdpo's e, in [0, 1/2).
         npo_scale: multiply npo by 2 / beta, as in its paper.
+        u2a_pairs: u2a keeps so many pairs; u2a_rounds: of training and rescoring; u2a_eta: its step in log-weights.
     """
 
     method: str = "trace"
     INVERT: TermConfig = field(default_factory=_invert)
     PUNISH: TermConfig = field(default_factory=_punish)
     RETAIN: TermConfig = field(default_factory=_retain)
-    weights: str = choice("impact", "uniform")
+    weights: str = choice("impact", "uniform", "u2a")
+    retain: str = choice("anchor", "pair")
     beta: float = 0.3
     alpha_kl: float = 0.1
     tau: float = 0.3
     length_norm: bool = False
     label_noise: float = 0.0
     npo_scale: bool = False
+    u2a_pairs: int = 1024
+    u2a_rounds: int = 3
+    u2a_eta: float = 0.01
+
+    @property
+    def weighed(self) -> tuple[str, ...]:
+        """The categories whose pairs carry weights."""
+        return ("INVERT", "PUNISH", "RETAIN") if self.retain == "pair" else ("INVERT", "PUNISH")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RealignConfig:
-    """Stage 3. Paper: lr 1e-4, cosine, 100 warm-up steps, 1 epoch, batch 1 x 4.
+    """Stage 3. Paper: lr 1e-4, cosine, 100 warm-up steps, 1 epoch, 4 pairs a step.
 
+    The result depends on ``batch``, not on how many workers share it: workers may be added or lost in the middle of a run.
 
     Args:
-        micro_batch: pairs of one forward and backward on one worker.
-        accumulation: micro-batches a step on one worker.
+        tune: ``lora`` trains the adapter; ``full`` all weights (impact is still measured along an adapter's direction).
+        kl_reference: what the KL is taken to: ``same_weights`` = the model with its adapter off (lora); ``frozen_copy`` =
+            a second copy, sharded by ZeRO-3 with the rest (full); ``top_k`` = distributions stored before training.
+        top_k: tokens kept of each stored distribution; the rest of the vocabulary counts as one token.
+        max_steps: T_max of Algorithm 1; 0 = ``epochs`` alone decide.
+        epsilon: stop once the gradient's norm has stayed below it for ``epsilon_steps`` steps; 0 = never.
         warmup_steps: steps of linear warm-up, at most a tenth of the run.
-        checkpoint_steps: steps between checkpoints.
+        batch: pairs a step, over all workers.
+        shares: category -> share of a step, each set drawn from separately; empty = every pair once an epoch.
+        length_window: steps whose pairs are sorted by length among one another; 1 = no sorting.
+        micro_tokens: padded tokens that a worker runs at once; what is over goes into further micro-batches.
+        forward_overhead: tokens whose work costs as much as launching one more forward: pairs of unlike length run in
+            several forwards where that wastes less. Some 20 on CPU, a thousand on a GPU.
+        workers: at most; min_workers: at least, fewer than ``workers`` = elastic; 0 = exactly ``workers``.
         zero_stage: DeepSpeed ZeRO stage 0..3.
+        offload: to CPU memory: ``optimizer`` (ZeRO 1-3) or ``all`` = optimizer and parameters (ZeRO 3).
+        gradient_checkpointing: recompute activations in the backward pass.
+        checkpoint_steps: steps between checkpoints; keep_checkpoints: so many are kept.
+        async_checkpoints: upload while training goes on.
+        whole_checkpoints: also keep AdamW's moments whole, which another number of workers can resume from; without
+            them a checkpoint is half as large, and only as many workers at the same ZeRO stage can go on.
+        max_failures: restarts after a worker's death; preemptions are not counted.
+        trackers: tensorboard, mlflow, wandb; metrics.jsonl is always written.
     """
 
+    tune: str = choice("lora", "full")
+    kl_reference: str = choice("same_weights", "frozen_copy", "top_k")
+    top_k: int = 64
     seed: int = 0
     epochs: int = 1
+    max_steps: int = 0
+    epsilon: float = 0.0
+    epsilon_steps: int = 10
     learning_rate: float = 1e-4
     schedule: str = choice("cosine", "linear", "constant")
     warmup_steps: int = 100
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    micro_batch: int = 4
-    accumulation: int = 1
-    workers: int = 1
-    zero_stage: int = 0
+    batch: int = 4
+    shares: dict[str, float] = field(default_factory=dict)
+    length_window: int = 8
+    micro_tokens: int = resource(4096)
+    forward_overhead: int = resource(24)
+    workers: int = resource(1)
+    min_workers: int = resource(0)
+    zero_stage: int = resource(0)
+    offload: str = resource_choice("none", "optimizer", "all")
+    gradient_checkpointing: bool = resource(False)
     checkpoint_steps: int = resource(50)
     keep_checkpoints: int = resource(2)
+    async_checkpoints: bool = resource(True)
+    whole_checkpoints: bool = resource(True)
     max_failures: int = resource(3)
     num_cpus: float = resource(1.0)
     use_gpu: bool = resource(False)
+    trackers: tuple[str, ...] = resource(("tensorboard",))
 
 
 @dataclass(frozen=True, kw_only=True)

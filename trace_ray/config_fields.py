@@ -16,6 +16,11 @@ def resource(default: Any) -> Any:
     return field(default=default, metadata={"resource": True})
 
 
+def resource_choice(*values: str) -> Any:
+    """A ``choice`` that changes no result."""
+    return field(default=values[0], metadata={"choices": values, "resource": True})
+
+
 def settings(node: Any, prefix: str) -> dict[str, Any]:
     """Returns {dotted name: value} of every setting below ``node`` that can change a result.
 

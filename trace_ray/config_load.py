@@ -14,6 +14,8 @@ from trace_ray.secrets import refuse_secrets
 
 PAIRWISE = ("dpo", "ipo", "rdpo")
 RESPONSES = ("chosen", "rejected", "corrected")
+TRAINED_CATEGORIES = ("INVERT", "PUNISH", "RETAIN")
+TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 
 def conf_folder() -> Path:
@@ -150,8 +152,9 @@ def check_config(config: Config) -> None:
     for name, value, holds, remedy in _ranges(config):
         if not holds:
             raise UserError(name, value, remedy)
-    for category in ("INVERT", "PUNISH", "RETAIN"):
+    for category in TRAINED_CATEGORIES:
         _check_term(f"objective.{category}", getattr(config.objective, category), corrected=config.triage.correct)
+    _check_realign(config)
     judges = triage_judges(config.triage) | {"evaluate.judge": config.evaluate.judge}
     judges |= {f"evaluate.panel[{i}]": judge for i, judge in enumerate(config.evaluate.panel)}
     for name, judge in judges.items():
@@ -241,13 +244,26 @@ def _ranges(config: Config) -> Iterator[tuple[str, Any, bool, str]]:
     yield "objective.alpha_kl", objective.alpha_kl, objective.alpha_kl >= 0, "give 0 or more"
     yield "objective.tau", objective.tau, objective.tau > 0, "give a positive tau"
     yield "objective.label_noise", objective.label_noise, 0 <= objective.label_noise < 0.5, "give a rate in [0, 0.5)"
+    yield "objective.u2a_pairs", objective.u2a_pairs, objective.u2a_pairs > 0, "give at least 1 pair"
+    yield "objective.u2a_rounds", objective.u2a_rounds, objective.u2a_rounds > 0, "give at least 1 round"
     yield "lora.r", lora.r, lora.r > 0, "give a rank of at least 1"
     yield "lora.dropout", lora.dropout, 0 <= lora.dropout < 1, "give a probability in [0, 1)"
     yield "realign.learning_rate", realign.learning_rate, realign.learning_rate > 0, "give a positive rate"
     yield "realign.epochs", realign.epochs, realign.epochs > 0, "give at least 1"
-    yield "realign.micro_batch", realign.micro_batch, realign.micro_batch > 0, "give at least 1 pair"
-    yield "realign.accumulation", realign.accumulation, realign.accumulation > 0, "give at least 1"
+    yield "realign.batch", realign.batch, realign.batch > 0, "give at least 1 pair a step"
+    yield "realign.micro_tokens", realign.micro_tokens, realign.micro_tokens > 0, "give a number of tokens"
+    yield "realign.length_window", realign.length_window, realign.length_window > 0, "give at least 1 step"
+    yield "realign.max_steps", realign.max_steps, realign.max_steps >= 0, "give a number of steps, or 0 for no limit"
+    yield "realign.epsilon", realign.epsilon, realign.epsilon >= 0, "give a gradient norm, or 0 to never stop early"
+    yield "realign.epsilon_steps", realign.epsilon_steps, realign.epsilon_steps > 0, "give at least 1 step"
+    yield "realign.top_k", realign.top_k, realign.top_k > 0, "give at least 1 token"
     yield "realign.workers", realign.workers, realign.workers > 0, "give at least 1"
+    yield (
+        "realign.min_workers",
+        realign.min_workers,
+        0 <= realign.min_workers <= realign.workers,
+        f"give 0, or at most realign.workers = {realign.workers}",
+    )
     yield (
         "realign.zero_stage",
         realign.zero_stage,
@@ -284,6 +300,32 @@ def _check_term(where: str, term: TermConfig, *, corrected: bool) -> None:
         raise UserError(f"{where}.suppress", list(term.suppress), f"{term.loss} takes {wanted} suppressed responses")
     if "corrected" in (term.prefer, *term.suppress) and not corrected:
         raise UserError(where, "corrected", "no response is corrected unless triage.correct=true")
+
+
+def _check_realign(config: Config) -> None:
+    realign = config.realign
+    for name, share in realign.shares.items():
+        if name not in TRAINED_CATEGORIES:
+            known = ", ".join(TRAINED_CATEGORIES)
+            raise UserError("realign.shares", name, f"name categories among {known}{nearest(name, TRAINED_CATEGORIES)}")
+        if share < 0:
+            raise UserError(f"realign.shares.{name}", share, "give a share of 0 or more")
+    for name in realign.trackers:
+        if name not in TRACKERS:
+            raise UserError("realign.trackers", name, f"use some of {', '.join(TRACKERS)}{nearest(name, TRACKERS)}")
+    if realign.offload != "none" and realign.zero_stage < (3 if realign.offload == "all" else 1):
+        needed = "realign.zero_stage=3" if realign.offload == "all" else "realign.zero_stage of 1 or more"
+        raise UserError("realign.offload", realign.offload, f"it needs {needed}")
+    anchored = "kl" in (getattr(config.objective, name).loss for name in TRAINED_CATEGORIES)
+    if anchored and realign.kl_reference == "same_weights" and realign.tune == "full":
+        remedy = "with tune=full there is no adapter to turn off: use frozen_copy or top_k"
+        raise UserError("realign.kl_reference", "same_weights", remedy)
+    if config.objective.weights == "u2a" and realign.tune == "full":
+        raise UserError("objective.weights", "u2a", "its rounds hand an adapter on: use realign.tune=lora")
+    if realign.kl_reference == "frozen_copy" and realign.tune == "lora":
+        raise UserError(
+            "realign.kl_reference", "frozen_copy", "an adapter needs no second copy: use same_weights or top_k"
+        )
 
 
 def triage_judges(triage: TriageConfig) -> dict[str, JudgeConfig]:

@@ -48,6 +48,26 @@ def token_kl(policy_logits_NV: torch.Tensor, reference_logits_NV: torch.Tensor) 
     return kl_div(policy, reference, reduction="none", log_target=True).sum(-1)
 
 
+def top_k_kl(policy_logits_NV: torch.Tensor, ids_Nk: torch.Tensor, reference_Nk: torch.Tensor) -> torch.Tensor:
+    """Returns KL(pi_ref || pi_theta) where the reference is known at its k likeliest tokens only, shape (N,).
+
+    The rest of the vocabulary counts as one token. That can only lower the KL (data processing), and it is exact where
+    the policy keeps the reference's proportions among the rest.
+
+    Args:
+        ids_Nk: the tokens; reference_Nk: their log-probs under the reference, in nats.
+    """
+    policy_Nk = policy_logits_NV.log_softmax(-1).gather(-1, ids_Nk)
+    rest_policy, rest_reference = _log_rest(policy_Nk), _log_rest(reference_Nk)
+    kept = (reference_Nk.exp() * (reference_Nk - policy_Nk)).sum(-1)
+    return kept + rest_reference.exp() * (rest_reference - rest_policy)
+
+
+def _log_rest(log_probs_Nk: torch.Tensor) -> torch.Tensor:
+    """log(1 - sum of the probabilities), no lower than rounding allows."""
+    return torch.log((1 - log_probs_Nk.exp().sum(-1)).clamp(min=1e-7))
+
+
 def term_loss(
     term: TermConfig,
     objective: ObjectiveConfig,

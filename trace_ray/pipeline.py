@@ -48,7 +48,11 @@ def stage_runner(stage: str) -> Callable[[Run, Config], None]:
         case "impact":
             from trace_ray.impact.stage import run_impact as runner
         case "realign":
-            from trace_ray.realign.stage import run_realign as runner
+            from trace_ray.realign.stage import run_realign
+            from trace_ray.rounds import run_rounds
+
+            def runner(run: Run, config: Config) -> None:
+                (run_rounds if config.objective.weights == "u2a" else run_realign)(run, config)
         case "evaluate":
             from trace_ray.evaluate.stage import run_evaluate as runner
         case "report":

@@ -37,7 +37,7 @@ SMALL = [
     "impact.gold_size=12",
     "realign.num_cpus=1",
     "realign.checkpoint_steps=5",
-    "realign.micro_batch=8",
+    "realign.batch=8",
 ]
 
 

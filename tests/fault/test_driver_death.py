@@ -26,7 +26,7 @@ ARGUMENTS = [
     "impact.gold_size=9",
     "impact.shard_rows=12",
     "realign.learning_rate=1e-4",
-    "realign.micro_batch=4",
+    "realign.batch=4",
     "realign.checkpoint_steps=5",
     "evaluate.prompts=4",
 ]

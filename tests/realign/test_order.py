@@ -1,54 +1,142 @@
-"""The order of samples: each once an epoch, whatever the number of workers; and the reduction over them."""
+"""The order of samples: each once an epoch, whatever the number of workers; how steps become forwards; the reduction."""
 
 from __future__ import annotations
+
+import random
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from trace_ray.config import ObjectiveConfig
 from trace_ray.realign.objective import Denominators, PairLosses, denominators, reduce_losses
-from trace_ray.realign.order import PADDING, Plan, epoch_order
+from trace_ray.realign.order import Plan, epoch_order
+from trace_ray.realign.packing import group_sequences, plan_step, split_step
 
 CATEGORY = ("INVERT",) * 7 + ("PUNISH",) * 5 + ("RETAIN",) * 19
+TOKENS = tuple(random.Random(0).randint(5, 200) for _ in CATEGORY)
+WEIGHED = ("INVERT", "PUNISH")
 
 
-def plan(micro: int, accumulation: int, workers: int) -> Plan:
-    return Plan(category=CATEGORY, seed=1, epochs=2, micro_batch=micro, accumulation=accumulation, workers=workers)
+def plan(batch: int, window: int = 1, shares: dict[str, float] | None = None, max_steps: int = 0) -> Plan:
+    more = {"window": window, "shares": shares, "max_steps": max_steps}
+    return Plan(category=CATEGORY, tokens=TOKENS, seed=1, epochs=2, batch=batch, **more)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("shape", [(4, 1, 1), (2, 2, 1), (1, 2, 2), (3, 1, 2)])
-def test_every_sample_comes_once_an_epoch(shape: tuple[int, int, int]) -> None:
-    made = plan(*shape)
+@pytest.mark.parametrize("batch", [1, 4, 7, 31, 40])
+@pytest.mark.parametrize("window", [1, 3, 100])
+def test_every_sample_comes_once_an_epoch(batch: int, window: int) -> None:
+    made = plan(batch, window)
     for epoch in range(2):
-        steps = range(epoch * made.epoch_steps, (epoch + 1) * made.epoch_steps)
-        seen = np.concatenate([made.micro(s, a, r) for s in steps for a in range(shape[1]) for r in range(shape[2])])
-        assert sorted(seen[seen != PADDING]) == list(range(len(CATEGORY)))
+        steps = [made.step(epoch * made.epoch_steps + i) for i in range(made.epoch_steps)]
+        assert sorted(np.concatenate(steps)) == list(range(len(CATEGORY)))
+        assert all(len(step) == batch for step in steps[:-1])
 
 
-def test_a_step_holds_the_same_samples_however_it_is_split() -> None:
-    whole = [sorted(plan(8, 1, 1).step(s)) for s in range(8)]
-    split = [sorted(plan(1, 4, 2).step(s)) for s in range(8)]
-    assert whole == split
+def test_the_order_depends_on_seed_epoch_and_step_alone() -> None:
+    forwards, backwards = plan(4, 3), plan(4, 3)
+    steps = range(forwards.steps)
+    seen = {i: forwards.step(i).tolist() for i in steps}
+    assert seen == {i: backwards.step(i).tolist() for i in reversed(steps)}
+    assert seen[0] != seen[forwards.epoch_steps]
 
 
 def test_categories_are_spread_evenly() -> None:
     order = epoch_order(CATEGORY, 1, 0)
     retained = [CATEGORY[i] == "RETAIN" for i in order]
-    shares = [sum(retained[i : i + 10]) for i in (0, 10, 20)]
-    assert all(4 <= share <= 8 for share in shares)
+    assert all(4 <= sum(retained[i : i + 10]) <= 8 for i in (0, 10, 20))
+
+
+def test_sorting_by_length_keeps_the_shares_of_a_step() -> None:
+    category = ("INVERT",) * 80 + ("RETAIN",) * 240
+    tokens = tuple(random.Random(1).randint(5, 200) for _ in category)
+    made = Plan(category=category, tokens=tokens, seed=0, epochs=1, batch=16, window=10)
+    spread = []
+    for step in range(made.steps):
+        samples = made.step(step)
+        assert 3 <= sum(category[i] == "INVERT" for i in samples) <= 5
+        spread.append(np.ptp([tokens[i] for i in samples]))
+    assert np.mean(spread) < 60  # about 180 unsorted
+
+
+def test_configured_shares_are_drawn_each_step_and_a_set_starts_anew() -> None:
+    made = plan(8, shares={"INVERT": 1, "PUNISH": 1, "RETAIN": 2})
+    counts = [Counter(CATEGORY[i] for i in made.step(s)) for s in range(made.epoch_steps - 1)]
+    assert all(c["RETAIN"] == 4 and c["INVERT"] == c["PUNISH"] == 2 for c in counts)
+    punished = np.concatenate([made.step(s) for s in range(made.epoch_steps)])
+    punished = punished[[CATEGORY[i] == "PUNISH" for i in punished]]
+    assert sorted(punished[:5]) == sorted({*punished[:5]})
+    assert len(punished) > 5
+
+
+def test_max_steps_ends_a_run() -> None:
+    assert plan(4, max_steps=3).steps == 3
+    assert plan(4, max_steps=1000).steps == 16
+
+
+lengths = st.lists(st.lists(st.integers(2, 60), min_size=1, max_size=3), min_size=1, max_size=17)
+
+
+@settings(max_examples=150, deadline=None)
+@given(lengths, st.integers(1, 5), st.integers(1, 400))
+def test_a_step_is_dealt_whole_and_within_its_budget(samples: list[list[int]], workers: int, budget: int) -> None:
+    dealt = split_step(samples, workers, budget)
+    assert all(len(step) == workers for step in dealt)
+    flat = [i for step in dealt for part in step for i in part]
+    assert sorted(flat) == list(range(len(samples)))
+    for part in (part for step in dealt for part in step if len(part) > 1):
+        assert sum(len(samples[i]) for i in part) * max(max(samples[i]) for i in part) <= budget
+
+
+@settings(max_examples=100, deadline=None)
+@given(lengths, st.integers(1, 4))
+def test_all_workers_run_as_many_groups(samples: list[list[int]], workers: int) -> None:
+    marks = [[i % 2 == 0] * len(one) for i, one in enumerate(samples)]
+    for step in plan_step(samples, marks, workers=workers, budget=200, overhead=5):
+        assert {len(groups) for groups in step.groups} == {len(step.anchored)}
+        for mine, groups in zip(step.samples, step.groups, strict=True):
+            assert sorted(s for g in groups for s in g) == list(range(sum(len(samples[i]) for i in mine)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(0, 20))
+def test_grouping_is_the_cheapest_of_all_contiguous_ones(sizes: list[int], overhead: int) -> None:
+    order = sorted(sizes, reverse=True)
+
+    def cheapest(rest: list[int]) -> int:
+        if not rest:
+            return 0
+        return min(rest[0] * n + overhead + cheapest(rest[n:]) for n in range(1, len(rest) + 1))
+
+    groups = group_sequences(sizes, overhead)
+    assert sum(max(sizes[i] for i in g) * len(g) + overhead for g in groups) == cheapest(order)
+
+
+def losses(loss: list[float], category: list[str], weight: list[float]) -> PairLosses:
+    zeros = torch.zeros(len(loss))
+    return PairLosses(torch.tensor(loss), category, torch.tensor(weight), zeros, zeros)
 
 
 def test_parts_of_a_step_add_up_to_the_whole() -> None:
-    loss = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    category = ["INVERT", "RETAIN", "PUNISH", "RETAIN"]
-    weight = torch.tensor([2.0, 1.0, 0.5, 1.0])
-    by = Denominators(conflicts=2.0, retain=2.0, alpha_kl=0.1)
-    whole = reduce_losses(PairLosses(loss, category, weight, loss), by)
+    loss, category, weight = [1.0, 2.0, 3.0, 4.0], ["INVERT", "RETAIN", "PUNISH", "RETAIN"], [2.0, 1.0, 0.5, 1.0]
+    by = Denominators(weighed=2.0, retain=2.0, alpha_kl=0.1)
+    whole = reduce_losses(losses(loss, category, weight), by, WEIGHED)
     assert whole.item() == pytest.approx((2 * 1 + 0.5 * 3) / 2 + 0.1 * (2 + 4) / 2)
-    halves = [PairLosses(loss[i : i + 2], category[i : i + 2], weight[i : i + 2], loss) for i in (0, 2)]
-    assert sum(reduce_losses(half, by) for half in halves).item() == pytest.approx(whole.item())  # type: ignore[union-attr]
+    halves = [losses(loss[i : i + 2], category[i : i + 2], weight[i : i + 2]) for i in (0, 2)]
+    assert sum(reduce_losses(half, by, WEIGHED).item() for half in halves) == pytest.approx(whole.item())
 
 
 def test_conflicts_of_weight_zero_count_in_the_mean() -> None:
-    by = denominators({"INVERT": 5, "RETAIN": 5}, conflicts=10, step_samples=4, alpha_kl=0.1)
-    assert (by.conflicts, by.retain) == (4.0, 2.0)
+    by = denominators({"INVERT": 5, "RETAIN": 5}, 10, 4, ObjectiveConfig())
+    assert (by.weighed, by.retain) == (4.0, 2.0)
+
+
+def test_retained_pairs_are_averaged_with_the_conflicts_where_no_anchor() -> None:
+    objective = ObjectiveConfig(retain="pair")
+    by = denominators({"INVERT": 5, "RETAIN": 5}, 10, 4, objective)
+    assert (by.weighed, by.retain) == (4.0, 0)
+    whole = reduce_losses(losses([1.0, 2.0], ["INVERT", "RETAIN"], [1.0, 1.0]), by, objective.weighed)
+    assert whole.item() == pytest.approx(3.0 / 4)

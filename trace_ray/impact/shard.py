@@ -41,6 +41,12 @@ class Selection:
         """Returns the names of the responses that the category's term reads."""
         return responses(self.term(category))
 
+    def needs(self, category: str) -> str:
+        """Returns what a pair of the category needs: its ``score``, ``log_probs`` of the reference, or ``tokens`` alone."""
+        if category in self.objective.weighed:
+            return "score"
+        return "tokens" if self.term(category).loss in ("kl", "sft") else "log_probs"
+
     def rows(self, triaged: pa.Table) -> list[Row]:
         """Returns the rows to train on, in order; those without a response that their term reads are left out."""
         rows = triaged.select(TRIAGED_SCHEMA.names).to_pylist()
@@ -66,8 +72,9 @@ def score_shard(
 ) -> pa.Table:
     """Returns the trained rows of a shard in SHARD_SCHEMA: tokens, reference log-probs, s(y) and impact.
 
-    Conflicts are scored; RETAIN pairs get a plain forward, and none at all where their term needs no reference
-    log-probs. s(y) is null where a pair was scored as one row with a shared prompt: only its impact is known then.
+    Pairs that carry weights are scored: conflicts, and RETAIN where it is no anchor. Others get a plain forward, and
+    none at all where their term needs no reference log-probs. s(y) is null where a pair was scored as one row with a
+    shared prompt: only its impact is known then.
 
     Args:
         model: in evaluation mode, every parameter frozen, at theta_ref: with the initial adapter, or bare for full.
@@ -82,10 +89,11 @@ def score_shard(
     )
     rows = [row | _tokens(pair) for row, pair in zip(rows, pairs, strict=True)]
     slopes = pair_slopes(rows, selection.objective)
+    kinds = [selection.needs(row["category"]) for row in rows]
     requests = [
-        Request(pair.prompt_ids, pair.response_ids, _coefficients(row, slope, config) if _conflict(row) else None)
-        for row, pair, slope in zip(rows, pairs, slopes, strict=True)
-        if _conflict(row) or selection.term(row["category"]).loss not in ("kl", "sft")
+        Request(pair.prompt_ids, pair.response_ids, _coefficients(row, slope, config) if kind == "score" else None)
+        for row, pair, slope, kind in zip(rows, pairs, slopes, kinds, strict=True)
+        if kind != "tokens"
     ]
     norms = config.score_norm == "cosine"
     # Impact weights need the pair's impact alone; other weights (U2A's rounds) read each response's s(y).
@@ -93,14 +101,9 @@ def score_shard(
     outcomes = iter(run_requests(requests, Scorer(model, direction), config, norms=norms, share_prompts=share))
     size = direction_norm(direction) if norms else 1.0
     full = []
-    for row in rows:
-        plain = not _conflict(row) and selection.term(row["category"]).loss in ("kl", "sft")
-        full.append(row | ({"impact": None} if plain else _scored(next(outcomes), size)))
+    for row, kind in zip(rows, kinds, strict=True):
+        full.append(row | ({"impact": None} if kind == "tokens" else _scored(next(outcomes), size)))
     return pa.Table.from_pylist(full, schema=SHARD_SCHEMA)
-
-
-def _conflict(row: Row) -> bool:
-    return row["category"] in CONFLICTS
 
 
 def _tokens(pair: TokenizedPair) -> Row:

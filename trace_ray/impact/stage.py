@@ -112,14 +112,14 @@ def _score(run: Run, config: Config, shards: list[Shard], retain_share: float) -
 def _write_weights(run: Run, config: Config, started: float, about: dict[str, Any]) -> None:
     scores = (run.impact.place / SCORES).files(".parquet")
     raw: list[Any] = []
-    impacts: dict[str, list[Any]] = {name.value: [] for name in CONFLICTS}
+    weighed = config.objective.weighed
+    impacts: dict[str, list[Any]] = {name: [] for name in weighed}
     for place in scores:
         table = place.read_parquet(["impact", "category"])
         impact, category = table["impact"].to_numpy(), np.array(table["category"].to_pylist(), dtype=object)
         for name, found in impacts.items():
             found.append(impact[category == name])
-        conflict = np.isin(category, [c.value for c in CONFLICTS])
-        raw.append(raw_weights(impact, category, config.objective.weights)[conflict])
+        raw.append(raw_weights(impact, category, config.objective.weights, weighed)[np.isin(category, weighed)])
     all_raw = np.concatenate(raw) if raw else np.empty(0)
     scale = weight_scale(float(all_raw.sum()), len(all_raw), config.impact.weight_norm, config.objective.weights)
     counts: Counter[str] = Counter()
@@ -129,8 +129,8 @@ def _write_weights(run: Run, config: Config, started: float, about: dict[str, An
         if not table.num_rows:
             continue
         category = np.array(table["category"].to_pylist(), dtype=object)
-        weight = raw_weights(table["impact"].to_numpy(), category, config.objective.weights)
-        weight = np.where(np.isin(category, [c.value for c in CONFLICTS]), weight * scale, 1.0)
+        weight = raw_weights(table["impact"].to_numpy(), category, config.objective.weights, weighed)
+        weight = np.where(np.isin(category, weighed), weight * scale, 1.0)
         (run.scored.place / place.name).write_parquet(
             table.append_column("weight", pa.array(weight)).select(SCORED_SCHEMA.names).cast(SCORED_SCHEMA)
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,9 @@ def weight_scale(positive_sum: float, conflicts: int, norm: str, weights: str) -
     return (conflicts if norm == "mean" else 1.0) / mass
 
 
-def raw_weights(impact: Floats, category: npt.NDArray[Any], weights: str) -> Floats:
-    """Returns max(0, impact) of conflicts (1 if uniform) and 1 of RETAIN pairs, before scaling."""
-    conflict = np.isin(category, [c.value for c in CONFLICTS])
+def raw_weights(impact: Floats, category: npt.NDArray[Any], weights: str, weighed: Sequence[str] = CONFLICTS) -> Floats:
+    """Returns max(0, impact) of the weighed categories' pairs (1 if uniform) and 1 of the others, before scaling."""
+    conflict = np.isin(category, [str(c) for c in weighed])
     worth = np.ones_like(impact) if weights == "uniform" else np.maximum(0.0, np.nan_to_num(impact))
     return np.where(conflict, worth, 1.0)
 

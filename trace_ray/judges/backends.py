@@ -8,12 +8,15 @@ import json
 from trace_ray.config import JudgeConfig, TriageConfig, settings
 from trace_ray.judges import rules
 from trace_ray.judges.cascade import CascadeJudge
+from trace_ray.judges.gold import GoldCorrector
 from trace_ray.judges.openai_judge import OpenAIJudge
 from trace_ray.judges.opinion import Corrector, Judge
 from trace_ray.judges.prompt import PROMPT_VERSION
 from trace_ray.judges.rules_judge import RulesJudge, WordLimitCorrector
 from trace_ray.judges.vllm_judge import VllmJudge
 from trace_ray.policy import PolicyConfig, policy_hash
+from trace_ray.staging import shared_settings
+from trace_ray.storage import locate
 
 ReadingJudge = VllmJudge | OpenAIJudge
 
@@ -40,9 +43,11 @@ def make_triage_judge(policy: PolicyConfig, config: TriageConfig) -> Judge:
 
 
 def corrector_kind(policy: PolicyConfig, config: TriageConfig) -> str:
-    """Returns who corrects: ``none``, ``code``, ``judge`` or ``other`` (``corrector_judge``)."""
+    """Returns who corrects: ``none``, ``gold``, ``code``, ``judge`` or ``other`` (``corrector_judge``)."""
     if not config.correct:
         return "none"
+    if config.gold_responses:
+        return "gold"
     if config.corrector_judge is not None:
         return "other"
     if config.corrector != "auto":
@@ -53,6 +58,8 @@ def corrector_kind(policy: PolicyConfig, config: TriageConfig) -> str:
 def make_corrector(policy: PolicyConfig, config: TriageConfig, judge: Judge) -> Corrector | None:
     """Returns who writes corrections; ``judge`` is the triage judge, whose engine is used where it is the corrector."""
     match corrector_kind(policy, config):
+        case "gold":
+            return GoldCorrector(locate(config.gold_responses, shared_settings()))
         case "code":
             return WordLimitCorrector(policy)
         case "judge":

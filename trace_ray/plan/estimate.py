@@ -136,7 +136,7 @@ def _impact(load: Workload, rates: Rates, config: Config, have: Resources) -> St
 def _realign(load: Workload, rates: Rates, config: Config, have: Resources) -> StageEstimate:
     realign, train = config.realign, rates.train
     samples = sum(load.trained.values())
-    steps = realign.epochs * math.ceil(samples / (realign.micro_batch * realign.accumulation * realign.workers))
+    steps = realign.epochs * math.ceil(samples / realign.batch)
     work = load.policy_tokens / train.train_tokens_s + load.reference_tokens / train.forward_tokens_s
     training = realign.epochs * work / realign.workers
     seconds = (TRAINER_STARTS + EXPORT_STARTS) * train.start_s + training

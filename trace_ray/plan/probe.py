@@ -126,7 +126,7 @@ def _train(config: Config, rows: list[dict[str, Any]], begun: float) -> TrainRat
     forward_rate = _rate(forward, token_batches(lengths, config.impact.batch_tokens), lengths)
     memory = peak_gib()
     torch.set_num_threads(max(1, int(config.realign.num_cpus)))
-    size = config.realign.micro_batch
+    size = config.realign.batch
     micro = [list(range(at, min(at + size, len(lengths)))) for at in range(0, len(lengths), size)]
     train_rate = _rate(train, micro, lengths)
     return TrainRates(

@@ -1,60 +1,81 @@
-"""A training checkpoint: DeepSpeed's own shards, and the adapter whole, gathered from every shard."""
+"""A training checkpoint: DeepSpeed's shards for a quick resume, and everything whole for another number of workers.
+
+deepspeed/              each worker's shards; the same number of workers and ZeRO stage read them
+weights.safetensors     the trained weights, whole
+optimizer.safetensors   AdamW's moments and float32 masters by parameter, whole
+adapter/                the adapter as PEFT writes it (lora)
+cursor.json             step, schedule, workers, ZeRO stage, metrics so far
+"""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-import torch
+from trace_ray.errors import UserError
+from trace_ray.realign.weights import check_weights, gathered_optimizer, gathered_weights, set_optimizer
 
 TAG = "deepspeed"
-CURSOR = "cursor.json"
+CURSOR, WEIGHTS, OPTIMIZER, ADAPTER = "cursor.json", "weights.safetensors", "optimizer.safetensors", "adapter"
 
 
-def save_checkpoint(engine: Any, policy: Any, folder: Path, cursor: dict[str, Any], rank: int) -> None:
+def save_checkpoint(engine: Any, model: Any, folder: Path, cursor: dict[str, Any], *, whole: bool = True) -> None:
     """Writes this rank's part of a checkpoint; every rank must call it, with a folder of its own or a shared one.
 
     Args:
         cursor: where in the data the run stands, and the metrics so far.
-    Raises: RuntimeError for an adapter with empty or non-finite weights (ZeRO-3 saves empty ones if not gathered).
+        whole: also the optimizer's state for another number of workers.
+    Raises: RuntimeError for empty or non-finite weights (ZeRO-3 saves empty ones if not gathered).
     """
-    engine.save_checkpoint(str(folder), tag=TAG, client_state={"step": cursor["step"]}, exclude_frozen_parameters=True)
-    state = gathered_adapter(policy)
-    if rank == 0:
-        from safetensors.torch import save_file
+    engine.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
+    first = engine.global_rank == 0
+    weights = gathered_weights(model, keep=first)
+    optimizer = gathered_optimizer(engine, model, keep=first) if whole else {}
+    if not first:
+        return
+    from safetensors.torch import save_file
 
-        check_weights(state)
-        adapter = folder / "adapter"
-        adapter.mkdir()
-        policy.peft_config["default"].save_pretrained(str(adapter))
-        save_file(state, str(adapter / "adapter_model.safetensors"))
-        (folder / CURSOR).write_text(json.dumps(cursor))
+    check_weights(weights)
+    save_file(weights, str(folder / WEIGHTS))
+    if whole:
+        save_file(optimizer, str(folder / OPTIMIZER))
+    if hasattr(model, "peft_config"):
+        _save_adapter(model, weights, folder / ADAPTER)
+    placed = {"workers": engine.world_size, "zero_stage": engine.zero_optimization_stage()}
+    (folder / CURSOR).write_text(json.dumps(cursor | placed | {"schedule": engine.lr_scheduler.state_dict()}))
 
 
-def load_checkpoint(engine: Any, folder: Path) -> dict[str, Any]:
-    """Restores weights, optimizer and schedule; returns the cursor."""
-    engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
-    return dict(json.loads((folder / CURSOR).read_text()))
+def load_checkpoint(engine: Any, model: Any, folder: Path) -> dict[str, Any]:
+    """Restores weights, optimizer and schedule, whatever number of workers and ZeRO stage wrote them.
+
+    Returns: the cursor.
+    """
+    cursor = dict(json.loads((folder / CURSOR).read_text()))
+    if (cursor["workers"], cursor["zero_stage"]) == (engine.world_size, engine.zero_optimization_stage()):
+        engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+        return cursor
+    if not (folder / OPTIMIZER).exists():
+        written = f"a checkpoint of {cursor['workers']} workers at ZeRO {cursor['zero_stage']}, without whole moments"
+        seen = f"{engine.world_size} workers at ZeRO {engine.zero_optimization_stage()}"
+        raise UserError(
+            "realign.workers", seen, f"{written}: resume with the same, or begin anew with whole_checkpoints"
+        )
+    from safetensors.torch import load_file
+
+    set_optimizer(engine, model, load_file(folder / OPTIMIZER), cursor["step"])
+    engine.lr_scheduler.load_state_dict(cursor["schedule"])
+    for group, rate in zip(engine.optimizer.param_groups, engine.lr_scheduler.get_last_lr(), strict=True):
+        group["lr"] = rate  # a schedule sets it only at its next step
+    engine.global_steps = cursor["step"]
+    return cursor
 
 
-def gathered_adapter(policy: Any) -> dict[str, torch.Tensor]:
-    """Returns the adapter's weights under PEFT's names for a file, whole on every rank even where ZeRO-3 shards them."""
-    import deepspeed
+def _save_adapter(model: Any, weights: dict[str, Any], folder: Path) -> None:
     from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
 
-    trainable = [p for p in policy.parameters() if p.requires_grad]
-    with deepspeed.zero.GatheredParameters(trainable, enabled=any(hasattr(p, "ds_id") for p in trainable)):
-        whole = {name: p.detach().cpu().clone() for name, p in policy.named_parameters() if p.requires_grad}
-    state = get_peft_model_state_dict(policy, state_dict=whole)
-    return {name: value.contiguous() for name, value in state.items()}
-
-
-def check_weights(state: dict[str, torch.Tensor]) -> None:
-    """Raises RuntimeError for no weights, an empty one or one that is not finite."""
-    if not state:
-        raise RuntimeError("the adapter has no weights")
-    for name, value in state.items():
-        if not value.numel() or not math.isfinite(float(value.float().abs().sum())):
-            raise RuntimeError(f"adapter weight {name}: {'empty' if not value.numel() else 'not finite'}; not saved")
+    state = get_peft_model_state_dict(model, state_dict=weights)
+    folder.mkdir()
+    model.peft_config["default"].save_pretrained(str(folder))
+    save_file({name: value.contiguous() for name, value in state.items()}, str(folder / "adapter_model.safetensors"))

@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from trace_ray.artifacts import Artifact
-from trace_ray.pairs import CONFLICTS, RESPONSE_NAMES
-from trace_ray.realign.order import PADDING, Indices, category_counts
+from trace_ray.config import ObjectiveConfig
+from trace_ray.errors import UserError
+from trace_ray.pairs import RESPONSE_NAMES
+from trace_ray.realign.objective import sequence_names
+from trace_ray.realign.order import Indices, category_counts
 
 COLUMNS = [
     "pair_id",
@@ -21,21 +25,63 @@ COLUMNS = [
 
 
 class TrainingRows:
-    """Rows with a weight above 0; a conflict of weight 0 has no gradient and is counted, not run.
+    """Rows with a weight above 0 whose term is not ``skip``; a pair of weight 0 has no gradient: counted, not run.
 
     Args:
         scored: the finished scored/ artefact.
+        objective: the categories' terms.
+        top_k: stored reference distributions by pair (``pair_id``, ``top_k_ids``, ``top_k_log_probs``), or None.
     """
 
-    def __init__(self, scored: Artifact) -> None:
+    def __init__(self, scored: Artifact, objective: ObjectiveConfig, top_k: pa.Table | None = None) -> None:
         table = scored.read(COLUMNS)
-        weight = table["weight"].to_numpy()
-        self.table: pa.Table = table.filter(pa.array(weight > 0))
         every = category_counts(table["category"].to_pylist())
-        self.conflicts = sum(every.get(name, 0) for name in CONFLICTS)
+        self.weighed = sum(every.get(name, 0) for name in objective.weighed)
+        kept = [name for name in every if getattr(objective, name).loss != "skip"]
+        trained = pc.and_(pc.greater(table["weight"], 0), pc.is_in(table["category"], value_set=pa.array(kept)))
+        self.table: pa.Table = table.filter(trained).combine_chunks()
         self.category: tuple[str, ...] = tuple(self.table["category"].to_pylist())
         self.counts = category_counts(self.category)
+        if not self.category:
+            seen, remedy = (
+                f"{table.num_rows} pairs, none to train on",
+                "no weight is above 0; try objective.weights=uniform",
+            )
+            raise UserError(scored.place.uri, seen, remedy)
+        self.objective = objective
+        prompt = pc.list_value_length(self.table["prompt_ids"]).to_numpy()
+        tokens = {n: pc.list_value_length(self.table[f"{n}_ids"]).fill_null(0).to_numpy() for n in RESPONSE_NAMES}
+        self._names = {name: sequence_names(objective, name) for name in self.counts}
+        self._lengths = {name: prompt + found for name, found in tokens.items()}
+        self._top_k = top_k
+        self._top_k_row = {one: i for i, one in enumerate(top_k["pair_id"].to_pylist())} if top_k else {}
+
+    def lengths(self, index: int) -> list[int]:
+        """Returns the tokens, prompt included, of each sequence that a row's term runs."""
+        return [int(self._lengths[name][index]) for name in self._names[self.category[index]]]
+
+    def anchored(self, index: int) -> list[bool]:
+        """Returns which of these sequences are compared with the reference by KL."""
+        category = self.category[index]
+        return [getattr(self.objective, category).loss == "kl"] * len(self._names[category])
+
+    def longest(self) -> tuple[int, ...]:
+        """Returns the tokens of each row's longest sequence."""
+        return tuple(max(self.lengths(i)) for i in range(len(self.category)))
+
+    def pair_ids(self, indices: Indices) -> list[str]:
+        return list(self.table["pair_id"].take(pa.array(indices)).to_pylist())
 
     def take(self, indices: Indices) -> list[dict[str, Any]]:
-        """Returns the rows at ``indices``, padding left out."""
-        return list(self.table.take(pa.array(indices[indices != PADDING].astype(np.int64))).to_pylist())
+        """Returns the rows at ``indices``."""
+        rows: list[dict[str, Any]] = self.table.take(pa.array(np.asarray(indices, np.int64))).to_pylist()
+        if self._top_k is not None:
+            return [row | self._stored(row["pair_id"]) for row in rows]
+        return rows
+
+    def _stored(self, pair_id: str) -> dict[str, Any]:
+        at = self._top_k_row.get(pair_id)
+        if self._top_k is None or at is None:
+            return {}
+        k = self._top_k["k"][at].as_py()
+        return {n: self._top_k[n][at].values.to_numpy().reshape(-1, k) for n in ("top_k_ids", "top_k_log_probs")}

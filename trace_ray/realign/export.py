@@ -1,62 +1,82 @@
-"""From a trained adapter to model/: the adapter (PEFT) and the merged model, both reloaded before they count."""
+"""From trained weights to model/: the adapter (PEFT) and the merged model, both reloaded before they count."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trace_ray.artifacts import Run
 from trace_ray.config import Config
+from trace_ray.realign.card import base_licence, model_card
+from trace_ray.realign.checkpoint import ADAPTER, WEIGHTS
 from trace_ray.storage import Location, upload_folder
 
-TOLERANCE = 1e-3
-"""Largest difference of log-probs between base + adapter and the reloaded merged model, float32."""
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+"""Largest difference of log-probs between the trained and the reloaded merged model, by dtype."""
 
 
-def export_model(run: Run, config: Config, adapter: str, card: dict[str, Any]) -> float:
-    """Writes RUN/model/adapter and RUN/model/merged.
+def export_model(run: Run, config: Config, checkpoint: str, card: dict[str, Any]) -> float:
+    """Writes RUN/model/merged and, where an adapter was trained, RUN/model/adapter.
 
     Args:
-        adapter: local folder of the trained adapter.
+        checkpoint: local folder of the last checkpoint.
         card: facts for the model card.
-    Returns: the largest difference of next-token log-probs between adapter and reloaded merged model on a probe.
+    Returns: the largest difference of next-token log-probs between trained and reloaded merged model on a probe.
     Raises: RuntimeError where weights are empty, not finite, or the reloaded model differs.
     """
     import torch
 
-    from trace_ray.models import load_adapter, load_model, load_tokenizer
+    from trace_ray.models import load_tokenizer
 
     tokenizer = load_tokenizer(config.model.path, config.model.revision)
     probe = torch.tensor([tokenizer("The policy asks for an answer.", add_special_tokens=False)["input_ids"]])
-    adapted = load_adapter(load_model(config.model), adapter, trainable=False).eval()
-    before = _log_probs(adapted, probe)
-    merged = adapted.merge_and_unload(safe_merge=True)
+    trained = trained_model(config, Path(checkpoint))
+    before = _log_probs(trained, probe)
+    adapted = config.realign.tune == "lora"
+    merged = trained.merge_and_unload(safe_merge=True) if adapted else trained
     broken = [name for name, p in merged.named_parameters() if not p.numel() or not torch.isfinite(p).all()]
     if broken:
         raise RuntimeError(f"not exported: weights empty or not finite: {', '.join(broken[:3])}")
     merged.config.name_or_path = ""
     with tempfile.TemporaryDirectory() as folder:
         merged.save_pretrained(folder, safe_serialization=True)
+        merged.generation_config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        (Path(folder) / "README.md").write_text(model_card(card), encoding="utf-8")
+        (Path(folder) / "README.md").write_text(model_card(card, base_licence(config.model.path)), encoding="utf-8")
         difference = float((before - _log_probs(_reloaded(folder, config), probe)).abs().max())
-        if not difference <= (TOLERANCE if config.model.dtype == "float32" else 0.1):
+        if not difference <= TOLERANCE[config.model.dtype]:
             raise RuntimeError(f"not exported: the reloaded merged model differs by {difference} in log-probs")
         _copy(Path(folder), run.model.place / "merged")
-    _copy(Path(adapter), run.model.place / "adapter")
+    if adapted:
+        _copy(Path(checkpoint) / ADAPTER, run.model.place / ADAPTER)
     return difference
 
 
-def _copy(source: Path, target: Location) -> None:
-    import shutil
+def trained_model(config: Config, checkpoint: Path) -> Any:
+    """Returns the model with what a checkpoint trained, in evaluation mode. Raises RuntimeError where a weight is missing."""
+    from trace_ray.models import load_adapter, load_model
 
+    model = load_model(config.model)
+    if config.realign.tune == "lora":
+        return load_adapter(model, checkpoint / ADAPTER, trainable=False).eval()
+    from safetensors.torch import load_file
+
+    state = load_file(checkpoint / WEIGHTS)
+    absent = {name for name, _ in model.named_parameters()} - set(state)
+    if absent:
+        raise RuntimeError(f"not exported: the checkpoint lacks {', '.join(sorted(absent)[:3])}")
+    model.load_state_dict(state, strict=False)
+    return model.eval()
+
+
+def _copy(source: Path, target: Location) -> None:
     upload_folder(lambda folder: shutil.copytree(source, folder, dirs_exist_ok=True), target)
 
 
 def _reloaded(folder: str, config: Config) -> Any:
-    from dataclasses import replace
-
     from trace_ray.models import load_model
 
     return load_model(replace(config.model, path=folder, revision="main"))
@@ -67,18 +87,3 @@ def _log_probs(model: Any, probe: Any) -> Any:
 
     with torch.inference_mode():
         return model(probe).logits.float().log_softmax(-1)
-
-
-def model_card(card: dict[str, Any]) -> str:
-    """Returns the model card: front matter and one line a fact."""
-    lines = [
-        "---",
-        f"base_model: {card['base model']}",
-        "library_name: transformers",
-        "tags: [trace-ray, realigned]",
-        "---",
-        "",
-    ]
-    lines += [f"# Realigned with trace-ray ({card['method']})", ""]
-    lines += [f"- {name}: {value}" for name, value in card.items()]
-    return "\n".join([*lines, "", "Its licence is the base model's.", ""])

@@ -2,194 +2,204 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from trace_ray import environment, metrics
+import torch
+
+from trace_ray import metrics
 from trace_ray.artifacts import Run
-from trace_ray.config import Config, RealignConfig
-from trace_ray.pairs import TRAINED
+from trace_ray.config import Config
+from trace_ray.errors import UserError
+from trace_ray.realign.checkpoint import load_checkpoint, save_checkpoint
+from trace_ray.realign.data import TrainingRows
+from trace_ray.realign.figures import StepSums, named_figures, peak_memory_gib
+from trace_ray.realign.objective import denominators, micro_batch, pair_losses, reduce_losses
+from trace_ray.realign.order import Plan
+from trace_ray.realign.packing import MicroStep, plan_step
+from trace_ray.realign.reference import read_top_k
+from trace_ray.realign.schedule import converged
+from trace_ray.realign.setup import load_policy, make_engine, together
+from trace_ray.realign.trackers import Tracker, make_trackers
+from trace_ray.realign.weights import plain_grad_norm
 
 METRICS = "metrics.jsonl"
 _WRITE_SECONDS = 5.0
+_NOTICE_SECONDS = 2.0
 
 
-def train_worker(payload: dict[str, Any]) -> None:
-    """Runs on every worker of Ray Train; ``payload`` holds run and config."""
-    config: Config = payload["config"]
-    _prepare(config)
-    import ray.train
-    import torch
-
-    context = ray.train.get_context()
-    trainer = Trainer(payload["run"], config, context.get_world_rank(), context.get_world_size())
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            trainer.restore(Path(folder))
-        metrics.count("retries", 1 if context.get_world_rank() == 0 else 0, kind="training")
-    while trainer.step < trainer.plan.steps:
-        trainer.train_step()
-        if trainer.step % config.realign.checkpoint_steps == 0 or trainer.step == trainer.plan.steps:
-            trainer.report()
-    torch.distributed.barrier()
-
-
-def _prepare(config: Config) -> None:
-    environment.prepare()
-    if not config.realign.use_gpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    import logging
-
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    import torch
-
-    if not config.realign.use_gpu:
-        torch.set_num_threads(max(1, int(config.realign.num_cpus)))
+def make_plan(rows: TrainingRows, config: Config) -> Plan:
+    """Returns the run's steps, the same whatever the workers."""
+    realign = config.realign
+    return Plan(
+        category=rows.category,
+        tokens=rows.longest(),
+        seed=realign.seed,
+        epochs=realign.epochs,
+        batch=realign.batch,
+        max_steps=realign.max_steps,
+        window=realign.length_window,
+        shares=realign.shares,
+    )
 
 
 class Trainer:
-    """One worker's model, data and place in the plan."""
+    """One worker's model, data and place in the plan.
+
+    Args:
+        run: whose scored/ is trained on; config: all of it.
+        rank, workers: of the process group, which is up.
+    """
 
     def __init__(self, run: Run, config: Config, rank: int, workers: int) -> None:
-        import deepspeed
-
-        from trace_ray.models import load_adapter, load_model
-        from trace_ray.realign.data import TrainingRows
-        from trace_ray.realign.objective import denominators
-        from trace_ray.realign.order import Plan
-        from trace_ray.realign.policy_module import HybridPolicy
-        from trace_ray.realign.zero import deepspeed_config
-        from trace_ray.storage import download_folder
-
         realign = config.realign
         self.run, self.config, self.rank, self.workers = run, config, rank, workers
-        self.rows = TrainingRows(run.scored)
-        batch = {"micro_batch": realign.micro_batch, "accumulation": realign.accumulation, "workers": workers}
-        self.plan = Plan(category=self.rows.category, seed=realign.seed, epochs=realign.epochs, **batch)
-        alpha_kl = config.objective.alpha_kl
-        self.denominators = denominators(self.rows.counts, self.rows.conflicts, self.plan.step_samples, alpha_kl)
-        with download_folder(run.impact.place / "adapter_init") as folder:
-            self.policy = load_adapter(load_model(config.model), folder, trainable=True)
-        trainable = [p for p in self.policy.parameters() if p.requires_grad]
-        optimizer, schedule = make_optimizer(trainable, realign, self.plan.steps)
-        self.engine, *_ = deepspeed.initialize(
-            model=HybridPolicy(self.policy),
-            model_parameters=trainable,
-            optimizer=optimizer,
-            lr_scheduler=schedule,
-            config=deepspeed_config(realign, config.model.dtype),
+        stored = read_top_k(run) if realign.kl_reference == "top_k" else None
+        self.rows, (self.model, reference) = together(
+            lambda: (TrainingRows(run.scored, config.objective, stored), load_policy(run, config))
         )
-        self.engine.train()
+        self.plan = make_plan(self.rows, config)
+        self.by = denominators(self.rows.counts, self.rows.weighed, realign.batch, config.objective)
+        self.engine = make_engine(self.model, reference, config, self.plan.steps)
         self.step = 0
+        self.saved = -1
         self.metrics: list[dict[str, Any]] = []
-        self.written = 0.0
+        self.trackers: list[Tracker] | None = None
+        self._written = self._noticed = time.monotonic()
+        self._logged = 0
+        self._leaving: set[str] = set()
 
     def restore(self, folder: Path) -> None:
-        from trace_ray.realign.checkpoint import load_checkpoint
-
-        cursor = load_checkpoint(self.engine, folder)
+        """Goes on from a checkpoint of any number of workers."""
+        cursor = load_checkpoint(self.engine, self.model, folder)
         self.step, self.metrics = cursor["step"], cursor["metrics"]
+        self.saved, self._logged = self.step, len(self.metrics)
 
-    def train_step(self) -> None:
-        """One optimizer step: ``accumulation`` micro-batches on each worker."""
-        import torch
+    @property
+    def over(self) -> bool:
+        """Whether the plan is done or the gradient has vanished."""
+        realign = self.config.realign
+        norms = [row["grad_norm"] for row in self.metrics[-realign.epsilon_steps :]]
+        return self.step >= self.plan.steps or converged(norms, realign.epsilon, realign.epsilon_steps)
 
+    def train_step(self) -> bool:
+        """Makes one optimizer step; returns whether it is time, on all workers alike, to ask for preemption notices."""
         started = time.monotonic()
-        seen = torch.zeros(len(TRAINED), 4, dtype=torch.float64)
-        tokens = 0
-        for micro_step in range(self.plan.accumulation):
-            torch.manual_seed(hash((self.config.realign.seed, self.step, micro_step, self.rank)) & 0x7FFFFFFF)
-            tokens += self._micro_step(micro_step, seen)
-        flat = torch.cat([seen.flatten(), torch.tensor([float(tokens)], dtype=torch.float64)])
-        torch.distributed.all_reduce(flat)
-        self.step += 1
-        self._record(flat[:-1].view_as(seen), int(flat[-1]), time.monotonic() - started)
-
-    def _micro_step(self, micro_step: int, seen: Any) -> int:
-        from trace_ray.realign.objective import micro_batch, pair_losses, reduce_losses
-        from trace_ray.realign.policy_module import kl_tokens
-
-        rows = self.rows.take(self.plan.micro(self.step, micro_step, self.rank))
-        batch = micro_batch(rows, self.config.objective)
-        device = self.engine.device
-        policy, reference = batch.policy.to(device), batch.reference.to(device)
-        logp_B, kl_B = self.engine(policy, reference, kl_tokens(batch.policy, batch.reference_sequence).to(device))
-        losses = pair_losses(batch, logp_B, kl_B, self.config.objective)
-        # DeepSpeed divides by micro-batches and averages over workers; the denominators are global already.
-        loss = reduce_losses(losses, self.denominators) * self.plan.accumulation * self.workers
-        self.engine.backward(loss + 0.0 * logp_B.sum())
+        samples = self.plan.step(self.step)
+        sums = StepSums()
+        steps = self.layout(samples)
+        for number, micro_step in enumerate(steps):
+            # A worker's dropout depends on where a sample runs; without dropout nothing does.
+            torch.manual_seed(hash((self.config.realign.seed, self.step, number, self.rank)) & 0x7FFFFFFF)
+            self.engine.set_gradient_accumulation_boundary(number == len(steps) - 1)
+            self._micro_step(samples, micro_step, sums)
+        norm = plain_grad_norm(self.engine, self.model)
         self.engine.step()
-        for i, name in enumerate(TRAINED):
-            at = [j for j, category in enumerate(losses.category) if category == name]
-            if at:
-                loss_at, weight_at = losses.loss_P[at].detach(), losses.weight_P[at]
-                values = (len(at), loss_at.sum(), (loss_at * weight_at).sum(), losses.reward_P[at].sum())
-                seen[i] += seen.new_tensor([float(value) for value in values])
-        return int(batch.policy.attention_mask_BT.sum())
+        norm = self.engine.get_global_grad_norm() if norm is None else norm
+        if time.monotonic() - self._noticed > _NOTICE_SECONDS:
+            sums.counts[-1] = 1
+        summed = sums.tensor().to(self.engine.device)
+        torch.distributed.all_reduce(summed)
+        self.step += 1
+        self._record(summed.cpu(), float(norm), samples, time.monotonic() - started)
+        return bool(summed[-1])
 
-    def _record(self, seen: Any, tokens: int, seconds: float) -> None:
+    def layout(self, samples: Any) -> list[MicroStep]:
+        """Returns how a step's samples are run, by all workers."""
+        realign = self.config.realign
+        return plan_step(
+            [self.rows.lengths(i) for i in samples],
+            [self.rows.anchored(i) for i in samples],
+            workers=self.workers,
+            budget=realign.micro_tokens,
+            overhead=realign.forward_overhead,
+        )
+
+    def _micro_step(self, samples: Any, micro_step: MicroStep, sums: StepSums) -> None:
+        objective, top_k = self.config.objective, self.config.realign.kl_reference == "top_k"
+        rows = self.rows.take(samples[micro_step.samples[self.rank]])
+        groups = micro_step.groups[self.rank]
+        batch = micro_batch(rows, objective, groups, micro_step.anchored, forward_reference=not top_k)
+        logp_S, kl_S = self.engine([group.to(self.engine.device) for group in batch.groups])
+        losses = pair_losses(batch, logp_S, kl_S, objective)
+        # DeepSpeed averages over workers; the denominators are global already.
+        loss = reduce_losses(losses, self.by, objective.weighed) * self.workers
+        self.engine.backward(loss + 0.0 * logp_S.sum())
+        sums.add(batch, losses)
+
+    def _record(self, summed: torch.Tensor, norm: float, samples: Any, seconds: float) -> None:
         figures: dict[str, Any] = {"step": self.step, "steps": self.plan.steps, "lr": self.engine.get_lr()[0]}
-        norm = self.engine.get_global_grad_norm()
-        figures["grad_norm"] = float(norm) if norm is not None else None
-        for name, (count, loss, weighted, reward) in zip(TRAINED, seen.tolist(), strict=True):
-            if count:
-                figures |= {
-                    f"{name}/pairs": int(count),
-                    f"{name}/loss": loss / count,
-                    f"{name}/weighted_loss": weighted / count,
-                }
-                figures[f"{name}/margin"] = reward / count
-        figures |= {"tokens": tokens, "seconds": round(seconds, 4)}
-        if not all(math.isfinite(v) for v in figures.values() if isinstance(v, float)):
-            raise RuntimeError(f"step {self.step}: a figure is not finite: {figures}; lower realign.learning_rate")
+        figures |= {"grad_norm": norm, **named_figures(summed)}
+        broken = [name for name, v in figures.items() if isinstance(v, float) and not math.isfinite(v)]
+        if broken:
+            found = f"{broken[0]} is not finite at step {self.step}"
+            raise UserError("realign.learning_rate", self.config.realign.learning_rate, f"{found}; use a lower one")
+        figures |= {"seconds": round(seconds, 4), "tokens_per_s": round(figures["tokens"] / max(1e-9, seconds), 1)}
+        figures |= {"memory_gib": round(peak_memory_gib(gpu=self.config.realign.use_gpu), 3), "workers": self.workers}
+        figures["samples"] = samples_digest(self.rows.pair_ids(samples))
         self.metrics.append(figures)
         if self.rank == 0:
-            metrics.count("training_tokens", tokens)
-            metrics.gauge("training_tokens_per_second", tokens / seconds)
+            metrics.count("training_tokens", figures["tokens"])
+            metrics.gauge("training_tokens_per_second", figures["tokens_per_s"])
             metrics.gauge("training_step", self.step)
-        if self.rank == 0 and time.monotonic() - self.written > _WRITE_SECONDS:
-            self._write_metrics()
+        if self.rank == 0 and time.monotonic() - self._written > _WRITE_SECONDS:
+            self.write_metrics()
 
-    def _write_metrics(self) -> None:
-        self.written = time.monotonic()
-        (self.run.realign.place / METRICS).write_text("".join(json.dumps(row) + "\n" for row in self.metrics))
+    def write_metrics(self) -> None:
+        """Writes metrics.jsonl and tells the trackers what is new; rank 0 only."""
+        self._written = time.monotonic()
+        place = self.run.realign.place
+        (place / METRICS).write_text("".join(json.dumps(row) + "\n" for row in self.metrics))
+        if self.trackers is None:
+            self.trackers = make_trackers(self.config.realign.trackers, place, self.run.place.uri, self._logged + 1)
+        for row in self.metrics[self._logged :]:
+            numbers = {
+                k: float(v) for k, v in row.items() if isinstance(v, (int, float)) and k not in ("step", "steps")
+            }
+            for tracker in self.trackers:
+                tracker.log(row["step"], numbers)
+        for tracker in self.trackers:
+            tracker.flush()
+        self._logged = len(self.metrics)
 
-    def report(self) -> None:
-        """Saves a checkpoint; every rank takes part."""
+    def save(self, *, wait: bool) -> None:
+        """Saves a checkpoint; every rank takes part.
+
+        Args:
+            wait: until it is stored; else training goes on meanwhile.
+        """
         import ray.train
+        from ray.train.v2.api.report_config import CheckpointUploadMode
 
-        from trace_ray.realign.checkpoint import save_checkpoint
+        self._noticed = time.monotonic()
+        if self.step == self.saved:
+            return
+        folder = tempfile.mkdtemp(prefix="trace-ray-checkpoint-")
+        cursor = {"step": self.step, "metrics": self.metrics}
+        save_checkpoint(self.engine, self.model, Path(folder), cursor, whole=self.config.realign.whole_checkpoints)
+        if self.rank == 0:
+            self.write_metrics()
+        self.saved = self.step
+        ray.train.report(
+            {"step": self.step},
+            checkpoint=ray.train.Checkpoint.from_directory(folder),
+            checkpoint_upload_mode=CheckpointUploadMode.SYNC if wait else CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
+        )
 
-        with tempfile.TemporaryDirectory() as folder:
-            cursor = {"step": self.step, "metrics": self.metrics}
-            save_checkpoint(self.engine, self.policy, Path(folder), cursor, self.rank)
-            if self.rank == 0:
-                self._write_metrics()
-            ray.train.report({"step": self.step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+    def noticed(self, nodes: list[str]) -> bool:
+        """Notes which nodes are to be taken away; returns whether that is news."""
+        self._noticed = time.monotonic()
+        news = bool(set(nodes) - self._leaving)
+        self._leaving |= set(nodes)
+        return news
 
 
-def make_optimizer(parameters: list[Any], realign: RealignConfig, steps: int) -> tuple[Any, Any]:
-    """Returns AdamW and its schedule: linear warm-up, then cosine, linear or constant, over ``steps`` steps."""
-    import torch
-
-    optimizer = torch.optim.AdamW(parameters, lr=realign.learning_rate, weight_decay=realign.weight_decay)
-    warmup = min(realign.warmup_steps, max(1, steps // 10)) if realign.warmup_steps else 0
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        done = (step - warmup) / max(1, steps - warmup)
-        match realign.schedule:
-            case "cosine":
-                return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-            case "linear":
-                return max(0.0, 1 - done)
-        return 1.0
-
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+def samples_digest(pair_ids: list[str]) -> str:
+    """Returns 16 hex digits of a step's pairs in order: two runs saw the same samples where these agree."""
+    return hashlib.sha256(",".join(pair_ids).encode()).hexdigest()[:16]

@@ -1,16 +1,15 @@
-"""Which sample when: a pure function of (seed, epoch, step), whatever the number of workers."""
+"""Which sample when: a pure function of (seed, epoch, step), the same for any number of workers and any memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 Indices = npt.NDArray[np.int64]
-PADDING = -1
-"""Fills the last step of an epoch; costs a forward of two tokens and no gradient."""
 
 
 def epoch_order(category: Sequence[str], seed: int, epoch: int) -> Indices:
@@ -29,45 +28,105 @@ def epoch_order(category: Sequence[str], seed: int, epoch: int) -> Indices:
     return np.argsort(place, kind="stable").astype(np.int64)
 
 
+def share_order(category: Sequence[str], shares: Mapping[str, float], count: int, seed: int, epoch: int) -> Indices:
+    """Returns ``count`` indices drawn from the categories in ``shares``, each category in passes over its own shuffle.
+
+    Args:
+        shares: category -> how often it is drawn, in proportion; a category not named is not drawn.
+    Source: Algorithm 1, line 23: the sets are drawn from separately. A set runs out before another and starts anew.
+    """
+    names = np.asarray(category, dtype=object)
+    present = [name for name in sorted(shares) if shares[name] > 0 and (names == name).any()]
+    total = sum(shares[name] for name in present)
+    place, index = [], []
+    for number, name in enumerate(present):
+        members = np.flatnonzero(names == name)
+        taken = round(count * shares[name] / total)
+        passes = -(-taken // len(members))
+        drawn = [np.random.default_rng([seed, epoch, number, i]).permutation(members) for i in range(passes)]
+        index.append(np.concatenate([*drawn, np.empty(0, np.int64)])[:taken])
+        place.append((np.arange(taken) + np.random.default_rng([seed, epoch, number]).random()) / max(1, taken))
+    order = np.argsort(np.concatenate(place), kind="stable")
+    drawn_order: Indices = np.concatenate(index)[order].astype(np.int64)
+    return drawn_order
+
+
+def by_length(
+    order: Indices, category: npt.NDArray[np.object_], tokens: Indices, batch: int, rng: np.random.Generator
+) -> Indices:
+    """Returns ``order`` dealt anew to steps of ``batch``, so that a step holds samples of like length.
+
+    Step j gets the j-th slice of each category by length, so shares stay even; the steps are then shuffled.
+    """
+    rank = np.empty(len(order))
+    for name in np.unique(category[order]):
+        members = np.flatnonzero(category[order] == name)
+        ranked = members[np.argsort(tokens[order[members]], kind="stable")]
+        rank[ranked] = (np.arange(len(members)) + 0.5) / len(members)
+    like = order[np.argsort(rank, kind="stable")]
+    steps = [like[start : start + batch] for start in range(0, len(like), batch)]
+    whole = rng.permutation(len(like) // batch)  # the short step, if any, stays last: the others keep their size
+    return np.concatenate([*(steps[i] for i in whole), *steps[len(like) // batch :]])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The steps of a training run.
 
     Args:
-        category: of each sample; seed: of the order; epochs: passes over all samples.
-        micro_batch, accumulation, workers: their product is the samples a step.
+        category: of each sample; tokens: of its longest sequence.
+        seed: of the order; epochs: passes over all samples; batch: samples a step, over all workers.
+        max_steps: the run ends after that many steps; 0 = after the epochs.
+        window: steps whose samples are sorted by length among one another; 1 = steps stay as shuffled.
+        shares: category -> share of a step; empty = each sample once an epoch.
     """
 
     category: tuple[str, ...]
+    tokens: tuple[int, ...]
     seed: int
     epochs: int
-    micro_batch: int
-    accumulation: int
-    workers: int
-
-    @property
-    def step_samples(self) -> int:
-        return self.micro_batch * self.accumulation * self.workers
+    batch: int
+    max_steps: int = 0
+    window: int = 1
+    shares: Mapping[str, float] | None = None
 
     @property
     def epoch_steps(self) -> int:
-        return -(-len(self.category) // self.step_samples)
+        return -(-len(self.category) // self.batch)
 
     @property
     def steps(self) -> int:
-        return self.epochs * self.epoch_steps
+        steps = self.epochs * self.epoch_steps
+        return min(steps, self.max_steps) if self.max_steps else steps
+
+    @cached_property
+    def _orders(self) -> dict[int, Indices]:
+        return {}
+
+    def epoch(self, epoch: int) -> Indices:
+        """Returns the samples of one epoch in order; the latest epoch is kept."""
+        if epoch not in self._orders:
+            self._orders.clear()
+            self._orders[epoch] = self._make_epoch(epoch)
+        return self._orders[epoch]
+
+    def _make_epoch(self, epoch: int) -> Indices:
+        if self.shares:
+            order = share_order(self.category, self.shares, len(self.category), self.seed, epoch)
+        else:
+            order = epoch_order(self.category, self.seed, epoch)
+        if self.window <= 1:
+            return order
+        names, tokens = np.asarray(self.category, dtype=object), np.asarray(self.tokens, np.int64)
+        size = self.window * self.batch
+        rng = np.random.default_rng([self.seed, epoch, 10**6])
+        windows = [order[start : start + size] for start in range(0, len(order), size)]
+        return np.concatenate([by_length(part, names, tokens, self.batch, rng) for part in windows])
 
     def step(self, step: int) -> Indices:
-        """Returns the samples of one step, padded to ``step_samples`` with PADDING."""
+        """Returns the samples of one step; the last step of an epoch may be short."""
         epoch, within = divmod(step, self.epoch_steps)
-        order = epoch_order(self.category, self.seed, epoch)
-        taken = order[within * self.step_samples : (within + 1) * self.step_samples]
-        return np.concatenate([taken, np.full(self.step_samples - len(taken), PADDING, np.int64)])
-
-    def micro(self, step: int, micro_step: int, rank: int) -> Indices:
-        """Returns one worker's samples of one micro-batch; over all of them they make up ``step``."""
-        start = (micro_step * self.workers + rank) * self.micro_batch
-        return self.step(step)[start : start + self.micro_batch]
+        return self.epoch(epoch)[within * self.batch : (within + 1) * self.batch]
 
 
 def category_counts(category: Sequence[str]) -> dict[str, int]:

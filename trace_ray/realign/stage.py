@@ -1,4 +1,4 @@
-"""Stage 3 on Ray Train: DeepSpeed workers train the adapter, then one task exports the model."""
+"""Stage 3 on Ray Train: DeepSpeed workers train the model, then one task exports it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ import threading
 import time
 from typing import Any
 
+import pyarrow.compute as pc
+
 from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, settings
+from trace_ray.errors import UserError
 from trace_ray.progress import Meter
-from trace_ray.realign.loop import METRICS, train_worker
+from trace_ray.realign.card import card_facts
+from trace_ray.realign.loop import METRICS
+from trace_ray.realign.reference import reference_place
+from trace_ray.realign.trackers import check_trackers
+from trace_ray.realign.worker import MISTAKE, train_worker
+from trace_ray.staging import local_model
+from trace_ray.storage import Location
 
 CHECKPOINTS = "checkpoints"
 _POLL_SECONDS = 2.0
@@ -32,77 +41,149 @@ def run_realign(run: Run, config: Config) -> None:
     started = time.monotonic()
     if not any([run.realign.begin(inputs), run.model.begin(inputs)]):
         return
-    ensure_ray(config.ray)
-    checkpoint = _train(run, config)
-    metrics = [json.loads(line) for line in (run.realign.place / METRICS).read_text().splitlines()]
+    checkpoint = train(run, config)
+    metrics = read_metrics(run)
     tokens = sum(row["tokens"] for row in metrics)
     facts = {"base model": config.model.path, "method": config.objective.method}
     run.realign.publish(counts={"steps": len(metrics)}, seconds=time.monotonic() - started, tokens=tokens, **facts)
-    difference = _export(run, config, checkpoint)
+    difference = export(run, config, Location(checkpoint.filesystem, checkpoint.path))
     seconds = time.monotonic() - started
     run.model.publish(counts={}, seconds=seconds, merged_difference=difference, **facts)
 
 
-def _train(run: Run, config: Config) -> Any:
-    """Trains, or goes on from the last checkpoint of an earlier process; returns the last checkpoint."""
+def train(run: Run, config: Config) -> Any:
+    """Trains, or goes on from the last checkpoint of an earlier process; returns the last checkpoint.
+
+    Raises: UserError for a mistake that a worker met; it is not retried.
+    """
+    check_model(config)
+    check_trackers(config.realign.trackers)
+    ensure_ray(config.ray)
+    mistake = run.realign.place / MISTAKE
+    if mistake.exists():
+        mistake.fs.delete_file(mistake.path)
+    if config.realign.kl_reference == "top_k":
+        _store_reference(run, config)
+    stop = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(run, stop), daemon=True)
+    watcher.start()
+    try:
+        result = _trainer(run, config).fit()
+    finally:
+        stop.set()
+        watcher.join()
+    if mistake.exists():
+        raise UserError(*json.loads(mistake.read_text()))
+    if result.error is not None:
+        raise result.error
+    return result.checkpoint
+
+
+def _trainer(run: Run, config: Config) -> Any:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     realign, place = config.realign, run.realign.place
-    trainer = TorchTrainer(
+    elastic = 0 < realign.min_workers < realign.workers
+    return TorchTrainer(
         train_worker,
         train_loop_config={"run": run, "config": config},
         torch_config=TorchConfig(backend="nccl" if realign.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=realign.workers, use_gpu=realign.use_gpu, resources_per_worker={"CPU": realign.num_cpus}
+            num_workers=(realign.min_workers, realign.workers) if elastic else realign.workers,
+            use_gpu=realign.use_gpu,
+            resources_per_worker={"CPU": realign.num_cpus} | ({"GPU": 1} if realign.use_gpu else {}),
         ),
         run_config=RunConfig(
             name=CHECKPOINTS,
             storage_path=place.path,
             storage_filesystem=place.fs,
             checkpoint_config=CheckpointConfig(num_to_keep=realign.keep_checkpoints),
-            failure_config=FailureConfig(max_failures=realign.max_failures),
+            failure_config=FailureConfig(max_failures=realign.max_failures, max_preemption_failures=-1),
         ),
     )
-    stop = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(run, stop), daemon=True)
-    watcher.start()
+
+
+def check_model(config: Config) -> None:
+    """Raises UserError where there is no model, before any worker starts: one worker's failure would be retried."""
+    from transformers import AutoConfig
+
+    from trace_ray.models import load_tokenizer
+
+    load_tokenizer(config.model.path, config.model.revision)
     try:
-        result = trainer.fit()
-    finally:
-        stop.set()
-        watcher.join()
-    if result.error is not None:
-        raise result.error
-    return result.checkpoint
+        AutoConfig.from_pretrained(
+            local_model(config.model.path), revision=config.model.revision, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError("model.path", config.model.path, f"no model configuration there: {reason}") from None
+
+
+def read_metrics(run: Run) -> list[dict[str, Any]]:
+    """Returns the figures of each step so far."""
+    place = run.realign.place / METRICS
+    return [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
 
 
 def _watch(run: Run, stop: threading.Event) -> None:
     """Shows the steps that the workers have written; the controller tells the driver nothing before the end."""
-    metrics = run.realign.place / METRICS
     with Meter("realign", 0, "steps") as meter:
         while not stop.wait(_POLL_SECONDS):
-            rows = metrics.read_text().splitlines() if metrics.exists() else []
+            rows = read_metrics(run)
             if rows:
-                last = json.loads(rows[-1])
+                last = rows[-1]
                 if not meter.total:
                     meter.total = last["steps"]
                     meter.skip(last["step"])
-                meter.advance(last["step"] - meter.done)
+                meter.advance(last["step"] - meter.done, live_note(last))
 
 
-def _export(run: Run, config: Config, checkpoint: Any) -> float:
+def live_note(row: dict[str, Any]) -> str:
+    """Returns one step's figures in a few words.
+
+    >>> live_note({"step": 3, "INVERT/loss": 0.5, "grad_norm": 1.25, "tokens_per_s": 80.4})
+    'INVERT 0.500, norm 1.25, 80 tokens/s'
+    """
+    losses = [f"{name.removesuffix('/loss')} {value:.3f}" for name, value in row.items() if name.endswith("/loss")]
+    return ", ".join([*losses, f"norm {row['grad_norm']:.2f}", f"{row['tokens_per_s']:.0f} tokens/s"])
+
+
+def _store_reference(run: Run, config: Config) -> None:
+    """Stores the reference's distributions of the anchored responses, one task a part of scored/."""
     import ray
 
-    triaged, scored = run.triaged.manifest(), run.scored.manifest()
-    policy = triaged["policy"]
-    card = {
-        "base model": config.model.path,
-        "method": config.objective.method,
-        "policy": f"{policy['name']} version {policy['version']} ({policy['hash']})",
-        "pairs": triaged["inputs_hash"],
-        "trained rows": json.dumps(scored["counts"]),
-    }
+    term = config.objective.RETAIN
+    names = run.scored.manifest()["parts"] if term.loss == "kl" else []
+    realign = config.realign
+    task = ray.remote(num_cpus=realign.num_cpus, num_gpus=1 if realign.use_gpu else None)(_store_part)
+    finished = {part.name for part in reference_place(run).files(".parquet")}
+    ray.get([task.remote(run, config, name, term.prefer) for name in names if name not in finished])
+
+
+def _store_part(run: Run, config: Config, name: str, response: str) -> None:
+    import torch
+
+    from trace_ray.models import load_model
+    from trace_ray.realign.reference import top_k_table
+
+    torch.set_num_threads(max(1, int(config.realign.num_cpus)))
+    device = "cuda" if config.realign.use_gpu else "cpu"
+    columns = ["pair_id", "category", "prompt_ids", f"{response}_ids"]
+    table = (run.scored.place / name).read_parquet(columns)
+    rows = table.filter(pc.equal(table["category"], "RETAIN")).to_pylist()
+    model = load_model(config.model).to(device)
+    made = top_k_table(model, rows, response, config.realign.top_k, config.realign.micro_tokens)
+    (reference_place(run) / name).write_parquet(made)
+
+
+def export(run: Run, config: Config, trained: Location) -> float:
+    """Exports what a checkpoint's folder holds to RUN/model; returns how far the reloaded model is from the trained one."""
+    import ray
+    from ray.train import Checkpoint
+
+    checkpoint = Checkpoint(trained.path, filesystem=trained.fs)
+    card = card_facts(run, config, read_metrics(run))
     options = {"num_cpus": config.realign.num_cpus, "max_retries": config.realign.max_failures}
     return float(ray.get(ray.remote(**options)(_export_task).remote(run, config, checkpoint, card)))
 
@@ -111,4 +192,4 @@ def _export_task(run: Run, config: Config, checkpoint: Any, card: dict[str, Any]
     from trace_ray.realign.export import export_model
 
     with checkpoint.as_directory() as folder:
-        return export_model(run, config, f"{folder}/adapter", card)
+        return export_model(run, config, folder, card)

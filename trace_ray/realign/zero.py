@@ -11,17 +11,30 @@ def deepspeed_config(realign: RealignConfig, dtype: str) -> dict[str, Any]:
     """Returns the dict that ``deepspeed.initialize`` reads.
 
     Args:
-        realign: batch sizes, clipping and the ZeRO stage (0 = plain data parallel, 1 optimizer, 2 + gradients,
-            3 + parameters sharded).
+        realign: clipping, ZeRO stage (0 = plain data parallel, 1 optimizer sharded, 2 + gradients, 3 + parameters) and
+            what is kept in CPU memory.
         dtype: of the model's weights: float32 or bfloat16.
+
+    The batch keys count nothing here: micro-batches are made to a token budget, so their number differs from step to
+    step, and the loop itself says where a step ends.
     """
     return {
-        "train_micro_batch_size_per_gpu": realign.micro_batch,
-        "gradient_accumulation_steps": realign.accumulation,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
         "gradient_clipping": realign.max_grad_norm,
         "bf16": {"enabled": dtype == "bfloat16"},
-        "zero_optimization": {"stage": realign.zero_stage},
-        "zero_allow_untested_optimizer": True,
+        "zero_optimization": _zero(realign),
+        "zero_allow_untested_optimizer": True,  # torch's AdamW: DeepSpeed's own needs a compiler on every node
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
+
+
+def _zero(realign: RealignConfig) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": realign.zero_stage}
+    memory = {"device": "cpu", "pin_memory": realign.use_gpu}
+    if realign.offload != "none":
+        zero["offload_optimizer"] = memory
+    if realign.offload == "all":
+        zero["offload_param"] = memory
+    return zero

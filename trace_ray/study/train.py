@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from trace_ray.config import Config
+from trace_ray.config import Config, ObjectiveConfig
 from trace_ray.corpus.noise import noisy_table
 from trace_ray.impact.gold import PAIR_COLUMNS, choose_gold, tokenize_gold
 from trace_ray.impact.gradient import gold_gradient
@@ -19,10 +19,10 @@ from trace_ray.impact.shard import Selection, score_shard
 from trace_ray.impact.weights import impact_summary, raw_weights, weight_scale
 from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
 from trace_ray.pairs import CONFLICTS, SCORED_SCHEMA
-from trace_ray.realign.loop import make_optimizer
-from trace_ray.realign.objective import denominators, micro_batch, pair_losses, reduce_losses
-from trace_ray.realign.order import PADDING, Plan, category_counts
-from trace_ray.realign.policy_module import HybridPolicy, kl_tokens
+from trace_ray.realign.objective import denominators, micro_batch, pair_losses, reduce_losses, sequence_names
+from trace_ray.realign.order import Plan, category_counts
+from trace_ray.realign.policy_module import HybridPolicy
+from trace_ray.realign.schedule import make_optimizer
 
 Seconds = dict[str, float]
 
@@ -71,8 +71,8 @@ def weigh(table: pa.Table, config: Config) -> tuple[pa.Table, dict[str, Any]]:
     """Returns the scored rows with their weights, and the impacts' summary by category."""
     category = np.array(table["category"].to_pylist(), dtype=object)
     impact = table["impact"].to_numpy()
-    conflict = np.isin(category, [c.value for c in CONFLICTS])
-    raw = raw_weights(impact, category, config.objective.weights)
+    conflict = np.isin(category, config.objective.weighed)
+    raw = raw_weights(impact, category, config.objective.weights, config.objective.weighed)
     norm, kind = config.impact.weight_norm, config.objective.weights
     scale = weight_scale(float(raw[conflict].sum()), int(conflict.sum()), norm, kind) if conflict.any() else 1.0
     weighed = table.append_column("weight", pa.array(np.where(conflict, raw * scale, 1.0))).select(SCORED_SCHEMA.names)
@@ -87,7 +87,7 @@ def step_budget(triaged: pa.Table, config: Config) -> int:
     category in every step.
     """
     pairs: int = triaged["split"].to_pylist().count("train")
-    return config.realign.epochs * -(-pairs // (config.realign.micro_batch * config.realign.accumulation))
+    return config.realign.epochs * -(-pairs // config.realign.batch)
 
 
 def train(model: Any, scored: pa.Table, config: Config, steps: int) -> None:
@@ -103,30 +103,34 @@ def train(model: Any, scored: pa.Table, config: Config, steps: int) -> None:
         category=category,
         seed=realign.seed,
         epochs=1,  # not a limit: a step's samples follow from its number, in whatever epoch it falls
-        micro_batch=realign.micro_batch,
-        accumulation=realign.accumulation,
-        workers=1,
+        tokens=tuple(longest_sequence(row, objective) for row in rows),
+        batch=realign.batch,
+        window=realign.length_window,
     )
-    conflicts = sum(every.get(name, 0) for name in CONFLICTS)
-    by = denominators(category_counts(category), conflicts, plan.step_samples, objective.alpha_kl)
+    weighed = sum(every.get(name, 0) for name in objective.weighed)
+    by = denominators(category_counts(category), weighed, plan.batch, objective)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer, schedule = make_optimizer(trainable, realign, steps)
     policy = HybridPolicy(model).train()
     torch.manual_seed(realign.seed)
     for step in range(steps):
-        for micro_step in range(plan.accumulation):
-            indices = [int(i) for i in plan.micro(step, micro_step, 0) if i != PADDING]
-            batch = micro_batch([rows[i] for i in indices], objective)
-            logp_B, kl_B = policy(batch.policy, batch.reference, kl_tokens(batch.policy, batch.reference_sequence))
-            loss = reduce_losses(pair_losses(batch, logp_B, kl_B, objective), by)
-            if not torch.isfinite(loss):
-                raise RuntimeError(f"step {step}: the loss is {loss}")
-            (loss + 0.0 * logp_B.sum()).backward()
+        batch = micro_batch([rows[i] for i in plan.step(step)], objective)
+        logp_S, kl_S = policy(batch.groups)
+        loss = reduce_losses(pair_losses(batch, logp_S, kl_S, objective), by, objective.weighed)
+        if not torch.isfinite(loss):
+            raise RuntimeError(f"step {step}: the loss is {loss}")
+        (loss + 0.0 * logp_S.sum()).backward()
         torch.nn.utils.clip_grad_norm_(trainable, realign.max_grad_norm)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
     policy.eval()
+
+
+def longest_sequence(row: Mapping[str, Any], objective: ObjectiveConfig) -> int:
+    """Returns the tokens of the longest sequence that a scored row's term runs."""
+    names = sequence_names(objective, row["category"])
+    return len(row["prompt_ids"]) + max(len(row[f"{name}_ids"]) for name in names)
 
 
 def with_equal_pairs(config: Config, trained: Mapping[str, int]) -> Config:
@@ -135,7 +139,7 @@ def with_equal_pairs(config: Config, trained: Mapping[str, int]) -> Config:
     alpha_kl is the strength of an anchor. In the DPO baselines RETAIN pairs are ordinary pairs of one data set, and the
     objective divides each kind by its own number: the ratio of the numbers makes all pairs equal again.
     """
-    if config.objective.RETAIN.loss in ("kl", "skip", "sft"):
+    if config.objective.retain == "pair" or config.objective.RETAIN.loss in ("kl", "skip", "sft"):
         return config
     ratio = trained.get("RETAIN", 0) / max(1, sum(trained.get(c.value, 0) for c in CONFLICTS))
     return replace(config, objective=replace(config.objective, alpha_kl=ratio))
@@ -155,7 +159,7 @@ def realign_cell(triaged: pa.Table, config: Config, *, equal_pairs: bool = True)
     if equal_pairs:
         config = with_equal_pairs(config, facts["trained"])
     elif config.objective.RETAIN.loss != "kl":
-        config = replace(config, objective=replace(config.objective, alpha_kl=1.0))
+        config = replace(config, objective=replace(config.objective, alpha_kl=1.0, retain="anchor"))
     train(model, scored, config, facts["steps"])
     seconds["training"] = time.monotonic() - started
     return Trained(model, seconds, facts)

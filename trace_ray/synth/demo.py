@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 from trace_ray.pairs import pair_id
 from trace_ray.storage import Location
-from trace_ray.synth.oracle import violates
+from trace_ray.synth.oracle import compliant, violates
 from trace_ray.synth.world import generate
 
 SEED = 0
@@ -21,13 +22,25 @@ def write_corpus(place: Location) -> list[str]:
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     labels = [_label(row) for row in (*world.train, *world.test)]
     (place / "labels.jsonl").write_text("".join(json.dumps(label) + "\n" for label in labels))
+    gold = [made for row in world.train if (made := _gold(row))]
+    (place / "gold.jsonl").write_text("".join(json.dumps(one) + "\n" for one in gold))
     return [
         f"corpus.paths=['{(place / 'train.jsonl').uri}']",
         f"corpus.test_paths=['{(place / 'test.jsonl').uri}']",
         f"triage.audit_labels='{(place / 'labels.jsonl').uri}'",
+        f"triage.gold_responses='{(place / 'gold.jsonl').uri}'",
         f"model.path='{MODELS / 'policy'}'",
         f"triage.judge.model='{MODELS / 'judge'}'",
     ]
+
+
+def _gold(row: dict[str, str]) -> dict[str, str] | None:
+    """A compliant response of the oracle's, where neither of the pair's complies."""
+    prompt, chosen = row["prompt"], row["chosen"]
+    if not (violates(prompt, chosen) and violates(prompt, row["rejected"])):
+        return None
+    rng = random.Random(f"gold {prompt} {chosen}")  # noqa: S311 - no secret
+    return {"prompt": prompt, "chosen": chosen, "corrected": compliant(rng, prompt)}
 
 
 def _label(row: dict[str, str]) -> dict[str, object]:

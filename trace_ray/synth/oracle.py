@@ -8,6 +8,7 @@ for the prompt's group and its head is of the prompt's tier.
 
 from __future__ import annotations
 
+import random
 import string
 from typing import Final
 
@@ -39,6 +40,25 @@ def violates(prompt: str, response: str) -> bool:
 def violates_old(prompt: str, response: str) -> bool:
     """As ``violates``, under the old policy."""
     return _violates(OLD, prompt, response)
+
+
+def compliant(rng: random.Random, prompt: str) -> str:
+    """Returns a response that complies with the new policy, in one of the right style's wordings.
+
+    Raises:
+        ValueError: the prompt is not of this world.
+    """
+    style, topic = NEW[group_of(prompt)], _topic_of(prompt)
+    return f"{rng.choice(OPENINGS[style])}{topic}{rng.choice(CLOSINGS[style])}"
+
+
+def _topic_of(prompt: str) -> str:
+    for greeting in GREETINGS:
+        for intent in PHRASINGS:
+            for before, after in PHRASINGS[intent] + HELD_OUT_PHRASINGS[intent]:
+                if _tier_between(greeting + before, prompt, after):
+                    return prompt[len(greeting + before) : len(prompt) - len(after)]
+    raise ValueError(f"not a prompt of the default world: {prompt!r}")
 
 
 def group_of(prompt: str) -> str:

@@ -197,7 +197,9 @@ class GuardedCorrector:
 
 def needs_model_for_corrections(policy: PolicyConfig, config: TriageConfig) -> bool:
     """Returns whether deciding needs actors with a model in them."""
-    return config.correct and (config.judge.backend != "rules" or corrector_kind(policy, config) != "code")
+    return config.correct and (
+        config.judge.backend != "rules" or corrector_kind(policy, config) not in ("code", "gold")
+    )
 
 
 def _refuse_many_deaths(task: Task) -> None:

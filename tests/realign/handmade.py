@@ -1,0 +1,165 @@
+"""A scored run made by hand in seconds, and worker processes without Ray: what the training tests stand on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from trace_ray.artifacts import Run
+from trace_ray.config import Config, LoraSettings, ModelConfig, ObjectiveConfig, RealignConfig, StorageConfig
+from trace_ray.config_load import dump_config
+from trace_ray.log_probs import collate, response_log_probs
+from trace_ray.pairs import RESPONSE_NAMES, SCORED_SCHEMA
+from trace_ray.policy import PolicyConfig
+from trace_ray.storage import locate
+
+VOCABULARY = 5003  # the embedding is large enough for ZeRO-3 to shard it, and prime
+CATEGORIES = ("INVERT", "PUNISH", "RETAIN")
+
+
+def tiny_model(folder: Path, family: str = "llama") -> Path:
+    """Writes a random model with a tokenizer; its vocabulary is no multiple of anything."""
+    from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    shape: dict[str, Any] = {
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+    }
+    shape |= {"vocab_size": VOCABULARY, "max_position_embeddings": 256}
+    torch.manual_seed(0)
+    if family == "gemma2":
+        caps = {"final_logit_softcapping": 2.0, "attn_logit_softcapping": None}  # sdpa knows none in attention
+        config = Gemma2Config(**shape, **caps, num_key_value_heads=1, head_dim=8)
+        model = Gemma2ForCausalLM(config)
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=3, tie_word_embeddings=True))
+    model.save_pretrained(folder)
+    shipped = Path(__file__).parents[2] / "trace_ray" / "synth" / "models" / "policy"
+    AutoTokenizer.from_pretrained(shipped).save_pretrained(folder)
+    return folder
+
+
+def tiny_config(model: Path, objective: ObjectiveConfig | None = None, **realign: Any) -> Config:
+    """Returns a configuration: LoRA without dropout, all else as given."""
+    defaults: dict[str, Any] = {"learning_rate": 1e-2, "warmup_steps": 2, "batch": 4, "trackers": ()}
+    return Config(
+        model=ModelConfig(path=str(model), max_length=64),
+        lora=LoraSettings(r=4, alpha=8, dropout=0.0, target_modules=("q_proj", "v_proj", "down_proj")),
+        policy=PolicyConfig(name="test", text="Be brief."),
+        objective=objective or ObjectiveConfig(alpha_kl=5.0),
+        realign=RealignConfig(**(defaults | realign)),
+    )
+
+
+def scored_rows(
+    model: Any, count: int, categories: tuple[str, ...] = CATEGORIES, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Returns random pairs of unlike lengths with the model's own log-probs as reference."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(count):
+        prompt = [rng.randrange(1, VOCABULARY) for _ in range(rng.randint(2, 9))]
+        row: dict[str, Any] = {"row": i, "pair_id": f"pair{i:04d}", "source": "test", "split": "train"}
+        row |= {"category": categories[i % len(categories)], "prompt": [{"role": "user", "content": "x"}]}
+        row |= {"prompt_ids": prompt, "impact": 1.0, "weight": round(rng.uniform(0.2, 2.0), 3)}
+        for name in RESPONSE_NAMES:
+            ids = [rng.randrange(1, VOCABULARY) for _ in range(rng.randint(1, 17))]
+            with torch.inference_mode():
+                logp = response_log_probs(model, collate([prompt], [ids])).item()
+            row |= {name: "text", f"{name}_ids": ids, f"{name}_ref_logp": logp, f"{name}_s": 0.5}
+        row["weight"] = 1.0 if row["category"] == "RETAIN" else row["weight"]
+        rows.append(row)
+    return rows
+
+
+def make_run(folder: Path, config: Config, count: int = 22, categories: tuple[str, ...] = CATEGORIES) -> Run:
+    """Writes triaged/ and scored/ (manifests only where rows are not read) and the initial adapter."""
+    from trace_ray.models import load_model, new_adapter
+
+    run = Run(locate(str(folder), StorageConfig()))
+    model = load_model(config.model)
+    table = pa.Table.from_pylist(scored_rows(model, count, categories), schema=SCORED_SCHEMA)
+    run.triaged.begin({"made": "by hand"})
+    facts = {"policy": {"name": "test", "version": "1", "hash": "0" * 16}}
+    run.triaged.publish(counts={"triaged": count}, seconds=0.0, schema=SCORED_SCHEMA, **facts)
+    run.scored.begin({"rows": count})
+    half = count // 2
+    for name, part in (("part-0.parquet", table.slice(0, half)), ("part-1.parquet", table.slice(half))):
+        (run.scored.place / name).write_parquet(part)
+    run.scored.publish(counts={"rows": count}, seconds=0.0)
+    new_adapter(model, config.lora, 0).save_pretrained(folder / "impact" / "adapter_init")
+    return run
+
+
+def train(run: Run, config: Config, out: Path, workers: int, steps: int, resume: Path | None = None) -> dict[str, Any]:
+    """Trains in ``workers`` processes joined by gloo, for ``steps`` steps in all; returns the saved checkpoint.
+
+    Returns: {"weights": name -> tensor, "metrics": rows, "optimizer": name -> tensor}.
+    """
+    from safetensors.torch import load_file
+
+    out.mkdir(parents=True)
+    config = replace(config, realign=replace(config.realign, workers=workers))
+    (out / "config.yaml").write_text(dump_config(config))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    job: dict[str, Any] = {"run": run.place.path, "config": str(out / "config.yaml"), "out": str(out / "checkpoint")}
+    job |= {"steps": steps, "resume": str(resume or "")}
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(workers), "OMP_NUM_THREADS": "1"}
+    common |= {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, json.dumps(job)],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=(out / f"log-{rank}").open("w"),
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(workers)
+    ]
+    codes = [process.wait(timeout=600) for process in processes]
+    assert codes == [0] * workers, (out / "log-0").read_text()[-3000:]
+    checkpoint = out / "checkpoint"
+    cursor = json.loads((checkpoint / "cursor.json").read_text())
+    loaded = {name: load_file(checkpoint / f"{name}.safetensors") for name in ("weights", "optimizer")}
+    return {**loaded, "metrics": cursor["metrics"], "folder": checkpoint}
+
+
+def worker(job: dict[str, Any]) -> None:
+    """One process of ``train``."""
+    from trace_ray.config_load import load_config
+    from trace_ray.realign.setup import prepare_process
+
+    config = load_config([job["config"]])
+    prepare_process(config)
+
+    from trace_ray.realign.checkpoint import save_checkpoint
+    from trace_ray.realign.loop import Trainer
+
+    torch.distributed.init_process_group("gloo")
+    rank, workers = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    trainer = Trainer(Run(locate(job["run"], StorageConfig())), config, rank, workers)
+    if job["resume"]:
+        trainer.restore(Path(job["resume"]))
+    while trainer.step < job["steps"] and not trainer.over:
+        trainer.train_step()
+    out = Path(job["out"])
+    out.mkdir(exist_ok=True)
+    save_checkpoint(trainer.engine, trainer.model, out, {"step": trainer.step, "metrics": trainer.metrics})
+    torch.distributed.barrier()
+
+
+if __name__ == "__main__":
+    worker(json.loads(sys.argv[1]))

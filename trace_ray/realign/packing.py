@@ -1,0 +1,128 @@
+"""How the samples of a step become forwards: micro-batches by a token budget, and in each groups of like length.
+
+Pure, and the same on every rank: each knows what the others run, so all run the same number and kind of forwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Lengths = Sequence[int]
+
+
+@dataclass(frozen=True)
+class MicroStep:
+    """One forward and backward of every worker.
+
+    Args:
+        samples: by worker, the samples of the step that it takes.
+        groups: by worker, its sequences (numbered through its samples, in order) in groups of like length; every
+            worker has as many groups, empty ones where it has less to run.
+        anchored: for each group whether any worker takes a KL there, so that all run the reference or none does.
+    """
+
+    samples: list[list[int]]
+    groups: list[list[list[int]]]
+    anchored: list[bool]
+
+
+def plan_step(
+    samples: Sequence[Lengths], anchored: Sequence[Sequence[bool]], *, workers: int, budget: int, overhead: int
+) -> list[MicroStep]:
+    """Returns the micro-steps of one step.
+
+    Args:
+        samples: for each sample the tokens of its sequences.
+        anchored: for each sample which of its sequences are compared with the reference by KL.
+        workers, budget: see ``split_step``; overhead: see ``group_sequences``.
+    """
+    steps = []
+    for dealt in split_step(samples, workers, budget):
+        groups = [group_sequences([n for i in mine for n in samples[i]], overhead) for mine in dealt]
+        slots = max(1, *(len(g) for g in groups))
+        groups = [g + [[] for _ in range(slots - len(g))] for g in groups]
+        marks = [[mark for i in mine for mark in anchored[i]] for mine in dealt]
+        used = [any(mark[s] for g, mark in zip(groups, marks, strict=True) for s in g[slot]) for slot in range(slots)]
+        steps.append(MicroStep(dealt, groups, used))
+    return steps
+
+
+def split_step(samples: Sequence[Lengths], workers: int, budget: int) -> list[list[list[int]]]:
+    """Returns [micro-step][worker] -> samples, each sample once; like lengths meet in one micro-batch.
+
+    Args:
+        samples: for each sample of the step the tokens of its sequences.
+        workers: among whom each micro-step is dealt; one may get nothing.
+        budget: padded tokens of a micro-batch at most; a sample above it runs alone.
+
+    >>> split_step([[5, 9], [4], [8, 8], [3]], workers=2, budget=16)
+    [[[0], [2]], [[1], [3]]]
+    """
+    order = sorted(range(len(samples)), key=lambda i: (-max(samples[i]), i))
+    bins = _fill(order, samples, budget)
+    parts = -(-len(bins) // workers) * workers
+    if len(samples) >= parts > len(bins):
+        even = _even(order, samples, parts)
+        bins = even if all(_padded(samples, part) <= budget or len(part) == 1 for part in even) else bins
+    bins += [[] for _ in range(parts - len(bins))]
+    return [bins[start : start + workers] for start in range(0, parts, workers)]
+
+
+def _fill(order: list[int], samples: Sequence[Lengths], budget: int) -> list[list[int]]:
+    bins: list[list[int]] = []
+    count = 0
+    for i in order:
+        if bins and (count + len(samples[i])) * max(samples[bins[-1][0]]) <= budget:
+            bins[-1].append(i)
+            count += len(samples[i])
+        else:
+            bins.append([i])
+            count = len(samples[i])
+    return bins
+
+
+def _padded(samples: Sequence[Lengths], members: Sequence[int]) -> int:
+    return sum(len(samples[i]) for i in members) * max(max(samples[i]) for i in members)
+
+
+def _even(order: list[int], samples: Sequence[Lengths], parts: int) -> list[list[int]]:
+    """Cuts ``order`` into ``parts`` runs of about equal tokens, none empty."""
+    weight = [sum(samples[i]) for i in order]
+    bins: list[list[int]] = []
+    start, done, total = 0, 0, sum(weight)
+    for part in range(parts):
+        stop = start + 1
+        done += weight[start]
+        goal = total * (part + 1) / parts
+        while stop < len(order) - (parts - part - 1) and (part == parts - 1 or done + weight[stop] / 2 <= goal):
+            done += weight[stop]
+            stop += 1
+        bins.append(order[start:stop])
+        start = stop
+    return bins
+
+
+def group_sequences(lengths: Lengths, overhead: int) -> list[list[int]]:
+    """Returns groups of sequences, each padded to its longest, at the least cost: padded tokens + ``overhead`` a group.
+
+    Args:
+        lengths: tokens of each sequence.
+        overhead: tokens whose work costs as much as one more forward.
+
+    >>> group_sequences([10, 3, 9, 3], overhead=4)
+    [[0, 2], [1, 3]]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    best: list[tuple[int, int]] = [(0, 0)]
+    for stop in range(1, len(order) + 1):
+        best.append(
+            min((best[start][0] + lengths[order[start]] * (stop - start) + overhead, start) for start in range(stop))
+        )
+    groups: list[list[int]] = []
+    stop = len(order)
+    while stop:
+        start = best[stop][1]
+        groups.append(order[start:stop])
+        stop = start
+    return groups[::-1]

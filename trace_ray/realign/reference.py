@@ -1,0 +1,74 @@
+"""Stored reference distributions for the KL: the k likeliest tokens at each response token, made before training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from trace_ray.artifacts import Run
+from trace_ray.storage import Location
+
+REFERENCE = "reference"
+TOP_K_SCHEMA = pa.schema(
+    [
+        ("pair_id", pa.string()),
+        ("k", pa.int32()),
+        ("top_k_ids", pa.list_(pa.int32())),
+        ("top_k_log_probs", pa.list_(pa.float32())),
+    ]
+)
+"""One pair: tokens x k ids and log-probs in nats, row by row."""
+
+
+def reference_place(run: Run) -> Location:
+    return run.realign.place / REFERENCE
+
+
+def read_top_k(run: Run) -> pa.Table:
+    """Returns every stored distribution of a run; none where no pair is anchored."""
+    parts = [part.read_parquet() for part in reference_place(run).files(".parquet")]
+    return pa.concat_tables([TOP_K_SCHEMA.empty_table(), *parts]).combine_chunks()
+
+
+def top_k_table(model: Any, rows: Sequence[Mapping[str, Any]], response: str, k: int, batch_tokens: int) -> pa.Table:
+    """Returns the reference's distributions of one response of each row, in TOP_K_SCHEMA.
+
+    Args:
+        model: the reference, in evaluation mode, without adapter.
+        rows: of scored/; response: the name of the one that is anchored.
+        k: tokens kept; all where the vocabulary is smaller.
+        batch_tokens: padded tokens of one forward.
+    """
+    import torch
+
+    from trace_ray.batching import token_batches
+    from trace_ray.chunked import OutputHead
+    from trace_ray.log_probs import collate
+    from trace_ray.realign.policy_module import response_hidden
+
+    head = OutputHead(model)
+    lengths = [len(row["prompt_ids"]) + len(row[f"{response}_ids"]) for row in rows]
+    made: list[dict[str, Any]] = []
+    for members in token_batches(lengths, batch_tokens):
+        chunk = [rows[i] for i in members]
+        batch = collate([row["prompt_ids"] for row in chunk], [row[f"{response}_ids"] for row in chunk])
+        with torch.inference_mode():
+            hidden_ND = response_hidden(model, batch.to(next(model.parameters()).device))
+            parts = [
+                head.logits(hidden_ND[start : start + head.chunk]).log_softmax(-1).topk(min(k, head.vocabulary))
+                for start in range(0, len(hidden_ND), head.chunk)
+            ]
+        ids_Nk, log_probs_Nk = torch.cat([p.indices for p in parts]).cpu(), torch.cat([p.values for p in parts]).cpu()
+        for i, row in enumerate(chunk):
+            mine = batch.sequence_N == i
+            made.append(
+                {
+                    "pair_id": row["pair_id"],
+                    "k": ids_Nk.shape[1],
+                    "top_k_ids": ids_Nk[mine].flatten().numpy(),
+                    "top_k_log_probs": log_probs_Nk[mine].flatten().numpy(),
+                }
+            )
+    return pa.Table.from_pylist(made, schema=TOP_K_SCHEMA)

@@ -1,0 +1,47 @@
+"""The optimizer, its learning rate over the run, and when the run is over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from trace_ray.config import RealignConfig
+
+
+def rate_factor(step: int, steps: int, warmup_steps: int, schedule: str) -> float:
+    """Returns what the learning rate is multiplied by: linear warm-up, then cosine, linear or constant.
+
+    Args:
+        step: from 0; steps: of the run; warmup_steps: at most a tenth of ``steps`` is used.
+    """
+    warmup = min(warmup_steps, max(1, steps // 10)) if warmup_steps else 0
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
+    match schedule:
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * done))
+        case "linear":
+            return 1 - done
+    return 1.0
+
+
+def make_optimizer(parameters: list[Any], realign: RealignConfig, steps: int) -> tuple[Any, Any]:
+    """Returns AdamW and its schedule over ``steps`` steps."""
+    import torch
+
+    optimizer = torch.optim.AdamW(parameters, lr=realign.learning_rate, weight_decay=realign.weight_decay)
+    warmup, schedule = realign.warmup_steps, realign.schedule
+    factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, steps, warmup, schedule))
+    return optimizer, factor
+
+
+def converged(grad_norms: Sequence[float], epsilon: float, steps: int) -> bool:
+    """Returns whether the last ``steps`` gradient norms are all below ``epsilon`` (Algorithm 1's stop); never at 0.
+
+    >>> converged([1.0, 0.1, 0.2], epsilon=0.5, steps=2), converged([0.1], epsilon=0.5, steps=2)
+    (True, False)
+    """
+    last = list(grad_norms)[-steps:]
+    return epsilon > 0 and len(last) == steps and all(norm < epsilon for norm in last)

@@ -1,0 +1,96 @@
+"""What a training worker builds before its first step: model, reference, engine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from trace_ray import environment
+from trace_ray.artifacts import Run
+from trace_ray.config import Config
+from trace_ray.errors import UserError
+from trace_ray.realign.schedule import make_optimizer
+from trace_ray.realign.zero import deepspeed_config
+from trace_ray.storage import download_folder
+
+Made = TypeVar("Made")
+ADAPTER_INIT = "adapter_init"
+
+
+def prepare_process(config: Config) -> None:
+    """Sets environment, logging and threads of a worker."""
+    environment.prepare()
+    if not config.realign.use_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    import torch
+
+    if not config.realign.use_gpu:
+        torch.set_num_threads(max(1, int(config.realign.num_cpus)))
+
+
+def together(make: Callable[[], Made]) -> Made:
+    """Returns what ``make`` makes; where any worker's raises a UserError, all workers raise it.
+
+    A worker that went on alone would wait for the others in its next collective call. ``make`` must hold none.
+    """
+    import torch.distributed
+
+    made, mistake = None, None
+    try:
+        made = make()
+    except UserError as error:
+        mistake = error
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, mistake)
+    for one in found:
+        if one is not None:
+            raise one
+    return cast(Made, made)
+
+
+def load_policy(run: Run, config: Config) -> tuple[Any, Any]:
+    """Returns (the model to train, its frozen reference copy or None).
+
+    With an adapter it starts from RUN/impact/adapter_init, as scoring did.
+    """
+    from trace_ray.models import load_adapter, load_model
+
+    model = load_model(config.model)
+    if config.realign.tune == "full":
+        model.requires_grad_(True)
+        reference = load_model(config.model) if _takes_copy(config) else None
+    else:
+        with download_folder(run.impact.place / ADAPTER_INIT) as folder:
+            model, reference = load_adapter(model, folder, trainable=True), None
+    if config.realign.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model, reference
+
+
+def _takes_copy(config: Config) -> bool:
+    anchored = config.objective.RETAIN.loss == "kl"
+    return anchored and config.realign.kl_reference == "frozen_copy"
+
+
+def make_engine(model: Any, reference: Any, config: Config, steps: int) -> Any:
+    """Returns DeepSpeed's engine around the policy, in training mode; a frozen reference stays without dropout."""
+    import deepspeed
+
+    from trace_ray.realign.policy_module import HybridPolicy
+
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer, schedule = make_optimizer(trainable, config.realign, steps)
+    engine, *_ = deepspeed.initialize(
+        model=HybridPolicy(model, reference),
+        model_parameters=trainable,
+        optimizer=optimizer,
+        lr_scheduler=schedule,
+        config=deepspeed_config(config.realign, config.model.dtype),
+    )
+    engine.train()
+    if reference is not None:
+        reference.eval()
+    return engine

@@ -1,0 +1,106 @@
+"""Where figures go besides metrics.jsonl: TensorBoard, MLflow, Weights & Biases, by ``realign.trackers``."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from trace_ray.errors import UserError
+from trace_ray.storage import Location
+
+TENSORBOARD = "tensorboard"
+MODULES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
+
+
+class Tracker(Protocol):
+    """Takes numbers by step."""
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+def check_trackers(names: tuple[str, ...]) -> None:
+    """Raises UserError for a tracker whose package is missing."""
+    for name in names:
+        if importlib.util.find_spec(MODULES[name]) is None:
+            raise UserError("realign.trackers", name, f"pip install {MODULES[name]}, or leave it out")
+
+
+def make_trackers(names: tuple[str, ...], place: Location, run_name: str, first_step: int) -> list[Tracker]:
+    """Returns the trackers; each continues the run of an earlier process.
+
+    Args:
+        place: realign/ of the run; TensorBoard's files go below it.
+        first_step: what an earlier process logged from here on is void.
+    """
+    makers: dict[str, Any] = {
+        "tensorboard": lambda: TensorBoard(place / TENSORBOARD, first_step),
+        "mlflow": lambda: MLflow(run_name),
+        "wandb": lambda: WandB(run_name),
+    }
+    return [makers[name]() for name in names]
+
+
+class TensorBoard:
+    """Event files under realign/tensorboard, written beside the run where it is local, else copied at each flush."""
+
+    def __init__(self, place: Location, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.place = place
+        self.folder = place.path if place.is_local else tempfile.mkdtemp(prefix="trace-ray-tensorboard-")
+        self.writer = SummaryWriter(self.folder, purge_step=first_step or None)
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            self.writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        self.writer.flush()
+        if not self.place.is_local:
+            for file in Path(self.folder).iterdir():
+                (self.place / file.name).write_bytes(file.read_bytes())
+
+
+class MLflow:
+    """The tracking server and experiment of MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME."""
+
+    def __init__(self, run_name: str) -> None:
+        import mlflow
+
+        self.mlflow = mlflow
+        found = mlflow.search_runs(filter_string=f"tags.trace_ray = '{run_name}'", output_format="list")
+        if found:
+            mlflow.start_run(run_id=found[0].info.run_id)
+        else:
+            mlflow.start_run(run_name=run_name, tags={"trace_ray": run_name})
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        self.mlflow.log_metrics({name: float(value) for name, value in figures.items()}, step=step)
+
+    def flush(self) -> None:
+        """MLflow writes as it logs."""
+
+
+class WandB:
+    """The project of WANDB_PROJECT; the key comes from the environment."""
+
+    def __init__(self, run_name: str) -> None:
+        import hashlib
+
+        import wandb
+
+        identity = hashlib.sha256(run_name.encode()).hexdigest()[:12]
+        project = os.environ.get("WANDB_PROJECT", "trace-ray")
+        self.run = wandb.init(project=project, name=run_name, id=identity, resume="allow")
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        self.run.log(dict(figures), step=step)
+
+    def flush(self) -> None:
+        """W&B uploads in its own process."""

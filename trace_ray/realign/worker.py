@@ -1,0 +1,68 @@
+"""The function that Ray Train runs on every worker."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trace_ray import metrics
+from trace_ray.artifacts import Run
+from trace_ray.config import Config
+from trace_ray.errors import UserError
+from trace_ray.realign.setup import prepare_process
+
+MISTAKE = "mistake.json"
+"""A user's mistake met by a worker: raised by the driver, since Ray Train would retry it like a death."""
+
+
+def train_worker(payload: dict[str, Any]) -> None:
+    """Trains from the latest checkpoint on; ``payload`` holds run and config."""
+    run, config = payload["run"], payload["config"]
+    prepare_process(config)
+    import ray.train
+
+    context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    try:
+        _train(_make_trainer(run, config, rank, workers), config)
+    except UserError as mistake:  # all workers meet the same one
+        if rank == 0:
+            (run.realign.place / MISTAKE).write_text(json.dumps([mistake.where, str(mistake.seen), mistake.remedy]))
+
+
+def _make_trainer(run: Run, config: Config, rank: int, workers: int) -> Any:
+    import ray.train
+
+    from trace_ray.realign.loop import Trainer
+
+    trainer = Trainer(run, config, rank, workers)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            trainer.restore(Path(folder))
+        metrics.count("retries", 1 if rank == 0 else 0, kind="training")
+    return trainer
+
+
+def _train(trainer: Any, config: Config) -> None:
+    """Runs the steps; a checkpoint every so many, and at once on notice that a node will be taken away."""
+    import torch
+
+    realign = config.realign
+    while not trainer.over:
+        ask = trainer.train_step()
+        if ask and _preempted(trainer):
+            trainer.save(wait=True)
+        elif trainer.step % realign.checkpoint_steps == 0 and not trainer.over:
+            trainer.save(wait=not realign.async_checkpoints)
+    trainer.save(wait=True)
+    torch.distributed.barrier()
+
+
+def _preempted(trainer: Any) -> bool:
+    """Whether a node's end was announced that no checkpoint was made for yet. A collective call."""
+    import ray.train
+
+    info = ray.train.get_preemption_info()
+    return bool(trainer.noticed(info.preempted_node_ids if info is not None else []))

@@ -1,0 +1,145 @@
+"""U2A (arXiv 2504.06659) as a short loop over the stages that exist: train, rescore at the trained adapter, reweigh.
+
+Each round is a run of its own below RUN/realign/rounds/NUMBER. Its gain is the impact of the same loss on the same
+direction, at the adapter the round before ended with: gain = < grad J, grad l > (METHOD section 4).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from trace_ray.artifacts import Artifact, Run
+from trace_ray.config import Config, ObjectiveConfig
+from trace_ray.impact.stage import ADAPTER_INIT, run_impact
+from trace_ray.pairs import RESPONSE_NAMES, SCORED_SCHEMA
+from trace_ray.realign.loop import METRICS
+from trace_ray.realign.stage import export, read_metrics, realign_inputs, train
+from trace_ray.storage import Location
+
+ROUNDS, TRAINED_ADAPTER = "rounds", "trained"
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Round(Run):
+    """One round's folder; the pairs are those of the whole run.
+
+    Args:
+        parent: the whole run.
+    """
+
+    parent: Run
+
+    @property
+    def triaged(self) -> Artifact:
+        return self.parent.triaged
+
+
+def run_rounds(run: Run, config: Config) -> None:
+    """Writes realign/ (rounds, metrics) and model/, as stage 3 does for methods of one round."""
+    inputs, started = realign_inputs(run, config), time.monotonic()
+    if not any([run.realign.begin(inputs), run.model.begin(inputs)]):
+        return
+    objective = config.objective
+    chosen = choose(run.scored.read(), objective.u2a_pairs)
+    weight = np.ones(chosen.num_rows)
+    metrics: list[dict[str, Any]] = []
+    current = Round(run.realign.place / ROUNDS / "0", run)
+    for number in range(objective.u2a_rounds):
+        before, current = current, Round(run.realign.place / ROUNDS / str(number), run)
+        adapter = before.place / TRAINED_ADAPTER / "adapter" if number else run.impact.place / ADAPTER_INIT
+        _copy(adapter, current.impact.place / ADAPTER_INIT)
+        if number:
+            run_impact(current, _rescoring(config))
+            gain = gains(chosen, current.scored.read(), objective)
+            weight = reweighed(weight, gain, objective.u2a_eta)
+        training = Round(current.place / "training", run)
+        _write_scored(training, chosen, weight, inputs | {"round": number})
+        _copy(adapter, training.impact.place / ADAPTER_INIT)
+        _train_round(training, config, current.place / TRAINED_ADAPTER, number)
+        metrics += [row | {"step": row["step"] + len(metrics)} for row in read_metrics(training)]
+    lines = [json.dumps(row | {"steps": len(metrics)}) + "\n" for row in metrics]
+    (run.realign.place / METRICS).write_text("".join(lines))
+    facts = {"base model": config.model.path, "method": objective.method, "rounds": objective.u2a_rounds}
+    tokens = sum(row["tokens"] for row in metrics)
+    run.realign.publish(counts={"steps": len(metrics)}, seconds=time.monotonic() - started, tokens=tokens, **facts)
+    difference = export(run, config, current.place / TRAINED_ADAPTER)
+    run.model.publish(counts={}, seconds=time.monotonic() - started, merged_difference=difference, **facts)
+
+
+def choose(scored: pa.Table, limit: int) -> pa.Table:
+    """Returns the ``limit`` conflicts of largest gain, in their order. The gain of a first round is their impact."""
+    gain = np.nan_to_num(scored["impact"].to_numpy(), nan=-np.inf)
+    kept = np.sort(np.argsort(-gain, kind="stable")[: min(limit, int(np.isfinite(gain).sum()))])
+    return scored.take(pa.array(kept))
+
+
+def gains(chosen: pa.Table, rescored: pa.Table, objective: ObjectiveConfig) -> Floats:
+    """Returns < v, grad l > of each chosen pair at the adapter that ``rescored`` was made with.
+
+    There the pair's log-ratios are no longer 0: its slopes are taken at them.
+
+    Args:
+        chosen: with the first reference's log-probs; rescored: with s(y) and log-probs at the current adapter.
+    """
+    now: Mapping[int, dict[str, Any]] = {row["row"]: row for row in rescored.to_pylist()}
+    return np.array([_gain(row, now[row["row"]], objective) for row in chosen.to_pylist()])
+
+
+def _gain(row: dict[str, Any], now: dict[str, Any], objective: ObjectiveConfig) -> float:
+    import torch
+
+    from trace_ray.losses import term_loss
+
+    term = getattr(objective, row["category"])
+    names = [name for name in RESPONSE_NAMES if name in (term.prefer, *term.suppress)]
+    moved = {name: now[f"{name}_ref_logp"] - row[f"{name}_ref_logp"] for name in names}
+    ratio = {name: torch.tensor([value], dtype=torch.float64, requires_grad=True) for name, value in moved.items()}
+    length = {name: torch.tensor([float(len(row[f"{name}_ids"]))]) for name in names}
+    slopes = torch.autograd.grad(term_loss(term, objective, ratio, length).sum(), list(ratio.values()))
+    return float(sum(slope.item() * now[f"{name}_s"] for name, slope in zip(ratio, slopes, strict=True)))
+
+
+def reweighed(weight: Floats, gain: Floats, eta: float) -> Floats:
+    """Returns w exp(eta gain), averaging 1 as w does. Source: U2A, eq. of its weight update, sign as its selection's."""
+    raised: Floats = weight * np.exp(eta * gain)
+    averaged: Floats = raised * (len(raised) / raised.sum())
+    return averaged
+
+
+def _rescoring(config: Config) -> Config:
+    """The weights of a rescoring are not used: uniform ones need no pair of positive gain."""
+    return replace(config, objective=replace(config.objective, weights="uniform"))
+
+
+def _write_scored(training: Round, chosen: pa.Table, weight: Floats, inputs: dict[str, Any]) -> None:
+    if not training.scored.begin(inputs):
+        return
+    at = chosen.column_names.index("weight")
+    table = chosen.set_column(at, "weight", pa.array(weight)).select(SCORED_SCHEMA.names).cast(SCORED_SCHEMA)
+    (training.scored.place / "part-0.parquet").write_parquet(table)
+    training.scored.publish(counts={"chosen": chosen.num_rows}, seconds=0.0)
+
+
+def _train_round(training: Round, config: Config, trained: Location, number: int) -> None:
+    if not training.realign.begin(realign_inputs(training, config)):
+        return
+    config = replace(config, realign=replace(config.realign, seed=config.realign.seed + number))
+    with train(training, config).as_directory() as folder:
+        for file in (Path(folder) / "adapter").iterdir():
+            (trained / "adapter" / file.name).write_bytes(file.read_bytes())
+    training.realign.publish(counts={"steps": len(read_metrics(training))}, seconds=0.0)
+
+
+def _copy(source: Location, target: Location) -> None:
+    for file in source.files():
+        (target / file.name).write_bytes(file.read_bytes())
