@@ -19,8 +19,9 @@ import pyarrow as pa
 
 from trace_ray.artifacts import Artifact, Run
 from trace_ray.config import Config, ObjectiveConfig
+from trace_ray.impact.slopes import pair_slopes, responses
 from trace_ray.impact.stage import ADAPTER_INIT, run_impact
-from trace_ray.pairs import RESPONSE_NAMES, SCORED_SCHEMA
+from trace_ray.pairs import SCORED_SCHEMA
 from trace_ray.realign.loop import METRICS
 from trace_ray.realign.stage import export, read_metrics, realign_inputs, train
 from trace_ray.storage import Location
@@ -92,21 +93,19 @@ def gains(chosen: pa.Table, rescored: pa.Table, objective: ObjectiveConfig) -> F
         chosen: with the first reference's log-probs; rescored: with s(y) and log-probs at the current adapter.
     """
     now: Mapping[int, dict[str, Any]] = {row["row"]: row for row in rescored.to_pylist()}
-    return np.array([_gain(row, now[row["row"]], objective) for row in chosen.to_pylist()])
-
-
-def _gain(row: dict[str, Any], now: dict[str, Any], objective: ObjectiveConfig) -> float:
-    import torch
-
-    from trace_ray.losses import term_loss
-
-    term = getattr(objective, row["category"])
-    names = [name for name in RESPONSE_NAMES if name in (term.prefer, *term.suppress)]
-    moved = {name: now[f"{name}_ref_logp"] - row[f"{name}_ref_logp"] for name in names}
-    ratio = {name: torch.tensor([value], dtype=torch.float64, requires_grad=True) for name, value in moved.items()}
-    length = {name: torch.tensor([float(len(row[f"{name}_ids"]))]) for name in names}
-    slopes = torch.autograd.grad(term_loss(term, objective, ratio, length).sum(), list(ratio.values()))
-    return float(sum(slope.item() * now[f"{name}_s"] for name, slope in zip(ratio, slopes, strict=True)))
+    pairs = [(row, now[row["row"]]) for row in chosen.to_pylist()]
+    names = [responses(getattr(objective, row["category"])) for row, _ in pairs]
+    moved = [
+        {name: then[f"{name}_ref_logp"] - row[f"{name}_ref_logp"] for name in some}
+        for (row, then), some in zip(pairs, names, strict=True)
+    ]
+    slopes = pair_slopes([row for row, _ in pairs], objective, moved)
+    return np.array(
+        [
+            sum(c * then[f"{name}_s"] for name, c in slope.items())
+            for (_, then), slope in zip(pairs, slopes, strict=True)
+        ]
+    )
 
 
 def reweighed(weight: Floats, gain: Floats, eta: float) -> Floats:
@@ -117,8 +116,9 @@ def reweighed(weight: Floats, gain: Floats, eta: float) -> Floats:
 
 
 def _rescoring(config: Config) -> Config:
-    """The weights of a rescoring are not used: uniform ones need no pair of positive gain."""
-    return replace(config, objective=replace(config.objective, weights="uniform"))
+    """Only each response's s(y) is read: uniform weights need no pair of positive gain, and cosine knows no s(y)."""
+    objective, impact = config.objective, config.impact
+    return replace(config, objective=replace(objective, weights="uniform"), impact=replace(impact, score_norm="none"))
 
 
 def _write_scored(training: Round, chosen: pa.Table, weight: Floats, inputs: dict[str, Any]) -> None:

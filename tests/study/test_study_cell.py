@@ -1,4 +1,4 @@
-"""One cell in process: the same figures again, noise that changes them, and equal pairs for the DPO baselines."""
+"""One cell in process: the same figures again, noise that changes them, and every method."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import torch
 
 from trace_ray.config import Config, JudgeConfig, StorageConfig
 from trace_ray.judges.backends import make_judge
+from trace_ray.models import load_model, new_adapter
 from trace_ray.storage import locate
 from trace_ray.study import corpora
-from trace_ray.study.cells import Cell
+from trace_ray.study.cells import ABLATIONS, METHODS, Cell
 from trace_ray.study.corpora import (
     category_counts,
     corpus_file,
     judge_corpora,
     judge_errors,
     lend_corrections,
-    topic_of,
 )
 from trace_ray.study.measure import measure
-from trace_ray.study.train import realign_cell, step_budget, with_equal_pairs
+from trace_ray.study.realign import realign_cell
+from trace_ray.study.train import step_budget
 from trace_ray.synth.oracle import violates
 
 pytestmark = pytest.mark.slow
@@ -69,16 +70,20 @@ def test_the_judged_corpus_is_labelled_and_every_correction_complies(triaged: pa
     assert judge_errors(rows) == {"response_error": 0, "pair_error": 0}
     assert sum(category_counts(rows).values()) == 80
     assert not any(violates(row["prompt"][0]["content"], row["corrected"]) for row in rows)
-    assert all(topic_of(row["chosen"]) == topic_of(row["corrected"]) for row in rows)
     assert lend_corrections(rows, 0) == rows
     wrong = [{**rows[0], "category": "ABSTAIN", "p_violates_chosen": None}]
     assert judge_errors(wrong) == {"response_error": 0.5, "pair_error": 1}
 
 
-def test_every_method_gets_the_same_steps_and_dpo_pairs_count_alike(triaged: pa.Table) -> None:
+def test_every_method_gets_the_same_steps(triaged: pa.Table) -> None:
     config = cell("trace")
     assert step_budget(triaged, config) == config.realign.epochs * 5
-    assert with_equal_pairs(config, {"RETAIN": 60, "INVERT": 12}) is config
-    retain = replace(config.objective.RETAIN, loss="dpo", suppress=("rejected",))
-    dpo = replace(config, objective=replace(config.objective, RETAIN=retain))
-    assert with_equal_pairs(dpo, {"RETAIN": 60, "INVERT": 12}).objective.alpha_kl == 5
+    assert realign_cell(triaged, cell("no_kl")).facts["steps"] == step_budget(triaged, config)
+
+
+@pytest.mark.parametrize("method", [*METHODS, *ABLATIONS])
+def test_every_method_trains(triaged: pa.Table, method: str) -> None:
+    trained = realign_cell(triaged, cell(method))
+    moved = weights_of(trained.model) - weights_of(new_adapter(load_model(cell(method).model), cell(method).lora, 0))
+    assert torch.isfinite(moved).all()
+    assert moved.abs().max() > 1e-5

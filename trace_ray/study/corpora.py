@@ -14,8 +14,8 @@ from trace_ray.judges.opinion import Judge
 from trace_ray.pairs import TRIAGED_SCHEMA, Category, Split, pair_id
 from trace_ray.storage import Location
 from trace_ray.synth.demo import MODELS
-from trace_ray.synth.oracle import NEW, group_of, style_of, violates
-from trace_ray.synth.world import Row, draw_response, generate
+from trace_ray.synth.oracle import compliant, violates
+from trace_ray.synth.world import Row, generate
 from trace_ray.triage.verdict import categorise, complies
 
 TEST_PAIRS = 128
@@ -63,31 +63,13 @@ def _rows(rows: Sequence[Row], split: Split) -> list[dict[str, Any]]:
 
 
 def lend_corrections(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """Returns the rows with a right answer about the pair's own topic as ``corrected``, on every row.
+    """Returns the rows with a right answer to each prompt as ``corrected``.
 
     A gold answer from the generator, for the methods that are defined by having one (dpo_gold, trace_oracle). All rows get
     one, because noise may turn any of them into PUNISH.
     """
     rng = random.Random(f"gold {seed}")  # noqa: S311 - no secret
-    return [dict(row) | {"corrected": _gold_answer(rng, row)} for row in rows]
-
-
-def _gold_answer(rng: random.Random, row: dict[str, Any]) -> str:
-    prompt = row["prompt"][0]["content"]
-    return draw_response(rng, NEW[group_of(prompt)], topic_of(row["chosen"]))
-
-
-def topic_of(response: str) -> str:
-    """Returns the topic of a response of the world. Raises ValueError where it is none."""
-    from trace_ray.synth.lexicon import CLOSINGS, OPENINGS
-
-    found = style_of(response)
-    if found is None:
-        raise ValueError(f"not a response of the default world: {response!r}")
-    style, _ = found
-    head = max((o for o in OPENINGS[style] if response.startswith(o)), key=len)
-    tail = max((c for c in CLOSINGS[style] if response.endswith(c)), key=len)
-    return response[len(head) : len(response) - len(tail)]
+    return [dict(row) | {"corrected": compliant(rng, row["prompt"][0]["content"])} for row in rows]
 
 
 def judge_errors(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

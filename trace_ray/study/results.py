@@ -54,8 +54,8 @@ COLUMNS: tuple[tuple[str, Callable[[Result], float], int], ...] = (
     ("to learn, %", lambda r: r["tpa_by_source"]["sensitive_educational"], 1),
     ("kept, %", lambda r: mean(v for k, v in r["tpa_by_source"].items() if k != "sensitive_educational"), 1),
     ("KL to base", lambda r: r["kl_to_base"], 4),
-    ("scoring, s", lambda r: r["seconds"]["scoring"] + r["seconds"]["direction"], 1),
-    ("training, s", lambda r: r["seconds"]["training"], 1),
+    ("scoring, CPU s", lambda r: r["seconds"]["scoring"] + r["seconds"]["direction"], 1),
+    ("training, CPU s", lambda r: r["seconds"]["training"], 1),
     ("peak, MiB", lambda r: r["peak_bytes"] / 2**20, 0),
 )
 """Heading, value of one result, digits. ``to learn``: the prompts that the new policy treats otherwise; ``kept``: the rest."""

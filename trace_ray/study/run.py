@@ -10,7 +10,7 @@ from typing import Any
 
 from trace_ray import environment
 from trace_ray.storage import Location
-from trace_ray.study.cells import BALANCED, Cell
+from trace_ray.study.cells import Cell
 
 
 def run_study(folder: Location, cells: Sequence[Cell], workers: int) -> None:
@@ -54,14 +54,14 @@ def _run_cell(job: tuple[Location, Cell]) -> str:
     from trace_ray.memory import PeakMemory
     from trace_ray.study.corpora import corpus_file
     from trace_ray.study.measure import measure, measure_base
-    from trace_ray.study.train import realign_cell
+    from trace_ray.study.realign import realign_cell
 
     folder, cell = job
     config = cell.config()
     triaged = corpus_file(folder / "corpora", cell.pairs, cell.seed).read_parquet()
     rows = triaged.to_pylist()
     with PeakMemory() as memory:
-        trained = realign_cell(triaged, config, equal_pairs=cell.variant != BALANCED)
+        trained = realign_cell(triaged, config)
     result: dict[str, Any] = {
         "cell": asdict(cell),
         "label": cell.label,

@@ -1,0 +1,85 @@
+"""One cell from judged corpus to realigned model, in this process."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from trace_ray.artifacts import Run
+from trace_ray.config import Config
+from trace_ray.corpus.noise import noisy_table
+from trace_ray.models import load_model, new_adapter
+from trace_ray.rounds import choose, reweighed
+from trace_ray.storage import locate
+from trace_ray.study.score import make_direction, rescore, score, weigh
+from trace_ray.study.train import step_budget, train
+
+Seconds = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A realigned model in memory and how it came about."""
+
+    model: Any
+    seconds: Seconds
+    facts: dict[str, Any]
+
+
+def realign_cell(triaged: pa.Table, config: Config) -> Trained:
+    """Returns the model of one cell: scored, weighed and trained, with the cell's label noise laid over its corpus."""
+    seconds: Seconds = {}
+    model = new_adapter(load_model(config.model), config.lora, config.impact.seed).eval()
+    noisy, steps = noisy_table(triaged, config.corpus.noise), step_budget(triaged, config)
+    with _timed(seconds, "direction"):
+        direction = make_direction(model, noisy, config)
+    with _timed(seconds, "scoring"):
+        unweighed = score(model, noisy, direction, config)
+    if config.objective.weights == "u2a":
+        return Trained(model, seconds, _rounds(model, noisy, unweighed, config, seconds))
+    scored, facts = weigh(unweighed, config)
+    with _timed(seconds, "training"), _scratch(config) as run:
+        train(model, scored, config, steps, run)
+    return Trained(model, seconds, facts | {"steps": steps})
+
+
+def _rounds(model: Any, noisy: pa.Table, unweighed: pa.Table, config: Config, seconds: Seconds) -> dict[str, Any]:
+    """U2A's rounds: train, rescore where training ended, reweigh; each as long as its row of conf/methods says."""
+    objective, realign = config.objective, config.realign
+    weighed, facts = weigh(unweighed, replace(config, objective=replace(objective, weights="uniform")))
+    chosen = choose(weighed, objective.u2a_pairs)
+    weight = np.ones(chosen.num_rows)
+    each = realign.epochs * -(-chosen.num_rows // realign.batch)
+    for number in range(objective.u2a_rounds):
+        if number:
+            with _timed(seconds, "direction"):
+                direction = make_direction(model, noisy, config)
+            with _timed(seconds, "scoring"):
+                gain = rescore(model, chosen.to_pylist(), direction, config)
+            weight = reweighed(weight, np.array(gain), objective.u2a_eta)
+        at = chosen.column_names.index("weight")
+        with _timed(seconds, "training"), _scratch(config) as run:
+            table = chosen.set_column(at, "weight", pa.array(weight))
+            train(model, table, replace(config, realign=replace(realign, seed=realign.seed + number)), each, run)
+    return facts | {"steps": each * objective.u2a_rounds}
+
+
+@contextmanager
+def _timed(seconds: Seconds, name: str) -> Iterator[None]:
+    """Adds this process' CPU seconds: with one thread they are what a free core would take, however busy the machine is."""
+    started = time.process_time()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.process_time() - started
+
+
+@contextmanager
+def _scratch(config: Config) -> Iterator[Run]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Run(locate(folder, config.storage))
