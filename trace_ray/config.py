@@ -285,7 +285,7 @@ class RealignConfig:
     The result depends on ``batch``, not on how many workers share it: workers may be added or lost in the middle of a run.
 
     Args:
-        tune: ``lora`` trains the adapter; ``full`` all weights (impact is still measured along an adapter's direction).
+        tune: ``lora`` trains the adapter; ``full`` all weights (``impact.parameters``: what impact is measured along).
         kl_reference: what the KL is taken to: ``same_weights`` = the model with its adapter off (lora); ``frozen_copy`` =
             a second copy, sharded by ZeRO-3 with the rest (full); ``top_k`` = distributions stored before training.
         top_k: tokens kept of each stored distribution; the rest of the vocabulary counts as one token.

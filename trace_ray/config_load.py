@@ -155,6 +155,7 @@ def check_config(config: Config) -> None:
     for category in TRAINED_CATEGORIES:
         _check_term(f"objective.{category}", getattr(config.objective, category), corrected=config.triage.correct)
     _check_realign(config)
+    _check_parameters(config)
     judges = triage_judges(config.triage) | {"evaluate.judge": config.evaluate.judge}
     judges |= {f"evaluate.panel[{i}]": judge for i, judge in enumerate(config.evaluate.panel)}
     for name, judge in judges.items():
@@ -316,12 +317,21 @@ def _check_realign(config: Config) -> None:
     if realign.offload != "none" and realign.zero_stage < (3 if realign.offload == "all" else 1):
         needed = "realign.zero_stage=3" if realign.offload == "all" else "realign.zero_stage of 1 or more"
         raise UserError("realign.offload", realign.offload, f"it needs {needed}")
+
+
+def _check_parameters(config: Config) -> None:
+    """What is trained against what it is compared with and what stage 2 leaves behind."""
+    realign = config.realign
     anchored = "kl" in (getattr(config.objective, name).loss for name in TRAINED_CATEGORIES)
     if anchored and realign.kl_reference == "same_weights" and realign.tune == "full":
         remedy = "with tune=full there is no adapter to turn off: use frozen_copy or top_k"
         raise UserError("realign.kl_reference", "same_weights", remedy)
-    if config.objective.weights == "u2a" and realign.tune == "full":
-        raise UserError("objective.weights", "u2a", "its rounds hand an adapter on: use realign.tune=lora")
+    if config.objective.weights == "u2a" and "full" in (realign.tune, config.impact.parameters):
+        remedy = "its rounds hand an adapter on: use realign.tune=lora and impact.parameters=lora"
+        raise UserError("objective.weights", "u2a", remedy)
+    if (config.impact.parameters, realign.tune) == ("full", "lora"):
+        remedy = "it leaves no initial adapter to train: use impact.parameters=lora, or realign.tune=full"
+        raise UserError("impact.parameters", "full", remedy)
     if realign.kl_reference == "frozen_copy" and realign.tune == "lora":
         raise UserError(
             "realign.kl_reference", "frozen_copy", "an adapter needs no second copy: use same_weights or top_k"

@@ -74,6 +74,7 @@ def test_each_method_is_its_row(method: str) -> None:
         ("realign.offload=all", "realign.zero_stage=3"),
         ("realign.tune=full", "frozen_copy or top_k"),
         ("realign.kl_reference=frozen_copy", "needs no second copy"),
+        ("impact.parameters=full", "no initial adapter"),
         ("realign.min_workers=2", "at most realign.workers"),
         ("realign.shares={INVRT: 1}", "did you mean 'INVERT'"),
         ("realign.trackers=[tensorbord]", "did you mean 'tensorboard'"),

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trace_ray.config import ObjectiveConfig
+from trace_ray.errors import UserError
 from trace_ray.realign.objective import Denominators, PairLosses, denominators, reduce_losses
 from trace_ray.realign.order import Plan, epoch_order
 from trace_ray.realign.packing import group_sequences, plan_step, split_step
@@ -70,6 +71,18 @@ def test_configured_shares_are_drawn_each_step_and_a_set_starts_anew() -> None:
     punished = punished[[CATEGORY[i] == "PUNISH" for i in punished]]
     assert sorted(punished[:5]) == sorted({*punished[:5]})
     assert len(punished) > 5
+
+
+@pytest.mark.parametrize("shares", [{"INVERT": 1, "PUNISH": 1, "RETAIN": 1}, {"INVERT": 1, "PUNISH": 5, "RETAIN": 1.5}])
+def test_shares_that_do_not_divide_an_epoch_leave_no_step_empty(shares: dict[str, float]) -> None:
+    made = plan(1, shares=shares)
+    assert [len(made.step(s)) for s in range(made.epoch_steps)] == [1] * len(CATEGORY)
+
+
+def test_shares_of_sets_without_pairs_are_refused() -> None:
+    made = Plan(category=("INVERT",), tokens=(3,), seed=0, epochs=1, batch=1, shares={"RETAIN": 1.0})
+    with pytest.raises(UserError, match=r"realign\.shares.*RETAIN"):
+        made.step(0)
 
 
 def test_max_steps_ends_a_run() -> None:
@@ -132,6 +145,12 @@ def test_parts_of_a_step_add_up_to_the_whole() -> None:
 def test_conflicts_of_weight_zero_count_in_the_mean() -> None:
     by = denominators({"INVERT": 5, "RETAIN": 5}, 10, 4, ObjectiveConfig())
     assert (by.weighed, by.retain) == (4.0, 2.0)
+
+
+def test_a_set_drawn_more_often_weighs_no_more() -> None:
+    """A step of 8 holds 2 INVERT and 6 RETAIN; the mean over each is as without shares."""
+    by = denominators({"INVERT": 5, "RETAIN": 5}, 10, 8, ObjectiveConfig(), {"INVERT": 1, "RETAIN": 3})
+    assert (by.weighed, by.retain) == (4.0, 6.0)  # twice 2: half of the weighed pairs have weight 0
 
 
 def test_retained_pairs_are_averaged_with_the_conflicts_where_no_anchor() -> None:

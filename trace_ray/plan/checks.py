@@ -73,7 +73,7 @@ def check_resources(config: Config, have: Resources) -> Iterator[UserError]:
     asked = [
         ("triage.judge", triage.actors, triage.num_cpus, triage.num_gpus),
         ("impact", 1, impact.num_cpus, impact.num_gpus),
-        ("realign", realign.workers, realign.num_cpus, 1.0 if realign.use_gpu else 0.0),
+        ("realign", realign.min_workers or realign.workers, realign.num_cpus, 1.0 if realign.use_gpu else 0.0),
         ("evaluate", 1, evaluate.num_cpus, evaluate.num_gpus),
         ("evaluate.judge", evaluate.judge.actors, evaluate.judge.num_cpus, evaluate.judge.num_gpus),
     ]

@@ -136,16 +136,18 @@ def _impact(load: Workload, rates: Rates, config: Config, have: Resources) -> St
 def _realign(load: Workload, rates: Rates, config: Config, have: Resources) -> StageEstimate:
     realign, train = config.realign, rates.train
     samples = sum(load.trained.values())
-    steps = realign.epochs * math.ceil(samples / realign.batch)
+    epoch = max(1, math.ceil(samples / realign.batch))
+    steps = min(realign.epochs * epoch, realign.max_steps or math.inf)
+    epochs = steps / epoch
     work = load.policy_tokens / train.train_tokens_s + load.reference_tokens / train.forward_tokens_s
-    training = realign.epochs * work / realign.workers
+    training = epochs * work / realign.workers
     seconds = (TRAINER_STARTS + EXPORT_STARTS) * train.start_s + training
     # Ray keeps the scoring workers for a while, idle but loaded.
     idle = train.memory_gib * impact_workers(load, config, have)
     return _stage(
         "realign",
-        f"{samples:,} pairs, {realign.epochs} epochs, {steps:,} steps",
-        realign.epochs * (load.policy_tokens + load.reference_tokens),
+        f"{samples:,} pairs, {epochs:.3g} epochs, {steps:,} steps",
+        round(epochs * (load.policy_tokens + load.reference_tokens)),
         seconds,
         realign.workers,
         DRIVER_GIB + TRAINER_GIB + idle + train.train_gib * realign.workers,

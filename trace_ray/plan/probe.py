@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from trace_ray.batching import token_batches
-from trace_ray.config import Config, JudgeConfig
+from trace_ray.config import Config, JudgeConfig, RealignConfig
 from trace_ray.config_load import load_config
 from trace_ray.pairs import prompt_text
 from trace_ray.plan.rates import EngineRates, TrainRates
@@ -126,9 +126,9 @@ def _train(config: Config, rows: list[dict[str, Any]], begun: float) -> TrainRat
     forward_rate = _rate(forward, token_batches(lengths, config.impact.batch_tokens), lengths)
     memory = peak_gib()
     torch.set_num_threads(max(1, int(config.realign.num_cpus)))
-    size = config.realign.batch
-    micro = [list(range(at, min(at + size, len(lengths)))) for at in range(0, len(lengths), size)]
-    train_rate = _rate(train, micro, lengths)
+    if config.realign.gradient_checkpointing:
+        model.train().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    train_rate = _rate(train, micro_batches(lengths, config.realign), lengths)
     return TrainRates(
         start_s=start,
         forward_tokens_s=forward_rate,
@@ -136,6 +136,13 @@ def _train(config: Config, rows: list[dict[str, Any]], begun: float) -> TrainRat
         memory_gib=memory,
         train_gib=peak_gib(),
     )
+
+
+def micro_batches(lengths: list[int], realign: RealignConfig) -> list[list[int]]:
+    """Returns the sequences as training runs them at once: within its tokens, and no more than a worker has of a step."""
+    size = -(-realign.batch // realign.workers)
+    batches = token_batches(lengths, realign.micro_tokens)
+    return [batch[at : at + size] for batch in batches for at in range(0, len(batch), size)]
 
 
 def _batch(sequences: list[tuple[list[int], list[int]]], indices: list[int]) -> Any:

@@ -64,7 +64,7 @@ class Trainer:
             lambda: (TrainingRows(run.scored, config.objective, stored), load_policy(run, config))
         )
         self.plan = make_plan(self.rows, config)
-        self.by = denominators(self.rows.counts, self.rows.weighed, realign.batch, config.objective)
+        self.by = denominators(self.rows.counts, self.rows.weighed, realign.batch, config.objective, realign.shares)
         self.engine = make_engine(self.model, reference, config, self.plan.steps)
         self.step = 0
         self.saved = -1

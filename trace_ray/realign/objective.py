@@ -208,7 +208,11 @@ class Denominators:
 
 
 def denominators(
-    counts: Mapping[str, int], weighed: int, step_samples: float, objective: ObjectiveConfig
+    counts: Mapping[str, int],
+    weighed: int,
+    step_samples: float,
+    objective: ObjectiveConfig,
+    shares: Mapping[str, float] | None = None,
 ) -> Denominators:
     """Returns the denominators.
 
@@ -216,10 +220,14 @@ def denominators(
         counts: trained samples by category, those of weight 0 left out.
         weighed: all pairs that were weighed, so that weights which average 1 give a mean.
         step_samples: samples a step, over all workers and micro-batches.
+        shares: category -> share of a step; None or empty = as many as there are.
     """
-    per_step = step_samples / max(1, sum(counts.values()))
-    retain = 0 if "RETAIN" in objective.weighed else counts.get("RETAIN", 0)
-    return Denominators(weighed * per_step, retain * per_step, objective.alpha_kl)
+    drawn = {name: shares.get(name, 0.0) if shares else float(count) for name, count in counts.items()}
+    per_step = step_samples / max(1e-9, sum(drawn.values()))
+    trained = sum(counts.get(name, 0) for name in objective.weighed)
+    held = sum(drawn.get(name, 0.0) for name in objective.weighed) * per_step
+    retain = 0.0 if "RETAIN" in objective.weighed else drawn.get("RETAIN", 0.0)
+    return Denominators(held * weighed / max(1, trained), retain * per_step, objective.alpha_kl)
 
 
 def reduce_losses(losses: PairLosses, by: Denominators, weighed: Sequence[str]) -> torch.Tensor:

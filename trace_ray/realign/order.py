@@ -9,6 +9,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from trace_ray.errors import UserError
+
 Indices = npt.NDArray[np.int64]
 
 
@@ -33,15 +35,18 @@ def share_order(category: Sequence[str], shares: Mapping[str, float], count: int
 
     Args:
         shares: category -> how often it is drawn, in proportion; a category not named is not drawn.
+    Raises: UserError where no category in ``shares`` has a sample.
     Source: Algorithm 1, line 23: the sets are drawn from separately. A set runs out before another and starts anew.
     """
     names = np.asarray(category, dtype=object)
     present = [name for name in sorted(shares) if shares[name] > 0 and (names == name).any()]
-    total = sum(shares[name] for name in present)
+    if not present:
+        raise UserError("realign.shares", dict(shares), f"no pair to train on is {', '.join(shares)}")
+    ends = np.cumsum([shares[name] for name in present])
+    bounds = np.rint(count * ends / ends[-1]).astype(int)  # which add up to count, as counts rounded alone do not
     place, index = [], []
-    for number, name in enumerate(present):
+    for number, (name, taken) in enumerate(zip(present, np.diff(bounds, prepend=0).tolist(), strict=True)):
         members = np.flatnonzero(names == name)
-        taken = round(count * shares[name] / total)
         passes = -(-taken // len(members))
         drawn = [np.random.default_rng([seed, epoch, number, i]).permutation(members) for i in range(passes)]
         index.append(np.concatenate([*drawn, np.empty(0, np.int64)])[:taken])

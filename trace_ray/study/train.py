@@ -40,7 +40,7 @@ def train(model: Any, scored: pa.Table, config: Config, steps: int, scratch: Run
     scratch.scored.publish(counts={}, seconds=0.0)
     objective, rows = config.objective, TrainingRows(scratch.scored, config.objective)
     plan = make_plan(rows, replace(config, realign=replace(config.realign, epochs=10**6, max_steps=steps)))
-    by = denominators(rows.counts, rows.weighed, config.realign.batch, objective)
+    by = denominators(rows.counts, rows.weighed, config.realign.batch, objective, config.realign.shares)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer, schedule = make_optimizer(trainable, config.realign, steps)
     policy = HybridPolicy(model).train()
