@@ -84,7 +84,9 @@ class _ChunkedLogProbs(torch.autograd.Function):
             if gradient_ND is not None:
                 gradient_ND[at] = slope_nV.to(weight_VD.dtype) @ weight_VD
         ctx.softcap = softcap
-        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, target_N, gradient_ND)
+        trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        again = (hidden_ND, weight_VD, bias_V, target_N) if trained else (None, None, None, None)
+        ctx.save_for_backward(*again, gradient_ND)
         return logp_N
 
     @staticmethod

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from tests.realign import handmade
-from trace_ray.chunked import OutputHead
+from trace_ray import vocabulary
 from trace_ray.config import ObjectiveConfig
 from trace_ray.losses import token_kl, top_k_kl
 from trace_ray.models import load_model, new_adapter
+from trace_ray.realign.head import OutputHead
 from trace_ray.realign.objective import micro_batch, pair_losses, sequence_names
 from trace_ray.realign.packing import plan_step
 from trace_ray.realign.policy_module import HybridPolicy
@@ -110,7 +111,9 @@ def test_gradients_equal_those_of_plain_autograd(setting: tuple[Any, Any, Any]) 
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_chunks_change_no_value_and_no_gradient(setting: tuple[Any, Any, Any], trained: bool) -> None:
+def test_chunks_change_no_value_and_no_gradient(
+    setting: tuple[Any, Any, Any], trained: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = load_model(handmade.tiny_config(Path(setting[0].get_base_model().config.name_or_path)).model)
     base.get_output_embeddings().requires_grad_(trained)
     head = OutputHead(base, chunk_elements=1)
@@ -119,19 +122,22 @@ def test_chunks_change_no_value_and_no_gradient(setting: tuple[Any, Any, Any], t
     hidden = torch.randn(53, base.config.hidden_size, requires_grad=True)
     target = torch.randint(0, handmade.VOCABULARY, (53,))
     above = torch.randn(53)
-    value = head.per_token(hidden, lambda z, at: -torch.nn.functional.cross_entropy(z, target[at], reduction="none"))
-    (gradient,) = torch.autograd.grad((value * above).sum(), hidden, retain_graph=True)
+    monkeypatch.setattr(vocabulary, "LOGITS_AT_ONCE", 9 * handmade.VOCABULARY)
     whole = head.logits(hidden).log_softmax(-1).gather(-1, target[:, None])[:, 0]
     (expected,) = torch.autograd.grad((whole * above).sum(), hidden, retain_graph=True)
-    torch.testing.assert_close(value, whole)
-    torch.testing.assert_close(gradient, expected)
-    if trained:
-        weight = base.get_output_embeddings().weight
-        made = [torch.autograd.grad((v * above).sum(), weight, retain_graph=True)[0] for v in (value, whole)]
-        torch.testing.assert_close(*made)
+    by_value = head.per_token(hidden, lambda z, at: z.log_softmax(-1).gather(-1, target[at, None])[:, 0])
+    for value in (by_value, head.log_probs(hidden, target)):
+        (gradient,) = torch.autograd.grad((value * above).sum(), hidden, retain_graph=True)
+        torch.testing.assert_close(value, whole)
+        torch.testing.assert_close(gradient, expected)
+        if trained:
+            weight = base.get_output_embeddings().weight
+            made = [torch.autograd.grad((v * above).sum(), weight, retain_graph=True)[0] for v in (value, whole)]
+            torch.testing.assert_close(*made)
 
 
-def test_memory_does_not_grow_with_tokens_times_vocabulary() -> None:
+@pytest.mark.parametrize("log_probs", [False, True])
+def test_memory_does_not_grow_with_tokens_times_vocabulary(log_probs: bool) -> None:
     """What the graph keeps of a frozen head is as large as the hidden states, whatever the vocabulary."""
 
     class Big(torch.nn.Module):
@@ -157,8 +163,13 @@ def test_memory_does_not_grow_with_tokens_times_vocabulary() -> None:
 
     hidden = torch.randn(400, 8, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        OutputHead(Big(), chunk_elements=5000 * 20).per_token(hidden, value).sum()
-    assert max(largest) == 20 * 5000
+        head = OutputHead(Big(), chunk_elements=5000 * 20)
+        if log_probs:
+            head.log_probs(hidden, torch.zeros(400, dtype=torch.long)).sum()
+            assert kept == [400 * 8]
+        else:
+            head.per_token(hidden, value).sum()
+            assert max(largest) == 20 * 5000
     assert kept[-1] == 400 * 8
 
 

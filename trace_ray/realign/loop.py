@@ -129,7 +129,7 @@ class Trainer:
         losses = pair_losses(batch, logp_S, kl_S, objective)
         # DeepSpeed averages over workers; the denominators are global already.
         loss = reduce_losses(losses, self.by, objective.weighed) * self.workers
-        self.engine.backward(loss + 0.0 * logp_S.sum())
+        self.engine.backward(loss + 0.0 * (logp_S.sum() + kl_S.sum()))
         sums.add(batch, losses)
 
     def _record(self, summed: torch.Tensor, norm: float, samples: Any, seconds: float) -> None:

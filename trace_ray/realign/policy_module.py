@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from trace_ray.chunked import OutputHead, TokenValue
 from trace_ray.log_probs import SequenceBatch
 from trace_ray.losses import token_kl, top_k_kl
+from trace_ray.realign.head import OutputHead, TokenValue
 from trace_ray.realign.objective import Group
 
 
@@ -47,17 +47,14 @@ class HybridPolicy(torch.nn.Module):
         scored_chunks, anchored_chunks = self._chunks(len(scored_ND), len(anchored_ND))
         target_M = tokens.target_N[tokens.scored]
         with self.head.whole():
-            logp_M = self.head.per_token(
-                scored_ND,
-                lambda logits, at: -torch.nn.functional.cross_entropy(logits, target_M[at], reduction="none"),
-                scored_chunks,
-            )
+            logp_M = self.head.log_probs(scored_ND, target_M, scored_chunks)
             kl_K = self.head.per_token(anchored_ND, self._kl(groups, references), anchored_chunks)
         none_S = hidden_ND.new_zeros(len(tokens.length_S), dtype=torch.float32)
         logp_S = none_S.index_add(0, tokens.sequence_N[tokens.scored], logp_M)
         kl_S = none_S.index_add(0, tokens.sequence_N[tokens.anchored], kl_K) / tokens.length_S.clamp(min=1)
-        # A filler has no loss; its sum keeps every module in the backward pass, as ZeRO-3 needs.
-        return logp_S + 0.0 * hidden_ND.sum(), kl_S
+        # A filler has no loss. ZeRO-3 needs every module, and this one by as many outputs, in each worker's backward pass.
+        none = 0.0 * hidden_ND.sum()
+        return logp_S + none, kl_S + none
 
     def _chunks(self, *tokens: int) -> list[int]:
         """How often the head is called at least: as often as on the worker with most tokens, if each call gathers it."""

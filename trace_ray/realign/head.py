@@ -1,4 +1,6 @@
-"""Functions of the logits, a few tokens at a time: memory does not grow with tokens x vocabulary.
+"""The output head in training: functions of the logits, a few tokens at a time, under any ZeRO stage.
+
+Memory does not grow with tokens x vocabulary.
 
 Shapes: N tokens, C tokens of one chunk, D model width, V vocabulary.
 """
@@ -12,8 +14,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_ELEMENTS = 1 << 24
-"""Logits held at once: 64 MiB in float32."""
+from trace_ray.vocabulary import LOGITS_AT_ONCE, Head, chunked_log_probs, logits_and_cap_slope
 
 TokenValue = Callable[[torch.Tensor, slice], torch.Tensor]
 """(logits_CV in float32, which of the N tokens they are) -> one value a token, shape (C,)."""
@@ -27,24 +28,37 @@ class OutputHead:
         chunk_elements: logits held at once.
     """
 
-    def __init__(self, model: Any, chunk_elements: int = CHUNK_ELEMENTS) -> None:
+    def __init__(self, model: Any, chunk_elements: int = LOGITS_AT_ONCE) -> None:
         causal = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.linear = causal.get_output_embeddings()
         self.cap = float(getattr(causal.config, "final_logit_softcapping", None) or 0.0)
+        # Asked of the linear during a forward under ZeRO-3, a weight would be gathered and kept for the module that asks.
+        self._weights = (self.linear.weight, self.linear.bias)
         self.frozen = not any(p.requires_grad for p in self.linear.parameters())
-        self._held: torch.Tensor | None = None
+        self._held = False
         self.vocabulary = int(causal.config.get_text_config().vocab_size)
         self.chunk = max(16, chunk_elements // self.vocabulary)
 
     def logits(self, hidden_CD: torch.Tensor) -> torch.Tensor:
         """Returns logits_CV in float32."""
-        if self._held is not None:  # under ZeRO-3 a call of the module would let go of the weight we hold
-            return self.capped(torch.nn.functional.linear(hidden_CD, self._held, self.linear.bias).float())
-        return self.capped(self.linear(hidden_CD).float())
-
-    def capped(self, logits_CV: torch.Tensor) -> torch.Tensor:
-        """Returns logits after the model's soft cap, if it has one."""
+        if self._held:  # under ZeRO-3 a call of the module would let go of the weight we hold
+            return logits_and_cap_slope(hidden_CD, self.weights())[0]
+        logits_CV: torch.Tensor = self.linear(hidden_CD).float()
         return torch.tanh(logits_CV / self.cap) * self.cap if self.cap else logits_CV
+
+    def weights(self) -> Head:
+        """Returns weight, bias and cap; under ZeRO-3 they are there while ``whole`` holds them."""
+        return Head(*self._weights, self.cap)
+
+    def log_probs(self, hidden_ND: torch.Tensor, target_N: torch.Tensor, chunks: int = 0) -> torch.Tensor:
+        """Returns log pi(token), shape (N,); see ``per_token``."""
+        if self.frozen:
+            return chunked_log_probs(hidden_ND, self.weights(), target_N)
+        return self.per_token(
+            hidden_ND,
+            lambda logits, at: -torch.nn.functional.cross_entropy(logits, target_N[at], reduction="none"),
+            chunks,
+        )
 
     def per_token(self, hidden_ND: torch.Tensor, value: TokenValue, chunks: int = 0) -> torch.Tensor:
         """Returns ``value`` of every token's logits, shape (N,), differentiable in the hidden states and the head.
@@ -85,21 +99,20 @@ class OutputHead:
         if not self.frozen:
             yield
             return
-        weight_VD = self.linear.weight
-        with _gathered(weight_VD):
-            self._held = weight_VD
+        with _gathered([weight for weight in self._weights if hasattr(weight, "ds_id")]):
+            self._held = True
             try:
                 yield
             finally:
-                self._held = None
+                self._held = False
 
 
-def _gathered(weight: torch.Tensor) -> AbstractContextManager[Any]:
-    if not hasattr(weight, "ds_id"):
+def _gathered(sharded: list[Any]) -> AbstractContextManager[Any]:
+    if not sharded:
         return nullcontext()
     import deepspeed
 
-    whole: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([weight])
+    whole: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(sharded)
     return whole
 
 
@@ -109,13 +122,15 @@ class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: torch.Tensor, head: OutputHead, value: TokenValue) -> torch.Tensor:
         values, slopes_ND = [], torch.empty_like(hidden_ND)
-        weight_VD = head.linear.weight
+        weights = head.weights()
+        weight_VD = weights.weight_VD
         for at in head.chunks(len(hidden_ND)):
-            raw_CV = torch.nn.functional.linear(hidden_ND[at], weight_VD, head.linear.bias)
+            logits_CV, cap_slope_CV = logits_and_cap_slope(hidden_ND[at], weights)
             with torch.enable_grad():
-                leaf_CV = raw_CV.detach().float().requires_grad_()
-                values_C = value(head.capped(leaf_CV), at)
-                (slope_CV,) = torch.autograd.grad(values_C.sum(), leaf_CV)
+                values_C = value(logits_CV.requires_grad_(), at)
+                (slope_CV,) = torch.autograd.grad(values_C.sum(), logits_CV)
+            if cap_slope_CV is not None:
+                slope_CV = slope_CV * cap_slope_CV
             slopes_ND[at] = slope_CV.to(weight_VD.dtype) @ weight_VD
             values.append(values_C.detach())
         ctx.save_for_backward(slopes_ND)
