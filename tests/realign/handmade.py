@@ -130,7 +130,7 @@ def train(run: Run, config: Config, out: Path, workers: int, steps: int, resume:
         for rank in range(workers)
     ]
     codes = [process.wait(timeout=600) for process in processes]
-    assert codes == [0] * workers, (out / "log-0").read_text()[-3000:]
+    assert codes == [0] * workers, "\n".join((out / f"log-{rank}").read_text()[-2000:] for rank in range(workers))
     checkpoint = out / "checkpoint"
     cursor = json.loads((checkpoint / "cursor.json").read_text())
     loaded = {name: load_file(checkpoint / f"{name}.safetensors") for name in ("weights", "optimizer")}

@@ -140,6 +140,7 @@ def test_parts_of_a_step_add_up_to_the_whole() -> None:
     assert whole.item() == pytest.approx((2 * 1 + 0.5 * 3) / 2 + 0.1 * (2 + 4) / 2)
     halves = [losses(loss[i : i + 2], category[i : i + 2], weight[i : i + 2]) for i in (0, 2)]
     assert sum(reduce_losses(half, by, WEIGHED).item() for half in halves) == pytest.approx(whole.item())
+    assert reduce_losses(losses([], [], []), by, WEIGHED).item() == 0  # of a worker that has nothing to run
 
 
 def test_conflicts_of_weight_zero_count_in_the_mean() -> None:

@@ -239,6 +239,6 @@ def reduce_losses(losses: PairLosses, by: Denominators, weighed: Sequence[str]) 
         weighed: the categories whose pairs carry weights: the conflicts, and RETAIN where it is no anchor.
     Source: paper, eq. for L_hybrid; its sums are means here, so that the step's size changes nothing.
     """
-    weigh = torch.tensor([c in weighed for c in losses.category], device=losses.loss_P.device)
+    weigh = torch.tensor([c in weighed for c in losses.category], dtype=torch.bool, device=losses.loss_P.device)
     scale = torch.where(weigh, losses.weight_P / max(by.weighed, 1e-9), by.alpha_kl / max(by.retain, 1e-9))
     return (losses.loss_P * scale).sum()
