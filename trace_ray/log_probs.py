@@ -62,16 +62,24 @@ def collate(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     return SequenceBatch(input_ids, mask, sequence_N, position_N, input_ids[sequence_N, position_N + 1])
 
 
+def response_hidden(model: Any, batch: SequenceBatch) -> torch.Tensor:
+    """Returns the hidden states that predict the response tokens, shape (N, D)."""
+    hidden_BTD = (
+        causal_lm(model)
+        .get_decoder()(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
+        .last_hidden_state
+    )
+    hidden_ND: torch.Tensor = hidden_BTD[batch.sequence_N, batch.position_N]
+    return hidden_ND
+
+
 def response_logits(model: Any, batch: SequenceBatch) -> torch.Tensor:
     """Returns logits_NV in float32 for the response tokens alone, so that prompts and padding cost no vocabulary.
 
     ``model`` is a Hugging Face causal LM, with or without a PEFT adapter.
     """
     causal = causal_lm(model)
-    hidden_BTD = causal.get_decoder()(
-        input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
-    ).last_hidden_state
-    logits_NV: torch.Tensor = causal.get_output_embeddings()(hidden_BTD[batch.sequence_N, batch.position_N]).float()
+    logits_NV: torch.Tensor = causal.get_output_embeddings()(response_hidden(model, batch)).float()
     cap = getattr(causal.config, "final_logit_softcapping", None)
     return logits_NV if not cap else torch.tanh(logits_NV / cap) * float(cap)
 
@@ -98,12 +106,8 @@ def response_log_probs(model: Any, batch: SequenceBatch) -> torch.Tensor:
 
     Differentiable in every parameter, once.
     """
-    causal = causal_lm(model)
-    head = output_head(causal)
+    head = output_head(causal_lm(model))
     if head is None:
         return sum_by_sequence(target_log_probs(response_logits(model, batch), batch.target_N), batch)
-    hidden_BTD = causal.get_decoder()(
-        input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
-    ).last_hidden_state
-    logp_N = chunked_log_probs(hidden_BTD[batch.sequence_N, batch.position_N], head, batch.target_N)
+    logp_N = chunked_log_probs(response_hidden(model, batch), head, batch.target_N)
     return sum_by_sequence(logp_N, batch)

@@ -101,21 +101,3 @@ def term_loss(
 def sum_terms(terms: list[torch.Tensor]) -> torch.Tensor:
     """Returns the element-wise sum of tensors of one shape."""
     return torch.stack(terms).sum(0)
-
-
-def reference_slopes(
-    term: TermConfig, objective: ObjectiveConfig, length: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Returns d loss / d log pi(y|x) at theta_ref for each response of the term, shape (B,).
-
-    At theta_ref every log-ratio is 0, so the gradient of the loss is this combination of response gradients: the reason
-    why one number s(y) a response gives the impact of any of these losses. kl has slope 0 there, sft -1 / length.
-    """
-    names = [name for name in (term.prefer, *term.suppress) if name]
-    if term.loss in ("kl", "skip"):
-        return {name: torch.zeros_like(length[name], dtype=torch.float64) for name in names}
-    if term.loss == "sft":
-        return {name: -1 / length[name].double().clamp(min=1) for name in names}
-    zeros = {name: torch.zeros_like(length[name], dtype=torch.float64, requires_grad=True) for name in names}
-    loss = term_loss(term, objective, zeros, length).sum()
-    return dict(zip(names, torch.autograd.grad(loss, [zeros[name] for name in names]), strict=True))

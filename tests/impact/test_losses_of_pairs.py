@@ -10,6 +10,7 @@ import torch
 from tests.impact import tiny
 from trace_ray.config import ImpactConfig, ObjectiveConfig, TermConfig
 from trace_ray.impact.shard import loss_gains
+from trace_ray.impact.slopes import pair_slopes
 
 PAIR: dict[str, Any] = {"prefer": "rejected", "suppress": ("chosen",)}
 B, TAU, E = 0.7, 0.4, 0.2
@@ -75,6 +76,22 @@ def test_gains_equal_autograd_of_the_loss(name: str, parameters: str, at_ref: bo
     model.requires_grad_(False)
     found = loss_gains(rows, objective, model, direction, ImpactConfig())
     assert tiny.relative_error(found, expected) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("term", "expected"),
+    [
+        (TermConfig(loss="dpo", **PAIR), {"rejected": -0.15, "chosen": 0.15}),
+        (TermConfig(loss="npo", suppress=("chosen", "rejected")), {"chosen": 0.15, "rejected": 0.15}),
+        (TermConfig(loss="ipo", **PAIR), {"rejected": -1 / 0.3, "chosen": 1 / 0.3}),
+        (TermConfig(loss="kl", prefer="chosen"), {"chosen": 0.0}),
+        (TermConfig(loss="sft", prefer="chosen"), {"chosen": -0.25}),
+    ],
+)
+def test_slopes_at_the_reference_are_the_closed_forms(term: TermConfig, expected: dict[str, float]) -> None:
+    row = {"category": "INVERT", "chosen_ids": [1] * 4, "rejected_ids": [2] * 4}
+    (slopes,) = pair_slopes([row], ObjectiveConfig(INVERT=term, beta=0.3, tau=0.3))
+    assert slopes == pytest.approx(expected)
 
 
 def test_a_gain_predicts_the_change_of_j() -> None:

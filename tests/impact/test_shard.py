@@ -85,6 +85,16 @@ def test_a_shared_prompt_changes_no_impact(scene: tuple[Any, Direction, Any], sc
         assert before["rejected_ref_logp"] == pytest.approx(after["rejected_ref_logp"], rel=1e-5)
 
 
+@pytest.mark.parametrize("retain", ["anchor", "pair"])
+def test_retain_pairs_are_scored_where_they_carry_weights(scene: tuple[Any, Direction, Any], retain: str) -> None:
+    term = TermConfig(loss="dpo", prefer="chosen", suppress=("rejected",))
+    rows = scores(scene, world.triaged(23), ObjectiveConfig(RETAIN=term, retain=retain))
+    retained = [row for row in rows if row["category"] == "RETAIN"]
+    assert len(retained) > 5
+    assert all((row["impact"] is not None) == (retain == "pair") for row in retained)
+    assert all(row["chosen_ref_logp"] < 0 and row["rejected_ref_logp"] < 0 for row in retained)
+
+
 def test_cosine_is_the_impact_over_both_norms(scene: tuple[Any, Direction, Any]) -> None:
     model, direction, _ = scene
     table = world.triaged(41)

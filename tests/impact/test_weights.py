@@ -15,6 +15,8 @@ CATEGORY = np.array(["INVERT", "INVERT", "PUNISH", "RETAIN", "PUNISH"], dtype=ob
 def test_negative_impacts_are_clamped_and_retain_weighs_one() -> None:
     assert raw_weights(IMPACT, CATEGORY, "impact").tolist() == [2.0, 0.0, 6.0, 1.0, 0.0]
     assert raw_weights(IMPACT, CATEGORY, "uniform").tolist() == [1.0] * 5
+    weighed = ("INVERT", "PUNISH", "RETAIN")
+    assert raw_weights(-IMPACT, CATEGORY, "u2a", weighed).tolist() == [0.0, 1.0, 0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(("norm", "total"), [("sum", 1.0), ("mean", 4.0)])

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from trace_ray.log_probs import causal_lm
 from trace_ray.vocabulary import LOGITS_AT_ONCE, Head, chunked_log_probs, logits_and_cap_slope
 
 TokenValue = Callable[[torch.Tensor, slice], torch.Tensor]
@@ -29,7 +30,7 @@ class OutputHead:
     """
 
     def __init__(self, model: Any, chunk_elements: int = LOGITS_AT_ONCE) -> None:
-        causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+        causal = causal_lm(model)
         self.linear = causal.get_output_embeddings()
         self.cap = float(getattr(causal.config, "final_logit_softcapping", None) or 0.0)
         # Asked of the linear during a forward under ZeRO-3, a weight would be gathered and kept for the module that asks.

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trace_ray.log_probs import SequenceBatch
+from trace_ray.log_probs import SequenceBatch, response_hidden
 from trace_ray.losses import token_kl, top_k_kl
 from trace_ray.realign.head import OutputHead, TokenValue
 from trace_ray.realign.objective import Group
@@ -124,13 +124,3 @@ class _Tokens:
         targets = torch.cat([group.batch.target_N for group in groups])
         scored, anchored = (torch.nonzero(mark).flatten() for mark in (~anchored_N, anchored_N))
         return cls(sequence_N, targets, scored, anchored, lengths)
-
-
-def response_hidden(model: Any, batch: SequenceBatch) -> torch.Tensor:
-    """Returns the hidden states that predict the response tokens, shape (N, D)."""
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden_BTD = causal.get_decoder()(
-        input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
-    ).last_hidden_state
-    hidden_ND: torch.Tensor = hidden_BTD[batch.sequence_N, batch.position_N]
-    return hidden_ND

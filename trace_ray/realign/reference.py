@@ -44,9 +44,8 @@ def top_k_table(model: Any, rows: Sequence[Mapping[str, Any]], response: str, k:
     import torch
 
     from trace_ray.batching import token_batches
-    from trace_ray.log_probs import collate
+    from trace_ray.log_probs import collate, response_hidden
     from trace_ray.realign.head import OutputHead
-    from trace_ray.realign.policy_module import response_hidden
 
     head = OutputHead(model)
     lengths = [len(row["prompt_ids"]) + len(row[f"{response}_ids"]) for row in rows]
