@@ -140,7 +140,7 @@ def user_error_in(error: BaseException) -> UserError | None:
     seen: set[int] = set()
     while queue:
         one = queue.pop()
-        if isinstance(one, UserError) and not hasattr(one, "cause"):  # with a cause it is Ray's copy, a trace as its text
+        if isinstance(one, UserError) and not hasattr(one, "cause"):  # with one it is Ray's copy, its text a trace
             return one
         if isinstance(one, OSError) and one.errno == errno.ENOSPC:
             remedy = "the disk is full; free some space and run again: what is finished is kept"
