@@ -144,7 +144,7 @@ def user_error_in(error: BaseException) -> UserError | None:
     seen: set[int] = set()
     while queue:
         one = queue.pop()
-        if isinstance(one, UserError):
+        if isinstance(one, UserError) and not hasattr(one, "cause"):  # with one it is Ray's copy, its text a trace
             return one
         if isinstance(one, OSError) and one.errno == errno.ENOSPC:
             remedy = "the disk is full; free some space and run again: what is finished is kept"
@@ -152,7 +152,7 @@ def user_error_in(error: BaseException) -> UserError | None:
         if isinstance(one, BaseException) and id(one) not in seen:
             seen.add(id(one))
             queue += [one.__cause__, one.__context__, getattr(one, "cause", None)]
-            queue += list(getattr(one, "worker_failures", {}).values())
+            queue += [*getattr(one, "worker_failures", {}).values(), *one.args]  # args: why an actor could not be built
     return None
 
 

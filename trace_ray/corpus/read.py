@@ -25,6 +25,7 @@ ROWS_PER_FILE = 1 << 40
 """A row's number is file index x this + line: unique, and it needs no count of the files before."""
 
 _DETAIL_CHARACTERS = 200
+_as_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would build one a call
 _TRAIN, _TEST = Split.TRAIN.value, Split.TEST.value
 
 
@@ -111,8 +112,8 @@ def identify(pair: RawPair) -> tuple[str, str]:
 
     Raises: RejectedRowError for text that is no Unicode, such as a lone surrogate from a JSON escape.
     """
-    turns = json.dumps([[turn["role"], turn["content"]] for turn in pair.prompt], ensure_ascii=False)
-    text = f"[{turns}, {json.dumps(pair.chosen, ensure_ascii=False)}, {json.dumps(pair.rejected, ensure_ascii=False)}]"
+    turns = _as_json([[turn["role"], turn["content"]] for turn in pair.prompt])
+    text = f"[{turns}, {_as_json(pair.chosen)}, {_as_json(pair.rejected)}]"
     try:
         return hashlib.sha256(text.encode()).hexdigest()[:32], hashlib.sha256(f"0:{turns}".encode()).hexdigest()
     except UnicodeEncodeError as error:

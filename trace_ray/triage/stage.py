@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,9 +34,10 @@ from trace_ray.triage.labels import FROM_PAIRS, Label, read_labels
 from trace_ray.triage.models import model_identity
 from trace_ray.triage.publish import Outcome, Plan, publish
 from trace_ray.triage.work import PLAN, Work
-from trace_ray.triage.workers import DecideActor, JudgeActor, Task, needs_model_for_corrections
+from trace_ray.triage.workers import DecideActor, JudgeActor, Task, needs_model_for_corrections, needs_model_to_judge
 
 _NO_TIMEOUT = -1
+_BLOCKS_IN_TASK = 8
 
 
 def triage_inputs(config: Config, sources: list[Source]) -> dict[str, Any]:
@@ -144,13 +145,15 @@ def _judge(config: Config, task: Task, plan: Plan, labels: Mapping[str, Label] |
     spent = merge_counts([tally["counts"] for tally in done.values()])
     task = replace(task, first_block=first, config=_within_budget(triage, spent))
     audited = min(plan.blocks, math.ceil(triage.audit_rows * plan.blocks / plan.rows))
-    pool, tallies = triage.judge, list(done.values())
+    tallies, arguments = list(done.values()), (task, labels, audited)
     labelled = [_labelled(one) for tally in tallies for one in tally["labelled"]]
     enough = min(triage.audit_rows, len(labels)) if labels else triage.audit_rows
     blocks = [block for block in range(plan.blocks) if block not in done]
+    models = needs_model_to_judge(triage)
+    running = _pool(JudgeActor, arguments, blocks, triage.judge) if models else _tasks(JudgeActor, arguments, blocks)
     with Meter("triage: judge", plan.rows) as meter:
         meter.skip(sum(tally["rows"] for tally in tallies))
-        for tally in _pool(JudgeActor, (task, labels, audited), blocks, pool):
+        for tally in running:
             tallies.append(tally)
             labelled += [_labelled(one) for one in tally["labelled"]]
             meter.advance(tally["rows"])
@@ -223,7 +226,7 @@ def _decide(config: Config, task: Task, plan: Plan, decision: Decision) -> dict[
     blocks = [block for block in range(plan.blocks) if block not in done]
     arguments = (task, decision, overruled)
     models = needs_model_for_corrections(config.policy, triage)
-    running = _pool(DecideActor, arguments, blocks, triage.judge) if models else _tasks(arguments, blocks)
+    running = _pool(DecideActor, arguments, blocks, triage.judge) if models else _tasks(DecideActor, arguments, blocks)
     with Meter("triage: decide", plan.rows) as meter:
         meter.skip(sum(tally["rows"] for tally in tallies))
         for tally in running:
@@ -232,16 +235,19 @@ def _decide(config: Config, task: Task, plan: Plan, decision: Decision) -> dict[
     return merge_counts([tally["counts"] for tally in tallies])
 
 
-def _tasks(arguments: tuple[Any, ...], blocks: list[int]) -> Iterable[dict[str, Any]]:
-    """Yields each block's tally; plain tasks, a bounded number of which are in flight."""
+def _tasks(worker: type, arguments: tuple[Any, ...], blocks: list[int]) -> Iterable[dict[str, Any]]:
+    """Yields each block's tally; where no model is to be kept, plain tasks start sooner than a pool's actors.
+
+    A bounded number is in flight, several blocks in each; Ray repeats those of a lost worker or node.
+    """
     import ray
 
-    decide = ray.remote(num_cpus=1)(_decide_blocks)
+    run = ray.remote(num_cpus=1)(_run_blocks)
     shared = ray.put(arguments)
     most = max(2, int(2 * ray.cluster_resources().get("CPU", 1)))
     pending: list[Any] = []
-    for start in range(0, len(blocks), 8):
-        pending.append(decide.remote(shared, blocks[start : start + 8]))
+    for start in range(0, len(blocks), _BLOCKS_IN_TASK):
+        pending.append(run.remote(worker, shared, blocks[start : start + _BLOCKS_IN_TASK]))
         if len(pending) >= most:
             ready, pending = ray.wait(pending)
             yield from (tally for one in ray.get(ready) for tally in one)
@@ -249,9 +255,9 @@ def _tasks(arguments: tuple[Any, ...], blocks: list[int]) -> Iterable[dict[str, 
         yield from tallies
 
 
-def _decide_blocks(arguments: tuple[Any, ...], blocks: list[int]) -> list[dict[str, Any]]:
-    worker = DecideActor(*arguments)
-    return [json.loads(worker({"block": block})["tally"]) for block in blocks]
+def _run_blocks(worker: Callable[..., Any], arguments: tuple[Any, ...], blocks: list[int]) -> list[dict[str, Any]]:
+    run = worker(*arguments)
+    return [json.loads(run({"block": block})["tally"]) for block in blocks]
 
 
 def _judges(triage: TriageConfig) -> dict[str, JudgeConfig]:

@@ -195,11 +195,16 @@ class GuardedCorrector:
         return self.corrector.counts()
 
 
+def needs_model_to_judge(config: TriageConfig) -> bool:
+    """Returns whether any judge is more than rules."""
+    judges = (config.judge, config.first_judge, config.second_judge)
+    return any(judge is not None and judge.backend != "rules" for judge in judges)
+
+
 def needs_model_for_corrections(policy: PolicyConfig, config: TriageConfig) -> bool:
     """Returns whether deciding needs actors with a model in them."""
-    return config.correct and (
-        config.judge.backend != "rules" or corrector_kind(policy, config) not in ("code", "gold")
-    )
+    by_model = corrector_kind(policy, config) not in ("code", "gold")
+    return config.correct and (needs_model_to_judge(config) or by_model)
 
 
 def _refuse_many_deaths(task: Task) -> None:

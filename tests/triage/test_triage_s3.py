@@ -1,0 +1,76 @@
+"""The steps of triage with every folder in a real S3 server: regroup, judge behind a guard, decide, account, review."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import replace
+
+from trace_ray.artifacts import Run
+from trace_ray.config import CorpusConfig, StorageConfig, TriageConfig
+from trace_ray.corpus.blocks import Group, finished_groups, regroup
+from trace_ray.corpus.sources import corpus_sources
+from trace_ray.errors import UserError
+from trace_ray.judges.opinion import Opinion
+from trace_ray.policy import ClauseConfig, PolicyConfig, RuleConfig
+from trace_ray.storage import locate
+from trace_ray.triage.calibrate import Calibration, Decision
+from trace_ray.triage.guard import Guard, deaths
+from trace_ray.triage.publish import Plan, _account, _write_review
+from trace_ray.triage.work import Work
+from trace_ray.triage.workers import DecideActor, JudgeActor, Task
+
+POLICY = PolicyConfig(text="x", clauses=[ClauseConfig(id="short", text="y", rule=RuleConfig(max_words=2))])
+
+
+def test_every_step_works_there(s3: StorageConfig) -> None:
+    base = locate(f"s3://lake/{uuid.uuid4().hex}", s3)
+    rows = [{"prompt": f"q{i}", "chosen": "a b c" if i % 2 else "a", "rejected": f"b{i}"} for i in range(40)]
+    (base / "corpus" / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{broken\n")
+    config = CorpusConfig(paths=(f"{base.uri}/corpus",))
+    run = Run(base / "run")
+    work = Work.of(run)
+    tally = regroup(Group(0, tuple(corpus_sources(config, s3)), 0), config, 4, work.runs, work.rejects)
+    assert finished_groups(work.runs) == {"group-000000": tally}
+    triage = TriageConfig(abstain_band=0.0)
+    store = base / "store"
+    task = Task(
+        policy=POLICY,
+        config=replace(triage, judge=replace(triage.judge, backend="rules")),
+        work=work,
+        blocks=4,
+        first_block=0,
+        stores={"judge": store},
+        deaths=0,
+    )
+    judging = JudgeActor(task, None, 4)
+    deciding = DecideActor(task, Decision(Calibration(), 0.5, 0.0), {})
+    for block in range(4):
+        judging({"block": block})
+        deciding({"block": block})
+    assert set(work.finished("judge")) == set(work.finished("decide")) == {0, 1, 2, 3}
+    assert _account(run, Plan(41, tally["row_sum"], 4)) == {"broken_json": 1}
+    counts = [one["counts"] for one in work.finished("decide").values()]
+    assert sum(one.get("train INVERT", 0) + one.get("test INVERT", 0) for one in counts) == 20
+    assert _write_review(run, work) is None
+    work.review(0).write_text("line\n")
+    assert _write_review(run, work) == "review.jsonl"
+    assert (run.place / "review.jsonl").read_text() == "line\n"
+
+
+def test_marks_are_left_and_taken_back_there(s3: StorageConfig) -> None:
+    place = locate(f"s3://lake/{uuid.uuid4().hex}", s3)
+    assert deaths(place) == 0
+
+    def refuse(_requests: object, _responses: object) -> list[Opinion]:
+        raise UserError("budget", 1, "spent")
+
+    guard = Guard(place / "block", 4)
+    try:
+        guard.judge(["q"], ["r"], refuse)
+    except UserError:
+        assert deaths(place) == 0
+    (place / "block" / "span-0.try0").write_text("")
+    assert deaths(place) == 1
+    assert guard.judge(["q"], ["r"], lambda _q, _r: [Opinion(0.5)]) == [Opinion(0.5)]
+    assert deaths(place) == 1
