@@ -1,0 +1,313 @@
+"""What the documents say holds: commands parse and their settings load; names, files and links exist.
+
+Nothing that a command starts is run. A command whose settings ask for GPUs says so in its comment, and one that needs a
+cluster in its block; the other words of both are checked all the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import functools
+import re
+import shlex
+import types
+import typing
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.exceptions import TyperException
+
+from clusters.build import IMAGE
+from tests.support.documents import DOCUMENTS, ROOT, Command, commands, name_of, spans
+from trace_ray.artifacts import STAGES
+from trace_ray.capacity import read_groups
+from trace_ray.cli import app
+from trace_ray.config import Config
+from trace_ray.config_load import check_needed, load_config, load_storage, method_file, triage_judges
+from trace_ray.errors import UserError
+
+STARTER = ROOT / "trace_ray" / "starter.yaml"
+FOLDERS = ("trace_ray", "clusters", "jobs", "conf", "tests")
+MADE = re.compile(r"(runs|models)/|(exported|trace-ray\.yaml|labels\.jsonl)$|\w+://")
+"""Files that a command writes, or that its reader brings."""
+FOREIGN = {"stage3_max_live_parameters", "ray_node_gpus_utilization", "autoscaler_pending_nodes", "auth_token"}
+"""Names of other projects."""
+PROGRAMS = ("trace-ray", "make", "python", "pip", "ray", "docker", "kubectl", "export")
+CLUSTER = ("ray", "docker", "kubectl")
+COMMAND: Any = typer.main.get_command(app)
+DOCUMENTED = [pytest.param(c, id=f"{name_of(path)}: {c.text[:60]}") for path in DOCUMENTS for c in commands(path)]
+Words = list[str]
+
+
+def check_command(command: Command) -> None:
+    """Raises AssertionError, or the command line's own error, where a command is not what it claims."""
+    words = shlex.split(command.text.removesuffix("&"))
+    program = words[0].removeprefix(".venv/bin/")
+    assert program in PROGRAMS, f"{program} is none of {PROGRAMS}"
+    assert program not in CLUSTER or "needs a cluster" in command.about, "say that it needs a cluster"
+    for word in words[1:]:
+        named = word.partition("=")[2] if word.startswith("-") else word
+        if re.fullmatch(r"[\w./-]+/[\w./-]+|[\w-]+\.(yaml|py|jsonl|csv)", named) and not named.startswith("svc/"):
+            assert MADE.match(named) or (ROOT / named).exists() or named == IMAGE, f"{named} is not there"
+    match program:
+        case "make":
+            assert set(words[1:]) <= make_targets(), words
+        case "trace-ray":
+            check_trace_ray(words[1:], command.about)
+        case "python":
+            check_python(words[1:], command.about)
+        case "pip":
+            check_extras(words[-1])
+        case "ray":
+            check_ray(words[1:], command.about)
+        case "docker" | "kubectl":
+            check_manifest_names(words)
+        case "export":
+            assert all(re.search(r"(KEY|TOKEN)=(?!\.\.\.$)", word) is None for word in words), "no secret here"
+
+
+@functools.cache
+def make_targets() -> set[str]:
+    return set(re.findall(r"(?m)^(\w[\w-]*):", (ROOT / "Makefile").read_text()))
+
+
+def parse(words: Sequence[str]) -> tuple[Words, dict[str, Any]]:
+    """Returns the names of the subcommand and its parsed arguments; Typer's own parser, nothing is called."""
+    command = COMMAND
+    context, names, rest = None, [], list(words)
+    while hasattr(command, "commands"):
+        context = command.make_context(command.name or "trace-ray", rest, parent=context)
+        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        names.append(name)
+    return names, command.make_context(names[-1], rest, parent=context).params
+
+
+def check_trace_ray(words: Sequence[str], about: str) -> None:
+    (name, *_), given = parse(words)
+    overrides = given.get("overrides") or []
+    if name not in ("plan", "run", "demo", *STAGES):
+        reached(tuple(overrides))
+        return
+    files = [STARTER if str(file) == "trace-ray.yaml" else ROOT / file for file in given.get("config", ())]
+    if name == "demo":
+        files, overrides = [ROOT / "conf/examples/demo.yaml"], ["corpus.paths=[x]", "model.path=x", *overrides]
+    config = loaded(tuple(files), tuple(overrides), given["method"])
+    stages = [name] if name in STAGES else list(STAGES)
+    if name != "demo":
+        check_needed(config, stages)
+    assert not asks_for_gpus(config, stages) or "GPU" in about, "its settings ask for a GPU: say so in its comment"
+
+
+loaded, reached = functools.cache(load_config), functools.cache(load_storage)
+"""Commands of several documents share their settings, and a load costs a tenth of a second."""
+
+
+def asks_for_gpus(config: Config, stages: Sequence[str]) -> bool:
+    judges = triage_judges(config.triage) | {"evaluate.judge": config.evaluate.judge}
+    asked = [(name.partition(".")[0], judge.num_gpus) for name, judge in judges.items()]
+    asked += [("impact", config.impact.num_gpus), ("evaluate", config.evaluate.num_gpus)]
+    asked += [("realign", float(config.realign.use_gpu))]
+    return any(gpus for stage, gpus in asked if stage in stages)
+
+
+def check_python(words: Sequence[str], about: str) -> None:
+    """A module or script of ours exists and knows its options; a job is the command of its name."""
+    script = f"{words[1].replace('.', '/')}.py" if words[0] == "-m" else words[0]
+    if script == "pytest.py":
+        return
+    script = script if (ROOT / script).exists() else script.replace(".py", "/__main__.py")
+    source = (ROOT / script).read_text()
+    unknown = [w for w in words[1:] if w.startswith("--") and f'"{w.partition("=")[0]}"' not in source]
+    if script.startswith("jobs/"):
+        check_trace_ray([Path(script).stem, *words[1:]], about)
+    else:
+        assert not unknown, f"{script} knows no {unknown}"
+
+
+def check_extras(requirement: str) -> None:
+    extras = set(re.findall(r"[\w-]+", requirement.partition("[")[2]))
+    known = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2]
+    assert extras <= set(re.findall(r"(?m)^(\w+) = \[", known)), requirement
+
+
+def check_ray(words: Sequence[str], about: str) -> None:
+    """Options of ``ray job submit`` are those that a test on a real cluster uses."""
+    assert list(words[:2]) == ["job", "submit"], words
+    mine, entry = words[2 : words.index("--")], words[words.index("--") + 1 :]
+    real = (ROOT / "tests/jobs/test_cluster.py").read_text()
+    assert all(f'"{word}"' in real for word in mine if word.startswith("--")), mine
+    check_command(Command(shlex.join(entry), about))
+
+
+def check_manifest_names(words: Sequence[str]) -> None:
+    """Services, secrets and build arguments are those of the manifests and the image."""
+    manifests = "\n".join(path.read_text() for path in sorted((ROOT / "clusters/kuberay").glob("*.yaml")))
+    for flag, word in pairwise(words):
+        if flag == "-n":
+            assert f"namespace: {word}\n" in manifests
+        if flag == "--build-arg":
+            assert f"ARG {word.partition('=')[0]}" in (ROOT / "clusters/Dockerfile").read_text()
+        if flag == "generic":
+            assert f"secretName: {word}\n" in manifests
+        if flag == "port-forward":
+            assert f"name: {word.removeprefix('svc/').removesuffix('-head-svc')}\n" in manifests
+
+
+def test_every_document_with_commands_is_read() -> None:
+    found = {name_of(path) for path in DOCUMENTS if list(commands(path))}
+    assert found == {f"{folder}README.md" for folder in ("", "conf/", "jobs/", "clusters/")} | {"CONTRIBUTING.md"}
+
+
+@pytest.mark.parametrize("command", DOCUMENTED)
+def test_a_command_is_what_it_claims(command: Command) -> None:
+    check_command(command)
+
+
+WRONG = {
+    "trace-ray run -c conf/examples/demo.yaml --run runs/x realign.learing_rate=1": "did you mean 'learning_rate'",
+    "trace-ray run -c conf/examples/demo.yaml --run runs/x --method tracee": "did you mean 'trace'",
+    "trace-ray run -c conf/policies/brevity.yaml --run runs/x": "corpus.paths: empty",
+    "trace-ray run -c conf/policies/brevty.yaml --run runs/x": "is not there",
+    "trace-ray run -c trace-ray.yaml": "Missing parameter: run",
+    "trace-ray run -c trace-ray.yaml --run runs/x": "GPU",
+    "trace-ray rum --run runs/x": "rum",
+    "trace-ray rate scores a.csv": "is not there",
+    "trace-ray status --run runs/x storage.regio=x": "did you mean 'region'",
+    "make benchmarks": "benchmarks",
+    "kubectl apply -f clusters/kuberay/gpu-job.yaml": "needs a cluster",
+    ".venv/bin/python tests/bench/scale.py --row 5": "--row",
+    "pip install -e '.[cpus]'": "cpus",
+    "tracy-ray run": "tracy-ray",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_wrong_command_is_found(text: str) -> None:
+    with pytest.raises((AssertionError, UserError, TyperException), match=re.escape(WRONG[text])):
+        check_command(Command(text, ""))
+
+
+def test_the_clusters_size_is_the_manifests() -> None:
+    groups = read_groups(ROOT / "clusters/kuberay/gpu-job.yaml")
+    said = [f"plan.{kind}={sum(getattr(g, kind) * g.most for g in groups):g}" for kind in ("cpus", "gpus")]
+    assert " ".join(said) in (ROOT / "clusters/README.md").read_text()
+
+
+def setting(name: str) -> dataclasses.Field[Any] | None:
+    """Returns the field of a dotted setting; None for a key below a free mapping. Raises AssertionError for no setting."""
+    node: Any = Config
+    field = None
+    for part in name.split("."):
+        if node is dict:
+            return None
+        known = {f.name: f for f in dataclasses.fields(node)} if dataclasses.is_dataclass(node) else {}
+        found = fnmatch.filter(known, part)
+        assert found, f"{name}: no {part} among {', '.join(known)}"
+        field = known[found[0]]
+        hint = typing.get_type_hints(node)[field.name]
+        inner = [hint, *(typing.get_args(hint) if typing.get_origin(hint) in (list, types.UnionType) else ())]
+        node = next((one for one in inner if dataclasses.is_dataclass(one)), typing.get_origin(hint))
+    return field
+
+
+def check_span(span: str, folder: Path) -> None:
+    """Raises AssertionError for code within a line that names what is not there."""
+    sections = "|".join(f.name for f in dataclasses.fields(Config))
+    ending = r"(?!.*\.(py|html|yaml|json|jsonl|parquet)$)"
+    dotted = re.fullmatch(rf"{ending}((?:{sections})(?:\.[\w*]+)+)(?:=(.*))?", span)
+    if dotted:
+        field = setting(dotted[2])
+        choices = field.metadata.get("choices") if field else None
+        assert dotted[3] is None or not choices or dotted[3] in choices, f"{span}: one of {choices}"
+    if re.fullmatch(r"\w+: \w+", span):
+        word = span.partition(":")[0]
+        assert word in words_of_the_code(), f"{span}: no {word} anywhere"
+    if span.startswith("make "):
+        assert span.split()[1] in make_targets(), span
+    if span.startswith(("trace-ray ", "-c ", "--method ")):
+        check_words(shlex.split(span))
+    if re.fullmatch(r"[\w.*-]+/[\w./*-]*", span) and ((ROOT / span).parts[len(ROOT.parts)] in FOLDERS):
+        assert list(ROOT.glob(span.rstrip("/"))), f"{span} is not there"
+    if re.fullmatch(r"[\w*-]+\.(py|sh|md|toml|yaml)", span) and not MADE.match(span):
+        assert list(folder.glob(span)) or fnmatch.filter(file_names(), span), f"no file {span}"
+    for word in re.findall(r"(?<![\w/.-])[a-z][a-z0-9]*(?:_[a-z0-9]+)+(?![\w/])", span):
+        plain = word.removeprefix("ray_trace_ray_").removesuffix("_total")
+        assert plain in words_of_the_code() or word in FOREIGN, f"{span}: no {word} anywhere"
+
+
+def check_words(words: Words) -> None:
+    """A command within a line may leave things out; what it names exists."""
+    command = COMMAND
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word in getattr(command, "commands", {}):
+            command = command.commands[word]
+        elif hasattr(command, "commands") and word not in ("trace-ray", "-c", "--method") and len(words) > 2:
+            raise AssertionError(f"{word} is no command")
+        elif word.startswith("-") and words[0] == "trace-ray":
+            assert any(word in option.opts for option in command.params), f"{words}: no option {word}"
+        if word == "-c" and "/" in following:
+            assert (ROOT / following).exists(), following
+        if word == "--method" and following.islower():
+            method_file(following)
+
+
+@functools.cache
+def words_of_the_code() -> set[str]:
+    kinds = (".py", ".yaml", ".sh")
+    files = [
+        p
+        for folder in FOLDERS
+        for p in (ROOT / folder).rglob("*")
+        if p.suffix in kinds and p.name != Path(__file__).name
+    ]
+    return set(
+        re.findall(r"\w+", "\n".join(p.read_text() for p in [*files, ROOT / "pyproject.toml", ROOT / "Makefile"]))
+    )
+
+
+@functools.cache
+def file_names() -> set[str]:
+    return {p.name for folder in FOLDERS for p in (ROOT / folder).rglob("*.*")} | {p.name for p in ROOT.glob("*.*")}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_names_in_code_spans_exist(path: Path) -> None:
+    for span in spans(path):
+        check_span(span, path.parent)
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        "realign.micro_token",
+        "report.redact=hidden",
+        "triage.judge.endpoint.url",
+        "conf/judges/none.yaml",
+        "trace-ray compare RUN... --htm FILE",
+        "trace-ray rate exports",
+        "make bench",
+        "build_clusters.py",
+        "whole_checkpoint: true",
+        "pairs_judge_total{category}",
+        "--method no_kll",
+    ],
+)
+def test_a_wrong_name_is_found(span: str) -> None:
+    with pytest.raises((AssertionError, UserError)):
+        check_span(span, ROOT)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = path.read_text()
+    anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"(?m)^#+ (.+)$", text)}
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not target.startswith("http"):
+            file, _, anchor = target.partition("#")
+            assert (path.parent / file).exists(), target
+            assert not anchor or file or anchor in anchors, target

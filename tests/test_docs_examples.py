@@ -1,0 +1,95 @@
+"""The examples in README.md and CONTRIBUTING.md do what they are there for."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.documents import ROOT, blocks, example, section
+from trace_ray import pipeline
+from trace_ray.artifacts import Artifact, Run
+from trace_ray.config import Config
+from trace_ray.config_load import load_config
+from trace_ray.corpus import rows
+from trace_ray.judges.opinion import Judge, Opinion
+from trace_ray.pairs import SCORED_SCHEMA
+
+GUIDE = ROOT / "CONTRIBUTING.md"
+
+
+@pytest.mark.parametrize("name", ["A policy", "A method", "A judge", "A corpus format"])
+def test_how_to_add_one_is_under_twenty_lines(name: str) -> None:
+    assert 5 < len([line for line in section(GUIDE, name).splitlines() if line.strip()]) < 20
+
+
+def test_the_examples_of_a_policy_and_a_method_load(tmp_path: Path) -> None:
+    files = [tmp_path / "policy.yaml", tmp_path / "method.yaml"]
+    for file, name in zip(files, ("A policy", "A method"), strict=True):
+        file.write_text(example(GUIDE, name))
+    config = load_config(files, ["triage.judge.backend=rules", "evaluate.judge.backend=rules"])
+    assert (config.policy.name, config.objective.method) == ("no_promises", "trace_ipo")
+    usual = yaml.safe_load((ROOT / "conf/methods/trace.yaml").read_text())["objective"]
+    assert set(yaml.safe_load(example(GUIDE, "A method"))["objective"]) == set(usual), "a row sets what every row sets"
+
+
+def test_the_example_of_a_judge_is_one() -> None:
+    made: dict[str, Any] = {"Sequence": Sequence, "Opinion": Opinion}
+    exec(example(GUIDE, "A judge"), made)
+    judge = made["RepetitionJudge"]()
+    for name in ("opinions", "clauses", "counts"):
+        wanted = list(inspect.signature(getattr(Judge, name)).parameters)
+        assert list(inspect.signature(getattr(type(judge), name)).parameters) == wanted
+    said = judge.opinions(["q"] * 3, ["a b", "a a", ""])
+    assert [one.p_violates for one in said] == [0, 0.5, None]
+    assert said[2].error
+    (_, choice_line), (_, make_line) = re.findall(
+        r"(?m)^# (trace_ray/\S+?\.py).*?: {5}(.+)$", example(GUIDE, "A judge")
+    )
+    assert choice_line.replace(', "repetition"', "") in (ROOT / "trace_ray/config_judges.py").read_text()
+    source = (ROOT / "trace_ray/judges/backends.py").read_text()
+    assert "def make_judge(" in source
+    assert make_line.partition('"')[0] in source
+
+
+def test_the_example_of_a_corpus_format_reads_rows() -> None:
+    made = dict(vars(rows))
+    exec(example(GUIDE, "A corpus format"), made)
+    pair = made["_checked"](made["_ranked"]({"question": "q", "answers": ["best", "middle", "worst"]}))
+    assert (pair.prompt, pair.chosen, pair.rejected) == ([{"role": "user", "content": "q"}], "best", "worst")
+    for bad in ({"question": "q", "answers": "best"}, {"question": "q"}, {"answers": ["a", "b"]}):
+        with pytest.raises(rows.RejectedRowError):
+            made["_ranked"](bad)
+    source = inspect.getsource(rows)
+    for function in re.findall(r"(?m)^# in (\w+):", example(GUIDE, "A corpus format")):
+        assert f"def {function}(" in source
+
+
+def test_the_example_in_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[str] = []
+
+    def runner(stage: str) -> Any:
+        def publish(run: Run, _config: Config) -> None:
+            ran.append(stage)
+            for artifact in pipeline.artefacts_of(run, stage):
+                assert isinstance(artifact, Artifact)
+                artifact.begin({})
+                artifact.publish(counts={}, seconds=0, schema=SCORED_SCHEMA)
+
+        return publish
+
+    monkeypatch.setattr(pipeline, "stage_runner", runner)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "trace_ray" / "starter.yaml", "trace-ray.yaml")
+    (code,) = [block.text for block in blocks(ROOT / "README.md") if block.language == "python"]
+    exec(code, {})
+    assert ran == ["triage", "impact"]
+    assert capsys.readouterr().out == "[]\n"
