@@ -22,6 +22,7 @@ from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
 from trace_ray.judges.backends import judge_fingerprint
+from trace_ray.judges.prompt import PROMPT_VERSION
 from trace_ray.pairs import Split
 from trace_ray.policy import policy_hash
 from trace_ray.progress import Meter
@@ -52,7 +53,8 @@ def triage_inputs(config: Config, sources: list[Source]) -> dict[str, Any]:
             kept.pop(f"triage.{name}", None)
     for name, judge in _judges(config.triage).items():
         files[f"triage.{name}: model files"] = model_identity(judge)
-    return {"policy": f"{config.policy.name} {policy_hash(config.policy)}", **kept, **files}
+    policy = f"{config.policy.name} {policy_hash(config.policy)}"
+    return {"policy": policy, "judge's prompt": PROMPT_VERSION, **kept, **files}
 
 
 def run_triage(run: Run, config: Config) -> None:
