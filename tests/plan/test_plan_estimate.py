@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from trace_ray.capacity import Group
 from trace_ray.config import Config
 from trace_ray.config_load import conf_folder, load_config
 from trace_ray.errors import UserError
 from trace_ray.plan import estimate as formulas
-from trace_ray.plan.checks import check_memory, check_resources
+from trace_ray.plan.checks import check_memory, check_resources, cluster_size
 from trace_ray.plan.estimate import Resources, at_once, estimate
 from trace_ray.plan.rates import EngineRates, Rates, TrainRates, given, with_given
 from trace_ray.plan.workload import SampledPair, Workload, workload
@@ -148,6 +149,13 @@ def test_what_the_cluster_lacks_is_said_for_every_stage() -> None:
     assert "4 GPU" in said[2]
     assert "plan.gpus" in said[2]
     assert list(check_resources(config, Resources(cpus=8, gpus=8))) == []
+
+
+def test_the_clusters_size_is_the_manifests_unless_given() -> None:
+    groups = [Group(name="judge", cpus=7, gpus=1, most=4), Group(name="cpu", cpus=8, gpus=0, most=2)]
+    assert cluster_size(config_of(), groups) == Resources(cpus=44, gpus=4)
+    assert cluster_size(config_of("plan.cpus=20", "plan.gpus=2"), groups) == Resources(cpus=20, gpus=2)
+    assert cluster_size(config_of("ray.local_cpus=3"), []) == Resources(cpus=3, gpus=0)
 
 
 def test_a_stage_that_does_not_fit_the_memory_is_named() -> None:
