@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from trace_ray.config_load import conf_folder, load_config
 from trace_ray.errors import UserError
 from trace_ray.plan import estimate as formulas
 from trace_ray.plan.checks import check_memory, check_resources, cluster_size
-from trace_ray.plan.estimate import Resources, at_once, estimate
+from trace_ray.plan.estimate import Resources, at_once, estimate, total
 from trace_ray.plan.rates import EngineRates, Rates, TrainRates, given, with_given
 from trace_ray.plan.workload import SampledPair, Workload, workload
 
@@ -97,7 +98,7 @@ LOAD = Workload(
 )
 
 
-def seconds(config: Config, have: Resources = HAVE, load: Workload = LOAD) -> dict[str, float]:
+def seconds(config: Config, have: Resources = HAVE, load: Workload = LOAD) -> dict[str, Any]:
     return {stage.stage: stage.seconds for stage in estimate(load, rates_of(), config, have)}
 
 
@@ -123,8 +124,10 @@ def test_more_workers_take_less_time_and_more_memory() -> None:
 def test_the_price_is_of_what_is_reserved() -> None:
     gpu = ["realign.use_gpu=true", "realign.workers=2", "plan.gpu_hour_price=3", "plan.cpu_hour_price=0.5"]
     stage = estimate(LOAD, rates_of(), config_of(*gpu), Resources(cpus=8, gpus=2))[2]
-    assert stage.gpu_hours == pytest.approx(2 * stage.seconds / 3600)
-    assert stage.price == pytest.approx(3 * stage.gpu_hours + 0.5 * stage.cpu_hours)
+    assert stage.seconds is not None
+    hours = 2 * stage.seconds / 3600
+    assert stage.gpu_hours == pytest.approx(hours)
+    assert stage.price == pytest.approx(3 * hours + 0.5 * hours)
 
 
 def test_no_more_workers_than_fit() -> None:
@@ -136,10 +139,34 @@ def test_no_more_workers_than_fit() -> None:
 
 def test_given_rates_replace_measured_ones_and_missing_ones_are_named() -> None:
     config = config_of("plan.train_tokens_s=7000")
-    assert with_given(rates_of(), config.plan).train.train_tokens_s == 7000
-    assert with_given(rates_of(), config.plan).train.forward_tokens_s == 400
+    assert with_given(rates_of(), config).train.train_tokens_s == 7000
+    assert with_given(rates_of(), config).train.forward_tokens_s == 400
     with pytest.raises(UserError, match=r"give plan\.answer_tokens_s, plan\.forward_tokens_s, or"):
         given(config)
+
+
+ENDPOINT = ["{0}.judge.backend=openai", "{0}.judge.model=j", "{0}.judge.endpoint.base_url=http://127.0.0.1:1/v1"]
+
+
+def test_an_endpoints_speed_is_what_is_given_and_else_not_estimated() -> None:
+    triage = [setting.format("triage") for setting in ENDPOINT]
+    rates = replace(rates_of(), judge=None)
+    for given_rate, config in ((0.0, config_of(*triage)), (2000.0, config_of(*triage, "plan.judge_tokens_s=2000"))):
+        stages = estimate(LOAD, with_given(rates, config), config, HAVE)
+        figures = (stages[0].seconds, stages[0].cpu_hours, stages[0].price)
+        if given_rate:
+            assert figures[0] == pytest.approx(formulas.RAY_START_S + 400_000 / given_rate)
+        else:
+            assert figures == (None, None, None)
+        assert stages[0].memory_gib < 2
+        assert all(stage.seconds for stage in stages[1:])
+        assert total(stages, lambda s: s.seconds) == sum(s.seconds or 0 for s in stages)
+
+
+def test_an_endpoint_that_judges_the_answers_is_told_apart_from_rules() -> None:
+    answers = config_of(*(setting.format("evaluate") for setting in ENDPOINT))
+    assert seconds(answers)["evaluate"] is None
+    assert seconds(config_of())["evaluate"] is not None
 
 
 def test_what_the_cluster_lacks_is_said_for_every_stage() -> None:

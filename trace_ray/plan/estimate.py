@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from trace_ray.config import Config, JudgeConfig
-from trace_ray.plan.rates import EngineRates, Rates
+from trace_ray.plan.rates import BARE_GIB, EngineRates, Rates
 from trace_ray.plan.workload import Workload
 
 # What surrounds the measured pieces, read off two runs of the demo on 2 cores. A start is the measured start of a process
@@ -30,7 +30,6 @@ DRIVER_GIB = 0.5
 """What the driver holds once it has loaded a tokenizer."""
 TRAINER_GIB = 1.3
 """Ray Train's controller and DeepSpeed."""
-RULES_GIB = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +46,20 @@ class StageEstimate:
 
     Args:
         work: in words; tokens: all that pass a model.
-        seconds: wall clock; workers: at once.
+        seconds: wall clock, None where a speed is not known; workers: at once.
         memory_gib: peak of all processes together.
-        cpu_hours, gpu_hours: reserved; price: of both.
+        cpu_hours, gpu_hours: reserved; price: of both; None as ``seconds`` is.
     """
 
     stage: str
     work: str
     tokens: int
-    seconds: float
+    seconds: float | None
     workers: int
     memory_gib: float
-    cpu_hours: float
-    gpu_hours: float
-    price: float
+    cpu_hours: float | None
+    gpu_hours: float | None
+    price: float | None
 
 
 def estimate(load: Workload, rates: Rates, config: Config, have: Resources) -> list[StageEstimate]:
@@ -89,7 +88,7 @@ def _triage(load: Workload, rates: Rates, config: Config, have: Resources) -> St
         "triage",
         f"{load.rows:,} pairs, {responses:,} responses judged",
         load.judged_tokens,
-        RAY_START_S + judging,
+        None if judging is None else RAY_START_S + judging,
         workers,
         memory,
         judge.num_cpus,
@@ -100,10 +99,10 @@ def _triage(load: Workload, rates: Rates, config: Config, have: Resources) -> St
 
 def _judging(
     responses: int, tokens: int, judge: JudgeConfig, rates: EngineRates | None, workers: int
-) -> tuple[float, float]:
-    """(Seconds, GiB) of judging with a pool."""
-    if judge.backend == "rules" or rates is None:
-        return responses / RULES_RESPONSES_S / workers, RULES_GIB * workers
+) -> tuple[float | None, float]:
+    """(Seconds, GiB) of judging with a pool; no seconds for an endpoint whose speed is not known."""
+    if rates is None:
+        return responses / RULES_RESPONSES_S / workers if judge.backend == "rules" else None, BARE_GIB * workers
     return rates.start_s + tokens / rates.prompt_tokens_s / workers, rates.memory_gib * workers
 
 
@@ -171,7 +170,7 @@ def _evaluate(load: Workload, rates: Rates, config: Config, have: Resources) -> 
         "evaluate",
         f"{load.prompts:,} prompts, 2 models, {answer:.0f} tokens an answer",
         2 * load.prompt_tokens + round(answers * answer),
-        generating + POOL_START_S + judging,
+        None if judging is None else generating + POOL_START_S + judging,
         1,
         DRIVER_GIB + max(policy.memory_gib, judge_gib),
         evaluate.num_cpus,
@@ -184,15 +183,15 @@ def _stage(
     stage: str,
     work: str,
     tokens: int,
-    seconds: float,
+    seconds: float | None,
     workers: int,
     memory_gib: float,
     num_cpus: float,
     num_gpus: float,
     config: Config,
 ) -> StageEstimate:
-    cpu_hours, gpu_hours = (seconds / 3600 * workers * each for each in (num_cpus, num_gpus))
-    price = cpu_hours * config.plan.cpu_hour_price + gpu_hours * config.plan.gpu_hour_price
+    hours = None if seconds is None else seconds / 3600 * workers
+    an_hour = num_cpus * config.plan.cpu_hour_price + num_gpus * config.plan.gpu_hour_price
     return StageEstimate(
         stage=stage,
         work=work,
@@ -200,12 +199,12 @@ def _stage(
         seconds=seconds,
         workers=workers,
         memory_gib=RAY_GIB + memory_gib,
-        cpu_hours=cpu_hours,
-        gpu_hours=gpu_hours,
-        price=price,
+        cpu_hours=None if hours is None else hours * num_cpus,
+        gpu_hours=None if hours is None else hours * num_gpus,
+        price=None if hours is None else hours * an_hour,
     )
 
 
-def total(stages: list[StageEstimate], of: Callable[[StageEstimate], float]) -> float:
-    """Returns the sum of one figure over the stages."""
-    return sum(of(stage) for stage in stages)
+def total(stages: list[StageEstimate], of: Callable[[StageEstimate], float | None]) -> float:
+    """Returns the sum of one figure over the stages where it is known."""
+    return sum(of(stage) or 0.0 for stage in stages)

@@ -70,7 +70,7 @@ def make_plan(config: Config, run_uri: str | None, note: Callable[[str], None] =
         problems += failed
     else:
         rates = checks.attempt(problems, lambda: given(config))
-    stages = estimate(load, with_given(rates, config.plan), config, have) if rates else []
+    stages = estimate(load, with_given(rates, config), config, have) if rates else []
     if not (config.ray.address or config.plan.cpus or manifest):
         problems += checks.check_memory(stages, checks.machine_memory_gib())
     return Plan(distinct(problems), load, rates, stages, len(sample.pairs))
