@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from trace_ray.cli import app
 from trace_ray.config import StorageConfig
 from trace_ray.config_load import conf_folder, load_config
-from trace_ray.plan import checks
+from trace_ray.plan import checks, probe
 from trace_ray.plan.plan import make_plan
 from trace_ray.storage import locate
 from trace_ray.synth.demo import write_corpus
@@ -152,6 +153,15 @@ def test_an_endpoint_without_a_given_speed_says_so_and_its_tokens_are_counted(co
     assert (triage["seconds"], triage["price"]) == (None, None)
     assert triage["tokens"] > 1028 * 2 * 20
     assert all(stage["seconds"] > 0 for stage in others)
+
+
+def test_the_probe_trains_what_the_run_trains(corpus: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "SECONDS", 0.0)
+    rows = [{"prompt": [{"role": "user", "content": "hi"}], "chosen": "yes"}] * 4
+    full = ["realign.tune=full", "realign.kl_reference=top_k"]
+    adapter, whole = (probe._train(load_config([DEMO], [*corpus, *more]), rows, time.time()) for more in ([], full))
+    assert whole.trained == whole.parameters
+    assert 0 < adapter.trained == adapter.parameters - whole.parameters
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from trace_ray.config_load import conf_folder, load_config
 from trace_ray.errors import UserError
 from trace_ray.plan import estimate as formulas
 from trace_ray.plan.checks import check_memory, check_resources, cluster_size
-from trace_ray.plan.estimate import Resources, at_once, estimate, total
+from trace_ray.plan.estimate import Resources, at_once, estimate, total, training_gib
 from trace_ray.plan.rates import EngineRates, Rates, TrainRates, given, with_given
 from trace_ray.plan.workload import SampledPair, Workload, workload
 
@@ -119,6 +119,68 @@ def test_more_workers_take_less_time_and_more_memory() -> None:
     assert seconds(few, have)["realign"] - seconds(many, have)["realign"] == pytest.approx(2 * 620 * 3 / 4)
     memory = [estimate(LOAD, rates_of(), config, have)[2].memory_gib for config in (few, many)]
     assert memory[1] - memory[0] == pytest.approx(9)
+
+
+def test_u2a_trains_every_round_on_its_pairs_and_scores_all_again_between() -> None:
+    load = replace(LOAD, trained={"INVERT": 100, "PUNISH": 100, "RETAIN": 0}, reference_tokens=0)
+    u2a = ["objective.weights=u2a", "objective.u2a_pairs=50", "objective.u2a_rounds=3", "realign.epochs=2"]
+    _, impact, realign, _ = estimate(load, rates_of(), config_of(*u2a), HAVE)
+    trained = 2 * 60_000 * 50 / 200
+    assert impact.seconds is not None
+    training = formulas.TRAINER_STARTS * 5 + trained / 100
+    assert realign.seconds == pytest.approx(formulas.EXPORT_STARTS * 5 + 3 * training + 2 * impact.seconds)
+    assert realign.tokens == 3 * trained + 2 * impact.tokens
+    assert realign.work == "3 rounds of 50 pairs, 2 epochs, 26 steps"
+    few = replace(load, trained={"INVERT": 20, "PUNISH": 0, "RETAIN": 0})
+    assert "3 rounds of 20 pairs" in estimate(few, rates_of(), config_of(*u2a), HAVE)[2].work
+
+
+def test_stored_distributions_cost_one_pass_of_the_reference_however_many_epochs() -> None:
+    epochs = ["realign.epochs=3", "impact.shard_rows=100"]
+    again, once = (
+        estimate(LOAD, rates_of(), config_of(*epochs, *more), HAVE)[2] for more in ([], ["realign.kl_reference=top_k"])
+    )
+    starts = (formulas.TRAINER_STARTS + formulas.EXPORT_STARTS) * 5
+    assert again.seconds == pytest.approx(starts + 3 * (60_000 / 100 + 8000 / 400))
+    assert once.seconds == pytest.approx(starts + 3 * 60_000 / 100 + 5 + 8000 / 400 / 2)
+    assert (again.tokens, once.tokens) == (3 * 68_000, 3 * 60_000 + 8000)
+
+
+def test_every_worker_holds_the_stored_distributions() -> None:
+    top_k = ["realign.kl_reference=top_k", "realign.top_k=50", "realign.workers=2"]
+    without, stored = (
+        estimate(replace(LOAD, reference_tokens=tokens), rates_of(), config_of(*top_k), HAVE)[2].memory_gib
+        for tokens in (0, 8000)
+    )
+    assert stored - without == pytest.approx(2 * 8000 * 50 * (4 + 4) / 2**30)
+
+
+# One worker as measured: 1 GiB of Python and 4 of weights; 4 of gradients and 2 of activations while it trains.
+MEASURED = replace(rates_of().train, memory_gib=5, train_gib=11, parameters=2**30, trained=2**30)
+COPY = "realign.kl_reference=frozen_copy"
+
+
+@pytest.mark.parametrize(
+    ("stage", "workers", "more", "gib"),
+    [
+        (0, 1, [], 11 + 8),  # two moments
+        (1, 2, [], 2 * (11 + 12 / 2)),  # and a flat float32 copy, shared
+        (2, 2, [], 2 * (11 + 12 / 2 - 4 / 2)),  # and so are the gradients
+        (3, 2, [], 2 * (11 + 8 / 2 - 4 / 2 - 4 / 2)),  # and the weights, which are their own masters
+        (3, 16, [], 16 * 5 + (1 + 4 / 16 + 8 / 16 + 4 - 5)),  # each loads all; rank 0 gathers more than it trains
+        (3, 2, [COPY], 2 * (11 + 8 / 2 - 4 / 2 - 4 / 2 + 4 / 2)),
+        (0, 1, [COPY], 11 + 8 + 4),
+        (0, 1, [COPY, "objective.RETAIN={loss: skip, prefer: '', suppress: []}"], 11 + 8),  # not loaded
+        (0, 1, ["model.dtype=bfloat16"], 11 + 12),  # (of the same measurement)
+        (0, 1, ["realign.whole_checkpoints=true"], 5 + 8 + 4 + 12),  # gradients and activations gone
+    ],
+)
+def test_training_all_weights_holds_gradients_and_moments_as_zero_shares_them(
+    stage: int, workers: int, more: list[str], gib: float
+) -> None:
+    fixed = ["realign.tune=full", "realign.kl_reference=top_k", "realign.whole_checkpoints=false"]
+    config = config_of(*fixed, f"realign.zero_stage={stage}", f"realign.workers={workers}", *more)
+    assert training_gib(MEASURED, config) == pytest.approx(gib)
 
 
 def test_the_price_is_of_what_is_reserved() -> None:

@@ -31,12 +31,13 @@ class EngineRates:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRates:
-    """The policy model with its adapter in one worker, in unpadded tokens a second.
+    """The policy model, with its adapter or trained in full, in one worker, in unpadded tokens a second.
 
     Args:
         start_s: from the start of a process to the loaded model.
         forward_tokens_s: no-grad forward; train_tokens_s: forward and backward.
-        memory_gib: peak of scoring; train_gib: peak of training.
+        memory_gib: peak of scoring; train_gib: peak of forward and backward, without an optimizer.
+        parameters: of the model; trained: those of them that have a gradient; 0 = not measured.
     """
 
     start_s: float
@@ -44,6 +45,8 @@ class TrainRates:
     train_tokens_s: float
     memory_gib: float
     train_gib: float
+    parameters: int = 0
+    trained: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
