@@ -25,7 +25,7 @@ from typer.exceptions import TyperException
 from clusters.build import IMAGE
 from tests.support.documents import DOCUMENTS, ROOT, Command, commands, name_of, spans
 from trace_ray.artifacts import STAGES
-from trace_ray.capacity import read_groups
+from trace_ray.capacity import read_groups, shortages
 from trace_ray.cli import app
 from trace_ray.config import Config
 from trace_ray.config_load import check_needed, load_config, load_storage, method_file, triage_judges
@@ -97,6 +97,8 @@ def check_trace_ray(words: Sequence[str], about: str) -> None:
     if name == "demo":
         files, overrides = [ROOT / "conf/examples/demo.yaml"], ["corpus.paths=[x]", "model.path=x", *overrides]
     config = loaded(tuple(files), tuple(overrides), given["method"])
+    if config.plan.manifest:
+        assert list(shortages(config, read_groups(str(ROOT / config.plan.manifest)))) == []
     stages = [name] if name in STAGES else list(STAGES)
     if name != "demo":
         check_needed(config, stages)
@@ -182,6 +184,7 @@ WRONG = {
     "kubectl apply -f clusters/kuberay/gpu-job.yaml": "needs a cluster",
     ".venv/bin/python tests/bench/scale.py --row 5": "--row",
     "pip install -e '.[cpus]'": "cpus",
+    "trace-ray plan -c conf/examples/demo.yaml plan.manifest=clusters/none.yaml": "No such file",
     "tracy-ray run": "tracy-ray",
 }
 
@@ -190,12 +193,6 @@ WRONG = {
 def test_a_wrong_command_is_found(text: str) -> None:
     with pytest.raises((AssertionError, UserError, TyperException), match=re.escape(WRONG[text])):
         check_command(Command(text, ""))
-
-
-def test_the_clusters_size_is_the_manifests() -> None:
-    groups = read_groups(ROOT / "clusters/kuberay/gpu-job.yaml")
-    said = [f"plan.{kind}={sum(getattr(g, kind) * g.most for g in groups):g}" for kind in ("cpus", "gpus")]
-    assert " ".join(said) in (ROOT / "clusters/README.md").read_text()
 
 
 def setting(name: str) -> dataclasses.Field[Any] | None:

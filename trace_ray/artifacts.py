@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,8 +70,12 @@ class Artifact:
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
         """Returns all published parts as one table, in part order."""
-        names = self.manifest()["parts"]
-        return pa.concat_tables([(self.place / name).read_parquet(columns) for name in names])
+        return pa.concat_tables(self.tables(columns))
+
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Yields the published parts in order, each read when it is asked for."""
+        for name in self.manifest()["parts"]:
+            yield (self.place / name).read_parquet(columns)
 
     def publish(
         self, *, counts: Mapping[str, Any], seconds: float, schema: pa.Schema | None = None, **facts: Any

@@ -14,6 +14,8 @@ from typing import Any
 from trace_ray.config import Config
 from trace_ray.errors import UserError
 
+_SETTING = "plan.manifest"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
@@ -56,41 +58,45 @@ def demands(config: Config) -> Iterator[Demand]:
     yield Demand(setting="evaluate.judge.max_actors", count=judge.max_actors, cpus=judge.num_cpus, gpus=judge.num_gpus)
 
 
-def shortages(config: Config, groups: Sequence[Group]) -> list[str]:
-    """Returns one line for each demand that the groups at their largest cannot meet, naming setting, value, remedy."""
-    said = []
+def shortages(config: Config, groups: Sequence[Group]) -> Iterator[UserError]:
+    """Yields the demands that the groups at their largest cannot meet: setting, bundle asked, most there is, remedy."""
     for demand in demands(config):
-        fitting = {group.name: group.most * group.holds(demand.cpus, demand.gpus) for group in groups}
-        bundle = f"{{CPU: {demand.cpus:g}, GPU: {demand.gpus:g}}}"
-        if not any(fitting.values()):
-            largest = ", ".join(f"{g.name} {{CPU: {g.cpus:g}, GPU: {g.gpus:g}}}" for g in groups)
-            said.append(f"{demand.setting}: {bundle}: no node is that large; ask for less or enlarge one of {largest}")
-        elif sum(fitting.values()) < demand.count:
-            room = ", ".join(f"{name} {count}" for name, count in fitting.items() if count)
-            said.append(
-                f"{demand.setting}: {demand.count} x {bundle}: the groups hold {sum(fitting.values())} at most "
-                f"({room}); lower it or raise maxReplicas"
-            )
-    return said
+        room = {group.name: group.most * group.holds(demand.cpus, demand.gpus) for group in groups}
+        asked = f"{demand.count} x {{CPU: {demand.cpus:g}, GPU: {demand.gpus:g}}}"
+        if not any(room.values()):
+            most = ", ".join(f"{g.name} {g.most} x {{CPU: {g.cpus:g}, GPU: {g.gpus:g}}}" for g in groups)
+            yield UserError(demand.setting, asked, f"no node is that large ({most}); ask for less or enlarge one")
+        elif sum(room.values()) < demand.count:
+            most = ", ".join(f"{name} {count}" for name, count in room.items() if count)
+            remedy = f"the groups hold {sum(room.values())} at most ({most}); lower it or raise maxReplicas"
+            yield UserError(demand.setting, asked, remedy)
 
 
-def read_groups(path: Path) -> list[Group]:
+def read_groups(path: str) -> list[Group]:
     """Returns the worker groups of a manifest or launcher file, for ``shortages``.
 
-    Raises: UserError where the file describes no cluster.
+    Raises: UserError where the file describes no cluster, or leaves a group's size open.
     """
     import yaml
 
     try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+        documents = list(yaml.safe_load_all(Path(path).read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError) as error:
-        raise UserError("--cluster", path, " ".join(str(error).split())[:200]) from None
+        raise UserError(_SETTING, path, " ".join(str(error).split())[:200]) from None
     for document in documents:
         if isinstance(document, dict) and (
             "available_node_types" in document or document.get("kind") in ("RayCluster", "RayJob")
         ):
-            return groups_of(document)
-    raise UserError("--cluster", path, "no RayCluster, RayJob or launcher file in it; see clusters/")
+            try:
+                groups = groups_of(document)
+            except (KeyError, TypeError, ValueError) as error:
+                remedy = (
+                    "each worker group must say num-cpus (rayStartParams; for ray up: resources) and its most nodes"
+                )
+                raise UserError(_SETTING, path, f"{type(error).__name__} {error}: {remedy}") from None
+            if groups:
+                return groups
+    raise UserError(_SETTING, path, "no RayCluster, RayJob or launcher file with worker groups in it; see clusters/")
 
 
 def groups_of(manifest: dict[str, Any]) -> list[Group]:

@@ -288,6 +288,7 @@ class RealignConfig:
         tune: ``lora`` trains the adapter; ``full`` all weights (``impact.parameters``: what impact is measured along).
         kl_reference: what the KL is taken to: ``same_weights`` = the model with its adapter off (lora); ``frozen_copy`` =
             a second copy, sharded by ZeRO-3 with the rest (full); ``top_k`` = distributions stored before training.
+            These two serve a KL on RETAIN only.
         top_k: tokens kept of each stored distribution; the rest of the vocabulary counts as one token.
         max_steps: T_max of Algorithm 1; 0 = ``epochs`` alone decide.
         epsilon: stop once the gradient's norm has stayed below it for ``epsilon_steps`` steps; 0 = never.

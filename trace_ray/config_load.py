@@ -332,6 +332,12 @@ def _check_parameters(config: Config) -> None:
     if (config.impact.parameters, realign.tune) == ("full", "lora"):
         remedy = "it leaves no initial adapter to train: use impact.parameters=lora, or realign.tune=full"
         raise UserError("impact.parameters", "full", remedy)
+    for name in TRAINED_CATEGORIES:
+        if name != "RETAIN" and getattr(config.objective, name).loss == "kl" and realign.kl_reference != "same_weights":
+            remedy = (
+                f"realign.kl_reference={realign.kl_reference} serves RETAIN only: use another loss, or same_weights"
+            )
+            raise UserError(f"objective.{name}.loss", "kl", remedy)
     if realign.kl_reference == "frozen_copy" and realign.tune == "lora":
         raise UserError(
             "realign.kl_reference", "frozen_copy", "an adapter needs no second copy: use same_weights or top_k"

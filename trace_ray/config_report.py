@@ -30,10 +30,12 @@ class PlanConfig:
         sample_rows: pairs that are read and tokenised.
         invert_share: share of INVERT pairs where only a model can judge them; punish_share: of PUNISH pairs.
         measure: load the models and time them, a minute or two; without it all rates below are needed.
-        judge_tokens_s: prompt tokens a second of one judge actor.
+        judge_tokens_s: prompt tokens a second of one judge actor, in triage and evaluate alike. An endpoint's is never
+            measured: without it, no time is given for a stage that asks one.
         answer_tokens_s: generated tokens a second of one engine.
         forward_tokens_s: of the policy model without gradients on one worker; train_tokens_s: with them.
-        cpus: of the cluster; 0 = of this machine. gpus: of the cluster.
+        manifest: a RayCluster, RayJob or launcher file (clusters/): what a run asks for at once must fit its worker groups.
+        cpus: of the cluster; 0 = what the manifest's groups hold at most, else of this machine. gpus: likewise, else none.
         cpu_hour_price: of one core, any currency; gpu_hour_price: of one GPU.
     """
 
@@ -45,6 +47,7 @@ class PlanConfig:
     answer_tokens_s: float = 0.0
     forward_tokens_s: float = 0.0
     train_tokens_s: float = 0.0
+    manifest: str = ""
     cpus: float = 0.0
     gpus: float = 0.0
     cpu_hour_price: float = 0.0

@@ -23,11 +23,14 @@ BASE = ["policy.text=Be brief.", "triage.judge.num_gpus=1", "triage.judge.num_cp
         (["triage.judge.max_actors=8", "realign.workers=8"], None),
         (["triage.judge.max_actors=9"], "triage.judge.max_actors: 9 x {CPU: 6, GPU: 1}: the groups hold 8 at most"),
         (["realign.num_cpus=20", "realign.workers=3"], "realign.workers: 3 x {CPU: 20, GPU: 1}: the groups hold 2"),
-        (["impact.num_gpus=8"], "impact: {CPU: 1, GPU: 8}: no node is that large"),
+        (
+            ["impact.num_gpus=8"],
+            "impact: 1 x {CPU: 1, GPU: 8}: no node is that large (judge 4 x {CPU: 7, GPU: 1}, trainer",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(overrides: list[str], said: str | None) -> None:
-    found = shortages(load_config([], [*BASE, *overrides]), GROUPS)
+    found = [str(problem) for problem in shortages(load_config([], [*BASE, *overrides]), GROUPS)]
     assert len(found) == (said is not None)
     if said:
         assert found[0].startswith(said)
@@ -37,9 +40,32 @@ def test_groups_are_read_from_manifests_and_launcher_files(tmp_path: Path) -> No
     clusters = Path(__file__).parents[2] / "clusters"
     names = {"cpu", "judge-spot", "judge-on-demand", "trainer-spot", "trainer-on-demand"}
     for file in ("kuberay/gpu-cluster.yaml", "kuberay/gpu-job.yaml", "aws.yaml"):
-        groups = read_groups(clusters / file)
+        groups = read_groups(str(clusters / file))
         assert {group.name for group in groups} == names
         assert {group.gpus for group in groups if group.name.startswith("trainer")} == {4}
-    (tmp_path / "other.yaml").write_text("kind: Service")
-    with pytest.raises(UserError, match="no RayCluster"):
-        read_groups(tmp_path / "other.yaml")
+
+
+CLUSTER = "kind: RayCluster\nspec: {workerGroupSpecs: [%s]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind: Service", "no RayCluster"),
+        (CLUSTER % "", "no RayCluster.* with worker groups"),
+        (
+            CLUSTER % "{groupName: cpu, maxReplicas: 4, rayStartParams: {}}",
+            "KeyError 'num-cpus': each worker group must",
+        ),
+        ("kind: RayJob\nspec: {clusterSelector: {a: b}}", "KeyError 'workerGroupSpecs'"),
+        ("kind: [", "while parsing"),
+        (None, "No such file"),
+    ],
+)
+def test_a_file_without_readable_groups_is_one_line(tmp_path: Path, text: str | None, said: str) -> None:
+    file = tmp_path / "cluster.yaml"
+    if text:
+        file.write_text(text)
+    with pytest.raises(UserError, match=said) as caught:
+        read_groups(str(file))
+    assert (caught.value.where, "\n" in str(caught.value)) == ("plan.manifest", False)

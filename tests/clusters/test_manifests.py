@@ -167,7 +167,7 @@ def test_jobs_name_files_that_exist_and_fit_their_groups(name: str, document: di
     paths = [word.removeprefix("/app/") for word in words if word.startswith("/app/")]
     assert [path for path in paths if not (ROOT / path).is_file()] == []
     config = load_config([ROOT / path for path in paths if path.startswith("conf/")])
-    assert shortages(config, groups_of(document)) == []
+    assert list(shortages(config, groups_of(document))) == []
 
 
 def test_no_secret_is_in_any_cluster_file() -> None:

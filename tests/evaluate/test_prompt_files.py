@@ -1,4 +1,4 @@
-"""Reading prompt files and choosing held-out prompts."""
+"""Reading prompt files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from trace_ray.config import StorageConfig
 from trace_ray.errors import UserError
-from trace_ray.evaluate.prompts import first_by_hash, held_out_prompts, read_prompts
+from trace_ray.evaluate.prompts import read_prompts
 from trace_ray.storage import Location, locate
 
 
@@ -39,15 +39,3 @@ def test_jsonl_with_turns_source_and_category(tmp_path: Path) -> None:
 def test_a_file_without_prompts_is_one_line_of_error(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match=r"evaluate\.prompt_file"):
         read_prompts(place(tmp_path / "a.jsonl", text), "evaluate.prompt_file")
-
-
-def test_held_out_prompts_are_distinct_test_prompts_and_a_limit_is_a_prefix() -> None:
-    rows = [
-        {"pair_id": str(i), "prompt": [{"content": f"p{i // 2}"}], "split": "test" if i < 8 else "train"}
-        for i in range(12)
-    ]
-    every = held_out_prompts(rows, 0)
-    assert len(every) == 4
-    assert held_out_prompts(rows[::-1], 2)[0].keys() == {"pair_id", "prompt"}
-    assert held_out_prompts(rows, 2) == every[:2]
-    assert first_by_hash(every, 3) == every[:3]

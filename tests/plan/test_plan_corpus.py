@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from trace_ray.cli import app
 from trace_ray.config import StorageConfig
 from trace_ray.config_load import conf_folder, load_config
+from trace_ray.plan import checks, probe
 from trace_ray.plan.plan import make_plan
 from trace_ray.storage import locate
 from trace_ray.synth.demo import write_corpus
@@ -85,6 +87,39 @@ def test_every_problem_is_told_at_once() -> None:
     assert len(set(lines)) == len(lines)
 
 
+def test_what_a_manifest_cannot_hold_is_a_problem_of_the_plan(
+    corpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "machine_memory_gib", lambda: 0.1)  # the cluster's is another
+    manifest = conf_folder().parent / "clusters" / "kuberay" / "gpu-job.yaml"
+    arguments = ["plan", "-c", str(DEMO), *corpus, *GIVEN, f"plan.manifest={manifest}"]
+    arguments += ["triage.judge.num_cpus=6", "triage.judge.num_gpus=1"]
+    fits = CliRunner().invoke(app, [*arguments, "triage.judge.max_actors=44", "--json"])
+    assert fits.exit_code == 0
+    assert json.loads(fits.stdout)["stages"][0]["workers"] == 44
+    asked = ["triage.judge.max_actors=45", "realign.num_cpus=90", "impact.num_gpus=8"]
+    result = CliRunner().invoke(app, [*arguments, *asked])
+    assert result.exit_code == 2
+    nodes = (
+        "cpu 8 x {CPU: 8, GPU: 0}, judge-spot 16 x {CPU: 7, GPU: 1}, judge-on-demand 4 x {CPU: 7, GPU: 1}, "
+        "trainer-spot 4 x {CPU: 44, GPU: 4}, trainer-on-demand 2 x {CPU: 44, GPU: 4}"
+    )
+    small = f"no node is that large ({nodes}); ask for less or enlarge one"
+    remedy = "lower it or raise maxReplicas"
+    room = "(judge-spot 16, judge-on-demand 4, trainer-spot 16, trainer-on-demand 8)"
+    assert result.stderr.splitlines() == [
+        f"trace-ray: triage.judge.max_actors: 45 x {{CPU: 6, GPU: 1}}: the groups hold 44 at most {room}; {remedy}",
+        f"trace-ray: impact: 1 x {{CPU: 1, GPU: 8}}: {small}",
+        f"trace-ray: realign.workers: 1 x {{CPU: 90, GPU: 0}}: {small}",
+    ]
+
+
+def test_a_manifest_that_is_not_there_is_the_one_problem_of_resources(corpus: list[str]) -> None:
+    overrides = [*corpus, *GIVEN, "plan.manifest=/nowhere/job.yaml", "realign.workers=900"]
+    made = make_plan(load_config([DEMO], overrides), None)
+    assert [problem.where for problem in made.problems] == ["plan.manifest"]
+
+
 def test_a_policy_that_nothing_breaks_is_a_problem(tmp_path: Path, corpus: list[str]) -> None:
     rows = [json.dumps({"prompt": f"p {i}", "chosen": "short", "rejected": "word " * 60}) for i in range(20)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(rows) + "\n")
@@ -103,6 +138,30 @@ def test_the_table_and_json_of_a_plan_without_problems(corpus: list[str]) -> Non
     machine = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert [stage["stage"] for stage in machine["stages"]] == ["triage", "impact", "realign", "evaluate"]
     assert machine["problems"] == []
+
+
+def test_an_endpoint_without_a_given_speed_says_so_and_its_tokens_are_counted(corpus: list[str]) -> None:
+    url = "triage.judge.endpoint.base_url=http://127.0.0.1:1/v1"
+    endpoint = ["triage.judge.backend=openai", "triage.judge.model=any", url, "plan.judge_tokens_s=0"]
+    arguments = ["plan", "-c", str(DEMO), *corpus, *GIVEN, *endpoint, "plan.cpu_hour_price=0.1"]
+    table = CliRunner().invoke(app, arguments)
+    assert table.exit_code == 0, table.output
+    assert "triage: not estimated: set plan.judge_tokens_s" in table.stdout
+    assert "all but" in table.stdout
+    assert "not estimated" not in CliRunner().invoke(app, [*arguments, "plan.judge_tokens_s=500"]).stdout
+    triage, *others = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)["stages"]
+    assert (triage["seconds"], triage["price"]) == (None, None)
+    assert triage["tokens"] > 1028 * 2 * 20
+    assert all(stage["seconds"] > 0 for stage in others)
+
+
+def test_the_probe_trains_what_the_run_trains(corpus: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "SECONDS", 0.0)
+    rows = [{"prompt": [{"role": "user", "content": "hi"}], "chosen": "yes"}] * 4
+    full = ["realign.tune=full", "realign.kl_reference=top_k"]
+    adapter, whole = (probe._train(load_config([DEMO], [*corpus, *more]), rows, time.time()) for more in ([], full))
+    assert whole.trained == whole.parameters
+    assert 0 < adapter.trained == adapter.parameters - whole.parameters
 
 
 @pytest.mark.slow

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from trace_ray.capacity import Group
 from trace_ray.config import Config
 from trace_ray.config_load import conf_folder, load_config
 from trace_ray.errors import UserError
 from trace_ray.plan import estimate as formulas
-from trace_ray.plan.checks import check_memory, check_resources
-from trace_ray.plan.estimate import Resources, at_once, estimate
+from trace_ray.plan.checks import check_memory, check_resources, cluster_size
+from trace_ray.plan.estimate import Resources, at_once, estimate, total, training_gib
 from trace_ray.plan.rates import EngineRates, Rates, TrainRates, given, with_given
 from trace_ray.plan.workload import SampledPair, Workload, workload
 
@@ -96,7 +98,7 @@ LOAD = Workload(
 )
 
 
-def seconds(config: Config, have: Resources = HAVE, load: Workload = LOAD) -> dict[str, float]:
+def seconds(config: Config, have: Resources = HAVE, load: Workload = LOAD) -> dict[str, Any]:
     return {stage.stage: stage.seconds for stage in estimate(load, rates_of(), config, have)}
 
 
@@ -119,11 +121,75 @@ def test_more_workers_take_less_time_and_more_memory() -> None:
     assert memory[1] - memory[0] == pytest.approx(9)
 
 
+def test_u2a_trains_every_round_on_its_pairs_and_scores_all_again_between() -> None:
+    load = replace(LOAD, trained={"INVERT": 100, "PUNISH": 100, "RETAIN": 0}, reference_tokens=0)
+    u2a = ["objective.weights=u2a", "objective.u2a_pairs=50", "objective.u2a_rounds=3", "realign.epochs=2"]
+    _, impact, realign, _ = estimate(load, rates_of(), config_of(*u2a), HAVE)
+    trained = 2 * 60_000 * 50 / 200
+    assert impact.seconds is not None
+    training = formulas.TRAINER_STARTS * 5 + trained / 100
+    assert realign.seconds == pytest.approx(formulas.EXPORT_STARTS * 5 + 3 * training + 2 * impact.seconds)
+    assert realign.tokens == 3 * trained + 2 * impact.tokens
+    assert realign.work == "3 rounds of 50 pairs, 2 epochs, 26 steps"
+    few = replace(load, trained={"INVERT": 20, "PUNISH": 0, "RETAIN": 0})
+    assert "3 rounds of 20 pairs" in estimate(few, rates_of(), config_of(*u2a), HAVE)[2].work
+
+
+def test_stored_distributions_cost_one_pass_of_the_reference_however_many_epochs() -> None:
+    epochs = ["realign.epochs=3", "impact.shard_rows=100"]
+    again, once = (
+        estimate(LOAD, rates_of(), config_of(*epochs, *more), HAVE)[2] for more in ([], ["realign.kl_reference=top_k"])
+    )
+    starts = (formulas.TRAINER_STARTS + formulas.EXPORT_STARTS) * 5
+    assert again.seconds == pytest.approx(starts + 3 * (60_000 / 100 + 8000 / 400))
+    assert once.seconds == pytest.approx(starts + 3 * 60_000 / 100 + 5 + 8000 / 400 / 2)
+    assert (again.tokens, once.tokens) == (3 * 68_000, 3 * 60_000 + 8000)
+
+
+def test_every_worker_holds_the_stored_distributions() -> None:
+    top_k = ["realign.kl_reference=top_k", "realign.top_k=50", "realign.workers=2"]
+    without, stored = (
+        estimate(replace(LOAD, reference_tokens=tokens), rates_of(), config_of(*top_k), HAVE)[2].memory_gib
+        for tokens in (0, 8000)
+    )
+    assert stored - without == pytest.approx(2 * 8000 * 50 * (4 + 4) / 2**30)
+
+
+# One worker as measured: 1 GiB of Python and 4 of weights; 4 of gradients and 2 of activations while it trains.
+MEASURED = replace(rates_of().train, memory_gib=5, train_gib=11, parameters=2**30, trained=2**30)
+COPY = "realign.kl_reference=frozen_copy"
+
+
+@pytest.mark.parametrize(
+    ("stage", "workers", "more", "gib"),
+    [
+        (0, 1, [], 11 + 8),  # two moments
+        (1, 2, [], 2 * (11 + 12 / 2)),  # and a flat float32 copy, shared
+        (2, 2, [], 2 * (11 + 12 / 2 - 4 / 2)),  # and so are the gradients
+        (3, 2, [], 2 * (11 + 8 / 2 - 4 / 2 - 4 / 2)),  # and the weights, which are their own masters
+        (3, 16, [], 16 * 5 + (1 + 4 / 16 + 8 / 16 + 4 - 5)),  # each loads all; rank 0 gathers more than it trains
+        (3, 2, [COPY], 2 * (11 + 8 / 2 - 4 / 2 - 4 / 2 + 4 / 2)),
+        (0, 1, [COPY], 11 + 8 + 4),
+        (0, 1, [COPY, "objective.RETAIN={loss: skip, prefer: '', suppress: []}"], 11 + 8),  # not loaded
+        (0, 1, ["model.dtype=bfloat16"], 11 + 12),  # (of the same measurement)
+        (0, 1, ["realign.whole_checkpoints=true"], 5 + 8 + 4 + 12),  # gradients and activations gone
+    ],
+)
+def test_training_all_weights_holds_gradients_and_moments_as_zero_shares_them(
+    stage: int, workers: int, more: list[str], gib: float
+) -> None:
+    fixed = ["realign.tune=full", "realign.kl_reference=top_k", "realign.whole_checkpoints=false"]
+    config = config_of(*fixed, f"realign.zero_stage={stage}", f"realign.workers={workers}", *more)
+    assert training_gib(MEASURED, config) == pytest.approx(gib)
+
+
 def test_the_price_is_of_what_is_reserved() -> None:
     gpu = ["realign.use_gpu=true", "realign.workers=2", "plan.gpu_hour_price=3", "plan.cpu_hour_price=0.5"]
     stage = estimate(LOAD, rates_of(), config_of(*gpu), Resources(cpus=8, gpus=2))[2]
-    assert stage.gpu_hours == pytest.approx(2 * stage.seconds / 3600)
-    assert stage.price == pytest.approx(3 * stage.gpu_hours + 0.5 * stage.cpu_hours)
+    assert stage.seconds is not None
+    hours = 2 * stage.seconds / 3600
+    assert stage.gpu_hours == pytest.approx(hours)
+    assert stage.price == pytest.approx(3 * hours + 0.5 * hours)
 
 
 def test_no_more_workers_than_fit() -> None:
@@ -135,10 +201,34 @@ def test_no_more_workers_than_fit() -> None:
 
 def test_given_rates_replace_measured_ones_and_missing_ones_are_named() -> None:
     config = config_of("plan.train_tokens_s=7000")
-    assert with_given(rates_of(), config.plan).train.train_tokens_s == 7000
-    assert with_given(rates_of(), config.plan).train.forward_tokens_s == 400
+    assert with_given(rates_of(), config).train.train_tokens_s == 7000
+    assert with_given(rates_of(), config).train.forward_tokens_s == 400
     with pytest.raises(UserError, match=r"give plan\.answer_tokens_s, plan\.forward_tokens_s, or"):
         given(config)
+
+
+ENDPOINT = ["{0}.judge.backend=openai", "{0}.judge.model=j", "{0}.judge.endpoint.base_url=http://127.0.0.1:1/v1"]
+
+
+def test_an_endpoints_speed_is_what_is_given_and_else_not_estimated() -> None:
+    triage = [setting.format("triage") for setting in ENDPOINT]
+    rates = replace(rates_of(), judge=None)
+    for given_rate, config in ((0.0, config_of(*triage)), (2000.0, config_of(*triage, "plan.judge_tokens_s=2000"))):
+        stages = estimate(LOAD, with_given(rates, config), config, HAVE)
+        figures = (stages[0].seconds, stages[0].cpu_hours, stages[0].price)
+        if given_rate:
+            assert figures[0] == pytest.approx(formulas.RAY_START_S + 400_000 / given_rate)
+        else:
+            assert figures == (None, None, None)
+        assert stages[0].memory_gib < 2
+        assert all(stage.seconds for stage in stages[1:])
+        assert total(stages, lambda s: s.seconds) == sum(s.seconds or 0 for s in stages)
+
+
+def test_an_endpoint_that_judges_the_answers_is_told_apart_from_rules() -> None:
+    answers = config_of(*(setting.format("evaluate") for setting in ENDPOINT))
+    assert seconds(answers)["evaluate"] is None
+    assert seconds(config_of())["evaluate"] is not None
 
 
 def test_what_the_cluster_lacks_is_said_for_every_stage() -> None:
@@ -148,6 +238,13 @@ def test_what_the_cluster_lacks_is_said_for_every_stage() -> None:
     assert "4 GPU" in said[2]
     assert "plan.gpus" in said[2]
     assert list(check_resources(config, Resources(cpus=8, gpus=8))) == []
+
+
+def test_the_clusters_size_is_the_manifests_unless_given() -> None:
+    groups = [Group(name="judge", cpus=7, gpus=1, most=4), Group(name="cpu", cpus=8, gpus=0, most=2)]
+    assert cluster_size(config_of(), groups) == Resources(cpus=44, gpus=4)
+    assert cluster_size(config_of("plan.cpus=20", "plan.gpus=2"), groups) == Resources(cpus=20, gpus=2)
+    assert cluster_size(config_of("ray.local_cpus=3"), []) == Resources(cpus=3, gpus=0)
 
 
 def test_a_stage_that_does_not_fit_the_memory_is_named() -> None:

@@ -88,6 +88,18 @@ def test_settings_at_odds_are_refused(override: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("category", ["INVERT", "PUNISH"])
+@pytest.mark.parametrize(
+    "reference", [["realign.kl_reference=top_k"], ["realign.tune=full", "realign.kl_reference=frozen_copy"]]
+)
+def test_a_stored_or_copied_reference_serves_retain_only(category: str, reference: list[str]) -> None:
+    elsewhere = f"objective.{category}={{loss: kl, prefer: rejected, suppress: []}}"
+    with pytest.raises(UserError, match=rf"objective\.{category}\.loss: kl: .*(top_k|frozen_copy) serves RETAIN only"):
+        load_config([DEMO], [elsewhere, *reference])
+    load_config([DEMO], [elsewhere])
+    load_config([DEMO], reference)
+
+
 @pytest.mark.parametrize("zero", sorted(p.stem for p in (conf_folder() / "zero").glob("*.yaml")))
 @pytest.mark.parametrize("model", sorted(p.stem for p in (conf_folder() / "models").glob("*.yaml")))
 def test_models_and_zero_files_fit_together(model: str, zero: str) -> None:

@@ -6,8 +6,11 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from trace_ray.errors import UserError
 from trace_ray.pairs import Split, hash_fraction
@@ -16,21 +19,35 @@ from trace_ray.storage import Location
 Row = dict[str, Any]
 """pair_id, prompt (turns), source, category: the keys of one prompt."""
 
+PROMPT_COLUMNS = ["pair_id", "prompt", "source", "category", "split"]
+"""What is read of a triaged part."""
+
 OTHER = "OTHER"
 """Category of a prompt that triage never saw."""
 
 
-def held_out_prompts(rows: Sequence[Row], limit: int) -> list[Row]:
-    """Returns the distinct prompts of the test split; the first ``limit`` by hash, 0 = all.
+def held_out_prompts(parts: Iterable[pa.Table], limit: int) -> list[Row]:
+    """Returns the distinct prompts of the test split in the order of a hash of their pair_id; the first ``limit``, 0 = all.
+
+    Holds one part and ``limit`` prompts at a time. Triage puts equal prompts into one part (``corpus.blocks``), so they
+    are told apart there; the first pair of a prompt stands for it.
 
     Args:
-        rows: triaged rows with pair_id, prompt, source, category and split.
+        parts: of triaged/, in order, with PROMPT_COLUMNS.
     """
-    distinct: dict[str, Row] = {}
-    for row in rows:
-        if row["split"] == Split.TEST:
-            distinct.setdefault(json.dumps(row["prompt"]), {k: v for k, v in row.items() if k != "split"})
-    return first_by_hash(list(distinct.values()), limit)
+    kept: list[tuple[float, int, Row]] = []
+    seen = 0
+    for part in parts:
+        distinct: dict[str, Row] = {}
+        for row in part.filter(pc.equal(part["split"], Split.TEST.value)).drop_columns("split").to_pylist():
+            distinct.setdefault(json.dumps(row["prompt"]), row)
+        rows = list(distinct.values())
+        kept += zip(
+            hash_fraction([row["pair_id"] for row in rows], 0), range(seen, seen + len(rows)), rows, strict=True
+        )
+        kept = sorted(kept)[:limit] if limit else kept
+        seen += len(rows)
+    return [row for _, _, row in sorted(kept)]
 
 
 def first_by_hash(rows: list[Row], limit: int) -> list[Row]:

@@ -13,7 +13,7 @@ from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import MODELS, AnswerJudge, Chunk, Generator, chunks
 from trace_ray.evaluate.attacks import SHIPPED, attack_metrics, attack_prompts, read_templates
 from trace_ray.evaluate.models import measure_capability, measure_drift
-from trace_ray.evaluate.prompts import Row, first_by_hash, held_out_prompts, read_prompts
+from trace_ray.evaluate.prompts import PROMPT_COLUMNS, Row, first_by_hash, held_out_prompts, read_prompts
 from trace_ray.evaluate.tpa import evaluation_metrics
 from trace_ray.lineage import lineage
 from trace_ray.progress import CONSOLE, Meter
@@ -87,8 +87,7 @@ def evaluation_prompts(run: Run, config: Config) -> list[Row]:
     if evaluate.prompt_file:
         place = _file(evaluate.prompt_file, config, "evaluate.prompt_file")
         return first_by_hash(read_prompts(place, "evaluate.prompt_file"), evaluate.prompts)
-    columns = ["pair_id", "prompt", "source", "category", "split"]
-    prompts = held_out_prompts(run.triaged.read(columns).to_pylist(), evaluate.prompts)
+    prompts = held_out_prompts(run.triaged.tables(PROMPT_COLUMNS), evaluate.prompts)
     if not prompts:
         remedy = "raise corpus.holdout, or name corpus.test_paths or evaluate.prompt_file"
         raise UserError("corpus.holdout", "no held-out prompt", remedy)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from trace_ray.config import Config, JudgeConfig
-from trace_ray.plan.rates import EngineRates, Rates
+from trace_ray.config import Config, JudgeConfig, ObjectiveConfig
+from trace_ray.plan.rates import BARE_GIB, EngineRates, Rates, TrainRates
 from trace_ray.plan.workload import Workload
 
 # What surrounds the measured pieces, read off two runs of the demo on 2 cores. A start is the measured start of a process
@@ -28,9 +28,10 @@ RAY_GIB = 1.1
 """Ray's own processes, its object store and a fresh driver."""
 DRIVER_GIB = 0.5
 """What the driver holds once it has loaded a tokenizer."""
+TOP_K_BYTES = 8
+"""Of one stored token and its log-prob; each worker reads all. A prompt's tokens are counted too: at most so much."""
 TRAINER_GIB = 1.3
 """Ray Train's controller and DeepSpeed."""
-RULES_GIB = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +48,20 @@ class StageEstimate:
 
     Args:
         work: in words; tokens: all that pass a model.
-        seconds: wall clock; workers: at once.
+        seconds: wall clock, None where a speed is not known; workers: at once.
         memory_gib: peak of all processes together.
-        cpu_hours, gpu_hours: reserved; price: of both.
+        cpu_hours, gpu_hours: reserved; price: of both; None as ``seconds`` is.
     """
 
     stage: str
     work: str
     tokens: int
-    seconds: float
+    seconds: float | None
     workers: int
     memory_gib: float
-    cpu_hours: float
-    gpu_hours: float
-    price: float
+    cpu_hours: float | None
+    gpu_hours: float | None
+    price: float | None
 
 
 def estimate(load: Workload, rates: Rates, config: Config, have: Resources) -> list[StageEstimate]:
@@ -89,7 +90,7 @@ def _triage(load: Workload, rates: Rates, config: Config, have: Resources) -> St
         "triage",
         f"{load.rows:,} pairs, {responses:,} responses judged",
         load.judged_tokens,
-        RAY_START_S + judging,
+        None if judging is None else RAY_START_S + judging,
         workers,
         memory,
         judge.num_cpus,
@@ -100,31 +101,38 @@ def _triage(load: Workload, rates: Rates, config: Config, have: Resources) -> St
 
 def _judging(
     responses: int, tokens: int, judge: JudgeConfig, rates: EngineRates | None, workers: int
-) -> tuple[float, float]:
-    """(Seconds, GiB) of judging with a pool."""
-    if judge.backend == "rules" or rates is None:
-        return responses / RULES_RESPONSES_S / workers, RULES_GIB * workers
+) -> tuple[float | None, float]:
+    """(Seconds, GiB) of judging with a pool; no seconds for an endpoint whose speed is not known."""
+    if rates is None:
+        return responses / RULES_RESPONSES_S / workers if judge.backend == "rules" else None, BARE_GIB * workers
     return rates.start_s + tokens / rates.prompt_tokens_s / workers, rates.memory_gib * workers
+
+
+def shard_count(load: Workload, config: Config) -> int:
+    """Returns how many shards are scored, and so how many parts scored/ has."""
+    return max(1, math.ceil(load.rows / config.impact.shard_rows))
 
 
 def impact_workers(load: Workload, config: Config, have: Resources) -> int:
     """Returns how many scoring tasks run at once."""
-    impact = config.impact
-    shards = max(1, math.ceil(load.rows / impact.shard_rows))
-    return at_once(shards, impact.num_cpus, impact.num_gpus, have)
+    return at_once(shard_count(load, config), config.impact.num_cpus, config.impact.num_gpus, have)
+
+
+def impact_seconds(load: Workload, train: TrainRates, config: Config, have: Resources) -> float:
+    """Returns the time of making the direction and scoring every conflict once."""
+    gold = load.gold_tokens / train.train_tokens_s
+    scores = load.scored_tokens * SCORE_FORWARDS / train.forward_tokens_s
+    return IMPACT_STARTS * train.start_s + (gold + scores) / impact_workers(load, config, have)
 
 
 def _impact(load: Workload, rates: Rates, config: Config, have: Resources) -> StageEstimate:
     impact, train = config.impact, rates.train
     workers = impact_workers(load, config, have)
-    gold = load.gold_tokens / train.train_tokens_s
-    scores = load.scored_tokens * SCORE_FORWARDS / train.forward_tokens_s
-    seconds = IMPACT_STARTS * train.start_s + (gold + scores) / workers
     return _stage(
         "impact",
         f"{config.impact.gold_size} gold pairs, {load.trained['INVERT'] + load.trained['PUNISH']:,} conflicts scored",
         load.gold_tokens + load.scored_tokens,
-        seconds,
+        impact_seconds(load, train, config, have),
         workers,
         DRIVER_GIB + train.memory_gib * workers,
         impact.num_cpus,
@@ -135,26 +143,64 @@ def _impact(load: Workload, rates: Rates, config: Config, have: Resources) -> St
 
 def _realign(load: Workload, rates: Rates, config: Config, have: Resources) -> StageEstimate:
     realign, train = config.realign, rates.train
-    samples = sum(load.trained.values())
+    gpus = 1.0 if realign.use_gpu else 0.0
+    rounds, share = u2a_rounds(load, config.objective)
+    samples = round(share * sum(load.trained.values()))
     epoch = max(1, math.ceil(samples / realign.batch))
     steps = min(realign.epochs * epoch, realign.max_steps or math.inf)
     epochs = steps / epoch
-    work = load.policy_tokens / train.train_tokens_s + load.reference_tokens / train.forward_tokens_s
-    training = epochs * work / realign.workers
-    seconds = (TRAINER_STARTS + EXPORT_STARTS) * train.start_s + training
+    passes = epochs * share
+    stored = load.reference_tokens if realign.kl_reference == "top_k" else 0
+    forwards = passes * (load.reference_tokens - stored)
+    training = passes * load.policy_tokens / train.train_tokens_s + forwards / train.forward_tokens_s
+    seconds = EXPORT_STARTS * train.start_s + rounds * (TRAINER_STARTS * train.start_s + training / realign.workers)
+    seconds += (rounds - 1) * impact_seconds(load, train, config, have)
+    tokens = rounds * (passes * load.policy_tokens + forwards) + (rounds - 1) * (load.gold_tokens + load.scored_tokens)
+    if stored:  # the reference's distributions are made once, before training, a task a part
+        tasks = at_once(shard_count(load, config), realign.num_cpus, gpus, have)
+        seconds += train.start_s + stored / train.forward_tokens_s / tasks
+    workers_gib = training_gib(train, config) + realign.workers * stored * TOP_K_BYTES * realign.top_k / 2**30
     # Ray keeps the scoring workers for a while, idle but loaded.
     idle = train.memory_gib * impact_workers(load, config, have)
     return _stage(
         "realign",
-        f"{samples:,} pairs, {epochs:.3g} epochs, {steps:,} steps",
-        round(epochs * (load.policy_tokens + load.reference_tokens)),
+        f"{f'{rounds} rounds of ' if rounds > 1 else ''}{samples:,} pairs, {epochs:.3g} epochs, {steps:,} steps",
+        round(tokens) + stored,
         seconds,
         realign.workers,
-        DRIVER_GIB + TRAINER_GIB + idle + train.train_gib * realign.workers,
+        DRIVER_GIB + TRAINER_GIB + idle + workers_gib,
         realign.num_cpus,
-        1.0 if realign.use_gpu else 0.0,
+        gpus,
         config,
     )
+
+
+def training_gib(train: TrainRates, config: Config) -> float:
+    """Returns the peak of all training workers together; one was measured, without optimizer and unsharded.
+
+    AdamW holds two moments of what it trains and, unless the weights serve, a float32 copy. ZeRO 1 shares these among the
+    workers, 2 the gradients too, 3 the weights and a frozen copy of them, which each worker first loads whole. Rank 0
+    gathers checkpoints whole, while no gradient is held. DeepSpeed's own buffers are not counted.
+    """
+    realign = config.realign
+    size = 4 if config.model.dtype == "float32" else 2
+    own_master = size == 4 and realign.zero_stage in (0, 3)
+    weights, gradients = size * train.parameters / 2**30, size * train.trained / 2**30
+    adam, gathered = (8 if own_master else 12) * train.trained / 2**30, 12 * train.trained / 2**30
+    copies = 2 if config.objective.RETAIN.loss == "kl" and realign.kl_reference == "frozen_copy" else 1
+    away = [1 - 1 / realign.workers if realign.zero_stage >= stage else 0.0 for stage in range(4)]
+    loaded = train.memory_gib + (copies - 1) * weights
+    held = loaded - copies * weights * away[3] + adam * (1 - away[1])
+    peak = max(loaded, held + train.train_gib - train.memory_gib - gradients * away[2])
+    saving = held + gradients + (gathered if realign.whole_checkpoints else 0.0)
+    return realign.workers * peak + max(0.0, saving - peak)
+
+
+def u2a_rounds(load: Workload, objective: ObjectiveConfig) -> tuple[int, float]:
+    """(Trainings, share of the pairs that each trains on): u2a trains on a few, and scores all again between rounds."""
+    if objective.weights != "u2a":
+        return 1, 1.0
+    return objective.u2a_rounds, min(1.0, objective.u2a_pairs / max(1, sum(load.trained.values())))
 
 
 def _evaluate(load: Workload, rates: Rates, config: Config, have: Resources) -> StageEstimate:
@@ -171,7 +217,7 @@ def _evaluate(load: Workload, rates: Rates, config: Config, have: Resources) -> 
         "evaluate",
         f"{load.prompts:,} prompts, 2 models, {answer:.0f} tokens an answer",
         2 * load.prompt_tokens + round(answers * answer),
-        generating + POOL_START_S + judging,
+        None if judging is None else generating + POOL_START_S + judging,
         1,
         DRIVER_GIB + max(policy.memory_gib, judge_gib),
         evaluate.num_cpus,
@@ -184,15 +230,15 @@ def _stage(
     stage: str,
     work: str,
     tokens: int,
-    seconds: float,
+    seconds: float | None,
     workers: int,
     memory_gib: float,
     num_cpus: float,
     num_gpus: float,
     config: Config,
 ) -> StageEstimate:
-    cpu_hours, gpu_hours = (seconds / 3600 * workers * each for each in (num_cpus, num_gpus))
-    price = cpu_hours * config.plan.cpu_hour_price + gpu_hours * config.plan.gpu_hour_price
+    hours = None if seconds is None else seconds / 3600 * workers
+    an_hour = num_cpus * config.plan.cpu_hour_price + num_gpus * config.plan.gpu_hour_price
     return StageEstimate(
         stage=stage,
         work=work,
@@ -200,12 +246,12 @@ def _stage(
         seconds=seconds,
         workers=workers,
         memory_gib=RAY_GIB + memory_gib,
-        cpu_hours=cpu_hours,
-        gpu_hours=gpu_hours,
-        price=price,
+        cpu_hours=None if hours is None else hours * num_cpus,
+        gpu_hours=None if hours is None else hours * num_gpus,
+        price=None if hours is None else hours * an_hour,
     )
 
 
-def total(stages: list[StageEstimate], of: Callable[[StageEstimate], float]) -> float:
-    """Returns the sum of one figure over the stages."""
-    return sum(of(stage) for stage in stages)
+def total(stages: list[StageEstimate], of: Callable[[StageEstimate], float | None]) -> float:
+    """Returns the sum of one figure over the stages where it is known."""
+    return sum(of(stage) or 0.0 for stage in stages)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from trace_ray.capacity import read_groups, shortages
 from trace_ray.config import Config
 from trace_ray.errors import UserError
 from trace_ray.plan import checks
@@ -46,10 +47,15 @@ def make_plan(config: Config, run_uri: str | None, note: Callable[[str], None] =
         note: told what is being measured.
     """
     problems: list[UserError] = []
-    have = checks.this_machine(config)
+    manifest = config.plan.manifest
+    groups = (checks.attempt(problems, lambda: read_groups(manifest)) or []) if manifest else []
+    have = checks.cluster_size(config, groups)
     if run_uri:
         checks.attempt(problems, lambda: checks.check_run_folder(run_uri, config))
-    problems += checks.check_resources(config, have)
+    if groups:
+        problems += shortages(config, groups)
+    elif not manifest:
+        problems += checks.check_resources(config, have)
     sources = checks.find_sources(config, problems)
     loads = checks.check_tokenizers(config, problems)
     sample = checks.attempt(problems, lambda: read_sample(sources, config)) if sources and loads else None
@@ -64,8 +70,8 @@ def make_plan(config: Config, run_uri: str | None, note: Callable[[str], None] =
         problems += failed
     else:
         rates = checks.attempt(problems, lambda: given(config))
-    stages = estimate(load, with_given(rates, config.plan), config, have) if rates else []
-    if not config.ray.address and not config.plan.cpus:
+    stages = estimate(load, with_given(rates, config), config, have) if rates else []
+    if not (config.ray.address or config.plan.cpus or manifest):
         problems += checks.check_memory(stages, checks.machine_memory_gib())
     return Plan(distinct(problems), load, rates, stages, len(sample.pairs))
 

@@ -106,7 +106,9 @@ def _train(config: Config, rows: list[dict[str, Any]], begun: float) -> TrainRat
     from trace_ray.log_probs import response_log_probs
     from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
 
-    model = new_adapter(load_model(config.model), config.lora, config.impact.seed)
+    model = load_model(config.model)
+    full = config.realign.tune == "full"
+    model = model.requires_grad_(True) if full else new_adapter(model, config.lora, config.impact.seed)
     start = time.time() - begun
     pairs = load_chat_tokenizer(config.model).pairs(
         [row["prompt"] for row in rows], [{"y": row["chosen"]} for row in rows]
@@ -135,6 +137,8 @@ def _train(config: Config, rows: list[dict[str, Any]], begun: float) -> TrainRat
         train_tokens_s=train_rate,
         memory_gib=memory,
         train_gib=peak_gib(),
+        parameters=model.num_parameters(),
+        trained=model.num_parameters(only_trainable=True),
     )
 
 

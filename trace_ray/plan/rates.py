@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from trace_ray.config import Config, PlanConfig
+from trace_ray.config import Config, JudgeConfig
 from trace_ray.errors import UserError
+
+BARE_GIB = 0.3
+"""An actor that holds no model: rules, or an endpoint's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +31,13 @@ class EngineRates:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRates:
-    """The policy model with its adapter in one worker, in unpadded tokens a second.
+    """The policy model, with its adapter or trained in full, in one worker, in unpadded tokens a second.
 
     Args:
         start_s: from the start of a process to the loaded model.
         forward_tokens_s: no-grad forward; train_tokens_s: forward and backward.
-        memory_gib: peak of scoring; train_gib: peak of training.
+        memory_gib: peak of scoring; train_gib: peak of forward and backward, without an optimizer.
+        parameters: of the model; trained: those of them that have a gradient; 0 = not measured.
     """
 
     start_s: float
@@ -41,11 +45,13 @@ class TrainRates:
     train_tokens_s: float
     memory_gib: float
     train_gib: float
+    parameters: int = 0
+    trained: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Everything an estimate needs to know; ``judge`` and ``evaluation_judge`` are None for rules."""
+    """Everything an estimate needs to know; a judge's are None for rules, and for an endpoint whose speed nobody gave."""
 
     judge: EngineRates | None
     evaluation_judge: EngineRates | None
@@ -53,16 +59,28 @@ class Rates:
     train: TrainRates
 
 
-def with_given(rates: Rates, plan: PlanConfig) -> Rates:
+def with_given(rates: Rates, config: Config) -> Rates:
     """Returns the rates with those that ``plan`` gives in place of the measured ones."""
-    judge = rates.judge and replace(rates.judge, prompt_tokens_s=plan.judge_tokens_s or rates.judge.prompt_tokens_s)
+    plan = config.plan
     policy = replace(rates.policy, answer_tokens_s=plan.answer_tokens_s or rates.policy.answer_tokens_s)
     train = replace(
         rates.train,
         forward_tokens_s=plan.forward_tokens_s or rates.train.forward_tokens_s,
         train_tokens_s=plan.train_tokens_s or rates.train.train_tokens_s,
     )
-    return replace(rates, judge=judge, policy=policy, train=train)
+    return replace(
+        rates,
+        judge=_judge_rates(config.triage.judge, rates.judge, plan.judge_tokens_s),
+        evaluation_judge=_judge_rates(config.evaluate.judge, rates.evaluation_judge, plan.judge_tokens_s),
+        policy=policy,
+        train=train,
+    )
+
+
+def _judge_rates(judge: JudgeConfig, measured: EngineRates | None, tokens_s: float) -> EngineRates | None:
+    if judge.backend == "openai" and tokens_s:
+        measured = EngineRates(start_s=0.0, memory_gib=BARE_GIB, prompt_tokens_s=tokens_s, answer_tokens_s=0.0)
+    return measured and replace(measured, prompt_tokens_s=tokens_s or measured.prompt_tokens_s)
 
 
 STARTS_S = {"engine": 120.0, "train": 60.0}

@@ -124,9 +124,11 @@ def _in_figures(table: pa.Table, stands_for: Sequence[float], config: Config) ->
 
 def _judged_tokens(pairs: pa.Table, config: Config) -> list[int]:
     judge = config.triage.judge
-    if judge.backend != "vllm":
+    if judge.backend == "rules":
         return [0] * pairs.num_rows
-    tokenizer = load_tokenizer(judge.model, judge.revision)
+    # Nobody here has an endpoint's tokenizer: its tokens are counted as the policy model's.
+    own = judge.backend == "vllm"
+    tokenizer = load_tokenizer(*(judge.model, judge.revision) if own else (config.model.path, config.model.revision))
     head = len(tokenizer(judge_instruction(config.policy))["input_ids"])
     requests = [prompt_text(prompt) for prompt in pairs["prompt"].to_pylist()]
     both = [

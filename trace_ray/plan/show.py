@@ -46,16 +46,21 @@ def _stages(stages: list[StageEstimate], config: Config) -> Table:
     table = Table(*heads, *(["GPU-hours"] if gpus else []), *(["price"] if priced else []))
     table.title, table.title_justify = "Estimate", "left"
 
-    def row(name: str, figures: list[str], cpu: float, gpu: float, price: float) -> None:
-        extra = [f"{gpu:.2f}"] if gpus else []
-        table.add_row(name, *figures, f"{cpu:.2f}", *extra, *([f"{price:.2f}"] if priced else []))
+    def row(name: str, figures: list[str], cpu: float | None, gpu: float | None, price: float | None) -> None:
+        costs = [cpu, *([gpu] if gpus else []), *([price] if priced else [])]
+        table.add_row(name, *figures, *("-" if cost is None else f"{cost:.2f}" for cost in costs))
 
     for s in stages:
-        figures = [s.work, f"{s.tokens:,}", str(s.workers), clock(s.seconds), f"{s.memory_gib:.1f}"]
+        time = "?" if s.seconds is None else clock(s.seconds)
+        figures = [s.work, f"{s.tokens:,}", str(s.workers), time, f"{s.memory_gib:.1f}"]
         row(s.stage, figures, s.cpu_hours, s.gpu_hours, s.price)
     sums = [total(stages, of) for of in (lambda s: s.cpu_hours, lambda s: s.gpu_hours, lambda s: s.price)]
     figures = ["", f"{sum(s.tokens for s in stages):,}", "", clock(total(stages, lambda s: s.seconds))]
-    row("all", [*figures, f"{max(s.memory_gib for s in stages):.1f}"], *sums)
+    figures += [f"{max(s.memory_gib for s in stages):.1f}"]
+    unknown = ", ".join(s.stage for s in stages if s.seconds is None)
+    row(f"all but {unknown}" if unknown else "all", figures, *sums)
+    if unknown:
+        table.caption, table.caption_justify = f"{unknown}: not estimated: set plan.judge_tokens_s", "left"
     return table
 
 
