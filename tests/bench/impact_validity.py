@@ -7,8 +7,8 @@
 (b) Training on everything against training without a group of four conflicts of one category (their weight 0, all else
     the same): Spearman of the group's impact with the rise of J, v = g_J / gamma against the Gauss-Newton v.
 (c) Training on a third of the conflicts, each at weight 1, with every RETAIN pair: TPA of the top, a random and the
-    bottom third by impact; and of the top third of each category. After 2, 3 and 4 epochs: at 3, which is about the demo's
-    number of steps and goes into the last line, all conflicts together are learned; at 1 nothing is.
+    bottom third by impact; and of the top third of each category. After 2, 3 and 4 epochs, since TPA moves all at once here:
+    the 3 in the last line is about the demo's number of steps.
 """
 
 from __future__ import annotations
