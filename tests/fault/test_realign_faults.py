@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,12 @@ def wait_for(condition: Callable[[], Any], driver: subprocess.Popen[bytes], log:
 
 
 def train_workers(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return [p for p in below(driver) if "RayTrainWorker" in " ".join(p.cmdline() or [p.name()])]
+    found = []
+    for process in below(driver):
+        with suppress(psutil.NoSuchProcess):  # many of Ray's are short
+            if "RayTrainWorker" in " ".join(process.cmdline() or [process.name()]):
+                found.append(process)
+    return found
 
 
 def kill_all(driver: subprocess.Popen[bytes]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -81,3 +82,9 @@ def test_running_again_redoes_nothing_and_a_change_is_refused(finished: tuple[Ru
     assert run.model.manifest() == before
     with pytest.raises(StaleRunError, match=r"triage\.threshold"):
         run_stages(run, load_config(demo, [*overrides, "triage.threshold=0.4"]))
+
+
+def test_the_drivers_interrupt_is_its_own_again(finished: tuple[Run, list[str]]) -> None:
+    """Ray Train's handler, left behind, would break what a lost lock or Ctrl-C does in the stages after training."""
+    assert finished
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

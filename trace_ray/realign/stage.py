@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 
 from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
@@ -68,7 +72,8 @@ def train(run: Run, config: Config) -> Any:
     watcher = threading.Thread(target=_watch, args=(run, stop), daemon=True)
     watcher.start()
     try:
-        result = _trainer(run, config).fit()
+        with _own_interrupt():
+            result = _trainer(run, config).fit()
     finally:
         stop.set()
         watcher.join()
@@ -76,7 +81,31 @@ def train(run: Run, config: Config) -> Any:
         raise UserError(*json.loads(mistake.read_text()))
     if result.error is not None:
         raise result.error
+    _drop_strays(run, result)
     return result.checkpoint
+
+
+@contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Puts the handler of SIGINT back: Ray Train leaves one behind that speaks to a controller which is gone."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
+
+
+def _drop_strays(run: Run, result: Any) -> None:
+    """Deletes checkpoints that a killed worker wrote and could not report: Ray Train counts and deletes reported ones."""
+    reported = [result.checkpoint, *(checkpoint for checkpoint, _ in result.best_checkpoints or [])]
+    kept = {checkpoint.path.rstrip("/").rsplit("/", 1)[-1] for checkpoint in reported}
+    place = run.realign.place / CHECKPOINTS
+    for info in place.fs.get_file_info(pafs.FileSelector(place.path, allow_not_found=True)):
+        folder = info.type == pafs.FileType.Directory
+        if folder and info.base_name.startswith("checkpoint_") and info.base_name not in kept:
+            (place / info.base_name).delete_folder()
 
 
 def _trainer(run: Run, config: Config) -> Any:
