@@ -136,6 +136,7 @@ def assert_same(drill: Drill, undisturbed: Drill) -> None:
         torch.testing.assert_close(drill.weights()[name], value, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_changes_nothing(undisturbed: Drill, drill: Drill) -> None:
     driver = drill.start()
     wait_for(drill.checkpoints, driver, drill.log)

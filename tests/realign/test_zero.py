@@ -79,10 +79,12 @@ def test_one_pair_at_a_time_equals_all_at_once(setting: Setting) -> None:
     assert_same(single, setting.train("whole", batch=8, micro_tokens=10**6))
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_nothing(setting: Setting) -> None:
     assert_same(setting.train("recomputed", gradient_checkpointing=True), setting.train("plain"))
 
 
+@pytest.mark.slow
 def test_a_resume_with_other_workers_and_stage_equals_the_undisturbed_run(setting: Setting) -> None:
     """2 workers at ZeRO 3, then 1 at ZeRO 0, then 2 at ZeRO 2: from the consolidated weights and moments."""
     setting.train("first", 2, steps=7, zero_stage=3)
