@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from trace_ray.config_bounds import BOUNDS
 from trace_ray.config_load import conf_folder, dump_config, load_config
 from trace_ray.errors import UserError
 
@@ -52,3 +54,9 @@ def test_every_method_loads_over_the_example(method: str) -> None:
 def test_an_unknown_method_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'trace'"):
         load_config([], BASE, method="trac")
+
+
+@pytest.mark.parametrize("name", list(BOUNDS))
+def test_each_bounded_number_refuses_minus_one(name: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(name)}: -1(.0)?: give"):
+        load_config([], [*BASE, f"{name}=-1"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from trace_ray.config import LOSSES, Config, JudgeConfig, StorageConfig, TermConfig, TriageConfig
+from trace_ray.config_bounds import check_bounds
 from trace_ray.errors import UserError, nearest
 from trace_ray.policy import check_policy
 from trace_ray.secrets import refuse_secrets
@@ -149,9 +150,7 @@ def check_config(config: Config) -> None:
             raise UserError(
                 name, value, f"use one of {', '.join(repr(c) for c in choices)}{nearest(str(value), choices)}"
             )
-    for name, value, holds, remedy in _ranges(config):
-        if not holds:
-            raise UserError(name, value, remedy)
+    check_bounds(config)
     for category in TRAINED_CATEGORIES:
         _check_term(f"objective.{category}", getattr(config.objective, category), corrected=config.triage.correct)
     _check_realign(config)
@@ -182,102 +181,6 @@ def _choices(node: Any, prefix: str) -> Iterator[tuple[str, Any, tuple[str, ...]
             yield name, value, item.metadata["choices"]
         if is_dataclass(value):
             yield from _choices(value, f"{name}.")
-
-
-def _ranges(config: Config) -> Iterator[tuple[str, Any, bool, str]]:
-    corpus, triage, impact, realign = config.corpus, config.triage, config.impact, config.realign
-    objective, lora = config.objective, config.lora
-    yield "corpus.holdout", corpus.holdout, 0 <= corpus.holdout < 1, "give a share in [0, 1)"
-    yield "corpus.limit", corpus.limit, corpus.limit >= 0, "give the number of rows to read, or 0 for all"
-    noise, evaluate = corpus.noise, config.evaluate
-    rates = noise.flip >= 0 and noise.swap >= 0 and noise.flip + noise.swap <= 1
-    yield (
-        "corpus.noise",
-        f"flip {noise.flip}, swap {noise.swap}",
-        rates,
-        "give rates of 0 or more that sum to at most 1",
-    )
-    yield "evaluate.resamples", evaluate.resamples, evaluate.resamples >= 100, "give at least 100"
-    yield "evaluate.drift_pairs", evaluate.drift_pairs, evaluate.drift_pairs >= 0, "give 0 or more"
-    yield "evaluate.attacks.limit", evaluate.attacks.limit, evaluate.attacks.limit >= 0, "give 0 or more"
-    yield "corpus.rows_per_part", corpus.rows_per_part, corpus.rows_per_part > 0, "give at least 1"
-    yield "model.max_length", config.model.max_length, config.model.max_length >= 8, "give at least 8 tokens"
-    yield "triage.threshold", triage.threshold, 0 < triage.threshold < 1, "give a probability in (0, 1)"
-    yield "triage.abstain_band", triage.abstain_band, 0 <= triage.abstain_band < 0.5, "give a half-width in [0, 0.5)"
-    yield "corpus.max_chars", corpus.max_chars, corpus.max_chars >= 0, "give a number of characters, or 0 for no limit"
-    yield "triage.audit_rows", triage.audit_rows, triage.audit_rows > 0, "give at least 1 pair"
-    yield (
-        "triage.escalate_from",
-        triage.escalate_from,
-        0 <= triage.escalate_from <= triage.escalate_to <= 1,
-        "give probabilities with escalate_from <= escalate_to",
-    )
-    yield (
-        "triage.false_invert_rate",
-        triage.false_invert_rate,
-        0 <= triage.false_invert_rate < 1,
-        "give a share in [0, 1)",
-    )
-    yield "triage.confidence", triage.confidence, 0 < triage.confidence < 1, "give a probability in (0, 1)"
-    yield (
-        "triage.min_canary_pass",
-        triage.min_canary_pass,
-        0 <= triage.min_canary_pass <= 1,
-        "give a share in [0, 1]",
-    )
-    yield "triage.corrector_tokens", triage.corrector_tokens, triage.corrector_tokens > 0, "give at least 1"
-    yield "triage.max_judge_deaths", triage.max_judge_deaths, triage.max_judge_deaths >= 0, "give 0 or more"
-    yield "triage.min_auc", triage.min_auc, 0 <= triage.min_auc <= 1, "give an area in [0, 1]; 0.5 is chance"
-    yield "impact.gold_size", impact.gold_size, impact.gold_size >= 3, "give at least 3: a third for each category"
-    yield "impact.gamma", impact.gamma, impact.gamma > 0, "give a positive damping"
-    yield "impact.curvature_pairs", impact.curvature_pairs, impact.curvature_pairs > 0, "give at least 1"
-    yield "impact.cg_tolerance", impact.cg_tolerance, 0 < impact.cg_tolerance < 1, "give a share of |g_J| in (0, 1)"
-    yield "impact.cg_iterations", impact.cg_iterations, impact.cg_iterations > 0, "give at least 1"
-    yield (
-        "impact.score_norm",
-        impact.score_norm,
-        (impact.score_norm, impact.parameters) != ("cosine", "full"),
-        "gradient norms are known for impact.parameters=lora only: use none or per_token",
-    )
-    yield "impact.shard_rows", impact.shard_rows, impact.shard_rows > 0, "give at least 1"
-    yield "impact.retain_per_conflict", impact.retain_per_conflict, impact.retain_per_conflict >= 0, "give 0 or more"
-    yield "objective.beta", objective.beta, objective.beta > 0, "give a positive scale"
-    yield "objective.alpha_kl", objective.alpha_kl, objective.alpha_kl >= 0, "give 0 or more"
-    yield "objective.tau", objective.tau, objective.tau > 0, "give a positive tau"
-    yield "objective.label_noise", objective.label_noise, 0 <= objective.label_noise < 0.5, "give a rate in [0, 0.5)"
-    yield "objective.u2a_pairs", objective.u2a_pairs, objective.u2a_pairs > 0, "give at least 1 pair"
-    yield "objective.u2a_rounds", objective.u2a_rounds, objective.u2a_rounds > 0, "give at least 1 round"
-    yield "lora.r", lora.r, lora.r > 0, "give a rank of at least 1"
-    yield "lora.dropout", lora.dropout, 0 <= lora.dropout < 1, "give a probability in [0, 1)"
-    yield "realign.learning_rate", realign.learning_rate, realign.learning_rate > 0, "give a positive rate"
-    yield "realign.epochs", realign.epochs, realign.epochs > 0, "give at least 1"
-    yield "realign.batch", realign.batch, realign.batch > 0, "give at least 1 pair a step"
-    yield "realign.micro_tokens", realign.micro_tokens, realign.micro_tokens > 0, "give a number of tokens"
-    yield "realign.length_window", realign.length_window, realign.length_window > 0, "give at least 1 step"
-    yield "realign.max_steps", realign.max_steps, realign.max_steps >= 0, "give a number of steps, or 0 for no limit"
-    yield "realign.epsilon", realign.epsilon, realign.epsilon >= 0, "give a gradient norm, or 0 to never stop early"
-    yield "realign.epsilon_steps", realign.epsilon_steps, realign.epsilon_steps > 0, "give at least 1 step"
-    yield "realign.top_k", realign.top_k, realign.top_k > 0, "give at least 1 token"
-    yield "realign.workers", realign.workers, realign.workers > 0, "give at least 1"
-    yield (
-        "realign.min_workers",
-        realign.min_workers,
-        0 <= realign.min_workers <= realign.workers,
-        f"give 0, or at most realign.workers = {realign.workers}",
-    )
-    yield (
-        "realign.zero_stage",
-        realign.zero_stage,
-        realign.zero_stage in (0, 1, 2, 3),
-        "give a ZeRO stage: 0, 1, 2 or 3",
-    )
-    yield "realign.checkpoint_steps", realign.checkpoint_steps, realign.checkpoint_steps > 0, "give at least 1"
-    yield (
-        "evaluate.max_new_tokens",
-        config.evaluate.max_new_tokens,
-        config.evaluate.max_new_tokens > 0,
-        "give at least 1",
-    )
 
 
 def _check_term(where: str, term: TermConfig, *, corrected: bool) -> None:

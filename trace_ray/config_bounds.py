@@ -1,0 +1,98 @@
+"""The values that numbers of the configuration may have: one row a setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+from trace_ray.config import Config
+from trace_ray.errors import UserError
+
+Bound = tuple[Callable[[Any], bool], str]
+"""Whether a value is allowed, and what to give instead."""
+
+
+def _least(low: float, unit: str = "") -> Bound:
+    return lambda value: value >= low, f"give at least {low:g}{unit}"
+
+
+def _or_more(what: str = "0 or more") -> Bound:
+    return lambda value: value >= 0, f"give {what}"
+
+
+def _positive(what: str) -> Bound:
+    return lambda value: value > 0, f"give a {what}"
+
+
+_SHARE: Bound = (lambda value: 0 <= value < 1, "give a share in [0, 1)")
+_PROBABILITY: Bound = (lambda value: 0 < value < 1, "give a probability in (0, 1)")
+
+BOUNDS: dict[str, Bound] = {
+    "corpus.holdout": _SHARE,
+    "corpus.limit": _or_more("the number of rows to read, or 0 for all"),
+    "corpus.max_chars": _or_more("a number of characters, or 0 for no limit"),
+    "corpus.rows_per_part": _least(1),
+    "model.max_length": _least(8, " tokens"),
+    "triage.threshold": _PROBABILITY,
+    "triage.abstain_band": (lambda value: 0 <= value < 0.5, "give a half-width in [0, 0.5)"),
+    "triage.audit_rows": _least(1, " pair"),
+    "triage.false_invert_rate": _SHARE,
+    "triage.confidence": _PROBABILITY,
+    "triage.min_canary_pass": (lambda value: 0 <= value <= 1, "give a share in [0, 1]"),
+    "triage.corrector_tokens": _least(1),
+    "triage.max_judge_deaths": _or_more(),
+    "triage.min_auc": (lambda value: 0 <= value <= 1, "give an area in [0, 1]; 0.5 is chance"),
+    "impact.gold_size": _least(3, ": a third for each category"),
+    "impact.gamma": _positive("positive damping"),
+    "impact.curvature_pairs": _least(1),
+    "impact.cg_tolerance": (lambda value: 0 < value < 1, "give a share of |g_J| in (0, 1)"),
+    "impact.cg_iterations": _least(1),
+    "impact.shard_rows": _least(1),
+    "impact.retain_per_conflict": _or_more(),
+    "objective.beta": _positive("positive scale"),
+    "objective.alpha_kl": _or_more(),
+    "objective.tau": _positive("positive tau"),
+    "objective.label_noise": (lambda value: 0 <= value < 0.5, "give a rate in [0, 0.5)"),
+    "objective.u2a_pairs": _least(1, " pair"),
+    "objective.u2a_rounds": _least(1, " round"),
+    "lora.r": (lambda value: value > 0, "give a rank of at least 1"),
+    "lora.dropout": (lambda value: 0 <= value < 1, "give a probability in [0, 1)"),
+    "realign.learning_rate": _positive("positive rate"),
+    "realign.epochs": _least(1),
+    "realign.batch": _least(1, " pair a step"),
+    "realign.micro_tokens": _positive("number of tokens"),
+    "realign.length_window": _least(1, " step"),
+    "realign.max_steps": _or_more("a number of steps, or 0 for no limit"),
+    "realign.epsilon": _or_more("a gradient norm, or 0 to never stop early"),
+    "realign.epsilon_steps": _least(1, " step"),
+    "realign.top_k": _least(1, " token"),
+    "realign.workers": _least(1),
+    "realign.zero_stage": (lambda value: value in (0, 1, 2, 3), "give a ZeRO stage: 0, 1, 2 or 3"),
+    "realign.checkpoint_steps": _least(1),
+    "evaluate.max_new_tokens": _least(1),
+    "evaluate.resamples": _least(100),
+    "evaluate.drift_pairs": _or_more(),
+    "evaluate.attacks.limit": _or_more(),
+}
+
+
+def check_bounds(config: Config) -> None:
+    """Raises UserError at the first number that is out of its bounds, or at odds with another."""
+    for name, (holds, remedy) in BOUNDS.items():
+        value = attrgetter(name)(config)
+        if not holds(value):
+            raise UserError(name, value, remedy)
+    noise, triage, impact, realign = config.corpus.noise, config.triage, config.impact, config.realign
+    if noise.flip < 0 or noise.swap < 0 or noise.flip + noise.swap > 1:
+        said = f"flip {noise.flip}, swap {noise.swap}"
+        raise UserError("corpus.noise", said, "give rates of 0 or more that sum to at most 1")
+    if not 0 <= triage.escalate_from <= triage.escalate_to <= 1:
+        remedy = "give probabilities with escalate_from <= escalate_to"
+        raise UserError("triage.escalate_from", triage.escalate_from, remedy)
+    if (impact.score_norm, impact.parameters) == ("cosine", "full"):
+        remedy = "gradient norms are known for impact.parameters=lora only: use none or per_token"
+        raise UserError("impact.score_norm", impact.score_norm, remedy)
+    if not 0 <= realign.min_workers <= realign.workers:
+        remedy = f"give 0, or at most realign.workers = {realign.workers}"
+        raise UserError("realign.min_workers", realign.min_workers, remedy)
