@@ -1,30 +1,39 @@
-"""What is left of a training's checkpoints once it is over."""
+"""What is left of a training's checkpoints once it is over, on a disk and in S3."""
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from types import SimpleNamespace
+
+import pyarrow.fs as pafs
+import pytest
 
 from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
 from trace_ray.realign.stage import CHECKPOINTS, _drop_strays
-from trace_ray.storage import locate
+from trace_ray.storage import Location, locate
 
 
-def test_what_a_killed_worker_could_not_report_is_deleted(tmp_path: Path) -> None:
+@pytest.fixture(params=["local", "s3"])
+def run(request: pytest.FixtureRequest, tmp_path: Path, s3: StorageConfig) -> Run:
+    uri = str(tmp_path / "run") if request.param == "local" else f"s3://lake/{uuid.uuid4().hex}"
+    return Run(locate(uri, s3))
+
+
+def names(place: Location) -> list[str]:
+    return sorted(info.base_name for info in place.fs.get_file_info(pafs.FileSelector(place.path)))
+
+
+def test_what_a_killed_worker_could_not_report_is_deleted(run: Run) -> None:
     from ray.train import Checkpoint
 
-    run = Run(locate(str(tmp_path / "run"), StorageConfig()))
-    folder = tmp_path / "run" / "realign" / CHECKPOINTS
+    folder = run.realign.place / CHECKPOINTS
     for name in ("checkpoint_1", "checkpoint_2", "checkpoint_3"):
-        (folder / name).mkdir(parents=True)
         (folder / name / "cursor.json").write_text("{}")
     (folder / "checkpoint_manager_snapshot.json").write_text("{}")
-    last = Checkpoint(str(folder / "checkpoint_3"))
-    _drop_strays(
-        run, SimpleNamespace(checkpoint=last, best_checkpoints=[(Checkpoint(str(folder / "checkpoint_1")), {})])
-    )
-    left = sorted(place.name for place in folder.iterdir())
-    assert left == ["checkpoint_1", "checkpoint_3", "checkpoint_manager_snapshot.json"]
+    first, last = (Checkpoint((folder / name).path, folder.fs) for name in ("checkpoint_1", "checkpoint_3"))
+    _drop_strays(run, SimpleNamespace(checkpoint=last, best_checkpoints=[(first, {})]))
+    assert names(folder) == ["checkpoint_1", "checkpoint_3", "checkpoint_manager_snapshot.json"]
     _drop_strays(run, SimpleNamespace(checkpoint=last, best_checkpoints=None))
-    assert (folder / "checkpoint_3" / "cursor.json").exists()
+    assert names(folder) == ["checkpoint_3", "checkpoint_manager_snapshot.json"]
