@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.impact import tiny
-from trace_ray.impact.gradient import gold_gradient
+from trace_ray.impact.gradient import adapter_off_log_probs, gold_gradient
 
 GOLD = [
     {"prompt_ids": prompt, "preferred_ids": response, "dispreferred_ids": [4, 9, 2, 7][: 1 + i]}
@@ -51,6 +51,19 @@ def test_away_from_theta_ref_it_takes_the_reference() -> None:
         reference.append((logp[0] - a, logp[1] - b))
     found = gold_gradient(model, GOLD, beta=0.3, batch_tokens=40, reference=reference)
     assert tiny.relative_error(flat(found), slow(model, offsets)) <= 1e-4
+
+
+def test_the_reference_of_a_trained_adapter_is_the_model_without_it() -> None:
+    base = tiny.llama()
+    expected = [
+        [float(tiny.log_prob(base, row["prompt_ids"], row[f"{side}_ids"])) for side in ("preferred", "dispreferred")]
+        for row in GOLD
+    ]
+    model = tiny.adapted(base, at_init=False)
+    moved = [float(tiny.log_prob(model, row["prompt_ids"], row["preferred_ids"])) for row in GOLD]
+    found = torch.tensor(adapter_off_log_probs(model, GOLD, batch_tokens=40))
+    assert torch.allclose(found, torch.tensor(expected), atol=1e-4)
+    assert not torch.allclose(found[:, 0], torch.tensor(moved), atol=1e-2)
 
 
 def test_shards_of_the_gold_batch_add_up() -> None:

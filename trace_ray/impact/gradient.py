@@ -9,7 +9,7 @@ import torch
 
 from trace_ray.batching import token_batches
 from trace_ray.errors import UserError
-from trace_ray.impact.packing import Packed, hidden_states, pack, sharing_pays
+from trace_ray.impact.packing import Packed, PackedBatch, hidden_states, pack, sharing_pays
 from trace_ray.log_probs import causal_lm
 from trace_ray.losses import dpo
 from trace_ray.vocabulary import Head, chunked_log_probs, output_head
@@ -43,9 +43,7 @@ def gold_gradient(
     device = next(iter(parameters.values())).device
     head = model_head(model)
     for indices, packed in _batches(model, rows, batch_tokens):
-        batch = pack(packed).to(device)
-        logp_N = chunked_log_probs(hidden_states(model, batch), head, batch.target_N)
-        logp_P2 = torch.zeros(batch.responses, device=device).index_add(0, batch.response_N, logp_N).view(-1, 2)
+        logp_P2 = _log_probs(model, head, pack(packed).to(device))
         at = logp_P2.detach() if reference is None else logp_P2.new_tensor([reference[i] for i in indices])
         ratio_P2 = logp_P2 - at
         loss = dpo(ratio_P2[:, 0] - ratio_P2[:, 1], beta).sum()
@@ -54,6 +52,29 @@ def gold_gradient(
             if gradient is not None:
                 total[name] += gradient.float()
     return total
+
+
+@torch.no_grad()
+def adapter_off_log_probs(model: Any, rows: Sequence[GoldRow], batch_tokens: int) -> list[tuple[float, float]]:
+    """Returns log pi(y|x) of both sides of each gold row with the adapter off: the reference of a LoRA run.
+
+    Args:
+        model: a PEFT model, in evaluation mode, with its adapter anywhere.
+        rows, batch_tokens: as ``gold_gradient`` takes them.
+    """
+    found = [(0.0, 0.0)] * len(rows)
+    head, device = model_head(model), next(model.parameters()).device
+    with model.disable_adapter():
+        for indices, packed in _batches(model, rows, batch_tokens):
+            for i, (preferred, other) in zip(indices, _log_probs(model, head, pack(packed).to(device)), strict=True):
+                found[i] = float(preferred), float(other)
+    return found
+
+
+def _log_probs(model: Any, head: Head, batch: PackedBatch) -> torch.Tensor:
+    """Returns logp_P2, of the preferred and the dispreferred response of each pair."""
+    logp_N = chunked_log_probs(hidden_states(model, batch), head, batch.target_N)
+    return torch.zeros(batch.responses, device=logp_N.device).index_add(0, batch.response_N, logp_N).view(-1, 2)
 
 
 def model_head(model: Any) -> Head:

@@ -72,11 +72,14 @@ def theta_ref(run: Run, config: Config, *, trainable: bool) -> Any:
 
 def gold_shard(run: Run, config: Config, start: int, stop: int) -> Iterator[dict[str, Any]]:
     """Yields the summed gradient of gold rows start..stop in parts of at most ``part_bytes``, the same for every shard."""
-    from trace_ray.impact.gradient import gold_gradient
+    from trace_ray.impact.gradient import adapter_off_log_probs, gold_gradient
 
-    model = theta_ref(run, config, trainable=True)
+    model, batch_tokens = theta_ref(run, config, trainable=True), config.impact.batch_tokens
     rows = (run.impact.place / GOLD).read_parquet().slice(start, stop - start).to_pylist()
-    summed = gold_gradient(model, rows, beta=config.objective.beta, batch_tokens=config.impact.batch_tokens)
+    # A new adapter changes nothing and the log-ratios are 0; in U2A's later rounds it is trained and they are not.
+    adapted = config.impact.parameters != "full"
+    reference = adapter_off_log_probs(model, rows, batch_tokens) if adapted else None
+    summed = gold_gradient(model, rows, beta=config.objective.beta, batch_tokens=batch_tokens, reference=reference)
     for names in split_parts({name: g.numel() * 4 for name, g in summed.items()}, config.impact.part_bytes):
         yield {name: summed.pop(name).cpu().numpy() for name in names}
 

@@ -13,7 +13,7 @@ import torch
 from trace_ray.config import Config
 from trace_ray.impact.curvature import conjugate_gradients, damped, gauss_newton_product
 from trace_ray.impact.gold import PAIR_COLUMNS, choose_gold, choose_retain, tokenize_gold
-from trace_ray.impact.gradient import gold_gradient
+from trace_ray.impact.gradient import adapter_off_log_probs, gold_gradient
 from trace_ray.impact.shard import Selection, loss_gains, score_shard
 from trace_ray.impact.weights import impact_summary, raw_weights, weight_scale
 from trace_ray.models import load_chat_tokenizer
@@ -28,7 +28,10 @@ def make_direction(model: Any, triaged: pa.Table, config: Config) -> dict[str, t
     gold = tokenize_gold(
         choose_gold([pairs], impact.gold_size, impact.seed, corrected=corrected), tokenizer
     ).to_pylist()
-    summed = gold_gradient(model, gold, beta=config.objective.beta, batch_tokens=impact.batch_tokens)
+    reference = adapter_off_log_probs(model, gold, impact.batch_tokens)
+    summed = gold_gradient(
+        model, gold, beta=config.objective.beta, batch_tokens=impact.batch_tokens, reference=reference
+    )
     gradient = {name: g / len(gold) for name, g in summed.items()}
     if impact.curvature == "identity":
         return {name: g / impact.gamma for name, g in gradient.items()}
