@@ -54,7 +54,7 @@ class Meter:
     def advance(self, amount: int, note: str = "") -> None:
         self.done += amount
         self.note = note or self.note
-        self._live.update(self._task, completed=self.done, note=f"{self.unit} {self.note}")
+        self._live.update(self._task, total=self.total or None, completed=self.done, note=f"{self.unit} {self.note}")
         if not CONSOLE.is_terminal and time.monotonic() - self._printed > _PLAIN_SECONDS:
             self._printed = time.monotonic()
             sys.stderr.write(f"{self.label}: {self.line()}\n")

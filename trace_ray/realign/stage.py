@@ -158,14 +158,13 @@ def read_metrics(run: Run) -> list[dict[str, Any]]:
 def _watch(run: Run, stop: threading.Event) -> None:
     """Shows the steps that the workers have written; the controller tells the driver nothing before the end."""
     with Meter("realign", 0, "steps") as meter:
+        before = read_metrics(run)
+        meter.skip(before[-1]["step"] if before else 0)
         while not stop.wait(_POLL_SECONDS):
             rows = read_metrics(run)
             if rows:
-                last = rows[-1]
-                if not meter.total:
-                    meter.total = last["steps"]
-                    meter.skip(last["step"])
-                meter.advance(last["step"] - meter.done, live_note(last))
+                meter.total = rows[-1]["steps"]
+                meter.advance(rows[-1]["step"] - meter.done, live_note(rows[-1]))
 
 
 def live_note(row: dict[str, Any]) -> str:

@@ -1,0 +1,77 @@
+"""The progress line: what it counts, its rate and its ETA."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from trace_ray.artifacts import Run
+from trace_ray.config import StorageConfig
+from trace_ray.progress import Meter
+from trace_ray.realign import stage
+from trace_ray.realign.loop import METRICS
+from trace_ray.storage import locate
+
+
+class Clock:
+    """A clock that a test moves on."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    moved = Clock()
+    monkeypatch.setattr("time.monotonic", moved)
+    return moved
+
+
+def test_work_of_an_earlier_process_counts_as_done_but_not_in_the_rate(clock: Clock) -> None:
+    meter = Meter("judge", 100)
+    meter.skip(40)
+    clock.now += 10
+    meter.advance(20, "ok")
+    assert meter.line() == "60/100 rows, 2.0/s, ETA 20 s ok"
+
+
+def test_without_a_total_there_is_no_eta(clock: Clock) -> None:
+    meter = Meter("read", 0, "parts")
+    clock.now += 2
+    meter.advance(3)
+    assert meter.line() == "3 parts, 1.5/s"
+
+
+def test_a_plain_line_comes_every_twenty_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Meter("judge", 10) as meter:
+        for _ in range(5):
+            clock.now += 6
+            meter.advance(1)
+    assert capsys.readouterr().err == "judge: 4/10 rows, 0.2/s, ETA 36 s\n"
+
+
+def test_the_first_steps_of_a_training_count_in_its_rate(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(locate(str(tmp_path), StorageConfig()))
+
+    class Polls(threading.Event):
+        """Stops the watch after one look, in which 23 of 55 steps have been written."""
+
+        seen = False
+
+        def wait(self, timeout: float | None = None) -> bool:
+            last, self.seen = self.seen, True
+            clock.now += 23
+            row = {"step": 23, "steps": 55, "grad_norm": 1.0, "tokens_per_s": 80.0, "INVERT/loss": 0.5}
+            (run.realign.place / METRICS).write_text(json.dumps(row) + "\n")
+            return last
+
+    stage._watch(run, Polls())
+    line = "realign: 23/55 steps, 1.0/s, ETA 32 s INVERT 0.500, norm 1.00, 80 tokens/s\n"
+    assert capsys.readouterr().err == line
