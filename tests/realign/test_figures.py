@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from trace_ray.config import ObjectiveConfig, RealignConfig, TermConfig
+from trace_ray.config_load import conf_folder, load_config
 from trace_ray.realign.figures import StepSums, named_figures
 from trace_ray.realign.objective import PairLosses, micro_batch, pair_losses
 from trace_ray.realign.order import Plan
 from trace_ray.realign.packing import plan_step
+
+DEMO = conf_folder() / "examples" / "demo.yaml"
 
 
 def row(category: str, weight: float, responses: dict[str, tuple[int, float]]) -> dict[str, Any]:
@@ -66,16 +69,23 @@ def test_figures_of_a_step_by_hand_over_two_workers() -> None:
     assert figures["padding"] == pytest.approx(1 - real / padded, abs=1e-4)
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-def test_less_than_a_tenth_is_padding_at_the_defaults(workers: int) -> None:
+SETTINGS = {
+    "defaults": RealignConfig(),
+    "defaults, 4 workers": RealignConfig(workers=4),
+    **{path.stem: load_config([DEMO, path]).realign for path in sorted((conf_folder() / "zero").glob("*.yaml"))},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_less_than_a_tenth_is_padding(name: str) -> None:
     """Lengths as unlike as people write them: log-normal, a prompt and two responses of 10 to 1000 tokens."""
     rng = random.Random(0)
+    realign = SETTINGS[name]
 
     def draw() -> int:
         return min(1000, max(10, round(rng.lognormvariate(4.5, 0.9))))
 
-    lengths = [[prompt + draw(), prompt + draw()] for prompt in (draw() for _ in range(400))]
-    realign = RealignConfig()
+    lengths = [[prompt + draw(), prompt + draw()] for prompt in (draw() for _ in range(20 * realign.batch))]
     category = tuple(rng.choice(("INVERT", "PUNISH", "RETAIN")) for _ in lengths)
     tokens = tuple(max(one) for one in lengths)
     plan = Plan(category=category, tokens=tokens, seed=0, epochs=1, batch=realign.batch, window=realign.length_window)
@@ -84,7 +94,7 @@ def test_less_than_a_tenth_is_padding_at_the_defaults(workers: int) -> None:
         mine = [lengths[i] for i in plan.step(number)]
         marks = [[False, False] for _ in mine]
         settings = {"budget": realign.micro_tokens, "overhead": realign.forward_overhead}
-        for step in plan_step(mine, marks, workers=workers, **settings):
+        for step in plan_step(mine, marks, workers=realign.workers, **settings):
             for samples, groups in zip(step.samples, step.groups, strict=True):
                 flat = [n for i in samples for n in mine[i]]
                 real += sum(flat)
