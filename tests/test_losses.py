@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from trace_ray.losses import dpo, ipo, npo, rdpo, token_kl, top_k_kl
+from trace_ray.config import ObjectiveConfig, TermConfig
+from trace_ray.losses import dpo, ipo, npo, rdpo, term_loss, token_kl, top_k_kl
 
 
 def test_each_loss_equals_its_hand_worked_number() -> None:
@@ -79,3 +80,31 @@ def test_losses_of_extreme_margins_are_finite() -> None:
     far = torch.tensor([-1e4, 1e4])
     for loss in (dpo(far, 0.3), rdpo(far, 0.3, 0.1), npo(far, 0.3, scaled=True)):
         assert torch.isfinite(loss).all()
+
+
+RATIO = {"chosen": torch.tensor([3.0]), "rejected": torch.tensor([-2.0])}
+LENGTH = {"chosen": torch.tensor([4.0]), "rejected": torch.tensor([8.0])}
+
+
+@pytest.mark.parametrize(("length_norm", "margin"), [(False, 3.0 + 2.0), (True, 3.0 / 4 + 2.0 / 8)])
+def test_a_margin_is_of_sums_or_of_token_means_as_configured(length_norm: bool, margin: float) -> None:
+    objective = ObjectiveConfig(beta=0.5, tau=0.4, label_noise=0.1, length_norm=length_norm)
+    terms = {name: TermConfig(loss=name, prefer="chosen", suppress=("rejected",)) for name in ("dpo", "ipo", "rdpo")}
+    losses = {name: term_loss(term, objective, RATIO, LENGTH).item() for name, term in terms.items()}
+    straight, flipped = math.log1p(math.exp(-0.5 * margin)), math.log1p(math.exp(0.5 * margin))
+    assert losses["ipo"] == pytest.approx((margin - 1 / 0.8) ** 2, rel=1e-5)
+    assert losses["dpo"] == pytest.approx(straight, rel=1e-5)
+    assert losses["rdpo"] == pytest.approx((0.9 * straight - 0.1 * flipped) / 0.8, rel=1e-5)
+
+
+@pytest.mark.parametrize(("scaled", "factor"), [(False, 1.0), (True, 2 / 0.5)])
+def test_npo_on_both_responses_is_their_sum_and_its_factor_a_switch(scaled: bool, factor: float) -> None:
+    term = TermConfig(loss="npo", suppress=("chosen", "rejected"))
+    objective = ObjectiveConfig(beta=0.5, npo_scale=scaled, length_norm=True)  # length_norm is not for npo
+    expected = factor * (math.log1p(math.exp(1.5)) + math.log1p(math.exp(-1.0)))
+    assert term_loss(term, objective, RATIO, LENGTH).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_loss_without_log_ratios_is_refused() -> None:
+    with pytest.raises(ValueError, match="kl is not made of log-ratios"):
+        term_loss(TermConfig(loss="kl", prefer="chosen", suppress=("rejected",)), ObjectiveConfig(), RATIO, LENGTH)

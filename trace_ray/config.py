@@ -298,7 +298,7 @@ class RealignConfig:
         length_window: steps whose pairs are sorted by length among one another; 1 = no sorting.
         micro_tokens: padded tokens that a worker runs at once; what is over goes into further micro-batches.
         forward_overhead: tokens whose work costs as much as launching one more forward: pairs of unlike length run in
-            several forwards where that wastes less. Some 20 on CPU, a thousand on a GPU.
+            several forwards where that wastes less. Some 20 on CPU, a few hundred on a GPU.
         workers: at most; min_workers: at least, fewer than ``workers`` = elastic; 0 = exactly ``workers``.
         zero_stage: DeepSpeed ZeRO stage 0..3.
         offload: to CPU memory: ``optimizer`` (ZeRO 1-3) or ``all`` = optimizer and parameters (ZeRO 3).

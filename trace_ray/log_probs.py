@@ -78,8 +78,13 @@ def response_logits(model: Any, batch: SequenceBatch) -> torch.Tensor:
 
     ``model`` is a Hugging Face causal LM, with or without a PEFT adapter.
     """
+    return output_logits(model, response_hidden(model, batch))
+
+
+def output_logits(model: Any, hidden_ND: torch.Tensor) -> torch.Tensor:
+    """Returns logits_NV in float32 of hidden states, soft-capping included."""
     causal = causal_lm(model)
-    logits_NV: torch.Tensor = causal.get_output_embeddings()(response_hidden(model, batch)).float()
+    logits_NV: torch.Tensor = causal.get_output_embeddings()(hidden_ND).float()
     cap = getattr(causal.config, "final_logit_softcapping", None)
     return logits_NV if not cap else torch.tanh(logits_NV / cap) * float(cap)
 

@@ -4,9 +4,15 @@
 
 The same LoRA adapter, pairs, tokens and optimizer, plain dpo, float32, one process each, on whatever cores OMP_NUM_THREADS
 leaves. Each part runs in a process of its own, so that peaks of memory do not mix; the clock runs over the epoch alone, not
-over imports and loading. TRL: its defaults (reference log-probs made in each step with the adapter off, its chunked LM
-head) but gradient checkpointing and bf16 off and batches grouped by length. Ours: reference log-probs come from scored/,
-as in a run; the pass that makes them is timed and given too.
+over imports and loading; of repeated parts the median second and the largest peak count. The bench fails where two parts saw
+different tokens or ran on unlike numbers of threads; that the losses agree is tests/realign/test_trl.py's matter.
+
+TRL: its defaults (reference log-probs made in each step with the adapter off, its chunked LM head) but gradient checkpointing
+and bf16 off and batches grouped by length; we sort by length in windows as large as its own. Ours: reference log-probs come
+from scored/, as in a run. Two stricter figures go with it: `vs_trl_with_reference_pass` adds that pass to our seconds, and
+`vs_trl_stored` is against TRL with precompute_ref_log_probs, its own pass for them left out of its seconds too.
+
+The bare step is forward and backward alone of the same sequences in the same groups, batches made before the clock starts.
 """
 
 from __future__ import annotations
@@ -14,8 +20,8 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 BETA, RATE, BATCH, MAX_LENGTH = 0.1, 1e-4, 4, 256
+PARTS = ("ours", "bare", "trl", "trl_stored")
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -32,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="models/smollm2-135m-instruct")
     parser.add_argument("--pairs", default="../shared/data/pku_saferlhf_2400.jsonl.gz")
-    parser.add_argument("--count", type=int, default=32)
+    parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--part", default="")
     parser.add_argument("--folder", default="")
@@ -41,22 +48,40 @@ def main() -> None:
         print(json.dumps(globals()[f"part_{arguments.part}"](Path(arguments.folder), arguments)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        parts = {name: run_part(name, folder) for name in ("prepare", *("ours", "bare", "trl") * arguments.repeat)}
-    ours, bare, trl = parts["ours"], parts["bare"], parts["trl"]
-    for name, row in parts.items():
-        print(f"{name:8}", "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+        prepared = run_part("prepare", folder)
+        runs = [{name: run_part(name, folder) for name in PARTS} for _ in range(arguments.repeat)]
+    parts = {name: merged([one[name] for one in runs]) for name in PARTS}
+    ours, trl = parts["ours"], parts["trl"]
+    check_alike(parts)
     result = {
         "vs_trl": trl["seconds"] / ours["seconds"],
-        "of_bare_step": bare["seconds"] / ours["seconds"],
+        "of_bare_step": parts["bare"]["seconds"] / ours["seconds"],
         "peak_memory_vs_trl": ours["peak_gib"] / trl["peak_gib"],
         "padding": ours["padding"],
         "padding_trl": trl["padding"],
-        "vs_trl_with_reference_pass": trl["seconds"] / (ours["seconds"] + parts["prepare"]["reference_seconds"]),
+        "vs_trl_with_reference_pass": trl["seconds"] / (ours["seconds"] + prepared["reference_seconds"]),
+        "vs_trl_stored": parts["trl_stored"]["seconds"] / ours["seconds"],
+        "peak_memory_vs_trl_stored": ours["peak_gib"] / parts["trl_stored"]["peak_gib"],
         "tokens_per_s": ours["tokens"] / ours["seconds"],
-        "first_loss_difference": abs(ours["first_loss"] - trl["first_loss"]),
-        "threads": os.cpu_count(),
+        "mean_loss": ours["mean_loss"],
+        "mean_loss_trl": trl["mean_loss"],
+        "pairs": arguments.count,
+        "threads": ours["threads"],
     }
     print(json.dumps({k: round(v, 4) for k, v in result.items()}))
+
+
+def merged(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns one part's figures over its repeats: the median second, the largest peak, the rest of the last."""
+    seconds, peak = ([run[name] for run in runs] for name in ("seconds", "peak_gib"))
+    return runs[-1] | {"seconds": statistics.median(seconds), "peak_gib": max(peak)}
+
+
+def check_alike(parts: dict[str, dict[str, Any]]) -> None:
+    """Raises SystemExit where the parts did not do the same work."""
+    different = {name: tuple(part[n] for n in ("tokens", "threads")) for name, part in parts.items()}
+    if len(set(different.values())) > 1:
+        raise SystemExit(f"the parts saw different tokens or threads: {different}")
 
 
 def run_part(name: str, folder: str) -> dict[str, Any]:
@@ -65,7 +90,9 @@ def run_part(name: str, folder: str) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    row = dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    print(f"{name:10}", *(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+    return row
 
 
 def config_of(arguments: argparse.Namespace) -> Any:
@@ -73,11 +100,14 @@ def config_of(arguments: argparse.Namespace) -> Any:
     from trace_ray.config import Config, LoraSettings, ModelConfig, ObjectiveConfig, RealignConfig, TermConfig
 
     term = TermConfig(loss="dpo", prefer="chosen", suppress=("rejected",))
+    window = max(1, min(arguments.count // (4 * BATCH), 50))  # steps that TRL sorts by length at once
     return Config(
         model=ModelConfig(path=str(Path(arguments.model).absolute()), max_length=MAX_LENGTH),
         lora=LoraSettings(r=16, alpha=32, dropout=0.0, target_modules=TARGETS),
         objective=ObjectiveConfig(RETAIN=term, retain="pair", weights="uniform", beta=BETA),
-        realign=RealignConfig(batch=BATCH, learning_rate=RATE, warmup_steps=0, schedule="linear", trackers=()),
+        realign=RealignConfig(
+            batch=BATCH, learning_rate=RATE, warmup_steps=0, schedule="linear", length_window=window, trackers=()
+        ),
     )
 
 
@@ -137,7 +167,6 @@ def part_prepare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 def part_ours(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """An epoch of the training loop."""
     trainer = make_trainer(folder, arguments)
-    first = [trainer.rows.lengths(i) for i in trainer.plan.step(0)]
     started = time.monotonic()
     while not trainer.over:
         trainer.train_step()
@@ -145,8 +174,16 @@ def part_ours(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     rows = trainer.metrics
     padded = sum(row["tokens"] / (1 - row["padding"]) for row in rows)
     tokens = sum(row["tokens"] for row in rows)
-    facts = {"padding": 1 - tokens / padded, "first_loss": rows[0]["RETAIN/loss"], "steps": len(rows)}
-    return {"seconds": seconds, "tokens": tokens, "peak_gib": peak_gib(), **facts, "first_step": str(first)}
+    loss = statistics.fmean(row["RETAIN/loss"] for row in rows)
+    facts = {"padding": 1 - tokens / padded, "mean_loss": loss, "steps": len(rows)}
+    return measured(seconds, tokens) | facts
+
+
+def measured(seconds: float, tokens: int) -> dict[str, Any]:
+    """Returns what every part tells."""
+    import torch
+
+    return {"seconds": seconds, "tokens": tokens, "peak_gib": peak_gib(), "threads": torch.get_num_threads()}
 
 
 def make_trainer(folder: Path, arguments: argparse.Namespace) -> Any:
@@ -183,10 +220,15 @@ def part_bare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         sum(response_log_probs(model, group.batch).sum() for group in batch.groups).backward()  # type: ignore[union-attr]
         model.zero_grad()
     seconds = time.monotonic() - started
-    return {"seconds": seconds, "tokens": sum(b.tokens()[0] for b in batches), "peak_gib": peak_gib()}
+    return measured(seconds, sum(b.tokens()[0] for b in batches))
 
 
-def part_trl(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def part_trl_stored(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """As ``part_trl``, its reference log-probs made before the clock starts."""
+    return part_trl(folder, arguments, stored=True)
+
+
+def part_trl(folder: Path, arguments: argparse.Namespace, *, stored: bool = False) -> dict[str, Any]:
     """An epoch of TRL's DPOTrainer on the same tokens."""
     from trace_ray import environment
 
@@ -215,7 +257,7 @@ def part_trl(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
             seen.append((int(inputs["attention_mask"].sum()), inputs["input_ids"].numel()))
             loss = super()._compute_loss(model, inputs, return_outputs)
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
             return loss
 
     settings = DPOConfig(
@@ -223,6 +265,7 @@ def part_trl(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         per_device_train_batch_size=BATCH,
         num_train_epochs=1,
         beta=BETA,
+        precompute_ref_log_probs=stored,
         learning_rate=RATE,
         max_length=MAX_LENGTH,
         gradient_checkpointing=False,
@@ -230,6 +273,7 @@ def part_trl(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         use_cpu=True,
         train_sampling_strategy="group_by_length",
         length_column_name="length",
+        remove_unused_columns=False,  # the sampler would lose the lengths with them
         save_strategy="no",
         logging_strategy="no",
         disable_tqdm=True,
@@ -251,8 +295,8 @@ def part_trl(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     trainer.train()
     seconds = time.monotonic() - started
     tokens, padded = sum(a for a, _ in seen), sum(b for _, b in seen)
-    facts = {"padding": 1 - tokens / padded, "first_loss": losses[0], "steps": len(seen)}
-    return {"seconds": seconds, "tokens": tokens, "peak_gib": peak_gib(), **facts}
+    facts = {"padding": 1 - tokens / padded, "mean_loss": statistics.fmean(losses), "steps": len(seen)}
+    return measured(seconds, tokens) | facts
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from trace_ray import vocabulary
 from trace_ray.config import LoraSettings, ModelConfig
 from trace_ray.evaluate.drift import drift
 from trace_ray.models import load_model, new_adapter
@@ -43,8 +44,9 @@ def test_an_untrained_adapter_has_not_drifted() -> None:
     assert figures["drift_tokens"] == 13
 
 
-@pytest.mark.parametrize("batch_tokens", [8, 1000])
-def test_against_a_loop(batch_tokens: int) -> None:
+@pytest.mark.parametrize(("batch_tokens", "logits_at_once"), [(8, 2**24), (1000, 2**24), (1000, 1)])
+def test_against_a_loop(batch_tokens: int, logits_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "LOGITS_AT_ONCE", logits_at_once)
     model = new_adapter(tiny(), LoraSettings(), 0).eval()
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():

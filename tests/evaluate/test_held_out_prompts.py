@@ -17,9 +17,9 @@ from trace_ray.config import Config, CorpusConfig, EvaluateConfig, StorageConfig
 from trace_ray.corpus.blocks import Group, read_block, regroup
 from trace_ray.corpus.read import Source
 from trace_ray.errors import UserError
-from trace_ray.evaluate.prompts import PROMPT_COLUMNS, Row, first_by_hash, held_out_prompts
+from trace_ray.evaluate.prompts import PROMPT_COLUMNS, Row, drift_pairs, first_by_hash, held_out_prompts
 from trace_ray.evaluate.stage import evaluation_prompts
-from trace_ray.storage import locate
+from trace_ray.storage import Location, locate
 
 BLOCKS = 8
 
@@ -109,3 +109,35 @@ def test_memory_does_not_grow_with_the_corpus() -> None:
     few, many = peak_of(4), peak_of(64)
     for less, more in itertools.zip_longest(few, many):
         assert more < 1.5 * less
+
+
+def obvious_drift(rows: list[Row], limit: int) -> list[Row]:
+    """The RETAIN pairs of all rows at once, held-out ones first."""
+    retain = [row for row in rows if row["category"] == "RETAIN"]
+    sides = ([row for row in retain if (row["split"] == "test") == held] for held in (True, False))
+    return [row for side in sides for row in first_by_hash(side, 0)][:limit]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 150, 10_000])
+def test_pairs_for_the_drift_are_those_of_the_whole_table(run: Run, limit: int) -> None:
+    whole = run.triaged.read(["pair_id", "prompt", "chosen", "category", "split"]).to_pylist()
+    expected = obvious_drift(whole, limit)
+    assert limit > 150 or len(expected) == limit
+    found = drift_pairs(run.triaged, limit)
+    assert found == [{k: v for k, v in row.items() if k != "category"} for row in expected]
+    assert limit < 150 or {row["split"] for row in found} == {"test", "train"}
+
+
+def test_texts_are_read_of_the_parts_alone_that_hold_a_chosen_pair(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, ...]] = []
+    whole = Location.read_parquet
+
+    def noted(place: Location, columns: list[str] | None = None) -> pa.Table:
+        read.append((place.name, *(columns or ["everything"])))
+        return whole(place, columns)
+
+    monkeypatch.setattr(Location, "read_parquet", noted)
+    drift_pairs(run.triaged, 2)
+    assert len([one for one in read if "prompt" not in one]) == BLOCKS
+    assert 1 <= len([one for one in read if "prompt" in one]) <= 2
+    assert not [one for one in read if "everything" in one or "rejected" in one]

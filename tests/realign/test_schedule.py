@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from tests.realign import handmade
 from trace_ray.config import StorageConfig
 from trace_ray.errors import UserError
-from trace_ray.realign.card import base_licence, model_card
+from trace_ray.realign.card import base_licence, card_facts, model_card
 from trace_ray.realign.schedule import converged, rate_factor
 from trace_ray.realign.trackers import TENSORBOARD, check_trackers, make_trackers
 from trace_ray.storage import locate
@@ -38,6 +43,82 @@ def test_the_card_carries_the_base_licence(tmp_path: Path) -> None:
     assert licence == {"license": "other", "license_name": "llama3.1"}
     card = model_card({"base model": "b", "method": "trace"}, licence)
     assert "license: other\nlicense_name: llama3.1\n" in card.split("---\n")[1]
+
+
+def test_the_card_names_method_policy_data_and_metrics(tmp_path: Path) -> None:
+    config = handmade.tiny_config(handmade.tiny_model(tmp_path / "model"))
+    run = handmade.make_run(tmp_path / "run", config, count=4)
+    metrics = [
+        {"tokens": 10, "INVERT/loss": 0.9},
+        {"tokens": 7, "INVERT/loss": 0.51239, "INVERT/margin": 1.5, "lr": 1.0},
+    ]
+    lines = model_card(card_facts(run, config, metrics), {}).splitlines()
+    triaged, scored = run.triaged.manifest()["inputs_hash"], run.scored.manifest()["inputs_hash"]
+    assert triaged != scored
+    for line in (
+        "- method: trace",
+        "- trained: LoRA adapter, merged",
+        f"- policy: test version 1 ({'0' * 16})",
+        f"- pairs: {triaged}",
+        f"- scored pairs: {scored}",
+        "- steps: 2",
+        "- tokens: 17",
+        f"- at the last step: {json.dumps({'INVERT/loss': 0.5124, 'INVERT/margin': 1.5})}",
+        "Its licence is the base model's; see there.",
+    ):
+        assert line in lines
+
+
+class MlflowServer:
+    """What mlflow keeps: the package itself is no dependency here, so its few calls stand in at the outermost edge."""
+
+    def __init__(self) -> None:
+        self.tags: list[str] = []
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.active = -1
+
+    def search_runs(self, filter_string: str, output_format: str) -> list[Any]:
+        name, _, tag = filter_string.partition(" = ")
+        assert (name, output_format) == ("tags.trace_ray", "list")
+        assert tag.count("'") == 2  # a quote inside would end the literal
+        return [SimpleNamespace(info=SimpleNamespace(run_id=i)) for i, t in enumerate(self.tags) if f"'{t}'" == tag]
+
+    def start_run(self, run_id: int = -1, run_name: str = "", tags: dict[str, str] | None = None) -> None:
+        if run_id < 0:
+            self.tags.append((tags or {})["trace_ray"])
+        self.active = run_id if run_id >= 0 else len(self.tags) - 1
+
+    def log_metrics(self, figures: dict[str, float], step: int) -> None:
+        self.logged.append((step, figures))
+
+
+def test_mlflow_continues_the_run_of_an_earlier_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = MlflowServer()
+    monkeypatch.setitem(sys.modules, "mlflow", server)
+    place = locate(str(tmp_path), StorageConfig())
+    for name, step in (("/runs/ann's", 1), ("/runs/other", 1), ("/runs/ann's", 2)):
+        (tracker,) = make_trackers(("mlflow",), place, name, step)
+        tracker.log(step, {"grad_norm": 0.5})
+        tracker.flush()
+    assert (len(server.tags), server.active) == (2, 0)
+    assert server.logged == [(1, {"grad_norm": 0.5}), (1, {"grad_norm": 0.5}), (2, {"grad_norm": 0.5})]
+
+
+def test_wandb_continues_the_run_of_an_earlier_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: dict[str, list[tuple[int, dict[str, float]]]] = {}
+
+    def init(**given: Any) -> Any:
+        assert (given["project"], given["resume"]) == ("trace-ray", "allow")
+        logged = runs.setdefault(given["id"], [])
+        return SimpleNamespace(log=lambda figures, step: logged.append((step, figures)))
+
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    place = locate(str(tmp_path), StorageConfig())
+    for name, step in (("/runs/a", 1), ("/runs/b", 1), ("/runs/a", 2)):
+        (tracker,) = make_trackers(("wandb",), place, name, step)
+        tracker.log(step, {"grad_norm": float(step)})
+    assert list(runs.values()) == [[(1, {"grad_norm": 1.0}), (2, {"grad_norm": 2.0})], [(1, {"grad_norm": 1.0})]]
 
 
 def test_tensorboard_is_written_and_a_resume_voids_what_was_lost(tmp_path: Path) -> None:

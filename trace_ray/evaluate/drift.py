@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from trace_ray.batching import token_batches
-from trace_ray.log_probs import collate, response_logits, target_log_probs
+from trace_ray.log_probs import causal_lm, collate, output_logits, response_hidden, target_log_probs
 from trace_ray.losses import token_kl
 from trace_ray.text import TokenizedPair
+from trace_ray.vocabulary import chunks
 
 
 @torch.inference_mode()
@@ -22,7 +23,7 @@ def drift(
     """Returns kl_to_base, ppl_base and ppl_realigned over the response tokens of the pairs.
 
     kl_to_base is the mean over tokens of KL(base || realigned), full vocabulary, in nats; a perplexity is the exponential
-    of the mean negative log-probability of a token.
+    of the mean negative log-probability of a token. Logits are made a chunk of tokens at a time.
 
     Args:
         model: the realigned model, in evaluation mode.
@@ -33,16 +34,22 @@ def drift(
     kl = nll_base = nll_realigned = 0.0
     tokens = 0
     device = next(model.parameters()).device
+    base = model if reference is None else reference
+    vocabulary = int(causal_lm(model).config.get_text_config().vocab_size)
     lengths = [len(pair.prompt_ids) + len(pair.response_ids[response]) for pair in pairs]
     for indices in token_batches(lengths, batch_tokens):
         chunk = [pairs[i] for i in indices]
         batch = collate([p.prompt_ids for p in chunk], [p.response_ids[response] for p in chunk]).to(device)
         with nullcontext() if reference is not None else model.disable_adapter():
-            base_NV = response_logits(model if reference is None else reference, batch)
-        realigned_NV = response_logits(model, batch)
-        kl += float(token_kl(realigned_NV, base_NV).double().sum())
-        nll_base -= float(target_log_probs(base_NV, batch.target_N).double().sum())
-        nll_realigned -= float(target_log_probs(realigned_NV, batch.target_N).double().sum())
+            base_ND = response_hidden(base, batch)
+        realigned_ND = response_hidden(model, batch)
+        for at in chunks(realigned_ND, vocabulary):
+            with nullcontext() if reference is not None else model.disable_adapter():
+                base_CV = output_logits(base, base_ND[at])
+            realigned_CV, target_C = output_logits(model, realigned_ND[at]), batch.target_N[at]
+            kl += float(token_kl(realigned_CV, base_CV).double().sum())
+            nll_base -= float(target_log_probs(base_CV, target_C).double().sum())
+            nll_realigned -= float(target_log_probs(realigned_CV, target_C).double().sum())
         tokens += len(batch.target_N)
     if not tokens:
         return {}

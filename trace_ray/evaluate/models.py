@@ -8,17 +8,9 @@ from typing import Any
 from trace_ray.artifacts import Run
 from trace_ray.config import Config
 from trace_ray.evaluate.answering import MODELS
-from trace_ray.evaluate.prompts import first_by_hash
-from trace_ray.pairs import Category, Split
+from trace_ray.evaluate.prompts import drift_pairs
+from trace_ray.pairs import Split
 from trace_ray.storage import download_folder
-
-
-def drift_pairs(run: Run, limit: int) -> list[dict[str, Any]]:
-    """Returns RETAIN pairs whose chosen answer should stay likely: held-out ones first, then others, by hash."""
-    rows = run.triaged.read(["pair_id", "prompt", "chosen", "category", "split"]).to_pylist()
-    retain = [row for row in rows if row["category"] == Category.RETAIN]
-    held_out = first_by_hash([row for row in retain if row["split"] == Split.TEST], 0)
-    return (held_out + first_by_hash([row for row in retain if row["split"] != Split.TEST], 0))[:limit]
 
 
 def measure_drift(run: Run, config: Config, merged_only: bool = False) -> dict[str, Any]:
@@ -33,7 +25,7 @@ def measure_drift(run: Run, config: Config, merged_only: bool = False) -> dict[s
 
     torch.set_num_threads(max(1, int(config.evaluate.num_cpus)))
     device = torch.device("cuda" if config.evaluate.num_gpus and torch.cuda.is_available() else "cpu")
-    rows = drift_pairs(run, config.evaluate.drift_pairs)
+    rows = drift_pairs(run.triaged, config.evaluate.drift_pairs)
     if not rows:
         return {}
     tokenizer = load_chat_tokenizer(config.model)

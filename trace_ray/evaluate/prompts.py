@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import heapq
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,8 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trace_ray.artifacts import Artifact
 from trace_ray.errors import UserError
-from trace_ray.pairs import Split, hash_fraction
+from trace_ray.pairs import Category, Split, hash_fraction
 from trace_ray.storage import Location
 
 Row = dict[str, Any]
@@ -55,6 +57,27 @@ def first_by_hash(rows: list[Row], limit: int) -> list[Row]:
     drawn = hash_fraction([row["pair_id"] for row in rows], 0)
     ordered = [row for _, _, row in sorted(zip(drawn, range(len(rows)), rows, strict=True))]
     return ordered[: limit or None]
+
+
+def drift_pairs(triaged: Artifact, limit: int) -> list[Row]:
+    """Returns ``limit`` RETAIN pairs whose chosen answer should stay likely: held-out ones first, then others, by hash.
+
+    Texts are read of the parts that hold one of them alone, a part at a time.
+    """
+    names = triaged.manifest()["parts"]
+    kept: list[tuple[bool, float, int, int]] = []
+    for part, name in enumerate(names):
+        columns = (triaged.place / name).read_parquet(["pair_id", "category", "split"]).to_pydict()
+        drawn = hash_fraction(columns["pair_id"], 0)
+        rows = zip(columns["category"], columns["split"], drawn, range(len(drawn)), strict=True)
+        mine = [(split != Split.TEST, draw, part, at) for kind, split, draw, at in rows if kind == Category.RETAIN]
+        kept = heapq.nsmallest(limit, [*kept, *mine])
+    found: dict[tuple[int, int], Row] = {}
+    for part in {part for _, _, part, _ in kept}:
+        at = [row for _, _, other, row in kept if other == part]
+        texts = (triaged.place / names[part]).read_parquet(["pair_id", "prompt", "chosen", "split"])
+        found |= zip(((part, row) for row in at), texts.take(pa.array(at)).to_pylist(), strict=True)
+    return [found[part, row] for _, _, part, row in kept]
 
 
 def read_prompts(place: Location, setting: str, column: Sequence[str] = ("prompt", "goal")) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import tempfile
@@ -74,11 +75,12 @@ class MLflow:
         import mlflow
 
         self.mlflow = mlflow
-        found = mlflow.search_runs(filter_string=f"tags.trace_ray = '{run_name}'", output_format="list")
+        tag = _identity(run_name)
+        found = mlflow.search_runs(filter_string=f"tags.trace_ray = '{tag}'", output_format="list")
         if found:
             mlflow.start_run(run_id=found[0].info.run_id)
         else:
-            mlflow.start_run(run_name=run_name, tags={"trace_ray": run_name})
+            mlflow.start_run(run_name=run_name, tags={"trace_ray": tag})
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         self.mlflow.log_metrics({name: float(value) for name, value in figures.items()}, step=step)
@@ -91,16 +93,18 @@ class WandB:
     """The project of WANDB_PROJECT; the key comes from the environment."""
 
     def __init__(self, run_name: str) -> None:
-        import hashlib
-
         import wandb
 
-        identity = hashlib.sha256(run_name.encode()).hexdigest()[:12]
         project = os.environ.get("WANDB_PROJECT", "trace-ray")
-        self.run = wandb.init(project=project, name=run_name, id=identity, resume="allow")
+        self.run = wandb.init(project=project, name=run_name, id=_identity(run_name), resume="allow")
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         self.run.log(dict(figures), step=step)
 
     def flush(self) -> None:
         """W&B uploads in its own process."""
+
+
+def _identity(run_name: str) -> str:
+    """What a resumed run is found by; a folder's name may hold quotes, which a filter cannot."""
+    return hashlib.sha256(run_name.encode()).hexdigest()[:12]

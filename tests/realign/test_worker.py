@@ -1,0 +1,80 @@
+"""When a worker saves: every so many steps meanwhile, at once on a preemption notice, and waits at the end; when it stops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from trace_ray.config import Config, RealignConfig
+from trace_ray.realign import worker
+from trace_ray.realign.loop import Trainer
+
+
+@dataclass
+class Steps:
+    """A trainer's place in a run of ``last`` steps, without a model; asks for notices at every step."""
+
+    last: int
+    step: int = 0
+    saves: list[tuple[int, bool]] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+
+    @property
+    def over(self) -> bool:
+        return self.step >= self.last
+
+    def train_step(self) -> bool:
+        self.step += 1
+        return True
+
+    def save(self, *, wait: bool) -> None:
+        self.saves.append((self.step, wait))
+
+    def noticed(self, nodes: list[str]) -> bool:
+        news = not set(nodes) <= self.seen
+        self.seen |= set(nodes)
+        return news
+
+
+def train(monkeypatch: pytest.MonkeyPatch, notice_from: int = 10**9, **realign: Any) -> list[tuple[int, bool]]:
+    """(step, waited for its upload) of each checkpoint of a run of 11 steps, a node's end announced from a step on."""
+    import ray.train
+    import torch
+
+    trainer = Steps(11)
+    info = SimpleNamespace(preempted_node_ids=["node"])
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: info if trainer.step >= notice_from else None)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
+    worker._train(trainer, Config(realign=RealignConfig(checkpoint_steps=4, **realign)))
+    return trainer.saves
+
+
+def test_checkpoints_upload_while_training_goes_on_and_the_last_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train(monkeypatch) == [(4, False), (8, False), (11, True)]
+    assert train(monkeypatch, async_checkpoints=False) == [(4, True), (8, True), (11, True)]
+
+
+def test_a_notice_brings_one_checkpoint_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train(monkeypatch, notice_from=6) == [(4, False), (6, True), (8, False), (11, True)]
+
+
+@pytest.mark.parametrize(
+    ("step", "norms", "epsilon", "over"),
+    [
+        (7, [1.0, 0.1, 0.1], 0.0, False),
+        (7, [1.0, 0.1, 0.1], 0.5, True),  # Algorithm 1: the norm has stayed below epsilon
+        (7, [0.1, 1.0, 0.1], 0.5, False),
+        (8, [1.0, 1.0, 1.0], 0.5, True),  # T_max
+    ],
+)
+def test_a_run_is_over_at_t_max_or_once_the_norm_stays_low(
+    step: int, norms: list[float], epsilon: float, over: bool
+) -> None:
+    trainer = object.__new__(Trainer)
+    trainer.config = Config(realign=RealignConfig(epsilon=epsilon, epsilon_steps=2))
+    trainer.step, trainer.metrics = step, [{"grad_norm": norm} for norm in norms]
+    trainer.plan = SimpleNamespace(steps=8)  # type: ignore[assignment]
+    assert trainer.over is over
