@@ -76,9 +76,9 @@ def test_the_judged_corpus_is_labelled_and_every_correction_complies(triaged: pa
 
 
 def test_every_method_gets_the_same_steps(triaged: pa.Table) -> None:
-    config = cell("trace")
-    assert step_budget(triaged, config) == config.realign.epochs * 5
-    assert realign_cell(triaged, cell("no_kl")).facts["steps"] == step_budget(triaged, config)
+    steps = {m: realign_cell(triaged, cell(m, variant="20 steps")).facts["steps"] for m in ("trace", "npo")}
+    assert steps == {"trace": 20, "npo": 20}
+    assert [step_budget(pairs, cell("trace", variant="one epoch")) for pairs in (80, 81)] == [5, 6]
 
 
 @pytest.mark.parametrize("method", [*METHODS, *ABLATIONS])

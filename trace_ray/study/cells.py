@@ -16,17 +16,31 @@ SEEDS = (0, 1, 2)
 METHODS = ("trace", "trace_oracle", "naive_oracle_dpo", "dpo_gold", "rdpo", "npo", "u2a")
 ABLATIONS = ("no_triage", "no_kl", "no_impact")
 NOISE_RATES = (0.1, 0.2)
-TRACE_VARIANTS = ("weight_norm sum", "ipo", "gauss_newton")
 NOISE_METHODS = ("trace", "dpo_gold", "u2a", "naive_oracle_dpo")
+T_MAX = 60
+"""Optimizer steps of every cell, whatever its size: Algorithm 1's T_max. U2A takes as many in each of its rounds."""
+
 VARIANTS: dict[str, tuple[str, ...]] = {
     "weight_norm sum": ("impact.weight_norm=sum",),
     "ipo": ("objective.INVERT.loss=ipo",),
     "gauss_newton": ("impact.curvature=gauss_newton",),
-    "3 epochs": ("realign.epochs=3",),
+    "one epoch": ("realign.max_steps=0",),
+    "180 steps": ("realign.max_steps=180",),
+    "20 steps": ("realign.max_steps=20",),
     "balanced": ("objective.retain=anchor", "objective.alpha_kl=1"),
+    "balanced, 180 steps": ("objective.retain=anchor", "objective.alpha_kl=1", "realign.max_steps=180"),
 }
-"""A method with settings changed. TRACE's own are weight_norm mean, dpo, curvature identity and one epoch; ``balanced`` is a
-DPO baseline in which all conflicts together weigh as much as all RETAIN pairs together, not each pair as each other."""
+"""A method with settings changed. TRACE's own are weight_norm mean, dpo and curvature identity; ``balanced`` is a DPO baseline
+in which all conflicts together weigh as much as all RETAIN pairs together, not each pair as each other."""
+
+LENGTHS: dict[str, tuple[str, ...]] = {
+    "trace": ("one epoch", "180 steps"),
+    "naive_oracle_dpo": ("one epoch", "180 steps", "balanced", "balanced, 180 steps"),
+    "dpo_gold": ("180 steps",),
+    "npo": ("20 steps",),
+    "u2a": ("20 steps",),
+}
+"""What could change the comparison: longer and shorter trainings, and conflicts weighted up. At every size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +77,7 @@ class Cell:
         """Returns the demo's configuration with this cell's method, seed, noise and variant."""
         settings = [
             f"model.path={MODELS / 'policy'}",
+            f"realign.max_steps={T_MAX}",
             "triage.correct=true",  # the study lends every PUNISH pair a right answer; only some methods read it
             f"impact.seed={self.seed}",
             f"realign.seed={self.seed}",
@@ -76,30 +91,26 @@ class Cell:
 
 
 def full_plan() -> Iterator[Cell]:
-    """Yields the paper's comparison: every method at every size, ablations, noise and variants at the middle size."""
+    """Yields the paper's comparison: every method at every size, ablations, noise and variants."""
     middle = SIZES[1]
     for seed in SEEDS:
-        yield from (Cell(method=m, pairs=n, seed=seed) for n in SIZES for m in METHODS)
-        yield from (Cell(method=m, pairs=n, seed=seed) for n in SIZES for m in ABLATIONS)
+        yield from (Cell(method=m, pairs=n, seed=seed) for n in SIZES for m in (*METHODS, *ABLATIONS))
         yield from (Cell(method=m, pairs=middle, seed=seed, noise=r) for m in NOISE_METHODS for r in NOISE_RATES)
-        yield from (Cell(method="trace", pairs=n, seed=seed, variant=v) for n in SIZES for v in TRACE_VARIANTS)
-        yield from _what_helps(SIZES, seed)
+        yield from (Cell(method="trace", pairs=middle, seed=seed, variant=v) for v in ("ipo", "gauss_newton"))
+        yield from (Cell(method="trace", pairs=n, seed=seed, variant="weight_norm sum") for n in SIZES)
+        yield from _lengths(SIZES, seed)
 
 
-def _what_helps(sizes: Sequence[int], seed: int) -> Iterator[Cell]:
-    """Yields what could close the gap between naive DPO and TRACE: longer training, and INVERT pairs weighted up."""
+def _lengths(sizes: Sequence[int], seed: int) -> Iterator[Cell]:
     for pairs in sizes:
-        yield Cell(method="trace", pairs=pairs, seed=seed, variant="3 epochs")
-        yield Cell(method="naive_oracle_dpo", pairs=pairs, seed=seed, variant="3 epochs")
-        yield Cell(method="naive_oracle_dpo", pairs=pairs, seed=seed, variant="balanced")
+        yield from (Cell(method=m, pairs=pairs, seed=seed, variant=v) for m, some in LENGTHS.items() for v in some)
 
 
 def reduced_plan() -> Iterator[Cell]:
     """Yields the comparison at the middle size alone, without noise: minutes instead of an hour."""
-    methods = ("trace", "naive_oracle_dpo", *ABLATIONS, "rdpo", "npo")
     for seed in SEEDS:
-        yield from (Cell(method=m, pairs=SIZES[1], seed=seed) for m in methods)
-        yield from _what_helps(SIZES[1:2], seed)
+        yield from (Cell(method=m, pairs=SIZES[1], seed=seed) for m in (*METHODS, *ABLATIONS))
+        yield from _lengths(SIZES[1:2], seed)
 
 
 PLANS = {"full": full_plan, "reduced": reduced_plan}

@@ -37,7 +37,8 @@ def realign_cell(triaged: pa.Table, config: Config) -> Trained:
     """Returns the model of one cell: scored, weighed and trained, with the cell's label noise laid over its corpus."""
     seconds: Seconds = {}
     model = new_adapter(load_model(config.model), config.lora, config.impact.seed).eval()
-    noisy, steps = noisy_table(triaged, config.corpus.noise), step_budget(triaged, config)
+    noisy = noisy_table(triaged, config.corpus.noise)
+    steps = step_budget(triaged["split"].to_pylist().count("train"), config)
     with _timed(seconds, "direction"):
         direction = make_direction(model, noisy, config)
     with _timed(seconds, "scoring"):
@@ -51,12 +52,13 @@ def realign_cell(triaged: pa.Table, config: Config) -> Trained:
 
 
 def _rounds(model: Any, noisy: pa.Table, unweighed: pa.Table, config: Config, seconds: Seconds) -> dict[str, Any]:
-    """U2A's rounds: train, rescore where training ended, reweigh; each as long as its row of conf/methods says."""
+    """U2A's rounds: train, rescore where training ended, reweigh; each as long as its row of conf/methods or T_max says."""
     objective, realign = config.objective, config.realign
     weighed, facts = weigh(unweighed, replace(config, objective=replace(objective, weights="uniform")))
     chosen = choose(weighed, objective.u2a_pairs)
     weight = np.ones(chosen.num_rows)
     each = realign.epochs * -(-chosen.num_rows // realign.batch)
+    each = min(each, realign.max_steps) if realign.max_steps else each
     for number in range(objective.u2a_rounds):
         if number:
             with _timed(seconds, "direction"):

@@ -18,14 +18,13 @@ from trace_ray.realign.policy_module import HybridPolicy
 from trace_ray.realign.schedule import make_optimizer
 
 
-def step_budget(triaged: pa.Table, config: Config) -> int:
-    """Returns the optimizer steps of every method on a corpus: as many as its training pairs make in ``realign.epochs``.
+def step_budget(pairs: int, config: Config) -> int:
+    """Returns T_max, or without one the optimizer steps of ``realign.epochs`` over so many pairs.
 
-    A method that skips a category would else train for fewer steps on the same data; Algorithm 1 draws a batch of each
-    category in every step. (U2A's rounds have a length of their own.)
+    Every method of a study gets the same: one that skips a category would else train for fewer steps on the same data.
     """
-    pairs: int = triaged["split"].to_pylist().count("train")
-    return config.realign.epochs * -(-pairs // config.realign.batch)
+    realign = config.realign
+    return realign.max_steps or realign.epochs * -(-pairs // realign.batch)
 
 
 def train(model: Any, scored: pa.Table, config: Config, steps: int, scratch: Run) -> None:
