@@ -57,7 +57,7 @@ class Work:
 
 WORK = {
     "triage": Work("triaged/work/judge/*.json", 4, "JudgeActor"),
-    "impact": Work("impact/scores/*.parquet", 4, "_score_shard"),
+    "impact": Work("impact/scores/*.parquet", 4, "score_rows"),
     "realign": Work("realign/checkpoints/checkpoint_*", 1, "RayTrainWorker"),
     "evaluate": Work("evaluation/generated/*.parquet", 1, "Generator"),
 }
@@ -117,7 +117,7 @@ class Drill:
         restarts = 0
         match fault:
             case "worker":
-                self.cluster.processes(work.process)[0].kill()
+                self.cluster.worker(work.process).kill()
             case "driver":
                 driver.kill()
             case "node":
