@@ -40,6 +40,7 @@ class TokenCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
             "RAY_ENABLE_RECORD_ACTOR_TASK_LOGGING": "0",
+            "RAY_metrics_report_interval_ms": "1000",  # a process that lives for seconds is seen too
         }
         self.gcs_port, self.dashboard_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.dashboard_port}"
@@ -123,7 +124,8 @@ class TokenCluster:
                         page = answer.read().decode()
                 except (OSError, http.client.HTTPException):  # a node that is gone, or goes while it answers
                     continue
-                self.scraped |= {line for line in page.splitlines() if line.startswith("ray_trace_ray_")}
+                ours = {line for line in page.splitlines() if line.startswith("ray_trace_ray_")}
+                self.scraped = self.scraped | ours  # a new set: tests read the old one meanwhile
 
     def kill_node(self, node: subprocess.Popen[bytes]) -> None:
         """Ends a node as a spot instance ends: everything at once."""
