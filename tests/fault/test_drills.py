@@ -192,6 +192,7 @@ def test_clocks_that_disagree_change_nothing(drill: Drill) -> None:
     assert compare(drill.base_run, local(run), "impact") <= TOLERANCE["impact"]
 
 
+@pytest.mark.timeout(1800)
 def test_a_run_over_a_faulty_way_to_s3_ends_as_the_undisturbed_one(
     drill: Drill, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
