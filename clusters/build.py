@@ -31,7 +31,8 @@ class Group:
     Args:
         pool: what it is for, a label of the node and of Ray's node; cpus, memory_gib and gpus of one pod.
         least, most: pods of the group; spot: on capacity that may be taken away.
-        shm_gib: shared memory: Ray's object store and NCCL live there.
+        shm_gib: shared memory: Ray's object store, by default 30 % of the memory, and NCCL live there. Where the store
+            does not fit, Ray puts it on disk.
     """
 
     name: str
@@ -42,10 +43,10 @@ class Group:
     least: int = 0
     most: int = 1
     spot: bool = False
-    shm_gib: int = 8
+    shm_gib: int = 12
 
 
-CPU_GROUPS = (Group(name="cpu", pool="cpu", cpus=4, memory_gib=16, least=2, most=4, shm_gib=4),)
+CPU_GROUPS = (Group(name="cpu", pool="cpu", cpus=4, memory_gib=16, least=2, most=4, shm_gib=6),)
 GPU_GROUPS = (
     Group(name="cpu", pool="cpu", cpus=8, memory_gib=32, least=1, most=8),
     Group(name="judge-spot", pool="judge", cpus=7, memory_gib=56, gpus=1, most=16, spot=True, shm_gib=16),
@@ -53,7 +54,7 @@ GPU_GROUPS = (
     Group(name="trainer-spot", pool="trainer", cpus=44, memory_gib=360, gpus=4, most=4, spot=True, shm_gib=96),
     Group(name="trainer-on-demand", pool="trainer", cpus=44, memory_gib=360, gpus=4, most=2, shm_gib=96),
 )
-HEAD = Group(name="head", pool="head", cpus=4, memory_gib=16, least=1, most=1, shm_gib=4)
+HEAD = Group(name="head", pool="head", cpus=4, memory_gib=16, least=1, most=1, shm_gib=6)
 
 
 def files() -> dict[str, list[Yaml]]:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 import ray
 
 from trace_ray import metrics
+from trace_ray.config import CorpusConfig, StorageConfig
+from trace_ray.corpus.blocks import Group, regroup
+from trace_ray.corpus.read import Source
+from trace_ray.storage import locate
 
 
 class Seen:
@@ -18,22 +26,55 @@ class Seen:
         self.values.append((amount, tags))
 
 
-def test_verdicts_are_counted_by_category_and_cache_use_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Seen]:
+    """Metrics as they were made, by name, each with what it was told."""
     import ray.util.metrics
 
-    made: dict[str, Seen] = {}
+    found: dict[str, Seen] = {}
 
-    def counter(name: str, description: str, tag_keys: tuple[str, ...]) -> Seen:
-        return made.setdefault(name, Seen(name, description, tag_keys))
+    def make(name: str, description: str, tag_keys: tuple[str, ...]) -> Seen:
+        return found.setdefault(name, Seen(name, description, tag_keys))
 
-    monkeypatch.setattr(ray.util.metrics, "Counter", counter)
+    monkeypatch.setattr(ray.util.metrics, "Counter", make)
     monkeypatch.setattr(metrics, "_in_ray", lambda: True)
     monkeypatch.setattr(metrics, "_made", {})
+    return found
+
+
+def test_verdicts_are_counted_by_category_and_cache_use_by_token(made: dict[str, Seen]) -> None:
     metrics.count_each("pairs_judged", "category", ["INVERT", None, "RETAIN", "INVERT"])
     metrics.count_judge({"judged_tokens": 10, "prefix_cache_hits": 0, "prefix_cache_queries": 8})
     assert made["trace_ray_pairs_judged"].values == [(2, {"category": "INVERT"}), (1, {"category": "RETAIN"})]
     assert made["trace_ray_judge_tokens"].values == [(10, None)]
     assert "trace_ray_judge_prefix_hits" not in made
+
+
+def test_a_first_a_second_and_an_endpoints_judge_count_too(made: dict[str, Seen]) -> None:
+    used = {
+        "first_judged_tokens": 3,
+        "judged_tokens": 4,
+        "second_endpoint_tokens": 5,
+        "second_retries": 2,
+        "requests": 9,
+    }
+    metrics.count_judge(used)
+    assert made["trace_ray_judge_tokens"].values == [(3, None), (4, None), (5, None)]
+    assert made["trace_ray_retries"].values == [(2, {"kind": "endpoint"})]
+    assert set(made) == {"trace_ray_judge_tokens", "trace_ray_retries"}
+
+
+def test_rows_that_reading_refuses_are_counted_by_reason(made: dict[str, Seen], tmp_path: Path) -> None:
+    pair = json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"})
+    (tmp_path / "x.jsonl").write_text(f"{pair}\n{{broken\n[]\n{{half\n")
+    place = locate(str(tmp_path), StorageConfig())
+    group = Group(0, (Source(place / "x.jsonl", 0, ""),), 0)
+    assert regroup(group, CorpusConfig(), 1, place / "runs", place / "rejects")["rejects"] == 3
+    told = {str(tags): amount for amount, tags in made["trace_ray_rejects"].values}
+    assert told == {
+        str({"reason": "broken_json", "stage": "triage"}): 2,
+        str({"reason": "missing_field", "stage": "triage"}): 1,
+    }
 
 
 def test_outside_ray_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,3 +88,12 @@ def test_a_name_that_is_not_in_the_table_is_a_mistake(monkeypatch: pytest.Monkey
     monkeypatch.setattr(metrics, "_in_ray", lambda: True)
     with pytest.raises(KeyError):
         metrics.count("pairs_juged", 1)
+
+
+def test_clusters_readme_lists_every_figure_with_its_tags() -> None:
+    text = (Path(__file__).parents[1] / "clusters" / "README.md").read_text()
+    listed = set(re.findall(r"`([a-z_]+)(?:\{[a-z,]+\})?`", text.split("## Metrics")[1].replace(" / ", "` `")))
+    assert {f"{name}_total" for name in metrics.COUNTERS} <= listed
+    assert set(metrics.GAUGES) <= listed
+    for name, (_, tags) in metrics.COUNTERS.items():
+        assert not tags or f"`{name}_total{{{','.join(tags)}}}`" in text

@@ -55,6 +55,32 @@ def test_yaml_and_overrides_run_nothing(text: str, tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.parametrize("where", ["triage.judge", "triage.second_judge", "evaluate.judge", "evaluate"])
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        ("{trust_remote_code: true}", "bring their own code"),
+        ("{trust_remote_code: 'yes'}", "bring their own code"),
+        ("{worker_cls: evil.Worker}", "bring their own code"),
+        ("{distributed_executor_backend: evil.Executor}", "bring their own code"),
+        ("{load_format: pt}", "safetensors only"),
+    ],
+)
+def test_an_engine_that_would_run_code_is_refused_before_anything_starts(where: str, engine: str, said: str) -> None:
+    judge = [f"{where}.backend=vllm"] if where != "evaluate" else []
+    with pytest.raises(UserError, match=said):
+        load_config([], [*BASE, *judge, f"{where}.engine={engine}"])
+
+
+def test_an_engine_that_runs_none_is_not(tmp_path: Path) -> None:
+    from trace_ray.inference import Engine, EngineSettings
+
+    harmless = "{tensor_parallel_size: 2, trust_remote_code: false, distributed_executor_backend: mp}"
+    assert load_config([], [*BASE, f"triage.judge.engine={harmless}"])
+    with pytest.raises(UserError, match="bring their own code"):  # and whoever builds one without a configuration
+        Engine(EngineSettings(model=str(tmp_path), extra=(("trust_remote_code", True),)))
+
+
 def test_pickled_weights_are_refused_and_never_opened(tmp_path: Path) -> None:
     from trace_ray.models import load_model
 

@@ -18,7 +18,7 @@ from trace_ray.storage import Location
 Inputs = Mapping[str, Any]
 
 STAGES = ("triage", "impact", "realign", "evaluate", "report")
-MANIFEST, DONE, INPUTS = "manifest.json", "_DONE", "inputs.json"
+MANIFEST, DONE, INPUTS, CONFIG = "manifest.json", "_DONE", "inputs.json", "config.yaml"
 
 
 def inputs_hash(inputs: Inputs) -> str:
@@ -159,4 +159,4 @@ class Run:
         return self.place / "report.html"
 
     def write_config(self, text: str) -> None:
-        (self.place / "config.yaml").write_text(text)
+        (self.place / CONFIG).write_text(text)

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from trace_ray.config import LOSSES, Config, JudgeConfig, StorageConfig, TermConfig, TriageConfig
 from trace_ray.config_bounds import check_bounds
+from trace_ray.config_engine import refuse_code
 from trace_ray.errors import UserError, nearest
 from trace_ray.policy import check_policy
 from trace_ray.secrets import refuse_secrets
@@ -159,6 +160,8 @@ def check_config(config: Config) -> None:
     judges |= {f"evaluate.panel[{i}]": judge for i, judge in enumerate(config.evaluate.panel)}
     for name, judge in judges.items():
         _check_judge(name, judge)
+        refuse_code(f"{name}.engine", judge.engine)
+    refuse_code("evaluate.engine", config.evaluate.engine)
     check_policy(config.policy, needs_rules=any(judge.backend == "rules" for judge in judges.values()))
     _check_audit(config.triage)
 

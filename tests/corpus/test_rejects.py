@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from trace_ray.config import CorpusConfig, StorageConfig
+from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Source, read_sources
 from trace_ray.errors import UserError
 from trace_ray.storage import locate
@@ -84,3 +85,42 @@ def test_a_cut_off_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress((GOOD + b"\n") * 2000)[:-20])
     with pytest.raises(UserError, match=r"x\.jsonl\.gz"):
         list(read_sources([Source(locate(str(path), StorageConfig()), 0, "")], CorpusConfig(), 0, 1 << 30))
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, -1, -30])
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_columnar_file_cut_short_is_an_error_that_names_it(kind: str, keep: int, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{kind}"
+    table = pa.table({"prompt": [f"p{i}" for i in range(500)], "chosen": ["a"] * 500, "rejected": ["b"] * 500})
+    if kind == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    path.write_bytes(path.read_bytes()[:keep])
+    place = locate(str(path), StorageConfig())
+    for reading in (count_rows, lambda one: list(read_sources([Source(one, 0, "")], CorpusConfig(), 0, 1 << 30))):
+        with pytest.raises(UserError, match=rf"x\.{kind}: cannot be read to its end") as caught:
+            reading(place)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_parquet_page_that_was_overwritten_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    text = [f"{i} " * 50 for i in range(2000)]
+    pq.write_table(pa.table({"prompt": text, "chosen": ["a"] * 2000, "rejected": ["b"] * 2000}), path)
+    data = bytearray(path.read_bytes())
+    data[4:2004] = bytes(2000)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"x\.parquet: cannot be read to its end"):
+        list(read_sources([Source(locate(str(path), StorageConfig()), 0, "")], CorpusConfig(), 0, 1 << 30))
+
+
+def test_a_jsonl_file_cut_short_loses_its_last_row_to_the_rejects_only(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes((GOOD + b"\n") * 3 + GOOD[:-7])
+    place = locate(str(path), StorageConfig())
+    (chunk,) = read_sources([Source(place, 0, "")], CorpusConfig(), 0, 1 << 30)
+    assert chunk.pairs.num_rows == 3
+    assert [(row["row"], row["reason"]) for row in chunk.rejects.to_pylist()] == [(3, "broken_json")]
+    assert count_rows(place) == 4

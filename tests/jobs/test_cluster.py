@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import TOKEN, TokenCluster, wait_for
+from tests.support.proxy import FaultyProxy
 from tests.support.s3 import CREDENTIALS, S3Server, set_credentials
 from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
 from trace_ray.pipeline import run_folder
+from trace_ray.storage import Location
 from trace_ray.synth.demo import write_corpus
 
 pytestmark = pytest.mark.slow
@@ -27,7 +29,9 @@ def lake(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Itera
         s3_server.make_bucket("lake")
         storage = StorageConfig(endpoint=s3_server.endpoint, region="us-east-1")
         run = run_folder("s3://lake/runs/job", storage)
-        corpus = write_corpus(run_folder("s3://lake", storage).place / "corpus")
+        place = run_folder("s3://lake", storage).place / "corpus"
+        corpus = write_corpus(place)
+        (place / "test.jsonl").write_text((place / "test.jsonl").read_text() + "{broken\n")
         reached = [f"storage.endpoint={s3_server.endpoint}", "storage.region=us-east-1"]
         yield run, [*corpus, *SMALL, *reached]
 
@@ -83,7 +87,7 @@ def test_a_killed_job_submitted_again_completes(cluster: TokenCluster, lake: tup
     assert third.returncode == 0, third.stdout[-3000:] + third.stderr[-3000:]
     assert run.triaged.manifest() == triaged, "a finished stage is left alone"
     counts = triaged["counts"]
-    assert counts["rows_in"] == 248 == counts["triaged"] + counts["rejects"]
+    assert counts["rows_in"] == 120 + 128 + 1 == counts["triaged"] + counts["rejects"]
     assert json.loads((run.evaluation.place / "metrics.json").read_text())["n"]["all"] == 16
     assert run.report.exists()
     assert not (run.place / "driver.json").exists()
@@ -96,11 +100,40 @@ def test_a_mistake_in_the_configuration_fails_the_job(cluster: TokenCluster, lak
     assert "did you mean 'zero_stage'" in told.stdout
 
 
+def test_what_is_done_again_is_counted_too(
+    cluster: TokenCluster, lake: tuple[Run, list[str]], s3_server: S3Server
+) -> None:
+    """Over a way to S3 that cuts answers short; rules judge, so that it takes seconds."""
+    run, overrides = lake
+    with FaultyProxy(("127.0.0.1", s3_server.port), {"cut": 0.1}) as proxy:
+        faulty = [f"storage.endpoint={proxy.endpoint}", "triage.judge.backend=rules", "triage.judge.model=''"]
+        other = Run(Location(run.place.fs, "lake/runs/faulty"))
+        told = cluster.ray(*submit(cluster, "faulty", other, [*overrides, *faulty], entry="triage"), timeout=300)
+        assert told.returncode == 0, told.stdout[-3000:]
+        assert proxy.seen["cut"] > 0
+    wait_for(lambda: sample(cluster, "retries_total", kind="s3") > 0, 60, "a retry in the metrics")
+
+
 def test_the_projects_metrics_were_in_rays_endpoint(cluster: TokenCluster) -> None:
-    names = {line.split("{")[0].split(" ")[0] for line in cluster.scraped}
-    for name in ("pairs_judged", "pairs_scored", "training_tokens", "judge_tokens", "answers"):
-        assert f"ray_trace_ray_{name}_total" in names, sorted(names)
-    assert any('category="INVERT"' in line for line in cluster.scraped)
+    """Every figure that a run of these jobs moves, read as Prometheus reads it."""
+    for category in ("INVERT", "PUNISH", "RETAIN"):
+        assert sample(cluster, "pairs_judged_total", category=category) > 0
+        assert sample(cluster, "pairs_scored_total", category=category) > 0
+    assert sample(cluster, "rejects_total", stage="triage", reason="broken_json") >= 1
+    assert sample(cluster, "judge_tokens_total") > 0
+    assert 0 < sample(cluster, "judge_prefix_hits_total") <= sample(cluster, "judge_prefix_queries_total")
+    assert sample(cluster, "training_tokens_total") > 0
+    assert sample(cluster, "training_tokens_per_second") > 0
+    assert sample(cluster, "training_step") > 0
+    for model in ("base", "realigned"):
+        assert sample(cluster, "answers_total", model=model) > 0
+
+
+def sample(cluster: TokenCluster, name: str, **tags: str) -> float:
+    """Returns the largest value that one process' series of ours with these tags had; 0 where there was none."""
+    found = [line for line in sorted(cluster.scraped) if line.startswith(f"ray_trace_ray_{name}{{")]
+    mine = [line for line in found if all(f'{tag}="{value}"' in line for tag, value in tags.items())]
+    return max((float(line.rsplit("}", 1)[1].split()[0]) for line in mine), default=0.0)
 
 
 def test_no_credential_is_in_the_run_or_in_rays_logs(cluster: TokenCluster, lake: tuple[Run, list[str]]) -> None:

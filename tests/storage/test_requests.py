@@ -1,15 +1,20 @@
-"""What storage asks of S3: few requests, no more bytes than needed, no listing where a name is known."""
+"""What storage asks of S3: few requests, no more bytes than needed, no listing where a name is known; who signs them."""
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from tests.support.proxy import FaultyProxy
-from tests.support.s3 import S3Server
+from tests.support.s3 import CREDENTIALS, S3Server
+from trace_ray import object_store, staging
 from trace_ray.config import StorageConfig
 from trace_ray.storage import Location, locate
 
@@ -75,3 +80,76 @@ def test_one_column_of_many_is_fetched_without_the_others(watched: tuple[FaultyP
     assert (place / "part.parquet").read_parquet(["row"]).num_rows == 4000
     assert proxy.sent - before < 300_000
     assert len(verbs(proxy)) <= 4
+
+
+def test_the_default_chain_signs_for_the_region_and_anonymous_signs_nothing(
+    watched: tuple[FaultyProxy, Location], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import boto3
+
+    proxy, place = watched
+    (place / "public").write_text("x")
+    bucket, _, key = (place / "public").path.partition("/")
+    owner = boto3.client("s3", endpoint_url=proxy.endpoint, region_name="us-east-1")
+    owner.put_object_acl(Bucket=bucket, Key=key, ACL="public-read")
+
+    def signature(**changed: object) -> str:
+        storage = replace(StorageConfig(endpoint=proxy.endpoint, region="eu-central-1"), **changed)  # type: ignore[arg-type]
+        assert locate(f"{place.uri}/public", storage).read_text() == "x"
+        return proxy.signed_by[-1]
+
+    assert f"Credential={CREDENTIALS['AWS_ACCESS_KEY_ID']}/" in signature()
+    assert "/eu-central-1/s3/" in signature()
+    assert signature(anonymous=True) == ""
+    profile = tmp_path / "credentials"
+    profile.write_text("[other]\naws_access_key_id = FROMPROFILE\naws_secret_access_key = x\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profile))
+    monkeypatch.setenv("AWS_PROFILE", "other")
+    assert "Credential=FROMPROFILE/" in signature(connect_timeout_s=9.0)  # another setting: s3fs keeps equal ones
+
+
+def test_a_large_file_goes_up_in_parts(watched: tuple[FaultyProxy, Location], tmp_path: Path) -> None:
+    proxy, place = watched
+    file = tmp_path / "weights"
+    with file.open("wb") as sink:
+        sink.truncate(101 << 20)
+    (place / "weights").upload(file)
+    assert [line.split()[0] for line in proxy.requests if "uploadId" not in line] == ["POST"]
+    assert sum("partNumber=" in line for line in proxy.requests) >= 3
+
+
+def test_many_that_want_a_model_at_once_download_it_once(watched: tuple[FaultyProxy, Location]) -> None:
+    proxy, place = watched
+    (place / "config.json").write_text("{}")
+    (place / "model.safetensors").write_bytes(b"1" * 1_000_000)
+    verbs(proxy)
+    with ThreadPoolExecutor(4) as pool:
+        copies = set(pool.map(staging.stage, [place] * 4))
+    assert len(copies) == 1
+    assert sum("model.safetensors" in line and line.startswith("GET") for line in proxy.requests) == 1
+
+
+def test_waits_grow_and_what_is_final_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    tries = 0
+
+    def fails_at_first() -> str:
+        nonlocal tries
+        tries += 1
+        if tries < 6:
+            raise OSError("503 Slow Down")
+        return "there"
+
+    assert object_store.patiently(fails_at_first) == "there"
+    for i, wait in enumerate(waits):
+        assert 0.25 * 2**i <= wait <= 0.5 * 2**i
+    assert len(waits) == 5
+    with pytest.raises(PermissionError):
+        object_store.patiently(lambda: (_ for _ in ()).throw(PermissionError("denied")))
+    tries = 0
+    with pytest.raises(OSError, match="Slow Down"):
+        object_store.patiently(lambda: (_ for _ in ()).throw(OSError("503 Slow Down")))
+    assert len(waits) == 10

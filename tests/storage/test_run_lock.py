@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -92,6 +93,38 @@ def test_a_pause_of_the_whole_machine_is_nobodys_death(tmp_path: Path) -> None:
     assert "is at work on this run" in second.communicate(timeout=30)[1]
     first.kill()
     first.communicate()
+
+
+@pytest.mark.parametrize("skew", [-86_400, 86_400])
+def test_clocks_that_disagree_make_no_driver_dead_and_keep_none_alive(tmp_path: Path, skew: int) -> None:
+    """The other driver's clock is a day off; so is what the file system says of the record it renews."""
+    body = (
+        "import os, time\nfrom trace_ray.config import StorageConfig\nfrom trace_ray.run_lock import driver_lock\n"
+        "from trace_ray.storage import locate\n"
+        f"real = time.time\ntime.time = lambda: real() + {skew}\nrun = {str(tmp_path / 'run')!r}\n"
+        f"with driver_lock(locate(run, StorageConfig()), {BEAT}):\n"
+        "    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", body], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    place = locate(str(tmp_path / "run"), StorageConfig())
+    stopped = threading.Event()
+
+    def date_wrongly() -> None:
+        while not stopped.wait(BEAT / 10):
+            os.utime((place / LOCK).path, (time.time() + skew,) * 2)
+
+    dating = threading.Thread(target=date_wrongly)
+    dating.start()
+    with pytest.raises(UserError, match="is at work on this run"), driver_lock(place, BEAT):
+        pass
+    stopped.set()
+    dating.join()
+    other.kill()
+    other.communicate()
+    with driver_lock(place, BEAT):
+        pass
 
 
 def test_an_unreadable_record_stops_nobody(place: Location) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -39,6 +40,7 @@ class TokenCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
             "RAY_ENABLE_RECORD_ACTOR_TASK_LOGGING": "0",
+            "RAY_metrics_report_interval_ms": "1000",  # a process that lives for seconds is seen too
         }
         self.gcs_port, self.dashboard_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.dashboard_port}"
@@ -65,7 +67,7 @@ class TokenCluster:
         known = len(self.agent_ports)
         node = self._start([f"--address=127.0.0.1:{self.gcs_port}", f"--num-cpus={cpus}"])
         port = self.agent_ports[known]
-        wait_for(lambda: status_of(f"http://127.0.0.1:{port}/api/local_raylet_healthz") == 200, 60, "the node")
+        wait_for(lambda: status_of(f"http://127.0.0.1:{port}/api/local_raylet_healthz") == 200, 120, "the node")
         return node
 
     def _start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
@@ -101,10 +103,10 @@ class TokenCluster:
             [RAY, *arguments], env=asked, capture_output=True, text=True, timeout=timeout, check=False
         )
 
-    def processes(self, *words: str) -> list[psutil.Process]:
-        """Returns this cluster's processes whose command line holds all the words."""
+    def processes(self, *words: str, node: subprocess.Popen[bytes] | None = None) -> list[psutil.Process]:
+        """Returns the processes of this cluster, or of one node, whose command line holds all the words."""
         found = []
-        for process in self._all():
+        for process in self._all() if node is None else _below(node):
             try:
                 line = " ".join(process.cmdline())
             except psutil.Error:
@@ -120,13 +122,14 @@ class TokenCluster:
                 try:
                     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
                         page = answer.read().decode()
-                except OSError:
+                except (OSError, http.client.HTTPException):  # a node that is gone, or goes while it answers
                     continue
-                self.scraped |= {line for line in page.splitlines() if line.startswith("ray_trace_ray_")}
+                ours = {line for line in page.splitlines() if line.startswith("ray_trace_ray_")}
+                self.scraped = self.scraped | ours  # a new set: tests read the old one meanwhile
 
     def kill_node(self, node: subprocess.Popen[bytes]) -> None:
         """Ends a node as a spot instance ends: everything at once."""
-        for process in [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]:
+        for process in _below(node):
             _kill(process)
         node.wait()
 
@@ -143,8 +146,14 @@ class TokenCluster:
 
     def node_of(self, word: str) -> subprocess.Popen[bytes]:
         """Returns the `ray start` process of the node on which such a process works."""
-        above = {parent.pid for parent in self.worker(word).parents()}
-        return next(node for node in self.nodes if node.pid in above)
+        found: list[subprocess.Popen[bytes]] = []
+
+        def look() -> bool:
+            found.extend(node for node in self.nodes if self.processes("ray::", word, node=node))
+            return bool(found)
+
+        wait_for(look, 60, f"a node with {word}")
+        return found[0]
 
     def drain(self, node: subprocess.Popen[bytes], seconds: int) -> subprocess.CompletedProcess[str]:
         """Tells Ray that a node goes, as a worker pod's preStop hook does."""
@@ -159,10 +168,7 @@ class TokenCluster:
         )
 
     def _all(self) -> list[psutil.Process]:
-        alive = [node for node in self.nodes if node.poll() is None]
-        return [
-            p for node in alive for p in (psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True))
-        ]
+        return [process for node in self.nodes for process in _below(node)]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -174,6 +180,14 @@ class TokenCluster:
             node.wait()
         if kind is None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _below(node: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Returns a node's processes, none where it has ended."""
+    if node.poll() is not None:
+        return []
+    top = psutil.Process(node.pid)
+    return [top, *top.children(recursive=True)]
 
 
 def _kill(process: psutil.Process) -> None:

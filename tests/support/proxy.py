@@ -36,6 +36,7 @@ class FaultyProxy:
         self.lock = threading.Lock()
         self.seen: Counter[str] = Counter()
         self.requests: list[str] = []
+        self.signed_by: list[str] = []
         self.sent = 0
         proxy = self
 
@@ -79,6 +80,7 @@ class FaultyProxy:
                     fault = name
             self.seen[fault or "passed"] += 1
             self.requests.append(f"{request.command} {request.path}")
+            self.signed_by.append(request.headers.get("Authorization", ""))
         match fault:
             case "slow_down" | "unavailable":
                 self._send(request, 503, SLOW_DOWN if fault == "slow_down" else b"", {})

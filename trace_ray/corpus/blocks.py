@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from trace_ray import metrics
 from trace_ray.config import CorpusConfig
 from trace_ray.corpus.read import SLOT_SCHEMA, SLOTS, Source, read_sources
 from trace_ray.storage import Location
@@ -53,7 +54,7 @@ def regroup(group: Group, config: CorpusConfig, blocks: int, out: Location, reje
     """Writes a group's runs below ``out``, its refused rows below ``rejects`` and, last, its record, which it returns.
 
     The same group writes the same files, so a task may be repeated.
-    Returns: rows read, the sum of their row numbers, runs written, rejects by reason.
+    Returns: rows read, the sum of their row numbers, runs written, rows refused.
     """
     tally: Counter[str] = Counter(rows=0, rejects=0, row_sum=0, runs=0)
     for number, chunk in enumerate(read_sources(group.sources, config, group.limit, CHUNK_BYTES)):
@@ -61,6 +62,7 @@ def regroup(group: Group, config: CorpusConfig, blocks: int, out: Location, reje
             _write_run(chunk.pairs, blocks, out / f"run-{group.index:06d}-{number:06d}.arrow")
         if chunk.rejects.num_rows:
             (rejects / f"part-read-{group.index:06d}-{number:06d}.parquet").write_parquet(chunk.rejects)
+            metrics.count_each("rejects", "reason", chunk.rejects["reason"].to_pylist(), stage="triage")
         tally.update({"runs": 1, "rejects": chunk.rejects.num_rows})
         tally.update({"rows": chunk.pairs.num_rows + chunk.rejects.num_rows, "row_sum": _row_sum(chunk.pairs)})
         tally.update({"row_sum": _row_sum(chunk.rejects)})
