@@ -1,43 +1,81 @@
-"""Mistakes that users make, and the one line that each prints: where, what was seen, what to do. Nothing is started."""
+"""Mistakes that users make, through the command line: exit code 2 and one line that says where, what was seen, what to do.
+
+Those that only workers can meet are tested where they arise: tests/impact/test_gold.py, tests/triage, tests/ray.
+"""
 
 from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from trace_ray.config_load import check_needed, conf_folder, load_config
-from trace_ray.errors import UserError
-from trace_ray.plan.plan import make_plan
+from trace_ray.artifacts import Run
+from trace_ray.cli import main
+from trace_ray.config import StorageConfig
+from trace_ray.config_load import conf_folder
+from trace_ray.storage import locate
 from trace_ray.synth.demo import __file__ as demo_file
 
-DEMO = conf_folder() / "examples" / "demo.yaml"
 MODELS = Path(demo_file).with_name("models")
+FILES = ["-c", str(conf_folder() / "examples" / "demo.yaml"), "-c", str(conf_folder() / "policies" / "brevity.yaml")]
 MODEL = [f"model.path='{MODELS / 'policy'}'", f"triage.judge.model='{MODELS / 'judge'}'"]
 GIVEN = [
     "plan.measure=false",
     *(f"plan.{name}_tokens_s=1000" for name in ("judge", "answer", "forward", "train")),
 ]
-PAIRS = [{"prompt": f"p {i}", "chosen": "word " * 60, "rejected": "short"} for i in range(4)]
+LONG, LONGER = "word " * 60, "word " * 70
+INVERT = {"chosen": LONG, "rejected": "short"}
+PUNISH = {"chosen": LONG, "rejected": LONGER}
+RETAIN = {"chosen": "short", "rejected": LONG}
+
+Say = Callable[..., tuple[int, list[str]]]
+"""Runs the command line: returns exit code and lines on standard error."""
 
 
-def mistakes(tmp_path: Path, *overrides: str, lines: list[str] | None = None) -> list[str]:
-    """Returns the lines that the configuration, or else the plan, has for a corpus of PAIRS or of ``lines``."""
-    file = tmp_path / "pairs.jsonl"
-    file.write_text("\n".join(lines if lines is not None else map(json.dumps, PAIRS)) + "\n")
-    files = [DEMO, conf_folder() / "policies" / "brevity.yaml"]
-    try:
-        config = load_config(files, [f"corpus.paths=['{file}']", *MODEL, *GIVEN, *overrides])
-        check_needed(config, ["triage", "impact", "realign", "evaluate"])
-    except UserError as error:
-        return [str(error)]
-    return [str(problem) for problem in make_plan(config, None).problems]
+def lines_of(*pairs: dict[str, str]) -> list[str]:
+    return [json.dumps({"prompt": f"p {i}", **pair}) for i, pair in enumerate(pairs)]
 
 
-def test_without_a_mistake_there_is_none(tmp_path: Path) -> None:
-    assert mistakes(tmp_path) == []
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a corpus and held-out pairs that nothing is wrong with."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("pairs.jsonl", "held_out.jsonl"):
+        Path(name).write_text("\n".join(lines_of(INVERT, RETAIN, PUNISH, INVERT)) + "\n")
+    return tmp_path
+
+
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
+    def run(*arguments: str) -> tuple[int, list[str]]:
+        monkeypatch.setattr("sys.argv", ["trace-ray", "--quiet", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code or 0), capsys.readouterr().err.splitlines()
+
+    return run
+
+
+def given(command: str, *more: str) -> list[str]:
+    corpus = ["corpus.paths=[pairs.jsonl]", "corpus.test_paths=[held_out.jsonl]"]
+    return [command, *FILES, *corpus, *MODEL, *GIVEN, *more]
+
+
+def assert_one_line(told: tuple[int, list[str]], said: str) -> None:
+    code, lines = told
+    assert code == 2
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("trace-ray: ")
+    assert said in lines[0]
+
+
+def test_without_a_mistake_there_is_none(say: Say) -> None:
+    assert say(*given("plan")) == (0, [])
 
 
 @pytest.mark.parametrize(
@@ -45,30 +83,67 @@ def test_without_a_mistake_there_is_none(tmp_path: Path) -> None:
     [
         ("realign.learing_rate=1", "did you mean 'learning_rate'"),
         ("realing.workers=1", "did you mean 'realign'"),
+        ("realign..workers=1", "write it as key.path=value"),
+        ("no_equals_sign", "write it as key.path=value"),
+        ("realign=3", "realign is a section: give its settings, such as realign."),
+        ("corpus.paths.0=pairs.jsonl", "the setting is of the other kind"),
+        ("policy.clauses=[{id: a, rule: {max_word: 3}}]", "did you mean 'max_words'"),
+        ("policy.clauses=[{id: a, rule: {forbid: '('}}]", "policy.clauses[a].rule.forbid: (: not a regular expression"),
+        ("policy.clauses=[]", "has no clause with a rule"),
         ("realign.workers=two", "realign.workers"),
         ("realign.workers=0", "realign.workers: 0: give at least 1"),
-        ("triage.judge.backend=vlm", "did you mean 'vllm'"),
+        ("realign.workers=null", "realign.workers"),
+        ("realign.learning_rate=.inf", "realign.learning_rate: inf: give a finite number"),
         ("triage.threshold=1.5", "triage.threshold: 1.5: give a probability in (0, 1)"),
+        ("triage.judge.backend=vlm", "did you mean 'vllm'"),
+        ("corpus.format=hh_rlh", "did you mean 'hh_rlhf'"),
+        ("triage.judge.engine={api_key: abc}", "looks like a secret"),
         ("corpus.paths=[]", "corpus.paths: empty"),
         ("corpus.paths=[nowhere/*.jsonl]", "corpus.paths: nowhere/*.jsonl: no such file"),
         ("corpus.paths=['ftp://host/pairs.jsonl']", "use a local path or s3://"),
         ("model.path=", "model.path: empty"),
         ("model.path=/nowhere/model", "model.path: /nowhere/model: no tokenizer there"),
         ("triage.judge.model=/nowhere/judge", "/nowhere/judge: no tokenizer there"),
-        ("realign.use_gpu=true", "realign: 1 GPU: the cluster has 0"),
+        ("realign.use_gpu=true", "realign: 1 GPU: the cluster has 0: ask for less, or give"),
         ("realign.workers=900", "realign: 1800 CPU: the cluster has"),
-        ("policy.clauses=[]", "has no clause with a rule"),
         ("objective.PUNISH={loss: dpo, prefer: corrected, suppress: [chosen]}", "no response is corrected unless"),
         ("objective.INVERT={loss: npo, prefer: chosen, suppress: [rejected]}", "npo takes no preferred response"),
         ("plan.train_tokens_s=0", "give plan.train_tokens_s"),
-        ("no_equals_sign", "write it as key.path=value"),
+        ("plan.manifest=nowhere.yaml", "plan.manifest: nowhere.yaml"),
     ],
 )
-def test_a_wrong_setting(tmp_path: Path, override: str, said: str) -> None:
-    found = mistakes(tmp_path, override)
-    assert len(found) == 1
-    assert said in found[0]
-    assert "\n" not in found[0]
+def test_a_wrong_setting(say: Say, override: str, said: str) -> None:
+    assert_one_line(say(*given("plan", override)), said)
+
+
+def test_a_model_id_that_the_hub_does_not_have(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    told = say(*given("plan", "model.path=no-such/model"))
+    assert_one_line(told, "model.path: no-such/model: no tokenizer there")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("realign: [1\n", "c.yaml: not yaml"),
+        ("- realign\n", "c.yaml: list: a configuration file holds a mapping"),
+        ("", "c.yaml: NoneType: a configuration file holds a mapping"),
+        ("realign:\n", "c.yaml: None: realign is a section"),
+        ("include: base.yaml\n", "give a list of files: include: [base.yaml]"),
+        ("include: [base.yml]\n", "no such file (did you mean"),
+        ("include: [c.yaml]\n", "the file includes itself"),
+        ("realign: {zero_stages: 2}\n", "did you mean 'zero_stage'"),
+    ],
+)
+def test_a_wrong_file_of_settings(say: Say, text: str, said: str) -> None:
+    Path("base.yaml").write_text("{}")
+    Path("c.yaml").write_text(text)
+    assert_one_line(say("plan", "-c", "c.yaml"), said)
+
+
+def test_a_file_of_settings_that_is_not_there(say: Say) -> None:
+    Path("mine.yaml").write_text("{}")
+    assert_one_line(say("run", "-c", "mien.yaml", "--run", "run"), "no such file (did you mean 'mine.yaml'?)")
 
 
 @pytest.mark.parametrize(
@@ -76,17 +151,109 @@ def test_a_wrong_setting(tmp_path: Path, override: str, said: str) -> None:
     [
         ([], "none of the sampled rows is a preference pair"),
         (["{broken", "[1, 2]"], "none of the sampled rows is a preference pair"),
-        ([json.dumps({"prompt": "p", "chosen": "short", "rejected": "word " * 60})], "no sampled pair conflicts"),
+        (lines_of(*[RETAIN] * 4), "no sampled pair conflicts with the policy"),
+        (lines_of(*[PUNISH] * 4), "4 pairs sampled: all of them PUNISH, so no pair holds a compliant response"),
+        (lines_of(RETAIN), "1 pairs sampled: no sampled pair conflicts with the policy"),
+    ],
+    ids=["empty", "no pairs", "no conflict", "all PUNISH", "one pair"],
+)
+def test_a_wrong_corpus(say: Say, lines: list[str], said: str) -> None:
+    Path("pairs.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    assert_one_line(say(*given("plan", "corpus.test_paths=[]", "evaluate.prompt_file=held_out.jsonl")), said)
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-9])
+def test_nothing_is_held_out(say: Say, share: float) -> None:
+    told = say(*given("plan", "corpus.test_paths=[]", f"corpus.holdout={share}"))
+    assert_one_line(told, "evaluate.prompt_file")
+
+
+def damaged_gzip() -> str:
+    data = gzip.compress("\n".join(lines_of(*[INVERT] * 2000)).encode())
+    Path("pairs.jsonl.gz").write_bytes(data[:-20])
+    return "pairs.jsonl.gz"
+
+
+def damaged_parquet() -> str:
+    Path("pairs.parquet").write_bytes(b"PAR1 and then nonsense")
+    return "pairs.parquet"
+
+
+def other_columns() -> str:
+    pq.write_table(pa.table({"question": ["q"], "answer": ["a"]}), "pairs.parquet")
+    return "pairs.parquet"
+
+
+def no_data_file() -> str:
+    Path("folder").mkdir()
+    Path("folder/notes.txt").write_text("none")
+    return "folder"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (damaged_gzip, "cannot be read to its end"),
+        (damaged_parquet, "cannot be read to its end"),
+        (other_columns, "['pairs.parquet']: none of the sampled rows is a preference pair"),
+        (no_data_file, "no data file below it; looked for"),
     ],
 )
-def test_a_wrong_corpus(tmp_path: Path, lines: list[str], said: str) -> None:
-    found = mistakes(tmp_path, lines=lines)
-    assert len(found) == 1
-    assert said in found[0]
+def test_a_wrong_kind_of_corpus(say: Say, make: Callable[[], str], said: str) -> None:
+    arguments = [f"corpus.paths=[{make()}]", "corpus.test_paths=[]", "evaluate.prompt_file=pairs.jsonl"]
+    assert_one_line(say(*given("plan", *arguments)), said)
 
 
-def test_a_cut_gzip_file(tmp_path: Path) -> None:
-    file = tmp_path / "pairs.jsonl.gz"
-    file.write_bytes(gzip.compress("".join(json.dumps(one) + "\n" for one in PAIRS * 500).encode())[:-20])
-    (found,) = mistakes(tmp_path, f"corpus.paths=['{file}']")
-    assert "cannot be read to its end" in found
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (given("plan", "--method", "trac"), "did you mean 'trace'"),
+        (given("plan", "--run", "gs://bucket/run"), "use a local path or s3://bucket/prefix"),
+        (given("plan", "--run", "s3://"), "name a bucket"),
+        (given("plan", "--run", "pairs.jsonl"), "--run: pairs.jsonl: cannot be written to"),
+        (given("run", "--run", "pairs.jsonl/run"), "cannot be written to"),
+        (given("run", "--run", "/proc/nowhere/run"), "--run: /proc/nowhere/run: cannot be written to"),
+        (given("run", "--run", "../run"), "holds no '..'"),
+        (
+            given("run", "--run", "run", "realign.use_gpu=true"),
+            "realign: 1 GPU: the cluster has 0: ask for less, or name",
+        ),
+        (given("run", "--run", "run", "impact.num_cpus=900"), "impact: 900 CPU: the cluster has"),
+        (
+            given("run", "--run", "run", "triage.audit_labels=nowhere.jsonl"),
+            "triage.audit_labels: nowhere.jsonl: no such",
+        ),
+        (given("impact", "--run", "run"), "run/triaged: not finished: run the stage that writes triaged/ first"),
+        (given("report", "--run", "run"), "nothing to report yet: run `trace-ray triage` first"),
+        (["audit", "--labels", "pairs.jsonl", "--run", "nowhere"], "--run: nowhere: no run there"),
+        (["status", "--run", "run", "ray.local_cpus=1"], "only storage.key=value is read here"),
+        (["export-pairs", "out", "--run", "nowhere"], "not finished: run the stage that writes scored/ first"),
+        (["compare", "nowhere"], "not finished: run the stage that writes evaluation/ first"),
+        (["rate", "score", "nowhere.csv", "--out", "out"], "nowhere.csv: no such file"),
+        (["rate", "export", "nowhere", "--out", "out"], "nowhere: no run there"),
+        (["import-gguf", "out", "--file", "pairs.jsonl"], "does not begin as a GGUF file does"),
+        (["import-gguf", "out", "--package", "nosuch_package"], "no GGUF file installed"),
+        (["init", "pairs.jsonl"], "is there already"),
+    ],
+    ids=lambda value: " ".join([value[0], *value[-2:]]) if isinstance(value, list) else "",
+)
+def test_a_wrong_command(say: Say, arguments: list[str], said: str) -> None:
+    assert_one_line(say(*arguments), said)
+
+
+def test_a_run_that_was_begun_from_other_inputs(say: Say, here: Path) -> None:
+    run = Run(locate(str(here / "run"), StorageConfig()))
+    run.triaged.begin({"policy": "another 0123"})
+    assert_one_line(say(*given("triage", "--run", "run")), "this run was begun with")
+
+
+def test_a_bucket_that_is_not_there(say: Say, s3: StorageConfig) -> None:
+    reach = [f"storage.endpoint={s3.endpoint}", "storage.region=us-east-1"]
+    assert_one_line(say(*given("run", "--run", "s3://no-such-bucket/run", *reach)), "there is no bucket no-such-bucket")
+    told = say(*given("plan", "corpus.paths=['s3://no-such-bucket/pairs.jsonl']", *reach))
+    assert_one_line(told, "corpus.paths: s3://no-such-bucket/pairs.jsonl: no such file")
+
+
+def test_an_endpoint_that_does_not_answer(say: Say, s3: StorageConfig) -> None:
+    reach = ["storage.endpoint=http://127.0.0.1:1", "storage.max_attempts=1"]
+    assert_one_line(say("status", "--run", "s3://lake/run", *reach), "S3 does not answer")

@@ -58,6 +58,26 @@ def demands(config: Config) -> Iterator[Demand]:
     yield Demand(setting="evaluate.judge.max_actors", count=judge.max_actors, cpus=judge.num_cpus, gpus=judge.num_gpus)
 
 
+def unmet(config: Config, stages: Sequence[str], cpus: float, gpus: float, otherwise: str) -> Iterator[UserError]:
+    """Yields what stages ask for at least and a cluster of this size does not have.
+
+    Args:
+        otherwise: what to do instead of asking for less.
+    """
+    triage, evaluate, realign, impact = config.triage.judge, config.evaluate, config.realign, config.impact
+    asked = [
+        ("triage.judge", triage.actors, triage.num_cpus, triage.num_gpus),
+        ("impact", 1, impact.num_cpus, impact.num_gpus),
+        ("realign", realign.min_workers or realign.workers, realign.num_cpus, 1.0 if realign.use_gpu else 0.0),
+        ("evaluate", 1, evaluate.num_cpus, evaluate.num_gpus),
+        ("evaluate.judge", evaluate.judge.actors, evaluate.judge.num_cpus, evaluate.judge.num_gpus),
+    ]
+    for name, workers, need_cpus, need_gpus in asked:
+        for kind, need, there in (("CPU", workers * need_cpus, cpus), ("GPU", workers * need_gpus, gpus)):
+            if name.split(".")[0] in stages and need > there:
+                yield UserError(name, f"{need:g} {kind}", f"the cluster has {there:g}: ask for less, or {otherwise}")
+
+
 def shortages(config: Config, groups: Sequence[Group]) -> Iterator[UserError]:
     """Yields the demands that the groups at their largest cannot meet: setting, bundle asked, most there is, remedy."""
     for demand in demands(config):

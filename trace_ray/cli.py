@@ -189,6 +189,7 @@ def init(file: Annotated[Path, typer.Argument(help="yaml file to write")] = Path
     """Writes a commented starter configuration."""
     if file.exists():
         raise UserError("init", file, "is there already; name another file")
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(Path(__file__).with_name("starter.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     print(f"{file}: change policy, corpus.paths and the models, then: trace-ray plan -c {file}")
 

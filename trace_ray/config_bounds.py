@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -70,6 +72,7 @@ BOUNDS: dict[str, Bound] = {
     "realign.workers": _least(1),
     "realign.zero_stage": (lambda value: value in (0, 1, 2, 3), "give a ZeRO stage: 0, 1, 2 or 3"),
     "realign.checkpoint_steps": _least(1),
+    "ray.local_cpus": _or_more("a number of cores, or 0 for all of this machine"),
     "evaluate.max_new_tokens": _least(1),
     "evaluate.resamples": _least(100),
     "evaluate.drift_pairs": _or_more(),
@@ -77,8 +80,20 @@ BOUNDS: dict[str, Bound] = {
 }
 
 
+def _floats(node: Any, prefix: str) -> Iterator[tuple[str, float]]:
+    for item in fields(node):
+        value = getattr(node, item.name)
+        if isinstance(value, float):
+            yield f"{prefix}{item.name}", value
+        if is_dataclass(value):
+            yield from _floats(value, f"{prefix}{item.name}.")
+
+
 def check_bounds(config: Config) -> None:
     """Raises UserError at the first number that is out of its bounds, or at odds with another."""
+    for name, number in _floats(config, ""):
+        if not math.isfinite(number):
+            raise UserError(name, number, "give a finite number")
     for name, (holds, remedy) in BOUNDS.items():
         value = attrgetter(name)(config)
         if not holds(value):

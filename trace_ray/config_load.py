@@ -77,14 +77,28 @@ def _merged(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
     merged = OmegaConf.structured(Config)
     for where, values in layers:
         refuse_secrets(where, values)
+        _refuse_flat_sections(where, values, Config(), "")
         try:
             merged = OmegaConf.merge(merged, OmegaConf.create(values))
         except OmegaConfBaseException as error:
             raise UserError(where, error.full_key or "", _explain(error)) from None
+        except TypeError:
+            raise UserError(where, "a list or a mapping", "the setting is of the other kind; give it whole") from None
     try:
         return cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise UserError("configuration", error.full_key or "", str(error).splitlines()[0]) from None
+
+
+def _refuse_flat_sections(where: str, values: dict[str, Any], node: Any, prefix: str) -> None:
+    """Raises UserError for a section that is given a plain value; the merge would name neither."""
+    for name, value in values.items():
+        child, full = getattr(node, str(name), None), f"{prefix}{name}"
+        if is_dataclass(child) and not isinstance(value, dict):
+            remedy = f"{full} is a section: give its settings, such as {full}.{fields(child)[0].name}"
+            raise UserError(where, value, remedy)
+        if is_dataclass(child):
+            _refuse_flat_sections(where, value, child, f"{full}.")
 
 
 def dump_config(config: Config) -> str:
@@ -108,7 +122,10 @@ def _yaml_layers(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[str, dict
         raise UserError(str(path), "not yaml", " ".join(str(error).split())) from None
     if not isinstance(values, dict):
         raise UserError(str(path), type(values).__name__, "a configuration file holds a mapping of settings")
-    for name in values.pop("include", []):
+    included = values.pop("include", [])
+    if not isinstance(included, list) or not all(isinstance(name, str) for name in included):
+        raise UserError(str(path), f"include: {included}", "give a list of files: include: [base.yaml]")
+    for name in included:
         yield from _yaml_layers((path.parent / name).resolve(), (*seen, path.resolve()))
     yield str(path), values
 
@@ -117,7 +134,7 @@ def _override(text: str) -> dict[str, Any]:
     import yaml
 
     key, equals, value = text.partition("=")
-    if not equals or not key:
+    if not equals or not all(key.split(".")):
         raise UserError("override", text, "write it as key.path=value")
     try:
         nested: Any = yaml.safe_load(value) if value else ""
@@ -130,18 +147,11 @@ def _override(text: str) -> dict[str, Any]:
 
 def _explain(error: Exception) -> str:
     message = str(error).splitlines()[0]
-    full_key = str(getattr(error, "full_key", "") or "")
-    if "not in" in message and full_key:
-        siblings = _siblings(full_key)
-        return f"unknown setting{nearest(full_key.rsplit('.', 1)[-1], siblings)}; known here: {', '.join(siblings)}"
+    section, key = getattr(error, "object_type", None), str(getattr(error, "key", ""))
+    if "not in" in message and is_dataclass(section):
+        siblings = [item.name for item in fields(section)]
+        return f"unknown setting{nearest(key, siblings)}; known here: {', '.join(siblings)}"
     return message
-
-
-def _siblings(full_key: str) -> list[str]:
-    node: Any = Config()
-    for part in full_key.split(".")[:-1]:
-        node = getattr(node, part.split("[")[0], None)
-    return [item.name for item in fields(node)] if is_dataclass(node) and not isinstance(node, type) else []
 
 
 def check_config(config: Config) -> None:
@@ -175,6 +185,9 @@ def check_needed(config: Config, stages: Sequence[str]) -> None:
     for name, judge in (triage_judges(config.triage) | {"evaluate.judge": config.evaluate.judge}).items():
         if name.split(".")[0] in stages and judge.backend != "rules" and not judge.model:
             raise UserError(f"{name}.model", "empty", f"name the judge's model, or set {name}.backend=rules")
+    if "evaluate" in stages and not (config.corpus.holdout or config.corpus.test_paths or config.evaluate.prompt_file):
+        remedy = "nothing is held out to evaluate on: raise it, or name corpus.test_paths or evaluate.prompt_file"
+        raise UserError("corpus.holdout", 0, remedy)
 
 
 def _choices(node: Any, prefix: str) -> Iterator[tuple[str, Any, tuple[str, ...]]]:

@@ -29,6 +29,9 @@ def convert_gguf(file: Path, out: Path, dtype: str = "float32") -> Path:
     """
     if not file.is_file():
         raise UserError("GGUF file", file, "no such file")
+    with file.open("rb") as handle:
+        if handle.read(4) != b"GGUF":
+            raise UserError("GGUF file", file, "it does not begin as a GGUF file does")
     environment.prepare()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

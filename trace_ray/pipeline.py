@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from trace_ray.artifacts import CONFIG, STAGES, Artifact, Run
+from trace_ray.capacity import unmet
 from trace_ray.config import Config, JudgeConfig, StorageConfig
 from trace_ray.config_load import check_needed, dump_config
 from trace_ray.errors import StaleRunError, UserError
@@ -138,10 +141,31 @@ def _config_beside(run: Run, text: str) -> Iterator[None]:
         raise
 
 
+def refuse_beyond_this_machine(config: Config, stages: Sequence[str]) -> None:
+    """Raises UserError where a local Ray would wait for ever: a stage asks for more CPUs or GPUs than there are.
+
+    A cluster of another's making may be larger, or grow.
+    """
+    if config.ray.address or os.environ.get("RAY_ADDRESS") or _ray_runs():
+        return
+    cpus, gpus = config.ray.local_cpus or os.cpu_count() or 1, 0
+    if any(unmet(config, stages, math.inf, 0, "")):
+        import torch
+
+        gpus = torch.cuda.device_count()
+    for problem in unmet(config, stages, cpus, gpus, "name a cluster by ray.address"):
+        raise problem
+
+
+def _ray_runs() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
 def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note) -> None:
+    refuse_beyond_this_machine(config, [stage for stage in stages if not _is_done(run, stage)])
     for stage in stages:
-        folders = artefacts_of(run, stage)
-        before = bool(folders) and all(artifact.done() for artifact in folders)
+        folders, before = artefacts_of(run, stage), _is_done(run, stage)
         if not before:
             note(stage, "start")
         with PeakMemory() as memory:
@@ -149,6 +173,11 @@ def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note) -> 
         if folders and not before:
             record_peak(folders[-1].place, memory.peak_bytes)
         note(stage, "up to date" if before else "done")
+
+
+def _is_done(run: Run, stage: str) -> bool:
+    folders = artefacts_of(run, stage)
+    return bool(folders) and all(artifact.done() for artifact in folders)
 
 
 def user_error_in(error: BaseException) -> UserError | None:

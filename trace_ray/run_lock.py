@@ -60,10 +60,14 @@ class Record:
 def driver_lock(place: Location, beat_seconds: float = BEAT_SECONDS) -> Iterator[None]:
     """Holds the run while the body runs.
 
-    Raises: UserError where another live driver holds it; finding that out takes at most ``PATIENCE`` beats.
+    Raises: UserError where the folder cannot be written to, or another live driver holds it; finding that out takes at
+        most ``PATIENCE`` beats.
     """
     lock = _Lock(place / LOCK, beat_seconds)
-    lock.acquire()
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise UserError("--run", place.uri, f"cannot be written to: {' '.join(str(error).split())[:200]}") from None
     try:
         yield
         lock.check()

@@ -12,7 +12,7 @@ import pytest
 from trace_ray.config import StorageConfig, TriageConfig
 from trace_ray.errors import JudgeRejectedError, UserError
 from trace_ray.storage import locate
-from trace_ray.triage.audit import Labelled, audit, refuse_unreached_rate
+from trace_ray.triage.audit import Labelled, audit, refuse_bad_judge, refuse_unreached_rate
 from trace_ray.triage.calibrate import Calibration, choose_band, decision_of, fit_calibration, reliability, upper_bound
 from trace_ray.triage.labels import Label, labelled_rows, read_labels, review_line
 from trace_ray.triage.verdict import categories_N, categorise, complies
@@ -124,6 +124,24 @@ def test_a_rate_out_of_reach_refuses_the_judge() -> None:
     figures = audit(pairs, TriageConfig(audit_labels="x", false_invert_rate=0.01))
     with pytest.raises(JudgeRejectedError, match="false_invert_rate"):
         refuse_unreached_rate(figures)
+
+
+@pytest.mark.parametrize("violates", [True, False])
+def test_labels_of_one_class_only_cannot_pass_a_judge(*, violates: bool) -> None:
+    pairs = [Labelled(str(i), Label(violates, violates), 0.1 * i, 0.9) for i in range(6)]
+    figures = audit(pairs, TriageConfig(audit_labels="x"))
+    assert (figures["auc"], figures["kappa"]) == (None, None)
+    with pytest.raises(JudgeRejectedError, match=r"no AUC \(readable verdicts of one class only\)"):
+        refuse_bad_judge(figures, 0.0, "some/judge")
+    with pytest.raises(JudgeRejectedError, match="label at least 5 of each"):
+        audit(pairs, TriageConfig(audit_labels="x", calibration="platt"))
+
+
+def test_a_judge_passes_at_its_limit_and_not_above() -> None:
+    figures = audit(draw(np.random.default_rng(9), 50), TriageConfig(audit_labels="x"))
+    refuse_bad_judge(figures, figures["auc"], "some/judge")
+    with pytest.raises(JudgeRejectedError, match=r"judge some/judge is too weak on 50 labelled pairs"):
+        refuse_bad_judge(figures, figures["auc"] + 0.001, "some/judge")
 
 
 def test_the_band_is_the_narrowest_that_holds() -> None:

@@ -43,17 +43,20 @@ def choose_gold(parts: Iterable[pa.Table], size: int, seed: int, *, corrected: b
 
     Args:
         parts: tables with PAIR_COLUMNS, only training pairs used.
+    Raises: UserError where there is no conflict, or none but PUNISH pairs that no compliant response can be found for.
     """
     kept: dict[str, list[tuple[float, Row]]] = {
         name: [] for name in (Category.RETAIN, Category.INVERT, Category.PUNISH, "lenders")
     }
     available: dict[str, int] = {}
+    punish = 0
     for part in parts:
         rows = [
             row for row in part.select(PAIR_COLUMNS).to_pylist() if row["split"] == "train" and row["category"] in kept
         ]
         ids = [row["pair_id"] for row in rows]
         for row, order, lending in zip(rows, hash_fraction(ids, seed), hash_fraction(ids, seed + 1), strict=True):
+            punish += row["category"] == Category.PUNISH
             if row["category"] == Category.PUNISH and corrected and row["corrected"] is None:
                 continue
             available[row["category"]] = available.get(row["category"], 0) + 1
@@ -64,6 +67,13 @@ def choose_gold(parts: Iterable[pa.Table], size: int, seed: int, *, corrected: b
     lenders = [row for _, row in kept["lenders"]]
     if not lenders and not corrected:
         available[Category.PUNISH] = 0
+    if punish and not available.get(Category.PUNISH) and not available.get(Category.INVERT):
+        remedy = "no compliant response is there to prefer: " + (
+            "give triage.gold_responses, or another corrector"
+            if corrected
+            else "add pairs with one, or use --method trace_oracle with triage.correct=true"
+        )
+        raise UserError("triaged/", f"{punish} conflicts, all PUNISH", remedy)
     chosen = shares(size, available)
     gold = [row for name, count in chosen.items() for _, row in kept[name][:count]]
     return [

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from trace_ray.artifacts import STAGES
-from trace_ray.capacity import Group
+from trace_ray.capacity import Group, unmet
 from trace_ray.config import Config
 from trace_ray.config_load import check_needed
 from trace_ray.corpus.read import Source
@@ -16,6 +16,8 @@ from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
 from trace_ray.models import load_chat_tokenizer, load_tokenizer
 from trace_ray.plan.estimate import Resources, StageEstimate
+from trace_ray.plan.sample import Sample
+from trace_ray.plan.workload import Workload
 from trace_ray.storage import locate
 
 MEMORY_SHARE = 0.9
@@ -71,19 +73,23 @@ def cluster_size(config: Config, groups: Sequence[Group]) -> Resources:
 
 def check_resources(config: Config, have: Resources) -> Iterator[UserError]:
     """Yields what the stages ask for and the cluster does not have: such a task would wait for ever."""
-    triage, evaluate, realign, impact = config.triage.judge, config.evaluate, config.realign, config.impact
-    asked = [
-        ("triage.judge", triage.actors, triage.num_cpus, triage.num_gpus),
-        ("impact", 1, impact.num_cpus, impact.num_gpus),
-        ("realign", realign.min_workers or realign.workers, realign.num_cpus, 1.0 if realign.use_gpu else 0.0),
-        ("evaluate", 1, evaluate.num_cpus, evaluate.num_gpus),
-        ("evaluate.judge", evaluate.judge.actors, evaluate.judge.num_cpus, evaluate.judge.num_gpus),
-    ]
-    for name, workers, cpus, gpus in asked:
-        for kind, need, there in (("CPU", workers * cpus, have.cpus), ("GPU", workers * gpus, have.gpus)):
-            if need > there:
-                remedy = f"the cluster has {there:g}: ask for less, or give plan.{kind.lower()}s of the real one"
-                yield UserError(name, f"{need:g} {kind}", remedy)
+    return unmet(config, STAGES, have.cpus, have.gpus, "give plan.cpus and plan.gpus of the real one")
+
+
+def check_pairs(sample: Sample, load: Workload, config: Config) -> Iterator[UserError]:
+    """Yields what the sampled pairs lack that a stage would stop for."""
+    seen = f"{len(sample.pairs)} pairs sampled"
+    train = {pair.category for pair in sample.pairs if not pair.test}
+    if not load.trained["INVERT"] + load.trained["PUNISH"]:
+        yield UserError("corpus", seen, "no sampled pair conflicts with the policy: check policy and corpus")
+    elif train == {"PUNISH"} and config.objective.PUNISH.prefer != "corrected":
+        remedy = "all of them PUNISH, so no pair holds a compliant response: add some, or use --method trace_oracle"
+        yield UserError("corpus", seen, remedy)
+    whole = len(sample.pairs) >= load.rows - load.refused
+    meant = config.corpus.holdout or config.corpus.test_paths  # with neither, check_needed has said so
+    if meant and whole and not load.prompts and not config.evaluate.prompt_file:
+        remedy = "no prompt is held out: raise it, or name corpus.test_paths or evaluate.prompt_file"
+        yield UserError("corpus.holdout", config.corpus.holdout, remedy)
 
 
 def check_memory(stages: Sequence[StageEstimate], memory_gib: float) -> Iterator[UserError]:

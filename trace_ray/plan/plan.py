@@ -62,9 +62,7 @@ def make_plan(config: Config, run_uri: str | None, note: Callable[[str], None] =
     if sample is None:
         return Plan(distinct(problems), None, None, [], 0)
     load = workload(sample.pairs, sample.rows, config)
-    if not load.trained["INVERT"] + load.trained["PUNISH"]:
-        remedy = "no sampled pair conflicts with the policy: check policy and corpus"
-        problems.append(UserError("corpus", f"{len(sample.pairs)} pairs sampled", remedy))
+    problems += checks.check_pairs(sample, load, config)
     if config.plan.measure:
         rates, failed = measure(sample, config, note)
         problems += failed

@@ -104,7 +104,7 @@ def _in_figures(table: pa.Table, stands_for: Sequence[float], config: Config) ->
     rows = table.to_pylist()
     responses = [{name: row[name] for name in RESPONSE_NAMES if row.get(name) is not None} for row in rows]
     rendered = tokenizer.pairs([row["prompt"] for row in rows], responses)
-    prompts = [json.dumps(row["prompt"]) for row in rows]
+    prompts = [(row["split"], json.dumps(row["prompt"])) for row in rows]  # held out is held out, trained on or not
     first = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
     repeated = [first[prompt] != i for i, prompt in enumerate(prompts)]
     figures = zip(rows, stands_for, rendered, repeated, _judged_tokens(table, config), strict=True)

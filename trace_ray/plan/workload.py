@@ -17,7 +17,7 @@ class SampledPair:
     Args:
         stands_for: pairs of the corpus that it represents.
         category: what rules say of it; None where only a judge that reads can tell.
-        test: whether it is held out; repeated: whether its prompt came before in the sample.
+        test: whether it is held out; repeated: whether its prompt came before in its split.
         prompt: tokens of the prompt as training renders it.
         responses: tokens of chosen, rejected and, where there is one, corrected, truncated as training does.
         judged: tokens of the two prompts that the triage judge reads; 0 for rules.
