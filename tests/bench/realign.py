@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -198,6 +199,7 @@ def make_trainer(folder: Path, arguments: argparse.Namespace) -> Any:
     threads = torch.get_num_threads()
     prepare_process(config)
     torch.set_num_threads(threads)
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # as Ray Train sets them
     torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     return Trainer(run_of(folder), config, 0, 1)
 
