@@ -218,7 +218,8 @@ def test_what_later_stages_store_is_shown(tmp_path: Path) -> None:
     metrics = {
         "tpa_interval": {m: {g: [10.0, 90.0] for g in ("all", "INVERT", "RETAIN")} for m in one},
         "tpa_change": {"all": {"change": 25.0, "interval": [5.0, 45.0]}},
-        "attacks": {"asr": one, "asr_interval": intervals, "n": n, "unclear": n, "unclear_counts_as": "success"},
+        "attacks": {"asr": one, "asr_interval": intervals, "n": n, "unclear": n, "unclear_counts_as": "success"}
+        | {"asr_unclear_failure": {"base": {"plain": 30.0}, "realigned": {"plain": 0.0}}},
         "drift": {"kl_to_base": 0.0123, "ppl_base": 3.0, "ppl_realigned": 3.5, "drift_tokens": 10.0},
         "capability": {m: {"results": {"mmlu": {"acc": {"value": 0.7, "stderr": 0.01}}}} for m in one},
         "lineage": [{"run": "runs/first", "policy": {"name": "p", "version": "1"}, "method": "trace", "tpa": None}],
@@ -227,6 +228,8 @@ def test_what_later_stages_store_is_shown(tmp_path: Path) -> None:
     change = change_section(made.run)
     assert change is not None
     assert (change.overall.base.low, change.overall.clear) == (10.0, True)
+    (attack,) = next(lines for title, lines in change.other.items() if title.startswith("Attacks"))
+    assert attack.realigned == "10.0 % (5–50), as failure 0.0 %"  # noqa: RUF001 - a range
     judge = judge_section(made.run, config_of().triage)
     assert judge is not None
     assert judge.audit is not None
