@@ -164,6 +164,11 @@ def test_what_puts_the_result_in_doubt_is_said(made: MadeRun) -> None:
         assert part in said, part
     assert "could not decide" not in said
     assert "never compared with labels" not in said
+    assert "judge of triage" not in said
+    place = made.run.evaluation.place / "metrics.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"judge_is_triage_judge": True}))
+    said = " ".join(one.text for one in report_sections(made.run, config_of())["warnings"])
+    assert "The judge of these answers is the judge of triage" in said
 
 
 def test_stages_that_are_not_done_are_left_out(tmp_path: Path) -> None:
