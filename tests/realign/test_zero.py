@@ -59,6 +59,8 @@ def test_training_moves_the_adapter_and_lowers_the_loss(setting: Setting) -> Non
     losses = [row["PUNISH/loss"] for row in metrics if "PUNISH/loss" in row]
     assert losses[0] == pytest.approx(2 * 0.6931, abs=1e-3)
     assert losses[-1] < losses[0] - 0.05
+    watched = {"lr", "grad_norm", "tokens", "padding", "seconds", "tokens_per_s", "memory_gib", "workers", "samples"}
+    assert all(watched <= set(row) for row in metrics)
     assert all(v.abs().max() > 1e-2 for n, v in setting.made["plain"]["weights"].items() if "lora_B" in n)
 
 

@@ -220,6 +220,7 @@ def test_what_later_stages_store_is_shown(tmp_path: Path) -> None:
     one = {"base": {"plain": 40.0}, "realigned": {"plain": 10.0}}
     intervals = {model: {"plain": [5.0, 50.0]} for model in one}
     n = {model: {"plain": 20} for model in one}
+    step = {"run": "runs/first", "policy": {"name": "old", "version": "3"}, "method": "trace"}
     metrics = {
         "tpa_interval": {m: {g: [10.0, 90.0] for g in ("all", "INVERT", "RETAIN")} for m in one},
         "tpa_change": {"all": {"change": 25.0, "interval": [5.0, 45.0]}},
@@ -227,7 +228,7 @@ def test_what_later_stages_store_is_shown(tmp_path: Path) -> None:
         | {"asr_unclear_failure": {"base": {"plain": 30.0}, "realigned": {"plain": 0.0}}},
         "drift": {"kl_to_base": 0.0123, "ppl_base": 3.0, "ppl_realigned": 3.5, "drift_tokens": 10.0},
         "capability": {m: {"results": {"mmlu": {"acc": {"value": 0.7, "stderr": 0.01}}}} for m in one},
-        "lineage": [{"run": "runs/first", "policy": {"name": "p", "version": "1"}, "method": "trace", "tpa": None}],
+        "lineage": [step | {"tpa": None}, step | {"run": "runs/second", "tpa": {"base": 12.0, "realigned": 95.5}}],
     }
     place.write_text(json.dumps(json.loads(place.read_text()) | metrics))
     change = change_section(made.run)
@@ -249,6 +250,9 @@ def test_what_later_stages_store_is_shown(tmp_path: Path) -> None:
         "mmlu acc",
         "0.700 ± 0.010",
         "runs/first",
+        "runs/second",
+        "12.0 → 95.5 %",
+        "it is the reference of the scores and of the KL",
         "8.0 %",
         "30.0 %",
     ):
