@@ -26,6 +26,7 @@ def result(method: str, tpa: float, seed: int = 0, pairs: int = 900, noise: floa
         "tpa_by_source": {"sensitive_educational": 100.0, "benign": 80.0, "zero_tolerance": 60.0},
         "kl_to_base": 0.01,
         "seconds": {"scoring": 1.0, "direction": 0.5, "training": 2.0, "kl": 0.25},
+        "peak_bytes": 2**29,
         "peak_bytes_by_phase": {"direction": 2**27, "scoring": 2**28, "training": 2**29},
     }
 
@@ -47,9 +48,9 @@ def test_the_table_has_one_row_a_group_over_its_seeds() -> None:
     assert len(lines) == 4
     assert lines[2].startswith("| trace | 900 | 0% | 3 | 90.0 ± 24.8 | 100.0 ± 0.0 | 70.0 ± 0.0 |")
     assert "| npo | 900 | 10% | 1 | 1.0 |" in lines[3]
-    assert lines[3].endswith("| 1.5 | 2.0 | 0.2 | 256 | 512 |")  # seconds of scoring, training and KL; MiB
+    assert lines[3].endswith("| 1.5 | 2.0 | 0.2 | 256 | 512 |")  # s of scoring, training, KL; MiB of scoring, in all
     del results[0]["peak_bytes_by_phase"], results[0]["seconds"]["kl"]
-    assert markdown_table(results).splitlines()[2].endswith("| 1.5 ± 0.0 | 2.0 ± 0.0 | - | - | - |")
+    assert markdown_table(results).splitlines()[2].endswith("| 1.5 ± 0.0 | 2.0 ± 0.0 | - | - | 512 ± 0 |")
 
 
 def test_plots_are_drawn_where_there_is_something_to_compare(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ COLUMNS: tuple[tuple[str, Callable[[Result], float | None], int], ...] = (
     ("training, CPU s", lambda r: r["seconds"]["training"], 1),
     ("of it KL", lambda r: r["seconds"].get("kl"), 1),
     ("scoring peak, MiB", lambda r: _mib(r, "direction", "scoring"), 0),
-    ("training peak, MiB", lambda r: _mib(r, "training"), 0),
+    ("peak, MiB", lambda r: r["peak_bytes"] / 2**20, 0),
 )
 """Heading, value of one result (None: not measured), digits. ``to learn``: the prompts that the new policy treats otherwise;
 ``kept``: the rest; ``of it KL``: the reference's forwards and the KL over the vocabulary."""
