@@ -20,7 +20,11 @@ from trace_ray.storage import locate
 
 HARNESS = {"results": {"gsm8k": {"exact_match": {"value": 0.25, "stderr": 0.031}}}, "documents": {"gsm8k": 200}}
 FULL: dict[str, Any] = {
-    "attacks": {"asr": {"base": {"plain": 1.0}, "realigned": {"plain": 2.0, "fiction": 30.0}}},
+    "attacks": {
+        "asr": {"base": {"plain": 1.0}, "realigned": {"plain": 2.0, "fiction": 30.0}},
+        "asr_unclear_success": {"base": {"plain": 1.0}, "realigned": {"plain": 2.0, "fiction": 30.0}},
+        "asr_unclear_failure": {"base": {"plain": 1.0}, "realigned": {"plain": 2.0, "fiction": 12.5}},
+    },
     "drift": {"kl_to_base": 0.0123, "ppl_base": 1.5, "ppl_realigned": 1.75},
     "capability": {"base": HARNESS, "realigned": HARNESS},
 }
@@ -37,11 +41,15 @@ def test_every_measure_has_its_line(runs: list[Run]) -> None:
     assert lines["TPA, %", "realigned"] == ["95.0 [90.0, 100.0]", "60.0 [55.0, 65.0]"]
     assert lines["ASR, %", "plain: base"] == ["1.0", "-"]
     assert lines["ASR, %", "fiction: realigned"] == ["30.0", "-"]
+    assert lines["ASR, %", "fiction: realigned, unclear as failure / success"] == ["12.5 / 30.0", "-"]
+    assert ("ASR, %", "plain: realigned, unclear as failure / success") not in lines  # none was unclear
     assert lines["drift", "KL to base, nats a token"] == ["0.0123", "-"]
     assert lines["capability", "gsm8k exact_match: realigned"] == ["0.250 ± 0.031", "-"]
-    assert lines["seconds", "impact"] == ["20", "20"]
+    for stage, seconds in (("triage", "10"), ("impact", "20"), ("realign", "30"), ("evaluate", "40")):
+        assert lines["seconds", stage] == [seconds, seconds]
     assert lines["peak memory, GiB", "realign"] == ["3.00", "3.00"]
     assert lines["tokens", "judged in triage"] == ["1,234,567", "1,234,567"]
+    assert lines["tokens", "trained on"] == ["5,000", "5,000"]
     assert ("peak memory, GiB", "triage") not in lines
     assert ("ASR, %", "fiction: base") not in lines
 

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
-from trace_ray.config import JudgeConfig
-from trace_ray.evaluate.stage import same_judge
+import pyarrow as pa
+import pytest
+
+from trace_ray.artifacts import Run
+from trace_ray.config import Config, EvaluateConfig, JudgeConfig, StorageConfig, TriageConfig
+from trace_ray.errors import UserError
+from trace_ray.evaluate.prompts import PROMPT_COLUMNS
+from trace_ray.evaluate.stage import run_evaluate, same_judge
+from trace_ray.storage import locate
 
 
 def test_only_a_model_that_errs_alike_is_the_same_judge() -> None:
@@ -15,3 +23,20 @@ def test_only_a_model_that_errs_alike_is_the_same_judge() -> None:
     assert not same_judge(judge, replace(judge, revision="2"))
     rules = JudgeConfig(backend="rules")
     assert not same_judge(rules, rules)
+
+
+@pytest.mark.parametrize(("other", "warned"), [("judge/a", True), ("judge/b", False)])
+def test_a_judge_that_checks_itself_is_said_before_anything_runs(
+    tmp_path: Path, other: str, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(locate(str(tmp_path), StorageConfig()))
+    run.triaged.begin({})
+    empty = pa.schema([(name, pa.string()) for name in PROMPT_COLUMNS])
+    run.triaged.publish(counts={}, seconds=0.0, schema=empty)
+    run.model.begin({})
+    run.model.publish(counts={}, seconds=0.0)
+    judges = JudgeConfig(backend="vllm", model="judge/a"), JudgeConfig(backend="vllm", model=other)
+    config = Config(triage=TriageConfig(judge=judges[0]), evaluate=EvaluateConfig(judge=judges[1]))
+    with pytest.raises(UserError, match="no held-out prompt"):  # the run holds none: nothing is started
+        run_evaluate(run, config)
+    assert ("is the judge of triage" in capsys.readouterr().err) is warned

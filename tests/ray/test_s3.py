@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 import ray
 from typer.testing import CliRunner
@@ -15,10 +16,11 @@ from typer.testing import CliRunner
 from tests.support.s3 import CREDENTIALS, S3Server, set_credentials
 from trace_ray.artifacts import Run
 from trace_ray.cli import app
-from trace_ray.config import StorageConfig
+from trace_ray.config import RealignConfig, StorageConfig
 from trace_ray.config_load import conf_folder, load_config
 from trace_ray.errors import StaleRunError
 from trace_ray.pipeline import run_folder, run_stages
+from trace_ray.realign.stage import CHECKPOINTS
 from trace_ray.storage import upload_folder
 from trace_ray.synth.demo import write_corpus
 
@@ -57,6 +59,9 @@ def test_every_artefact_is_in_the_bucket(finished: tuple[Run, list[str]]) -> Non
     metrics = json.loads((run.evaluation.place / "metrics.json").read_text())
     assert metrics["n"]["all"] == 16
     assert "</html>" in run.report.read_text()
+    place = run.realign.place / CHECKPOINTS
+    found = place.fs.get_file_info(pafs.FileSelector(place.path, recursive=True))
+    assert 1 <= sum(info.base_name == "cursor.json" for info in found) <= RealignConfig().keep_checkpoints
 
 
 def test_status_and_audit_read_it_from_there(finished: tuple[Run, list[str]]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.realign import handmade
-from trace_ray.config import StorageConfig
+from trace_ray.config import RealignConfig, StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.realign.card import base_licence, card_facts, model_card
 from trace_ray.realign.schedule import converged, rate_factor
@@ -125,7 +125,7 @@ def test_tensorboard_is_written_and_a_resume_voids_what_was_lost(tmp_path: Path)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     place = locate(str(tmp_path), StorageConfig())
-    (first,) = make_trackers(("tensorboard",), place, "run", 1)
+    (first,) = make_trackers(RealignConfig().trackers, place, "run", 1)
     for step in (1, 2, 3):
         first.log(step, {"grad_norm": float(step)})
     first.flush()

@@ -5,6 +5,7 @@ Worker processes joined by gloo, without Ray: each case costs seconds.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ class Setting:
 
     def train(self, name: str, workers: int = 1, steps: int = STEPS, resume: str = "", **realign: Any) -> Result:
         if name not in self.made:
+            dtype = realign.pop("dtype", "float32")
             config = handmade.tiny_config(self.model, **({"epochs": 5} | realign))
+            config = replace(config, model=replace(config.model, dtype=dtype))
             source = self.made[resume]["folder"] if resume else None
             self.made[name] = handmade.train(self.run, config, self.folder / name, workers, steps, source)
         return self.made[name]
@@ -59,6 +62,8 @@ def test_training_moves_the_adapter_and_lowers_the_loss(setting: Setting) -> Non
     losses = [row["PUNISH/loss"] for row in metrics if "PUNISH/loss" in row]
     assert losses[0] == pytest.approx(2 * 0.6931, abs=1e-3)
     assert losses[-1] < losses[0] - 0.05
+    watched = {"lr", "grad_norm", "tokens", "padding", "seconds", "tokens_per_s", "memory_gib", "workers", "samples"}
+    assert all(watched <= set(row) for row in metrics)
     assert all(v.abs().max() > 1e-2 for n, v in setting.made["plain"]["weights"].items() if "lora_B" in n)
 
 
@@ -117,6 +122,22 @@ def test_full_fine_tuning_with_a_frozen_copy(setting: Setting) -> None:
     assert plain["metrics"][-1]["RETAIN/loss"] > 1e-5
     assert "model.embed_tokens.weight" in plain["weights"]
     assert_same(setting.train("full zero", 2, zero_stage=3, **full), plain)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_bfloat16_trains_and_resumes(setting: Setting, stage: int) -> None:
+    """As on a GPU: weights in bfloat16, masters and moments in float32; coarser than the other runs, and as good."""
+    half: dict[str, Any] = {"dtype": "bfloat16", "zero_stage": stage}
+    whole = setting.train(f"bf16 {stage}", 2, **half)
+    setting.train(f"bf16 first {stage}", 2, steps=9, **half)
+    resumed = setting.train(f"bf16 rest {stage}", 1, resume=f"bf16 first {stage}", **half)
+    plain = setting.train("plain")
+    for one in (whole, resumed):
+        assert [row["samples"] for row in one["metrics"]] == [row["samples"] for row in plain["metrics"]]
+        for name in ("INVERT/loss", "PUNISH/loss"):
+            mine, theirs = ([row[name] for row in run["metrics"] if name in row] for run in (one, plain))
+            assert mine == pytest.approx(theirs, rel=0.15, abs=0.05)
 
 
 def test_the_deepspeed_dict() -> None:

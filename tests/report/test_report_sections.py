@@ -164,6 +164,11 @@ def test_what_puts_the_result_in_doubt_is_said(made: MadeRun) -> None:
         assert part in said, part
     assert "could not decide" not in said
     assert "never compared with labels" not in said
+    assert "judge of triage" not in said
+    place = made.run.evaluation.place / "metrics.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"judge_is_triage_judge": True}))
+    said = " ".join(one.text for one in report_sections(made.run, config_of())["warnings"])
+    assert "The judge of these answers is the judge of triage" in said
 
 
 def test_stages_that_are_not_done_are_left_out(tmp_path: Path) -> None:
@@ -215,18 +220,22 @@ def test_what_later_stages_store_is_shown(tmp_path: Path) -> None:
     one = {"base": {"plain": 40.0}, "realigned": {"plain": 10.0}}
     intervals = {model: {"plain": [5.0, 50.0]} for model in one}
     n = {model: {"plain": 20} for model in one}
+    step = {"run": "runs/first", "policy": {"name": "old", "version": "3"}, "method": "trace"}
     metrics = {
         "tpa_interval": {m: {g: [10.0, 90.0] for g in ("all", "INVERT", "RETAIN")} for m in one},
         "tpa_change": {"all": {"change": 25.0, "interval": [5.0, 45.0]}},
-        "attacks": {"asr": one, "asr_interval": intervals, "n": n, "unclear": n, "unclear_counts_as": "success"},
+        "attacks": {"asr": one, "asr_interval": intervals, "n": n, "unclear": n, "unclear_counts_as": "success"}
+        | {"asr_unclear_failure": {"base": {"plain": 30.0}, "realigned": {"plain": 0.0}}},
         "drift": {"kl_to_base": 0.0123, "ppl_base": 3.0, "ppl_realigned": 3.5, "drift_tokens": 10.0},
         "capability": {m: {"results": {"mmlu": {"acc": {"value": 0.7, "stderr": 0.01}}}} for m in one},
-        "lineage": [{"run": "runs/first", "policy": {"name": "p", "version": "1"}, "method": "trace", "tpa": None}],
+        "lineage": [step | {"tpa": None}, step | {"run": "runs/second", "tpa": {"base": 12.0, "realigned": 95.5}}],
     }
     place.write_text(json.dumps(json.loads(place.read_text()) | metrics))
     change = change_section(made.run)
     assert change is not None
     assert (change.overall.base.low, change.overall.clear) == (10.0, True)
+    (attack,) = next(lines for title, lines in change.other.items() if title.startswith("Attacks"))
+    assert attack.realigned == "10.0 % (5–50), as failure 0.0 %"  # noqa: RUF001 - a range
     judge = judge_section(made.run, config_of().triage)
     assert judge is not None
     assert judge.audit is not None
@@ -241,6 +250,9 @@ def test_what_later_stages_store_is_shown(tmp_path: Path) -> None:
         "mmlu acc",
         "0.700 ± 0.010",
         "runs/first",
+        "runs/second",
+        "12.0 → 95.5 %",
+        "it is the reference of the scores and of the KL",
         "8.0 %",
         "30.0 %",
     ):

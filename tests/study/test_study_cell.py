@@ -53,7 +53,10 @@ def test_a_cell_can_be_repeated_and_noise_changes_it(triaged: pa.Table) -> None:
     assert torch.equal(weights_of(first.model), weights_of(again.model))
     noisy = realign_cell(triaged, cell("trace", noise=0.4))
     assert noisy.facts["trained"] != first.facts["trained"]
-    assert set(first.seconds) == {"direction", "scoring", "training"}
+    assert set(first.seconds) == {"direction", "scoring", "training", "kl"}
+    assert 0 < first.seconds["kl"] < first.seconds["training"]
+    assert set(first.peak_bytes) == {"direction", "scoring", "training"}
+    assert realign_cell(triaged, cell("no_kl")).seconds["kl"] < 0.05 * first.seconds["kl"]
 
 
 def test_measures_of_an_untrained_cell_are_the_bases(triaged: pa.Table) -> None:

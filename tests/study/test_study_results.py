@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trace_ray.study.cells import SEEDS, VARIANTS, Cell, reduced_plan
+from trace_ray.config import StorageConfig
+from trace_ray.storage import locate
+from trace_ray.study.__main__ import report
+from trace_ray.study.cells import SEEDS, VARIANTS, Cell, full_plan, reduced_plan
 from trace_ray.study.results import estimate, markdown_table, plot_ablation, plot_noise, plot_scale
+from trace_ray.study.run import result_file
 
 
 def result(method: str, tpa: float, seed: int = 0, pairs: int = 900, noise: float = 0.0) -> dict[str, Any]:
@@ -20,8 +25,9 @@ def result(method: str, tpa: float, seed: int = 0, pairs: int = 900, noise: floa
         "tpa_base": 75.0,
         "tpa_by_source": {"sensitive_educational": 100.0, "benign": 80.0, "zero_tolerance": 60.0},
         "kl_to_base": 0.01,
-        "seconds": {"scoring": 1.0, "direction": 0.5, "training": 2.0},
-        "peak_bytes": 2**28,
+        "seconds": {"scoring": 1.0, "direction": 0.5, "training": 2.0, "kl": 0.25},
+        "peak_bytes": 2**29,
+        "peak_bytes_by_phase": {"direction": 2**27, "scoring": 2**28, "training": 2**29},
     }
 
 
@@ -42,6 +48,9 @@ def test_the_table_has_one_row_a_group_over_its_seeds() -> None:
     assert len(lines) == 4
     assert lines[2].startswith("| trace | 900 | 0% | 3 | 90.0 ± 24.8 | 100.0 ± 0.0 | 70.0 ± 0.0 |")
     assert "| npo | 900 | 10% | 1 | 1.0 |" in lines[3]
+    assert lines[3].endswith("| 1.5 | 2.0 | 0.2 | 256 | 512 |")  # s of scoring, training, KL; MiB of scoring, in all
+    del results[0]["peak_bytes_by_phase"], results[0]["seconds"]["kl"]
+    assert markdown_table(results).splitlines()[2].endswith("| 1.5 ± 0.0 | 2.0 ± 0.0 | - | - | 512 ± 0 |")
 
 
 def test_plots_are_drawn_where_there_is_something_to_compare(tmp_path: Path) -> None:
@@ -65,3 +74,40 @@ def test_the_seed_reaches_corpus_noise_adapter_and_order() -> None:
     assert (config.impact.seed, config.realign.seed, config.corpus.noise.seed) == (5, 5, 5)
     assert (config.corpus.noise.flip, config.corpus.noise.swap) == (0.1, 0.1)
     assert {cell.seed for cell in reduced_plan()} == set(SEEDS)
+
+
+def test_the_full_plan_holds_the_papers_comparison() -> None:
+    cells = list(full_plan())
+    assert len({cell.name for cell in cells}) == len(cells)
+    plain = {(c.method, c.pairs, c.seed) for c in cells if not c.noise and not c.variant}
+    sizes, seeds = {c.pairs for c in cells}, {c.seed for c in cells}
+    assert (len(sizes), len(seeds)) == (3, 3)
+    methods = ("trace", "naive_oracle_dpo", "dpo_gold", "rdpo", "npo", "u2a", "no_triage", "no_kl", "no_impact")
+    assert plain >= set(product(methods, sizes, seeds))
+    noisy = {(c.method, c.noise, c.seed) for c in cells if c.noise}
+    assert noisy >= set(product(("trace", "dpo_gold", "u2a"), (0.1, 0.2), seeds))
+    varied = {c.variant: c.config() for c in cells if c.method == "trace" and c.variant}
+    assert varied["weight_norm sum"].impact.weight_norm == "sum"
+    assert varied["ipo"].objective.INVERT.loss == "ipo"
+    assert varied["gauss_newton"].impact.curvature == "gauss_newton"
+    trace = Cell(method="trace", pairs=9, seed=0).config()
+    assert (trace.impact.weight_norm, trace.objective.INVERT.loss, trace.impact.curvature) == (
+        "mean",
+        "dpo",
+        "identity",
+    )
+
+
+def test_a_report_is_made_of_stored_cells_and_says_how_often_the_judge_was_wrong(tmp_path: Path) -> None:
+    folder = locate(str(tmp_path), StorageConfig())
+    cells = [Cell(method="trace", pairs=900, seed=seed) for seed in SEEDS]
+    for cell, tpa in zip(cells, (80.0, 90.0, 100.0), strict=True):
+        result_file(folder, cell).write_text(json.dumps(result("trace", tpa, cell.seed)))
+    errors = {"a": {"response_error": 0.001}, "b": {"response_error": 0.0123}}
+    (folder / "judge_errors.json").write_text(json.dumps(errors))
+    report(folder, cells)
+    text = (folder / "table.md").read_text()
+    assert "| trace | 900 | 0% | 3 | 90.0 ± 24.8 |" in text
+    assert "TPA of the base: 75.0 %" in text
+    assert "wrong on at most 1.23%" in text
+    assert (folder / "ablation.svg").exists()

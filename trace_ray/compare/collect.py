@@ -11,6 +11,7 @@ from trace_ray.artifacts import Run
 from trace_ray.errors import UserError
 from trace_ray.memory import recorded_peak
 
+UNCLEAR = ("unclear_failure", "unclear_success")
 STAGES = ("triage", "impact", "realign", "evaluate")
 
 
@@ -20,7 +21,8 @@ class RunRecord:
 
     Args:
         name: method and folder; tpa: {base | realigned: {group: percent}}, interval likewise; asr: {attack: percent} of
-            the realigned model, asr_base of its base; drift: kl_to_base and perplexities; capability: as the harness.
+            the realigned model, asr_base of its base, asr_counts: {one of UNCLEAR: {model: {attack: percent}}}; drift:
+            kl_to_base and perplexities; capability: as the harness.
         seconds, peak_bytes: by stage; tokens: judged and trained; facts: policy, base model, weight_norm and so on.
         lineage: the steps before this run.
     """
@@ -32,6 +34,7 @@ class RunRecord:
     interval: dict[str, dict[str, list[float]]]
     asr: dict[str, float]
     asr_base: dict[str, float]
+    asr_counts: dict[str, dict[str, dict[str, float]]]
     drift: dict[str, float]
     capability: dict[str, Any]
     seconds: dict[str, float]
@@ -50,7 +53,8 @@ def collect(run: Run) -> RunRecord:
     triaged, scored, model = manifests["triage"], manifests["impact"], manifests["realign"]
     realign = run.realign.manifest()
     peaks = {stage: recorded_peak(artifact.place) for stage, artifact in folders.items()}
-    asr = metrics.get("attacks", {}).get("asr", {})
+    attacks = metrics.get("attacks", {})
+    asr = attacks.get("asr", {})
     return RunRecord(
         name=f"{model['method']} ({run.place.name})",
         run=run.place.uri,
@@ -59,6 +63,7 @@ def collect(run: Run) -> RunRecord:
         interval=metrics.get("tpa_interval", {}),
         asr=asr.get("realigned", {}),
         asr_base=asr.get("base", {}),
+        asr_counts={name: attacks.get(f"asr_{name}", {}) for name in UNCLEAR},
         drift=metrics.get("drift", {}),
         capability=metrics.get("capability", {}),
         seconds={stage: float(manifest["seconds"]) for stage, manifest in manifests.items()},

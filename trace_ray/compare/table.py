@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from trace_ray.compare.collect import STAGES, RunRecord
+from trace_ray.compare.collect import STAGES, UNCLEAR, RunRecord
 
 MISSING = "-"
+MODELS = ("base", "realigned")
 DRIFT = (
     ("kl_to_base", "KL to base, nats a token", ".4f"),
     ("ppl_base", "perplexity of RETAIN answers, base", ".3f"),
@@ -33,10 +34,13 @@ def comparison(records: Sequence[RunRecord]) -> list[Line]:
     for attack in _names([r.asr for r in records], first="plain"):
         lines.append(Line("ASR, %", f"{attack}: base", [_number(r.asr_base.get(attack), ".1f") for r in records]))
         lines.append(Line("ASR, %", f"{attack}: realigned", [_number(r.asr.get(attack), ".1f") for r in records]))
+        for model in MODELS:
+            values = [_both_counts(r, model, attack) for r in records]
+            lines.append(Line("ASR, %", f"{attack}: {model}, unclear as failure / success", values))
     for key, name, form in DRIFT:
         lines.append(Line("drift", name, [_number(r.drift.get(key), form) for r in records]))
     for task, metric in _harness_names(records):
-        for model in ("base", "realigned"):
+        for model in MODELS:
             values = [_harness(r, model, task, metric) for r in records]
             lines.append(Line("capability", f"{task} {metric}: {model}", values))
     lines += [Line("seconds", stage, [_number(r.seconds.get(stage), ".0f") for r in records]) for stage in STAGES]
@@ -78,6 +82,12 @@ def _tpa(record: RunRecord, model: str, group: str) -> str:
     if value is None:
         return MISSING
     return f"{value:.1f}" if interval is None else f"{value:.1f} [{interval[0]:.1f}, {interval[1]:.1f}]"
+
+
+def _both_counts(record: RunRecord, model: str, attack: str) -> str:
+    """Returns both counts where unclear answers make a difference."""
+    low, high = (record.asr_counts[name].get(model, {}).get(attack) for name in UNCLEAR)
+    return MISSING if low is None or high is None or low == high else f"{low:.1f} / {high:.1f}"
 
 
 def _gib(number: int | None) -> float | None:

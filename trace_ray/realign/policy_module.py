@@ -39,7 +39,7 @@ class HybridPolicy(torch.nn.Module):
         Under ZeRO-3 every worker makes the same calls of the same modules: first the references, then the policy, group
         by group, then the head on all tokens at once; what a worker lacks is filler or no token at all.
         """
-        references = [self._reference_hidden(group.reference) for group in groups if group.reference]
+        references = self.references(groups)
         hidden = [response_hidden(self.model, group.batch) for group in groups]
         tokens = _Tokens.of(groups)
         hidden_ND = torch.cat(hidden)
@@ -48,13 +48,23 @@ class HybridPolicy(torch.nn.Module):
         target_M = tokens.target_N[tokens.scored]
         with self.head.whole():
             logp_M = self.head.log_probs(scored_ND, target_M, scored_chunks)
-            kl_K = self.head.per_token(anchored_ND, self._kl(groups, references), anchored_chunks)
+            kl_K = self.token_kls(anchored_ND, groups, references, anchored_chunks)
         none_S = hidden_ND.new_zeros(len(tokens.length_S), dtype=torch.float32)
         logp_S = none_S.index_add(0, tokens.sequence_N[tokens.scored], logp_M)
         kl_S = none_S.index_add(0, tokens.sequence_N[tokens.anchored], kl_K) / tokens.length_S.clamp(min=1)
         # A filler has no loss. ZeRO-3 needs every module, and this one by as many outputs, in each worker's backward pass.
         none = 0.0 * hidden_ND.sum()
         return logp_S + none, kl_S + none
+
+    def references(self, groups: Sequence[Group]) -> list[torch.Tensor]:
+        """Returns the reference's hidden states of each group that any worker takes a KL in."""
+        return [self._reference_hidden(group.reference) for group in groups if group.reference]
+
+    def token_kls(
+        self, anchored_ND: torch.Tensor, groups: Sequence[Group], references: Sequence[torch.Tensor], chunks: int
+    ) -> torch.Tensor:
+        """Returns the KL of each anchored token, shape (N,); ``chunks`` as in ``OutputHead.per_token``."""
+        return self.head.per_token(anchored_ND, self._kl(groups, references), chunks)
 
     def _chunks(self, *tokens: int) -> list[int]:
         """How often the head is called at least: as often as on the worker with most tokens, if each call gathers it."""

@@ -15,6 +15,7 @@ import pyarrow as pa
 from trace_ray.artifacts import Run
 from trace_ray.config import Config
 from trace_ray.corpus.noise import noisy_table
+from trace_ray.memory import PeakMemory
 from trace_ray.models import load_model, new_adapter
 from trace_ray.rounds import choose, reweighed
 from trace_ray.storage import locate
@@ -26,32 +27,60 @@ Seconds = dict[str, float]
 
 @dataclass(frozen=True)
 class Trained:
-    """A realigned model in memory and how it came about."""
+    """A realigned model in memory and how it came about.
+
+    Args:
+        seconds: CPU seconds of direction, scoring, training and, of that, the KL; peak_bytes: likewise but for the KL.
+    """
 
     model: Any
     seconds: Seconds
+    peak_bytes: dict[str, int]
     facts: dict[str, Any]
+
+
+class Used:
+    """What each phase of a cell took."""
+
+    def __init__(self) -> None:
+        self.seconds: Seconds = {}
+        self.peak_bytes: dict[str, int] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds this process' CPU seconds: with one thread they are what a free core would take, however busy the machine is."""
+        started = time.process_time()
+        with PeakMemory() as memory:
+            yield
+        self.add(name, time.process_time() - started)
+        self.peak_bytes[name] = max(memory.peak_bytes, self.peak_bytes.get(name, 0))
+
+    def add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def trained(self, model: Any, facts: dict[str, Any]) -> Trained:
+        return Trained(model, self.seconds, self.peak_bytes, facts)
 
 
 def realign_cell(triaged: pa.Table, config: Config) -> Trained:
     """Returns the model of one cell: scored, weighed and trained, with the cell's label noise laid over its corpus."""
-    seconds: Seconds = {}
+    used = Used()
     model = new_adapter(load_model(config.model), config.lora, config.impact.seed).eval()
     noisy = noisy_table(triaged, config.corpus.noise)
     steps = step_budget(triaged["split"].to_pylist().count("train"), config)
-    with _timed(seconds, "direction"):
+    with used.phase("direction"):
         direction = make_direction(model, noisy, config)
-    with _timed(seconds, "scoring"):
+    with used.phase("scoring"):
         unweighed = score(model, noisy, direction, config)
     if config.objective.weights == "u2a":
-        return Trained(model, seconds, _rounds(model, noisy, unweighed, config, seconds))
+        return used.trained(model, _rounds(model, noisy, unweighed, config, used))
     scored, facts = weigh(unweighed, config)
-    with _timed(seconds, "training"), _scratch(config) as run:
-        train(model, scored, config, steps, run)
-    return Trained(model, seconds, facts | {"steps": steps})
+    with used.phase("training"), _scratch(config) as run:
+        used.add("kl", train(model, scored, config, steps, run))
+    return used.trained(model, facts | {"steps": steps})
 
 
-def _rounds(model: Any, noisy: pa.Table, unweighed: pa.Table, config: Config, seconds: Seconds) -> dict[str, Any]:
+def _rounds(model: Any, noisy: pa.Table, unweighed: pa.Table, config: Config, used: Used) -> dict[str, Any]:
     """U2A's rounds: train, rescore where training ended, reweigh; each as long as its row of conf/methods or T_max says."""
     objective, realign = config.objective, config.realign
     weighed, facts = weigh(unweighed, replace(config, objective=replace(objective, weights="uniform")))
@@ -61,24 +90,17 @@ def _rounds(model: Any, noisy: pa.Table, unweighed: pa.Table, config: Config, se
     each = min(each, realign.max_steps) if realign.max_steps else each
     for number in range(objective.u2a_rounds):
         if number:
-            with _timed(seconds, "direction"):
+            with used.phase("direction"):
                 direction = make_direction(model, noisy, config)
-            with _timed(seconds, "scoring"):
+            with used.phase("scoring"):
                 gain = rescore(model, chosen.to_pylist(), direction, config)
             weight = reweighed(weight, np.array(gain), objective.u2a_eta)
         at = chosen.column_names.index("weight")
-        with _timed(seconds, "training"), _scratch(config) as run:
+        with used.phase("training"), _scratch(config) as run:
             table = chosen.set_column(at, "weight", pa.array(weight))
-            train(model, table, replace(config, realign=replace(realign, seed=realign.seed + number)), each, run)
+            again = replace(config, realign=replace(realign, seed=realign.seed + number))
+            used.add("kl", train(model, table, again, each, run))
     return facts | {"steps": each * objective.u2a_rounds}
-
-
-@contextmanager
-def _timed(seconds: Seconds, name: str) -> Iterator[None]:
-    """Adds this process' CPU seconds: with one thread they are what a free core would take, however busy the machine is."""
-    started = time.process_time()
-    yield
-    seconds[name] = seconds.get(name, 0.0) + time.process_time() - started
 
 
 @contextmanager

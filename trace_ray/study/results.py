@@ -49,16 +49,24 @@ def grouped(results: Iterable[Result]) -> dict[Group, list[Result]]:
     return groups
 
 
-COLUMNS: tuple[tuple[str, Callable[[Result], float], int], ...] = (
+COLUMNS: tuple[tuple[str, Callable[[Result], float | None], int], ...] = (
     ("TPA, %", lambda r: r["tpa"], 1),
     ("to learn, %", lambda r: r["tpa_by_source"]["sensitive_educational"], 1),
     ("kept, %", lambda r: mean(v for k, v in r["tpa_by_source"].items() if k != "sensitive_educational"), 1),
     ("KL to base", lambda r: r["kl_to_base"], 4),
     ("scoring, CPU s", lambda r: r["seconds"]["scoring"] + r["seconds"]["direction"], 1),
     ("training, CPU s", lambda r: r["seconds"]["training"], 1),
+    ("of it KL", lambda r: r["seconds"].get("kl"), 1),
+    ("scoring peak, MiB", lambda r: _mib(r, "direction", "scoring"), 0),
     ("peak, MiB", lambda r: r["peak_bytes"] / 2**20, 0),
 )
-"""Heading, value of one result, digits. ``to learn``: the prompts that the new policy treats otherwise; ``kept``: the rest."""
+"""Heading, value of one result (None: not measured), digits. ``to learn``: the prompts that the new policy treats otherwise;
+``kept``: the rest; ``of it KL``: the reference's forwards and the KL over the vocabulary."""
+
+
+def _mib(result: Result, *phases: str) -> float | None:
+    peaks = result.get("peak_bytes_by_phase")
+    return max(peaks[name] for name in phases) / 2**20 if peaks else None
 
 
 def markdown_table(results: Iterable[Result]) -> str:
@@ -66,9 +74,14 @@ def markdown_table(results: Iterable[Result]) -> str:
     head = ["method", "pairs", "noise", "seeds", *(name for name, _, _ in COLUMNS)]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for (label, pairs, noise), found in grouped(results).items():
-        values = [estimate([of(r) for r in found]).text(digits) for _, of, digits in COLUMNS]
+        values = [_shown([of(r) for r in found], digits) for _, of, digits in COLUMNS]
         lines.append(f"| {' | '.join([label, str(pairs), f'{noise:.0%}', str(len(found)), *values])} |")
     return "\n".join(lines)
+
+
+def _shown(values: Sequence[float | None], digits: int) -> str:
+    known = [value for value in values if value is not None]
+    return estimate(known).text(digits) if len(known) == len(values) else "-"
 
 
 def plot_scale(results: Sequence[Result], out: Path) -> None:

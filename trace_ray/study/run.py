@@ -51,7 +51,6 @@ def _judge(folder: Location, wanted: list[tuple[int, int]], cell: Cell) -> None:
 
 
 def _run_cell(job: tuple[Location, Cell]) -> str:
-    from trace_ray.memory import PeakMemory
     from trace_ray.study.corpora import corpus_file
     from trace_ray.study.measure import measure, measure_base
     from trace_ray.study.realign import realign_cell
@@ -60,15 +59,15 @@ def _run_cell(job: tuple[Location, Cell]) -> str:
     config = cell.config()
     triaged = corpus_file(folder / "corpora", cell.pairs, cell.seed).read_parquet()
     rows = triaged.to_pylist()
-    with PeakMemory() as memory:
-        trained = realign_cell(triaged, config)
+    trained = realign_cell(triaged, config)
     result: dict[str, Any] = {
         "cell": asdict(cell),
         "label": cell.label,
         **measure(trained.model, rows, config),
         "tpa_base": measure_base(rows, config),
         "seconds": {name: round(value, 2) for name, value in trained.seconds.items()},
-        "peak_bytes": memory.peak_bytes,
+        "peak_bytes": max(trained.peak_bytes.values()),
+        "peak_bytes_by_phase": trained.peak_bytes,
         **trained.facts,
     }
     result_file(folder, cell).write_text(json.dumps(result, indent=1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +15,7 @@ from trace_ray.config import Config
 from trace_ray.pairs import SCORED_SCHEMA
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.loop import make_plan
-from trace_ray.realign.objective import denominators, micro_batch, pair_losses, reduce_losses
+from trace_ray.realign.objective import Group, denominators, micro_batch, pair_losses, reduce_losses
 from trace_ray.realign.policy_module import HybridPolicy
 from trace_ray.realign.schedule import make_optimizer
 
@@ -27,11 +29,30 @@ def step_budget(pairs: int, config: Config) -> int:
     return realign.max_steps or realign.epochs * -(-pairs // realign.batch)
 
 
-def train(model: Any, scored: pa.Table, config: Config, steps: int, scratch: Run) -> None:
+class _Timed(HybridPolicy):
+    """Counts the CPU seconds of what the KL needs beyond log-probs: the reference's forwards, and both vocabularies."""
+
+    kl_seconds = 0.0
+
+    def references(self, groups: Sequence[Group]) -> list[torch.Tensor]:
+        started = time.process_time()
+        found = super().references(groups)
+        self.kl_seconds += time.process_time() - started
+        return found
+
+    def token_kls(self, anchored_ND: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        started = time.process_time()
+        found = super().token_kls(anchored_ND, *arguments)
+        self.kl_seconds += time.process_time() - started
+        return found
+
+
+def train(model: Any, scored: pa.Table, config: Config, steps: int, scratch: Run) -> float:
     """Trains the adapter for ``steps`` steps as stage 3 does on one worker, over as many epochs as that takes.
 
     Args:
         scratch: an empty run folder; the scored rows pass through it, as stage 3 reads them.
+    Returns: the CPU seconds that the KL took of it.
     Raises: RuntimeError where a loss is not finite.
     """
     scratch.scored.begin({})
@@ -42,7 +63,7 @@ def train(model: Any, scored: pa.Table, config: Config, steps: int, scratch: Run
     by = denominators(rows.counts, rows.weighed, config.realign.batch, objective, config.realign.shares)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer, schedule = make_optimizer(trainable, config.realign, steps)
-    policy = HybridPolicy(model).train()
+    policy = _Timed(model).train()
     torch.manual_seed(config.realign.seed)
     for step in range(steps):
         batch = micro_batch(rows.take(plan.step(step)), objective)
@@ -56,3 +77,4 @@ def train(model: Any, scored: pa.Table, config: Config, steps: int, scratch: Run
         schedule.step()
         optimizer.zero_grad()
     policy.eval()
+    return float(policy.kl_seconds)

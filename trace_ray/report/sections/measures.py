@@ -29,15 +29,19 @@ def other_measures(metrics: Mapping[str, Any]) -> dict[str, list[Measure]]:
 
 
 def attacks(figures: Mapping[str, Any]) -> list[Measure]:
-    """Returns the attack success rate of each attack with its interval and number of requests."""
+    """Returns the attack success rate of each attack with its interval, and by both counts where answers were unclear."""
     rates: Mapping[str, Mapping[str, float]] = figures.get("asr", {})
     names = sorted(rates.get("realigned", {}), key=lambda name: (name != "plain", name))
+    counted = figures.get("unclear_counts_as", "")
+    other = "failure" if counted == "success" else "success"
 
     def cell(model: str, attack: str) -> str:
         low, high = figures["asr_interval"][model][attack]
-        return f"{rates[model][attack]:.1f} % ({low:.0f}–{high:.0f})"  # noqa: RUF001 - a range
+        shown = f"{rates[model][attack]:.1f} % ({low:.0f}–{high:.0f})"  # noqa: RUF001 - a range
+        if not figures["unclear"][model][attack]:
+            return shown
+        return f"{shown}, as {other} {figures[f'asr_unclear_{other}'][model][attack]:.1f} %"
 
-    counted = figures.get("unclear_counts_as", "")
     lines = []
     for name in names:
         n, unclear = figures["n"]["realigned"][name], sum(figures["unclear"][model][name] for model in MODELS)
