@@ -12,7 +12,7 @@ demo: $(READY)
 test: check
 	$(BIN)/python -m pytest
 
-# What the default suite leaves out: drills, Chromium, cells of the study; more than half an hour.
+# What the default suite leaves out: drills, Chromium, cells of the study; hours.
 test-slow: $(READY)
 	$(BIN)/pip install -q -c constraints-cpu.txt -e '.[cpu,dev,eval]'
 	$(BIN)/python -c 'import torchvision' 2>/dev/null || $(BIN)/pip uninstall -q -y $(TORCH_ADD_ONS)
@@ -52,7 +52,7 @@ $(READY): pyproject.toml constraints-cpu.txt
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
 
-# Every fault at every stage on a local cluster of real nodes: about 25 minutes.
+# Every fault at every stage on a local cluster of real nodes: about two hours on 2 cores.
 faults: $(READY)
 	$(BIN)/python -m pytest tests/fault -m "slow or not slow"
 

@@ -16,7 +16,9 @@ class Given:
         prompt, response, template, policy: tokens; the policy is in the prefix cache after the first request.
         judge_rate: tokens a second that one GPU prefills; score_rate: forward; train_rate: forward and backward.
         conflict_share: INVERT and PUNISH among the pairs; as many RETAIN pairs are trained on.
-        judge_gpu_hour, train_gpu_hour: USD, spot; put, get: USD a thousand requests.
+        judge_gpu_hour, train_gpu_hour: USD, spot; put, get: USD a thousand requests, a listing costing what a PUT does.
+        run_requests: to read a block's piece of one run file (its size, its end twice, the piece), by judge and by decide.
+        batch_rows: responses judged in one call: a mark before it and its verdicts after it are objects of their own.
     """
 
     prompt: int = 60
@@ -40,6 +42,8 @@ class Given:
     most_blocks: int = 4096
     run_bytes: int = 24 << 20
     raw_bytes: int = 1200
+    run_requests: int = 4
+    batch_rows: int = 256
 
 
 def figures(pairs: int, given: Given) -> dict[str, str]:
@@ -58,9 +62,11 @@ def figures(pairs: int, given: Given) -> dict[str, str]:
     train_hours = trained * pair_tokens / given.train_rate / 3600
     runs = max(1, -(-pairs * given.raw_bytes // given.run_bytes))
     shards = -(-pairs // given.shard_rows)
-    puts = runs + 3 * blocks + 2 * shards
-    gets = 3 * runs * blocks + 4 * blocks + 3 * shards
-    requests = puts / 1000 * given.put + gets / 1000 * given.get
+    calls = -(-2 * pairs // given.batch_rows)
+    puts = runs + 3 * blocks + 2 * calls + 2 * shards
+    listings = 2 * blocks * -(-runs // 1000) + blocks
+    gets = 2 * given.run_requests * runs * blocks + 4 * blocks + 3 * shards
+    requests = (puts + listings) / 1000 * given.put + gets / 1000 * given.get
     return {
         "corpus, GB (parquet, zstd)": f"{pairs * given.pair_bytes / 1e9:,.1f}",
         "triaged/, GB": f"{pairs * given.triaged_bytes / 1e9:,.1f}",
@@ -76,7 +82,7 @@ def figures(pairs: int, given: Given) -> dict[str, str]:
         "pairs of a block (lost with its node)": f"{pairs / blocks:,.0f}",
         "minutes of one judge for a block": f"{pairs / blocks * judged_tokens / pairs / given.judge_rate / 60:,.0f}",
         "objects written": f"{puts:,}",
-        "requests read": f"{gets:,}",
+        "requests read / listings": f"{gets:,} / {listings:,}",
         "requests, USD": f"{requests:,.2f}",
         "rows in one trainer's memory, GB": f"{trained * given.trained_row_bytes / 1e9:,.1f}",
     }

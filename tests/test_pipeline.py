@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from trace_ray.artifacts import Run
 from trace_ray.config import Config, StorageConfig
 from trace_ray.config_load import load_config
 from trace_ray.errors import StaleRunError, UserError
-from trace_ray.pipeline import run_stages
+from trace_ray.pipeline import run_stages, user_error_in
 from trace_ray.storage import locate
 
 
@@ -53,3 +54,26 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(config: Config, small_di
         run_stages(run, config, ["triage"])
     assert "\n" not in str(caught.value)
     assert [path.name for path in small_disk.iterdir() if not path.name.startswith(".")] == []
+
+
+def wrapped(cause: Exception) -> dict[str, BaseException]:
+    """What reaches the driver where a task, a training worker or Ray Train's controller met ``cause``; no Ray is started."""
+    from ray.exceptions import RayTaskError
+    from ray.train import ControllerError, WorkerGroupError
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+    return {
+        "task": RayTaskError("score_rows", "a trace", cause).as_instanceof_cause(),
+        "worker": WorkerGroupError("a trace", {1: UserExceptionWithTraceback(cause, "a trace")}),
+        "controller": ControllerError(cause),
+    }
+
+
+@pytest.mark.parametrize("met_by", ["task", "worker", "controller"])
+def test_a_full_disk_is_one_line_whoever_met_it(met_by: str) -> None:
+    from ray import cloudpickle
+
+    error = wrapped(OSError(errno.ENOSPC, "No space left on device"))[met_by]
+    found = user_error_in(cloudpickle.loads(cloudpickle.dumps(error)))
+    assert str(found).startswith("disk: no space left: the disk is full")
+    assert user_error_in(wrapped(OSError(errno.EIO, "a broken disk"))[met_by]) is None

@@ -193,7 +193,8 @@ def user_error_in(error: BaseException) -> UserError | None:
             return UserError("disk", one.filename or "no space left", remedy)
         if isinstance(one, BaseException) and id(one) not in seen:
             seen.add(id(one))
-            queue += [one.__cause__, one.__context__, getattr(one, "cause", None)]
+            queue += [one.__cause__, one.__context__]
+            queue += [getattr(one, "cause", None), getattr(one, "controller_failure", None)]
             queue += [*getattr(one, "worker_failures", {}).values(), *one.args]  # args: why an actor could not be built
     return None
 

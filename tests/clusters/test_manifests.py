@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import gzip
 import json
+import os
 import re
 import shlex
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +18,12 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from typer.main import get_command
 
 from clusters.build import DRAIN_SECONDS, GRACE_SECONDS, files, render
 from clusters.scaling import table
 from trace_ray.capacity import groups_of, shortages
+from trace_ray.cli import app
 from trace_ray.config_load import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +122,10 @@ def test_pods_are_consistent(name: str, document: dict[str, Any]) -> None:
                 assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in names
         assert policy["spec"]["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
         assert next(v for v in spec["volumes"] if v["name"] == "shm")["emptyDir"]["medium"] == "Memory"
-        assert container["readinessProbe"], group
+        for probe in ("readinessProbe", "livenessProbe"):
+            *python, code = container[probe]["exec"]["command"]
+            assert python == ["python", "-I", "-S", "-c"]
+            compile(code, f"{group}: {probe}", "exec")
     assert len(images) == 1
     assert ":" in images.pop().rsplit("/", 1)[-1], "the image has a tag"
 
@@ -249,6 +256,37 @@ def test_jobs_name_files_that_exist_and_fit_their_groups(name: str, document: di
     assert [path for path in paths if not (ROOT / path).is_file()] == []
     config = load_config([ROOT / path for path in paths if path.startswith("conf/")])
     assert list(shortages(config, groups_of(document))) == []
+
+
+@pytest.mark.parametrize(("name", "document"), JOBS, ids=ids(JOBS))
+def test_jobs_say_what_the_command_line_understands(name: str, document: dict[str, Any]) -> None:
+    program, *arguments = shlex.split(document["spec"]["entrypoint"])[1:]
+    command = get_command(app).commands[Path(program).stem]  # type: ignore[attr-defined]
+    given = command.make_context(program, [word.replace("/app/", f"{ROOT}/") for word in arguments]).params
+    assert given["run"].startswith("s3://")
+    assert given["config"]
+
+
+def test_what_is_asked_of_ray_are_options_that_it_has(tmp_path: Path) -> None:
+    """The hook is run as a pod runs it, but for `ray`, which here writes down what it is asked."""
+    from ray.scripts.scripts import drain_node, start
+
+    asked = tmp_path / "asked"
+    (tmp_path / "ray").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > {asked}\nexit 1\n')
+    (tmp_path / "ray").chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    hook = subprocess.run([ROOT / "clusters" / "drain.sh", "90"], env=path, timeout=20, check=False)
+    assert hook.returncode == 0, "a node that cannot be drained still ends at once"
+    command, *words = asked.read_text().splitlines()
+    assert command == drain_node.name
+    told = drain_node.make_context(command, words).params
+    assert (told["reason"], told["deadline_remaining_seconds"]) == ("DRAIN_NODE_REASON_PREEMPTION", 90)
+    launcher = yaml.safe_load((ROOT / "clusters" / "aws.yaml").read_text())
+    for line in (*launcher["head_start_ray_commands"], *launcher["worker_start_ray_commands"]):
+        ray, verb, *words = shlex.split(line)
+        assert ray == "ray"
+        if verb == "start":
+            assert start.make_context("start", words).params["metrics_export_port"] == 8080
 
 
 def test_no_secret_is_in_any_cluster_file() -> None:

@@ -124,7 +124,7 @@ class Drill:
 
     def ends(self, stage: str, run: Path | str, *more: str, code: int = 0, before: str = "") -> None:
         """Runs a stage to its end, which has to be with this exit code."""
-        got = self.driver(stage, run, *more, before=before).wait(timeout=500)
+        got = self.driver(stage, run, *more, before=before).wait(timeout=800)
         assert got == code, f"exit code {got}\n{self.log(run).read_text()[-3000:]}"
 
     def prepared(self, stage: str, name: str) -> Path:
@@ -145,7 +145,7 @@ class Drill:
     def at_work(self, stage: str, run: Path, driver: subprocess.Popen[bytes]) -> None:
         """Waits until the stage has done some of its work and not all of it."""
         work = WORK[stage]
-        wait_for(lambda: len(list(run.glob(work.parts))) >= work.enough or driver.poll() is not None, 300, work.parts)
+        wait_for(lambda: len(list(run.glob(work.parts))) >= work.enough or driver.poll() is not None, 500, work.parts)
         assert driver.poll() is None, f"{stage} was over before the strike: {self.log(run).read_text()[-3000:]}"
 
     def strike(self, stage: str, fault: str) -> dict[str, Any]:
@@ -169,10 +169,10 @@ class Drill:
                 self.cluster.add_node(cpus=2)
             case "drain":
                 leaving = self._drain(work.process)
-        code, restarts = driver.wait(timeout=400), 0
+        code, restarts = driver.wait(timeout=800), 0
         while code != 0 and restarts < 2:
             restarts += 1
-            code = self.driver(stage, run).wait(timeout=400)
+            code = self.driver(stage, run).wait(timeout=800)
         seconds = time.monotonic() - started
         if leaving is not None:
             leaving.join()

@@ -20,7 +20,7 @@ from tests.support.s3 import CREDENTIALS, S3Server, set_credentials
 from trace_ray.config import StorageConfig
 from trace_ray.pipeline import run_folder
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,6 @@ def test_clocks_that_disagree_change_nothing(drill: Drill) -> None:
     assert compare(drill.base_run, local(run), "impact") <= TOLERANCE["impact"]
 
 
-@pytest.mark.timeout(1800)
 def test_a_run_over_a_faulty_way_to_s3_ends_as_the_undisturbed_one(
     drill: Drill, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

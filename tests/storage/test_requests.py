@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,10 +13,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from clusters.scaling import Given
 from tests.support.proxy import FaultyProxy
 from tests.support.s3 import CREDENTIALS, S3Server
 from trace_ray import object_store, staging
-from trace_ray.config import StorageConfig
+from trace_ray.config import CorpusConfig, StorageConfig
+from trace_ray.corpus import blocks
+from trace_ray.corpus.read import Source
 from trace_ray.storage import Location, locate
 
 
@@ -69,6 +73,25 @@ def test_a_batch_of_an_arrow_file_is_fetched_without_the_others(watched: tuple[F
         assert reader.get_batch(7).equals(batch)
     assert proxy.sent - before < 3 * batch.nbytes
     assert verbs(proxy)[0] == "HEAD"
+
+
+def test_a_block_costs_a_listing_and_as_many_requests_a_run_as_scaling_counts(
+    watched: tuple[FaultyProxy, Location], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy, place = watched
+    monkeypatch.setattr(blocks, "CHUNK_BYTES", 400_000)
+    rows = [
+        {"prompt": f"p {i}", "chosen": uuid.uuid4().hex * 10, "rejected": uuid.uuid4().hex * 10} for i in range(2000)
+    ]
+    (place / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    group = blocks.Group(0, (Source(place / "corpus.jsonl", 0, ""),), 0)
+    runs = blocks.regroup(group, CorpusConfig(), 8, place / "runs", place / "rejects")["runs"]
+    assert runs > 2
+    verbs(proxy)
+    assert blocks.read_block(place / "runs", 3).num_rows > 100
+    asked = verbs(proxy)
+    assert asked.count("LIST") == 1
+    assert len(asked) == 1 + Given().run_requests * runs
 
 
 def test_one_column_of_many_is_fetched_without_the_others(watched: tuple[FaultyProxy, Location]) -> None:

@@ -17,7 +17,7 @@ from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, settings
 from trace_ray.errors import UserError
-from trace_ray.progress import Meter
+from trace_ray.progress import CONSOLE, Meter
 from trace_ray.realign.card import card_facts
 from trace_ray.realign.loop import METRICS
 from trace_ray.realign.reference import reference_place
@@ -27,6 +27,9 @@ from trace_ray.staging import local_model
 from trace_ray.storage import Location
 
 CHECKPOINTS = "checkpoints"
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""Ray Train's name for its list of a run's checkpoints."""
+
 _POLL_SECONDS = 2.0
 
 
@@ -68,6 +71,7 @@ def train(run: Run, config: Config) -> Any:
         mistake.fs.delete_file(mistake.path)
     if config.realign.kl_reference == "top_k":
         _store_reference(run, config)
+    _drop_damaged_snapshot(run)
     stop = threading.Event()
     watcher = threading.Thread(target=_watch, args=(run, stop), daemon=True)
     watcher.start()
@@ -95,6 +99,21 @@ def _own_interrupt() -> Iterator[None]:
     finally:
         if main:
             signal.signal(signal.SIGINT, before)
+
+
+def _drop_damaged_snapshot(run: Run) -> None:
+    """Deletes Ray Train's list of checkpoints where a full disk or a lost machine cut it short.
+
+    It is not written whole or not at all, and Ray Train stops at one that it cannot read: such a training begins anew.
+    """
+    place = run.realign.place / CHECKPOINTS / SNAPSHOT
+    if not place.exists():
+        return
+    try:
+        json.loads(place.read_text())
+    except ValueError:
+        CONSOLE.print(f"[yellow]{place.uri}: cut short, as by a full disk; the training begins anew")
+        place.fs.delete_file(place.path)
 
 
 def _drop_strays(run: Run, result: Any) -> None:
