@@ -31,13 +31,10 @@ def ensure_ray(config: RayConfig) -> None:
         arguments["address"] = address
     else:
         arguments |= {"num_cpus": config.local_cpus or None, "include_dashboard": False}
-    debug = os.environ.get("TRACE_RAY_DEBUG") == "1"
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
-    if not debug:  # else Ray's C++ core prints warnings about its own actors between our lines
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init(
         **arguments,
-        log_to_driver=debug,
+        log_to_driver=os.environ.get("TRACE_RAY_DEBUG") == "1",
         logging_level=logging.ERROR,
         runtime_env={"env_vars": variables},
     )
