@@ -35,6 +35,32 @@ def test_changed_inputs_are_refused_with_both_values(run: Run) -> None:
         run.triaged.begin({"policy": "new"})
 
 
+@pytest.mark.parametrize(("before", "now"), [({}, {"policy": "new"}), ({"policy": "old"}, {})])
+def test_an_input_that_came_or_went_is_a_change(run: Run, before: dict[str, str], now: dict[str, str]) -> None:
+    run.triaged.begin(before)
+    with pytest.raises(StaleRunError, match=r"policy: .*absent"):
+        run.triaged.begin(now)
+
+
+def test_the_marker_comes_last(run: Run) -> None:
+    """A manifest that cannot be written, because a folder is in its place, leaves the artefact unfinished."""
+    run.triaged.begin({})
+    Path(run.triaged.place.path, "manifest.json", "in the way").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"manifest\.json"):
+        run.triaged.publish(counts={}, seconds=0.0)
+    assert not run.triaged.done()
+    assert run.triaged.begin({})
+
+
+def test_a_write_that_fails_leaves_nothing_and_the_old_file(run: Run) -> None:
+    place = run.triaged.place
+    (place / "part-0.parquet").write_text("old")
+    with pytest.raises(AttributeError):
+        (place / "part-0.parquet").write_parquet("no table")
+    assert [file.name for file in Path(place.path).iterdir()] == ["part-0.parquet"]
+    assert (place / "part-0.parquet").read_text() == "old"
+
+
 def test_a_write_that_dies_leaves_no_part(run: Run) -> None:
     run.triaged.begin({})
     (Path(run.triaged.place.path) / ".part-0.parquet.1234.tmp").write_bytes(b"half")

@@ -53,6 +53,18 @@ def test_blocks_hold_every_row_once_and_keep_prompts_together(
         assert tally["runs"] > 3
 
 
+def test_refused_rows_are_in_the_tally_too(tmp_path: Path) -> None:
+    corpus(tmp_path / "x.jsonl", 3)
+    with (tmp_path / "x.jsonl").open("a") as file:
+        file.write("{broken\n[]\n")
+    group = Group(0, (Source(place(tmp_path / "x.jsonl"), 0, ""),), 0)
+    tally = regroup(group, CorpusConfig(), 2, place(tmp_path / "runs"), place(tmp_path / "rejects"))
+    assert (tally["rows"], tally["rejects"]) == (5, 2)
+    assert tally["row_sum"] == sum(i * i for i in range(5))
+    refused = [row for part in place(tmp_path / "rejects").files() for row in part.read_parquet().to_pylist()]
+    assert [(row["row"], row["reason"]) for row in refused] == [(3, "broken_json"), (4, "missing_field")]
+
+
 def test_the_holdout_is_drawn_by_the_prompts_hash(tmp_path: Path) -> None:
     corpus(tmp_path / "x.jsonl", 200)
     group = Group(0, (Source(place(tmp_path / "x.jsonl"), 0, ""),), 0)

@@ -161,7 +161,9 @@ def test_arrays_decide_as_the_plain_functions_do() -> None:
     rng = np.random.default_rng(8)
     p = rng.random((500, 2))
     p[rng.random((500, 2)) < 0.1] = np.nan
-    for threshold, band in ((0.5, 0.0), (0.3, 0.2), (0.8, 0.05)):
+    edges = [0.25, 0.5, 0.75, 1.0]  # exact in binary: thresholds and the ends of bands below
+    p[:16] = [(a, b) for a in edges for b in edges]
+    for threshold, band in ((0.5, 0.0), (0.5, 0.25), (0.3, 0.2), (0.8, 0.05)):
 
         def known(x: float, at: float = threshold, half: float = band) -> bool | None:
             return complies(None if np.isnan(x) else x, at, half)
