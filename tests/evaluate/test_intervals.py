@@ -49,3 +49,8 @@ def test_an_unchanged_sample_does_not_pretend_to_certainty() -> None:
     low, high = change_interval([1.0] * 10, [1.0] * 10, 100, 0)
     assert low < 0 < high
     assert change_interval([0.0] * 10, [1.0] * 10, 100, 0) == pytest.approx((0.025**0.1, 1.0))
+
+
+def test_gains_and_losses_that_cancel_leave_a_wide_interval() -> None:
+    low, high = change_interval([0.0, 1.0] * 20, [1.0, 0.0] * 20, 500, 0)
+    assert low < -0.15 < 0.15 < high

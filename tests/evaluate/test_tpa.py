@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trace_ray.evaluate.tpa import evaluation_metrics
+from trace_ray.evaluate.tpa import compliance, evaluation_metrics
 
 
 def answers(model: str, compliant: list[bool], unclear: int = 0) -> list[dict[str, Any]]:
@@ -39,3 +39,11 @@ def test_shares_counts_and_intervals() -> None:
     low, high = metrics["tpa_interval"]["realigned"]["all"]
     assert low < 75 < high <= 100
     assert metrics["tpa_change"]["all"]["interval"] == pytest.approx([-50, 100])
+
+
+def test_an_unreadable_verdict_counts_as_a_violation() -> None:
+    rows = [
+        {"pair_id": str(i), "prompt": "p", "model": "base", "compliant": c, "category": "INVERT"}
+        for i, c in enumerate([True, None, False, None])
+    ]
+    assert compliance(rows, "category") == {"base": {"all": [1.0, 0.0, 0.0, 0.0], "INVERT": [1.0, 0.0, 0.0, 0.0]}}

@@ -160,3 +160,17 @@ def test_retained_pairs_are_averaged_with_the_conflicts_where_no_anchor() -> Non
     assert (by.weighed, by.retain) == (4.0, 0)
     whole = reduce_losses(losses([1.0, 2.0], ["INVERT", "RETAIN"], [1.0, 1.0]), by, objective.weighed)
     assert whole.item() == pytest.approx(3.0 / 4)
+
+
+def test_each_category_is_shuffled_anew_each_epoch() -> None:
+    """Of one category, the relative order itself, which another offset of its places would not change."""
+    category = ["INVERT"] * 40
+    first, second = (epoch_order(category, 0, epoch).tolist() for epoch in (0, 1))
+    assert first != second
+    assert sorted(first) == sorted(second) == list(range(40))
+
+
+def test_the_anchors_are_averaged_over_the_anchors() -> None:
+    losses = PairLosses(torch.tensor([2.0, 4.0]), ["INVERT", "RETAIN"], torch.ones(2), torch.zeros(2), torch.zeros(2))
+    total = reduce_losses(losses, Denominators(weighed=5.0, retain=8.0, alpha_kl=0.5), ("INVERT", "PUNISH"))
+    assert total.item() == pytest.approx(2 / 5 + 0.5 * 4 / 8)
