@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from trace_ray.artifacts import Run
@@ -58,6 +59,22 @@ def test_status_at_a_glance_for_people_and_machines(tmp_path: Path) -> None:
     assert found["triaged"]["state"] == "done"
     assert found["rejects"]["state"] == "begun"
     assert found["model"]["state"] == "-"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["rnu"], "No such command 'rnu'"),
+        (["run", "--rnu", "x"], "No such option: --rnu"),
+        (["run"], "Missing option"),
+        (["status", "--run", "nowhere"], "--run: nowhere: no run has begun there"),
+    ],
+)
+def test_a_command_that_cannot_be_read_is_one_line(words: list[str], line: str) -> None:
+    ended = trace_ray(*words)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"trace-ray: {line}"), ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 def test_quiet_says_nothing_on_the_way(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.exceptions import TyperException
 
-from trace_ray.artifacts import STAGES, Run
+from trace_ray.artifacts import CONFIG, STAGES, Run
 from trace_ray.cli_rate import rating_app
 from trace_ray.config import Config
 from trace_ray.config_load import check_config, conf_folder, load_config, load_storage, load_text
@@ -41,7 +42,13 @@ DEBUG = "TRACE_RAY_DEBUG"
 def main() -> None:
     """Runs the command line; a user's mistake is one line and exit code 2, with its trace only under --debug."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except typer.Abort:
+        sys.exit(130)
+    except TyperException as error:  # a command that could not be read; without any, its help was shown
+        if said := " ".join(error.format_message().split()):
+            print(f"trace-ray: {said} See trace-ray --help", file=sys.stderr)
+        sys.exit(2)
     except UserError as error:
         if os.environ.get(DEBUG) == "1":
             raise
@@ -166,6 +173,8 @@ def status(
 
     opened = run_folder(run, load_storage(overrides or []))
     rows = list(states(opened))
+    if all(state == "-" for _, state, _ in rows) and not (opened.place / CONFIG).exists():
+        raise UserError("--run", run, "no run has begun there")
     if as_json:
         print(json.dumps([{"artefact": name, "state": state, **facts} for name, state, facts in rows]))
         return
