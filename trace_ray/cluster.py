@@ -30,7 +30,8 @@ def ensure_ray(config: RayConfig) -> None:
     if address:
         arguments["address"] = address
     else:
-        arguments |= {"num_cpus": config.local_cpus or None, "include_dashboard": False}
+        # Without "local" Ray joins whatever runs on this machine, and waits for what no longer does.
+        arguments |= {"address": "local", "num_cpus": config.local_cpus or None, "include_dashboard": False}
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     ray.init(
         **arguments,
