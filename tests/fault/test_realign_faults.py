@@ -64,11 +64,15 @@ class Drill:
         return sorted((self.folder / "run" / "realign" / "checkpoints").glob("checkpoint_*/cursor.json"))
 
     def saved_by(self, workers: int) -> bool:
-        """Whether the last checkpoint was made by so many workers; one being written does not count."""
+        """Whether two checkpoints were made by so many workers: the older one has been reported, and counts.
+
+        One being written, or written and not yet reported, is lost with its workers.
+        """
         try:
-            return bool(json.loads(self.checkpoints()[-1].read_text())["workers"] == workers)
-        except (json.JSONDecodeError, FileNotFoundError, IndexError):
+            cursors = [json.loads(file.read_text()) for file in self.checkpoints()]
+        except (json.JSONDecodeError, FileNotFoundError):
             return False
+        return sum(cursor["workers"] == workers for cursor in cursors) >= 2
 
     def weights(self) -> dict[str, torch.Tensor]:
         weights: dict[str, torch.Tensor] = load_file(
@@ -162,7 +166,7 @@ def test_a_killed_driver_changes_nothing(undisturbed: Drill, drill: Drill) -> No
 @pytest.mark.slow
 def test_two_workers_then_one_then_two_change_nothing(undisturbed: Drill, drill: Drill) -> None:
     first = drill.start(workers=2, zero_stage=2)
-    wait_for(drill.checkpoints, first, drill.log)
+    wait_for(lambda: drill.saved_by(2), first, drill.log)
     kill_all(first)
     second = drill.start(workers=1)
     wait_for(lambda: drill.saved_by(1), second, drill.log)
