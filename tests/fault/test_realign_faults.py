@@ -72,7 +72,7 @@ class Drill:
             cursors = [json.loads(file.read_text()) for file in self.checkpoints()]
         except (json.JSONDecodeError, FileNotFoundError):
             return False
-        return sum(cursor["workers"] == workers for cursor in cursors) >= 2
+        return [cursor["workers"] for cursor in cursors].count(workers) >= 2
 
     def weights(self) -> dict[str, torch.Tensor]:
         weights: dict[str, torch.Tensor] = load_file(
