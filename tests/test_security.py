@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from trace_ray.config_load import dump_config, load_config
 from trace_ray.errors import UserError
 
 BASE = ["policy.text=Be brief."]
+SYNTHETIC = Path(__file__).parents[1] / "trace_ray" / "synth" / "models"
 
 
 @pytest.mark.parametrize(
@@ -84,8 +86,7 @@ def test_an_engine_that_runs_none_is_not(tmp_path: Path) -> None:
 def test_pickled_weights_are_refused_and_never_opened(tmp_path: Path) -> None:
     from trace_ray.models import load_model
 
-    source = Path(__file__).parents[1] / "trace_ray" / "synth" / "models" / "policy"
-    (tmp_path / "config.json").write_bytes((source / "config.json").read_bytes())
+    (tmp_path / "config.json").write_bytes((SYNTHETIC / "policy" / "config.json").read_bytes())
     made = tmp_path / "made"
     evil = b"cos\nmkdir\n(V" + str(made).encode() + b"\ntR."
     (tmp_path / "pytorch_model.bin").write_bytes(evil)
@@ -94,14 +95,74 @@ def test_pickled_weights_are_refused_and_never_opened(tmp_path: Path) -> None:
     assert not made.exists()
 
 
-def test_a_model_that_brings_its_own_code_is_refused(tmp_path: Path) -> None:
-    from trace_ray.models import load_model
+OWN = """
+import os
+from transformers import LlamaConfig, LlamaForCausalLM
 
-    source = Path(__file__).parents[1] / "trace_ray" / "synth" / "models" / "policy"
-    config = json.loads((source / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "own.py").write_text(f"import os; os.mkdir({str(tmp_path / 'made')!r})")
+os.makedirs({made!r}, exist_ok=True)
+
+class Config(LlamaConfig):
+    model_type = "own"
+
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+
+
+def test_a_model_that_brings_its_own_code_is_loaded_only_when_its_name_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the policy with a class of its own: its logits are the policy's, and its export is loaded as it was."""
+    import torch
+
+    from trace_ray.models import load_model, load_tokenizer
+
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    policy, own, made = SYNTHETIC / "policy", tmp_path / "own", tmp_path / "made"
+    shutil.copytree(policy, own)
+    config = json.loads((policy / "config.json").read_text()) | {"model_type": "own", "architectures": ["Model"]}
+    config["auto_map"] = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (own / "config.json").write_text(json.dumps(config))
+    (own / "own.py").write_text(OWN.format(made=str(made)))
+
+    untrusted = load_config([], [*BASE, f"model.path={own}"]).model
     with pytest.raises(UserError):
-        load_model(ModelConfig(path=str(tmp_path)))
-    assert not (tmp_path / "made").exists()
+        load_model(untrusted)
+    assert not made.exists()
+
+    trusted = load_config([], [*BASE, f"model.path={own}", f"model.trust_remote_code={own}"]).model
+    model = load_model(trusted)
+    assert made.exists()
+    assert load_tokenizer(trusted.path, trusted.revision, trusted.trusted)
+    probe = torch.tensor([[5, 6, 7, 8]])
+    expected = load_model(ModelConfig(path=str(policy)))(probe).logits
+    assert torch.equal(model(probe).logits, expected)
+
+    exported = tmp_path / "exported"
+    model.save_pretrained(exported)
+    assert torch.equal(load_model(trusted.exported_to(str(exported)))(probe).logits, expected)
+    with pytest.raises(UserError):
+        load_model(untrusted.exported_to(str(exported)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["model.path=a/b", "model.trust_remote_code=true"], "repeat the model's name, 'a/b'"),
+        (["model.path=a/b", "model.trust_remote_code=a/c"], "repeat the model's name, 'a/b'"),
+        (["model.path=s3://b/m", "model.trust_remote_code=s3://b/m"], "not read from S3"),
+        (["triage.judge.model=a/b", "triage.judge.trust_remote_code=a/c"], "repeat the model's name, 'a/b'"),
+        (["model.path=a/b", "triage.judge.model=a/j", "triage.judge.trust_remote_code=a/b"], "'a/j'"),
+    ],
+)
+def test_code_is_trusted_by_one_models_name(asked: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load_config([], [*BASE, *asked])
+
+
+def test_a_judges_code_is_trusted_by_its_name() -> None:
+    from trace_ray.judges.vllm_judge import judge_engine_settings
+
+    asked = [*BASE, "triage.judge.backend=vllm", "triage.judge.model=a/j"]
+    assert not judge_engine_settings(load_config([], asked).triage.judge).trusted
+    assert judge_engine_settings(load_config([], [*asked, "triage.judge.trust_remote_code=a/j"]).triage.judge).trusted

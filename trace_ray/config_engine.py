@@ -13,6 +13,16 @@ _BUILT_IN = (False, None, "mp", "ray", "uni", "external_launcher")
 """Values of the above that name no code of the user's."""
 
 
+def check_trust(where: str, name: str, asked: str) -> None:
+    """Raises UserError unless a model's own code is asked for by that model's name, and can get here with it."""
+    if asked and asked != name:
+        raise UserError(
+            f"{where}.trust_remote_code", asked, f"repeat the model's name, {name!r}, to run the code it brings"
+        )
+    if asked.startswith("s3://"):
+        raise UserError(f"{where}.trust_remote_code", asked, "code is not read from S3; use a folder or a hub id")
+
+
 def refuse_code(where: str, engine: Mapping[str, Any]) -> None:
     """Raises UserError for an argument of vLLM's engine that would import code by name or read pickled weights."""
     for name, value in engine.items():

@@ -42,6 +42,7 @@ class JudgeConfig:
     Args:
         backend: ``vllm`` reads, ``openai`` asks an endpoint, ``rules`` computes the clauses' rules exactly.
         model: hub id or folder of the judge (vllm), or the endpoint's name for it (openai).
+        trust_remote_code: ``model`` once more = run the Python code that it brings (vllm); ``""`` = refuse such models.
         min_mass: least probability on the Yes and No tokens together for a verdict to count as readable.
         actors: judge actors kept at least; ``max_actors`` at most.
         kv_cache_gib: memory of the engine's key-value cache on CPU.
@@ -53,6 +54,7 @@ class JudgeConfig:
     backend: str = choice("vllm", "openai", "rules")
     model: str = ""
     revision: str = "main"
+    trust_remote_code: str = ""
     dtype: str = choice("auto", "float32", "bfloat16")
     min_mass: float = 0.5
     max_model_len: int = 2048
@@ -64,3 +66,8 @@ class JudgeConfig:
     kv_cache_gib: float = resource(1.0)
     engine: dict[str, Any] = field(default_factory=dict, metadata={"resource": True})
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether code that the model brings may run: asked for by this model's name."""
+        return bool(self.model) and self.trust_remote_code == self.model

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from trace_ray.config import LOSSES, Config, JudgeConfig, StorageConfig, TermConfig, TriageConfig
 from trace_ray.config_bounds import check_bounds
-from trace_ray.config_engine import refuse_code
+from trace_ray.config_engine import check_trust, refuse_code
 from trace_ray.errors import UserError, nearest
 from trace_ray.policy import check_policy
 from trace_ray.secrets import refuse_secrets
@@ -171,6 +171,8 @@ def check_config(config: Config) -> None:
     for name, judge in judges.items():
         _check_judge(name, judge)
         refuse_code(f"{name}.engine", judge.engine)
+        check_trust(name, judge.model, judge.trust_remote_code)
+    check_trust("model", config.model.path, config.model.trust_remote_code)
     refuse_code("evaluate.engine", config.evaluate.engine)
     check_policy(config.policy, needs_rules=any(judge.backend == "rules" for judge in judges.values()))
     _check_audit(config.triage)

@@ -16,10 +16,11 @@ from trace_ray.staging import local_model
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """What an engine needs to start; ``extra`` goes to vLLM as it is."""
+    """What an engine needs to start; ``extra`` goes to vLLM as it is, ``trusted`` lets the model's own code run."""
 
     model: str
     revision: str = "main"
+    trusted: bool = False
     dtype: str = "auto"
     max_model_len: int = 2048
     kv_cache_gib: float = 1.0
@@ -57,7 +58,7 @@ class Engine:
             "max_model_len": settings.max_model_len,
             "enforce_eager": not _has_gpu(),
             "enable_prefix_caching": True,
-            "trust_remote_code": False,
+            "trust_remote_code": settings.trusted,
             "load_format": "safetensors",
             "seed": 0,
             "max_logprobs": 64,

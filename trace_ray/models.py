@@ -1,4 +1,4 @@
-"""Loading causal language models: safetensors only, no code from a model's folder."""
+"""Loading causal language models: safetensors only, and no code from a model's folder unless that model is trusted by name."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from trace_ray.staging import local_model
 from trace_ray.text import ChatTokenizer
 
 
-def load_tokenizer(path: str, revision: str = "main") -> Any:
+def load_tokenizer(path: str, revision: str = "main", trusted: bool = False) -> Any:
     """Returns the tokenizer. Raises UserError where there is none at ``path``."""
     environment.prepare()
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(local_model(path), revision=revision, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(local_model(path), revision=revision, trust_remote_code=trusted)
     except (OSError, ValueError) as error:
         raise UserError("model.path", path, f"no tokenizer there: {_first_line(error)}") from None
 
 
 def load_chat_tokenizer(config: ModelConfig) -> ChatTokenizer:
     """Returns the one rendering of text for this model."""
-    return ChatTokenizer(load_tokenizer(config.path, config.revision), config.max_length)
+    return ChatTokenizer(load_tokenizer(config.path, config.revision, config.trusted), config.max_length)
 
 
 def load_model(config: ModelConfig) -> Any:
@@ -45,7 +45,7 @@ def load_model(config: ModelConfig) -> Any:
             dtype=getattr(torch, config.dtype),
             attn_implementation=config.attention,
             use_safetensors=True,
-            trust_remote_code=False,
+            trust_remote_code=config.trusted,
         )
     except (OSError, ValueError) as error:
         raise UserError("model.path", config.path, f"no safetensors model there: {_first_line(error)}") from None

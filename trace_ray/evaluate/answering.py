@@ -55,11 +55,14 @@ class Generator:
         evaluate = config.evaluate
         self.out, self.limit = out, evaluate.max_new_tokens
         with ExitStack() as stack:
-            path = config.model.path if model == "base" else stack.enter_context(download_folder(merged))
+            loaded = config.model
+            if model != "base":
+                loaded = loaded.exported_to(stack.enter_context(download_folder(merged)))
             self.engine = Engine(
                 EngineSettings(
-                    model=path,
-                    revision=config.model.revision if model == "base" else "main",
+                    model=loaded.path,
+                    revision=loaded.revision,
+                    trusted=loaded.trusted,
                     dtype=config.model.dtype,
                     max_model_len=config.model.max_length + evaluate.max_new_tokens,
                     kv_cache_gib=evaluate.kv_cache_gib,

@@ -38,6 +38,7 @@ def run_harness(model: ModelConfig, config: CapabilityConfig, *, gpu: bool = Fal
         pretrained=model.path,
         revision=model.revision,
         dtype=model.dtype,
+        trust_remote_code=model.trusted,
         device="cuda" if gpu else "cpu",
         batch_size=config.batch_size,
         max_length=None,

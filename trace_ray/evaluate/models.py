@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from trace_ray.artifacts import Run
@@ -37,7 +36,7 @@ def measure_drift(run: Run, config: Config, merged_only: bool = False) -> dict[s
             model, reference = load_adapter(base, folder, trainable=False).eval().to(device), None
     else:
         with download_folder(merged) as folder:
-            model = load_model(replace(config.model, path=folder, revision="main")).to(device)
+            model = load_model(config.model.exported_to(folder)).to(device)
         reference = base.to(device)
     held_out = sum(row["split"] == Split.TEST for row in rows)
     figures: dict[str, Any] = drift(model, reference, pairs, config.evaluate.batch_tokens)
@@ -55,5 +54,4 @@ def measure_capability(run: Run, config: Config, model: str) -> dict[str, Any]:
     if model == MODELS[0]:
         return run_harness(config.model, config.evaluate.capability, gpu=gpu)
     with download_folder(run.model.place / "merged") as folder:
-        realigned = replace(config.model, path=folder, revision="main")
-        return run_harness(realigned, config.evaluate.capability, gpu=gpu)
+        return run_harness(config.model.exported_to(folder), config.evaluate.capability, gpu=gpu)

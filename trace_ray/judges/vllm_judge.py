@@ -141,6 +141,7 @@ def judge_engine_settings(config: JudgeConfig) -> EngineSettings:
     return EngineSettings(
         model=config.model,
         revision=config.revision,
+        trusted=config.trusted,
         dtype=config.dtype,
         max_model_len=config.max_model_len,
         kv_cache_gib=config.kv_cache_gib,

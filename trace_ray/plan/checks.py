@@ -49,7 +49,7 @@ def check_tokenizers(config: Config, problems: list[UserError]) -> bool:
         attempt(problems, lambda: load_chat_tokenizer(config.model))
     for judge in (config.triage.judge, config.evaluate.judge):
         if judge.backend == "vllm" and judge.model and judge.model != config.model.path:
-            attempt(problems, lambda judge=judge: load_tokenizer(judge.model, judge.revision))  # type: ignore[misc]
+            attempt(problems, lambda judge=judge: load_tokenizer(judge.model, judge.revision, judge.trusted))  # type: ignore[misc]
     return len(problems) == before and bool(config.model.path)
 
 

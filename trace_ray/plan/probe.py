@@ -76,6 +76,7 @@ def _policy(config: Config, rows: list[dict[str, Any]], begun: float) -> EngineR
         EngineSettings(
             model=model.path,
             revision=model.revision,
+            trusted=model.trusted,
             dtype=model.dtype,
             max_model_len=model.max_length + evaluate.max_new_tokens,
             kv_cache_gib=evaluate.kv_cache_gib,

@@ -128,7 +128,12 @@ def _judged_tokens(pairs: pa.Table, config: Config) -> list[int]:
         return [0] * pairs.num_rows
     # Nobody here has an endpoint's tokenizer: its tokens are counted as the policy model's.
     own = judge.backend == "vllm"
-    tokenizer = load_tokenizer(*(judge.model, judge.revision) if own else (config.model.path, config.model.revision))
+    model = config.model
+    tokenizer = (
+        load_tokenizer(judge.model, judge.revision, judge.trusted)
+        if own
+        else load_tokenizer(model.path, model.revision, model.trusted)
+    )
     head = len(tokenizer(judge_instruction(config.policy))["input_ids"])
     requests = [prompt_text(prompt) for prompt in pairs["prompt"].to_pylist()]
     both = [

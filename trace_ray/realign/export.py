@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def export_model(run: Run, config: Config, checkpoint: str, card: dict[str, Any]
 
     from trace_ray.models import load_tokenizer
 
-    tokenizer = load_tokenizer(config.model.path, config.model.revision)
+    tokenizer = load_tokenizer(config.model.path, config.model.revision, config.model.trusted)
     probe = torch.tensor([tokenizer("The policy asks for an answer.", add_special_tokens=False)["input_ids"]])
     trained = trained_model(config, Path(checkpoint))
     before = _log_probs(trained, probe)
@@ -79,7 +78,7 @@ def _copy(source: Path, target: Location) -> None:
 def _reloaded(folder: str, config: Config) -> Any:
     from trace_ray.models import load_model
 
-    return load_model(replace(config.model, path=folder, revision="main"))
+    return load_model(config.model.exported_to(folder))
 
 
 def _log_probs(model: Any, probe: Any) -> Any:

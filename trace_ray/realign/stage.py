@@ -158,10 +158,10 @@ def check_model(config: Config) -> None:
 
     from trace_ray.models import load_tokenizer
 
-    load_tokenizer(config.model.path, config.model.revision)
+    load_tokenizer(config.model.path, config.model.revision, config.model.trusted)
     try:
         AutoConfig.from_pretrained(
-            local_model(config.model.path), revision=config.model.revision, trust_remote_code=False
+            local_model(config.model.path), revision=config.model.revision, trust_remote_code=config.model.trusted
         )
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
