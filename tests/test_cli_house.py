@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from trace_ray.artifacts import Run
-from trace_ray.cli import app
+from trace_ray.cli import WATCH_SECONDS, app
 from trace_ray.config import StorageConfig
 from trace_ray.config_load import check_needed, load_config
 from trace_ray.progress import CONSOLE
@@ -59,6 +61,56 @@ def test_status_at_a_glance_for_people_and_machines(tmp_path: Path) -> None:
     assert found["triaged"]["state"] == "done"
     assert found["rejects"]["state"] == "begun"
     assert found["model"]["state"] == "-"
+
+
+def test_a_watched_status_ends_when_all_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(locate(str(tmp_path), StorageConfig()))
+    left = [run.triaged, run.rejects, run.impact, run.scored, run.realign, run.model, run.evaluation]
+    left[0].begin({})
+    waits: list[float] = []
+
+    def one_more_is_done(seconds: float) -> None:
+        waits.append(seconds)
+        if left:
+            left[0].begin({})
+            left.pop(0).publish(counts={"rows_in": len(waits)}, seconds=1)
+        else:
+            run.report.write_text("<html>")
+
+    monkeypatch.setattr("trace_ray.cli.time.sleep", one_more_is_done)
+    watched = CliRunner().invoke(app, ["status", "--run", str(tmp_path), "--watch"])
+    assert watched.exit_code == 0, watched.output
+    assert waits == [WATCH_SECONDS] * 8
+    assert "rows_in 7" in watched.stdout
+    last = watched.stdout[watched.stdout.rindex("artefact") :]
+    assert last.count("done") == 8
+    assert "begun" not in last
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("trace-ray re", {"realign", "report"}),
+        ("trace-ray run --meth", {"--method"}),
+        ("trace-ray run --method no_", {"no_impact", "no_kl", "no_triage"}),
+        ("trace-ray status --wa", {"--watch"}),
+    ],
+)
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_commands_options_and_methods(typed: str, offered: set[str], shell: str) -> None:
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    words |= {
+        "_TYPER_COMPLETE_ARGS": typed,
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "_TRACE_RAY_COMPLETE": f"complete_{shell}",
+    }
+    program = ["-c", "import sys; sys.argv[0] = 'trace-ray'; from trace_ray.cli import main; main()"]
+    ended = subprocess.run(
+        [sys.executable, *program], env=os.environ | words, capture_output=True, text=True, check=False
+    )
+    found = set(re.findall(r"[\w-]+", ended.stdout))
+    assert offered <= found, ended
+    assert not found & {"triage", "--run", "rdpo", "--json"}
 
 
 @pytest.mark.parametrize(

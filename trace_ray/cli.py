@@ -19,7 +19,7 @@ from typer.exceptions import TyperException
 from trace_ray.artifacts import CONFIG, STAGES, Run
 from trace_ray.cli_rate import rating_app
 from trace_ray.config import Config
-from trace_ray.config_load import check_config, conf_folder, load_config, load_storage, load_text
+from trace_ray.config_load import check_config, conf_folder, load_config, load_storage, load_text, method_names
 from trace_ray.errors import UserError
 from trace_ray.progress import CONSOLE
 from trace_ray.storage import locate
@@ -30,7 +30,14 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
 
 Files = Annotated[list[Path], typer.Option("-c", "--config", help="yaml file; give it again for more, later ones win")]
 RunUri = Annotated[str, typer.Option("--run", help="the run's folder: a path or s3://bucket/prefix")]
-Method = Annotated[str | None, typer.Option("--method", help="a row of conf/methods, e.g. trace or trace_oracle")]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help="a row of conf/methods, e.g. trace or trace_oracle",
+        autocompletion=lambda incomplete: [name for name in method_names() if name.startswith(incomplete)],
+    ),
+]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, after the files")]
 
 StorageOverrides = Annotated[list[str] | None, typer.Argument(help="storage.key=value, to reach a run in S3")]

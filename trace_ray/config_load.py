@@ -26,13 +26,17 @@ def conf_folder() -> Path:
     return here / "conf" if (here / "conf").is_dir() else here.parent / "conf"
 
 
+def method_names() -> list[str]:
+    """Returns the rows of conf/methods."""
+    return sorted(path.stem for path in (conf_folder() / "methods").glob("*.yaml"))
+
+
 def method_file(name: str) -> Path:
     """Returns conf/methods/NAME.yaml. Raises UserError with the known names otherwise."""
-    folder = conf_folder() / "methods"
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    known = method_names()
     if name not in known:
         raise UserError("--method", name, f"use one of {', '.join(known)}{nearest(name, known)}")
-    return folder / f"{name}.yaml"
+    return conf_folder() / "methods" / f"{name}.yaml"
 
 
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = (), method: str | None = None) -> Config:

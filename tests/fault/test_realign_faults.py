@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.realign import handmade
+from trace_ray.realign.stage import SNAPSHOT
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +55,8 @@ class Drill:
 
     def finish(self, driver: subprocess.Popen[bytes]) -> dict[str, Any]:
         assert driver.wait(timeout=600) == 0, self.log.read_text()[-3000:]
-        return dict(json.loads(self.log.read_text().strip().splitlines()[-1]))
+        said = [line for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return dict(json.loads(said[-1]))  # a cluster that goes down may still speak after it
 
     def metrics(self) -> list[dict[str, Any]]:
         file = self.folder / "run" / "realign" / "metrics.jsonl"
@@ -64,15 +66,14 @@ class Drill:
         return sorted((self.folder / "run" / "realign" / "checkpoints").glob("checkpoint_*/cursor.json"))
 
     def saved_by(self, workers: int) -> bool:
-        """Whether two checkpoints were made by so many workers: the older one has been reported, and counts.
-
-        One being written, or written and not yet reported, is lost with its workers.
-        """
+        """Whether Ray Train lists a checkpoint of so many workers; one not yet reported is lost with its workers."""
+        folder = self.folder / "run" / "realign" / "checkpoints"
         try:
-            cursors = [json.loads(file.read_text()) for file in self.checkpoints()]
+            listed = json.loads((folder / SNAPSHOT).read_text())["checkpoint_results"]
+            cursors = [json.loads((folder / one["checkpoint_dir_name"] / "cursor.json").read_text()) for one in listed]
         except (json.JSONDecodeError, FileNotFoundError):
             return False
-        return [cursor["workers"] for cursor in cursors].count(workers) >= 2
+        return any(cursor["workers"] == workers for cursor in cursors)
 
     def weights(self) -> dict[str, torch.Tensor]:
         weights: dict[str, torch.Tensor] = load_file(
