@@ -43,7 +43,8 @@ def _draw(figure: Any, training: TrainingSection, *, narrow: bool) -> None:
         axes.tick_params(length=0)
         axes.set_xlim(0, training.planned)
         if set(series) != {"all"}:
-            axes.legend(ncols=3 if not narrow else 1)
+            above = {} if narrow else {"ncols": 3, "loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.1}
+            axes.legend(handlelength=0.8, handletextpad=0.4, columnspacing=1, borderpad=0, **above)
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
     for axes in places[len(training.curves) :]:
         axes.set_axis_off()
