@@ -45,9 +45,13 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Seen]:
 def test_verdicts_are_counted_by_category_and_cache_use_by_token(made: dict[str, Seen]) -> None:
     metrics.count_each("pairs_judged", "category", ["INVERT", None, "RETAIN", "INVERT"])
     metrics.count_judge({"judged_tokens": 10, "prefix_cache_hits": 0, "prefix_cache_queries": 8})
+    assert made["trace_ray_judge_prefix_queries"].values == [(8, None)]
     assert made["trace_ray_pairs_judged"].values == [(2, {"category": "INVERT"}), (1, {"category": "RETAIN"})]
     assert made["trace_ray_judge_tokens"].values == [(10, None)]
     assert "trace_ray_judge_prefix_hits" not in made
+    metrics.count_judge({"prefix_cache_hits": 6, "prefix_cache_queries": 7})
+    assert made["trace_ray_judge_prefix_hits"].values == [(6, None)]
+    assert made["trace_ray_judge_prefix_queries"].values == [(8, None), (7, None)]
 
 
 def test_a_first_a_second_and_an_endpoints_judge_count_too(made: dict[str, Seen]) -> None:

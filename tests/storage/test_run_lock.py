@@ -47,6 +47,12 @@ def test_a_second_driver_is_refused_while_the_first_lives(place: Location) -> No
     assert not (place / LOCK).exists()
 
 
+def test_who_was_taken_over_unseen_leaves_the_others_record(place: Location) -> None:
+    with driver_lock(place, beat_seconds=3600):  # no beat comes to see it
+        elsewhere(place, owner="another")
+    assert json.loads((place / LOCK).read_text())["owner"] == "another"
+
+
 def test_a_dead_driver_of_another_machine_is_waited_for_then_replaced(place: Location) -> None:
     elsewhere(place)
     started = time.monotonic()
