@@ -311,7 +311,7 @@ class RealignConfig:
         forward_overhead: tokens whose work costs as much as launching one more forward: pairs of unlike length run in
             several forwards where that wastes less. Some 20 on CPU, a few hundred on a GPU.
         workers: at most; min_workers: at least, fewer than ``workers`` = elastic; 0 = exactly ``workers``.
-        zero_stage: DeepSpeed ZeRO stage 0..3.
+        zero_stage: DeepSpeed ZeRO stage 0..3; 0 in bfloat16 is run as 1.
         offload: to CPU memory: ``optimizer`` (ZeRO 1-3) or ``all`` = optimizer and parameters (ZeRO 3).
         gradient_checkpointing: recompute activations in the backward pass.
         checkpoint_steps: steps between checkpoints; keep_checkpoints: so many are kept.

@@ -170,6 +170,11 @@ def prompt_text(prompt: Sequence[Message]) -> str:
     return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in prompt)
 
 
-def hash_fraction(ids: Sequence[str], seed: int) -> list[float]:
-    """Returns a number in [0, 1) for each id, fixed by id and seed: sampling that no order or sharding changes."""
-    return [int(hashlib.sha256(f"{seed}:{one}".encode()).hexdigest()[:13], 16) / 16**13 for one in ids]
+def hash_fraction(ids: Sequence[str], seed: int, purpose: str = "") -> list[float]:
+    """Returns a number in [0, 1) for each id, fixed by id, seed and purpose: sampling that no order or sharding changes.
+
+    Draws for different purposes are independent, whatever their seeds: who is in the gold batch must not say whose label
+    is damaged.
+    """
+    head = f"{purpose}:{seed}" if purpose else str(seed)
+    return [int(hashlib.sha256(f"{head}:{one}".encode()).hexdigest()[:13], 16) / 16**13 for one in ids]

@@ -12,7 +12,8 @@ from trace_ray.config import NoiseConfig
 from trace_ray.config_load import load_config
 from trace_ray.corpus.noise import noise_counts, noise_record, noisy_table, with_label_noise
 from trace_ray.errors import UserError
-from trace_ray.pairs import TRIAGED_SCHEMA
+from trace_ray.impact.gold import choose_gold
+from trace_ray.pairs import TRIAGED_SCHEMA, hash_fraction
 
 
 def rows(count: int, split: str = "train", category: str = "RETAIN") -> list[dict[str, Any]]:
@@ -34,10 +35,27 @@ def test_rates_are_met_and_no_row_is_both() -> None:
 
 
 def test_a_swap_takes_the_verdicts_along() -> None:
-    row = with_label_noise(rows(1), NoiseConfig(swap=1.0))[0]
+    before = rows(1)[0] | {"raw_violates_chosen": 0.2, "raw_violates_rejected": 0.8}
+    row = with_label_noise([before | {"clauses_chosen": ["a"], "clauses_rejected": None}], NoiseConfig(swap=1.0))[0]
     assert (row["chosen"], row["rejected"]) == ("r0", "c0")
     assert (row["p_violates_chosen"], row["p_violates_rejected"]) == (0.9, 0.1)
+    assert (row["raw_violates_chosen"], row["raw_violates_rejected"]) == (0.8, 0.2)
+    assert (row["clauses_chosen"], row["clauses_rejected"]) == (None, ["a"])
     assert row["category"] == "RETAIN"
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_noise_hits_the_gold_batch_no_more_than_other_rows(seed: int) -> None:
+    """Both are drawn from hashes of the same ids under the same seed: the gold batch takes the lowest of its own."""
+    noise = NoiseConfig(flip=0.1, swap=0.1, seed=seed)
+    full = [{**dict.fromkeys(TRIAGED_SCHEMA.names), **row, "prompt": []} for row in rows(3000, category="INVERT")]
+    table = pa.Table.from_pylist(full, schema=TRIAGED_SCHEMA)
+    damaged = set(noise_record(table, noise)["pair_id"].to_pylist())
+    gold = {row["pair_id"] for row in choose_gold([table], 500, seed, corrected=False)}
+    drawn = hash_fraction(table["pair_id"].to_pylist(), seed, "retain")
+    kept = {one for one, number in zip(table["pair_id"].to_pylist(), drawn, strict=True) if number < 0.2}
+    for chosen in (gold, kept):
+        assert len(chosen & damaged) / len(chosen) == pytest.approx(0.2, abs=0.06)
 
 
 @pytest.mark.parametrize(("split", "category"), [("test", "INVERT"), ("train", "ABSTAIN")])

@@ -147,6 +147,7 @@ def test_the_deepspeed_dict() -> None:
     pinned = {"device": "cpu", "pin_memory": True}
     assert made["zero_optimization"] == {"stage": 3, "offload_optimizer": pinned, "offload_param": pinned}
     assert deepspeed_config(RealignConfig(), "float32")["zero_optimization"] == {"stage": 0}
+    assert deepspeed_config(RealignConfig(), "bfloat16")["zero_optimization"] == {"stage": 1}
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ NOISE_SCHEMA = pa.schema(
 )
 """One damaged row: ``kind`` is ``flip`` or ``swap``."""
 
-_SIDES = {"chosen": "rejected", "p_violates_chosen": "p_violates_rejected"}
+_SIDES = {f"{name}chosen": f"{name}rejected" for name in ("", "p_violates_", "raw_violates_", "clauses_")}
 
 
 def with_label_noise(rows: Sequence[Mapping[str, Any]], noise: NoiseConfig) -> list[dict[str, Any]]:
@@ -34,13 +34,13 @@ def with_label_noise(rows: Sequence[Mapping[str, Any]], noise: NoiseConfig) -> l
     'b'
     """
     kinds = noise_kinds(rows, noise)
-    turn = hash_fraction([row["pair_id"] for row in rows], noise.seed + 1)
+    turn = hash_fraction([row["pair_id"] for row in rows], noise.seed, "noise, to what")
     return [_damaged(row, kind, number) for row, kind, number in zip(rows, kinds, turn, strict=True)]
 
 
 def noise_kinds(rows: Sequence[Mapping[str, Any]], noise: NoiseConfig) -> list[str | None]:
     """Returns ``flip``, ``swap`` or None for each row (pair_id, split, category)."""
-    drawn = hash_fraction([row["pair_id"] for row in rows], noise.seed)
+    drawn = hash_fraction([row["pair_id"] for row in rows], noise.seed, "noise")
     return [
         _kind(number, noise) if row["split"] == Split.TRAIN and row["category"] in TRAINED else None
         for row, number in zip(rows, drawn, strict=True)

@@ -50,7 +50,7 @@ class Selection:
     def rows(self, triaged: pa.Table) -> list[Row]:
         """Returns the rows to train on, in order; those without a response that their term reads are left out."""
         rows = triaged.select(TRIAGED_SCHEMA.names).to_pylist()
-        drawn = hash_fraction([row["pair_id"] for row in rows], self.seed)
+        drawn = hash_fraction([row["pair_id"] for row in rows], self.seed, "retain")
         return [row for row, number in zip(rows, drawn, strict=True) if self._takes(row, number)]
 
     def _takes(self, row: Row, number: float) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from trace_ray.config import Config, JudgeConfig, ObjectiveConfig
 from trace_ray.plan.rates import BARE_GIB, EngineRates, Rates, TrainRates
 from trace_ray.plan.workload import Workload
+from trace_ray.realign.zero import used_stage
 
 # What surrounds the measured pieces, read off two runs of the demo on 2 cores. A start is the measured start of a process
 # with torch, transformers and the model: on a busy or slow machine all of these grow with it.
@@ -183,12 +184,13 @@ def training_gib(train: TrainRates, config: Config) -> float:
     gathers checkpoints whole, while no gradient is held. DeepSpeed's own buffers are not counted.
     """
     realign = config.realign
+    zero = used_stage(realign.zero_stage, config.model.dtype)
     size = 4 if config.model.dtype == "float32" else 2
-    own_master = size == 4 and realign.zero_stage in (0, 3)
+    own_master = size == 4 and zero in (0, 3)
     weights, gradients = size * train.parameters / 2**30, size * train.trained / 2**30
     adam, gathered = (8 if own_master else 12) * train.trained / 2**30, 12 * train.trained / 2**30
     copies = 2 if config.objective.RETAIN.loss == "kl" and realign.kl_reference == "frozen_copy" else 1
-    away = [1 - 1 / realign.workers if realign.zero_stage >= stage else 0.0 for stage in range(4)]
+    away = [1 - 1 / realign.workers if zero >= stage else 0.0 for stage in range(4)]
     loaded = train.memory_gib + (copies - 1) * weights
     held = loaded - copies * weights * away[3] + adam * (1 - away[1])
     peak = max(loaded, held + train.train_gib - train.memory_gib - gradients * away[2])

@@ -23,15 +23,20 @@ def deepspeed_config(realign: RealignConfig, dtype: str) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": realign.max_grad_norm,
         "bf16": {"enabled": dtype == "bfloat16"},
-        "zero_optimization": _zero(realign),
+        "zero_optimization": _zero(realign, dtype),
         "zero_allow_untested_optimizer": True,  # torch's AdamW: DeepSpeed's own needs a compiler on every node
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
 
 
-def _zero(realign: RealignConfig) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": realign.zero_stage}
+def used_stage(zero_stage: int, dtype: str) -> int:
+    """Returns the ZeRO stage that is run: 1 for 0 in bfloat16, where DeepSpeed hides the float32 masters and moments."""
+    return max(zero_stage, 1) if dtype == "bfloat16" else zero_stage
+
+
+def _zero(realign: RealignConfig, dtype: str) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": used_stage(realign.zero_stage, dtype)}
     memory = {"device": "cpu", "pin_memory": realign.use_gpu}
     if realign.offload != "none":
         zero["offload_optimizer"] = memory
