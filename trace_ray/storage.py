@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
@@ -216,8 +217,7 @@ def _matches(pattern: str, storage: StorageConfig) -> list[Location]:
     place = locate(pattern, storage)
     if any(mark in pattern for mark in "*?["):
         if place.is_local:
-            base = Path(place.path.split("*")[0].split("?")[0].split("[")[0]).parent
-            names = sorted(str(p) for p in base.rglob("*") if p.is_file() and p.match(place.path))
+            names = sorted(name for name in glob.glob(place.path, recursive=True) if Path(name).is_file())
         else:
             names = sorted(object_store.raw(place.fs).glob(place.path))
         return [Location(place.fs, name) for name in names]
@@ -228,13 +228,18 @@ def _matches(pattern: str, storage: StorageConfig) -> list[Location]:
 
 
 def upload_folder(write: Callable[[str], object], place: Location) -> None:
-    """Lets ``write`` fill a temporary local folder, then copies its files to ``place``, the weights last."""
+    """Lets ``write`` fill a temporary local folder, then copies its files to ``place``."""
     with tempfile.TemporaryDirectory() as folder:
         write(folder)
-        files = sorted(Path(folder).rglob("*"), key=lambda p: (p.suffix == ".safetensors", str(p)))
-        for file in files:
-            if file.is_file():
-                (place / file.relative_to(folder).as_posix()).upload(file)
+        upload_files(Path(folder), place)
+
+
+def upload_files(folder: Path, place: Location) -> None:
+    """Copies the files of a local folder and those below it to ``place``, the weights last."""
+    files = sorted(folder.rglob("*"), key=lambda p: (p.suffix == ".safetensors", str(p)))
+    for file in files:
+        if file.is_file():
+            (place / file.relative_to(folder).as_posix()).upload(file)
 
 
 @contextmanager

@@ -15,8 +15,16 @@ CATEGORY = np.array(["INVERT", "INVERT", "PUNISH", "RETAIN", "PUNISH"], dtype=ob
 def test_negative_impacts_are_clamped_and_retain_weighs_one() -> None:
     assert raw_weights(IMPACT, CATEGORY, "impact").tolist() == [2.0, 0.0, 6.0, 1.0, 0.0]
     assert raw_weights(IMPACT, CATEGORY, "uniform").tolist() == [1.0] * 5
-    weighed = ("INVERT", "PUNISH", "RETAIN")
-    assert raw_weights(-IMPACT, CATEGORY, "u2a", weighed).tolist() == [0.0, 1.0, 0.0, 0.0, 0.0]
+    scored = np.array([-2.0, 1.0, -6.0, 3.0, 0.0])
+    assert raw_weights(scored, CATEGORY, "u2a", ("INVERT", "PUNISH", "RETAIN")).tolist() == [0.0, 1.0, 0.0, 3.0, 0.0]
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_an_impact_that_is_not_finite_is_no_weight_of_0(broken: float) -> None:
+    impact = np.where(CATEGORY == "INVERT", broken, IMPACT)
+    with pytest.raises(UserError, match="2 impacts are not finite"):
+        raw_weights(impact, CATEGORY, "impact")
+    assert raw_weights(impact, CATEGORY, "uniform").tolist() == [1.0] * 5
 
 
 @pytest.mark.parametrize(("norm", "total"), [("sum", 1.0), ("mean", 4.0)])

@@ -55,6 +55,11 @@ def test_globs_and_folders_name_a_corpus(place: Location, s3: StorageConfig) -> 
         (place / name).write_text("{}")
     names = [file.path[-9:] for file in expand((f"{place.uri}/x", f"{place.uri}/*/*.jsonl"), s3, "corpus.paths")]
     assert names == ["x/1.jsonl", "x/2.jsonl", "y/3.jsonl"]
+    (place / "x/deep/4.jsonl").write_text("{}")
+    counts = {}
+    for pattern in ("*/*.jsonl", "**/*.jsonl", "[xz]/?.jsonl"):
+        counts[pattern] = len(expand((f"{place.uri}/{pattern}",), s3, "corpus.paths"))
+    assert counts == {"*/*.jsonl": 3, "**/*.jsonl": 4, "[xz]/?.jsonl": 2}
     with pytest.raises(UserError, match="no such file"):
         expand((f"{place.uri}/z",), s3, "corpus.paths")
 

@@ -33,10 +33,21 @@ def weight_scale(positive_sum: float, conflicts: int, norm: str, weights: str) -
 
 
 def raw_weights(impact: Floats, category: npt.NDArray[Any], weights: str, weighed: Sequence[str] = CONFLICTS) -> Floats:
-    """Returns max(0, impact) of the weighed categories' pairs (1 if uniform) and 1 of the others, before scaling."""
+    """Returns max(0, impact) of the weighed categories' pairs (1 if uniform) and 1 of the others, before scaling.
+
+    Raises: UserError where an impact that counts is missing or not finite: weight 0 would drop the pair in silence.
+    """
     conflict = np.isin(category, [str(c) for c in weighed])
-    worth = np.ones_like(impact) if weights == "uniform" else np.maximum(0.0, np.nan_to_num(impact))
-    return np.where(conflict, worth, 1.0)
+    if weights == "uniform":
+        return np.ones_like(impact)
+    broken = int((conflict & ~np.isfinite(impact)).sum())
+    if broken:
+        raise UserError(
+            "model.path",
+            f"{broken} impacts are not finite",
+            "its weights overflow: try model.dtype=float32, or check them",
+        )
+    return np.where(conflict, np.maximum(0.0, impact), 1.0)
 
 
 def impact_summary(impact: Mapping[str, Floats]) -> dict[str, dict[str, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from trace_ray.artifacts import Run
 from trace_ray.config import Config
 from trace_ray.realign.card import base_licence, model_card
 from trace_ray.realign.checkpoint import ADAPTER, WEIGHTS
-from trace_ray.storage import Location, upload_folder
+from trace_ray.storage import upload_files
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 """Largest difference of log-probs between the trained and the reloaded merged model, by dtype."""
@@ -48,9 +47,9 @@ def export_model(run: Run, config: Config, checkpoint: str, card: dict[str, Any]
         difference = float((before - _log_probs(_reloaded(folder, config), probe)).abs().max())
         if not difference <= TOLERANCE[config.model.dtype]:
             raise RuntimeError(f"not exported: the reloaded merged model differs by {difference} in log-probs")
-        _copy(Path(folder), run.model.place / "merged")
+        upload_files(Path(folder), run.model.place / "merged")
     if adapted:
-        _copy(Path(checkpoint) / ADAPTER, run.model.place / ADAPTER)
+        upload_files(Path(checkpoint) / ADAPTER, run.model.place / ADAPTER)
     return difference
 
 
@@ -69,10 +68,6 @@ def trained_model(config: Config, checkpoint: Path) -> Any:
         raise RuntimeError(f"not exported: the checkpoint lacks {', '.join(sorted(absent)[:3])}")
     model.load_state_dict(state, strict=False)
     return model.eval()
-
-
-def _copy(source: Path, target: Location) -> None:
-    upload_folder(lambda folder: shutil.copytree(source, folder, dirs_exist_ok=True), target)
 
 
 def _reloaded(folder: str, config: Config) -> Any:
