@@ -67,6 +67,29 @@ def test_a_dataset_folder_gives_one_split(tmp_path: Path) -> None:
     assert names(str(tmp_path), "test") == ["test-00000-of-00001.parquet"]
 
 
+@pytest.mark.parametrize(
+    ("files", "train", "test"),
+    [
+        (("training/test-0.jsonl", "training/train-0.jsonl"), ["train-0.jsonl"], ["test-0.jsonl"]),
+        (("train/a.jsonl", "test/b.jsonl", "c.jsonl"), ["a.jsonl"], ["b.jsonl"]),
+        (("a.jsonl", "trainer.jsonl"), ["a.jsonl", "trainer.jsonl"], ["a.jsonl", "trainer.jsonl"]),
+        (("train_prefs.jsonl", "validation.jsonl"), ["train_prefs.jsonl"], None),
+    ],
+)
+def test_a_split_is_what_files_say(
+    tmp_path: Path, files: tuple[str, ...], train: list[str], test: list[str] | None
+) -> None:
+    for name in ("README.md", *files):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert names(str(tmp_path)) == train
+    if test is None:  # what is for training is never held out for want of something else
+        with pytest.raises(UserError, match="no data file"):
+            names(str(tmp_path), "test")
+    else:
+        assert names(str(tmp_path), "test") == test
+
+
 def test_a_folder_written_by_datasets_is_read(tmp_path: Path) -> None:
     import datasets
 

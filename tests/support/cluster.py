@@ -36,6 +36,8 @@ class TokenCluster:
     def __init__(self, environment: dict[str, str]) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="tr", dir="/tmp"))  # short: sockets live below it
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | environment
+        bin_folder = str(Path(sys.executable).parent)  # a job's `python` is this one, whether its venv is active or not
+        self.environment["PATH"] = os.pathsep.join([bin_folder, self.environment.get("PATH", "")])
         self.environment |= {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,

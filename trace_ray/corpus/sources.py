@@ -15,6 +15,7 @@ from trace_ray.errors import UserError
 from trace_ray.pairs import Split
 from trace_ray.storage import Location, expand, locate
 
+_SPLIT = re.compile(r"(train|test|validation|valid|dev|eval)(?![a-z])")
 _HUB_ID = re.compile(r"(?:hf://)?(?:datasets/)?([\w.-]+/[\w.-]+?)(?:@([\w./-]+?))?(?:/(.*))?")
 _DATASET_MARKS = ("README.md", "dataset_info.json", "dataset_dict.json", "state.json", "dataset_infos.json")
 
@@ -62,7 +63,7 @@ def _in_folder(folder: Location, setting: str, part: str) -> list[Location]:
     if any((folder / mark).exists() for mark in _DATASET_MARKS):
         data = _of_split(data, folder.path, part)
     if not data:
-        raise UserError(setting, folder.uri, f"no data file below it; looked for {', '.join(SUFFIXES)}")
+        raise UserError(setting, folder.uri, f"no data file for {part} below it; looked for {', '.join(SUFFIXES)}")
     return [Location(folder.fs, name) for name in data]
 
 
@@ -72,9 +73,15 @@ def _hidden(path: str, folder: str) -> bool:
 
 
 def _of_split(names: Sequence[str], folder: str, part: str) -> list[str]:
-    """The files of one split: those with it at the start of their name or of a folder's; all where none says so."""
-    mine = [n for n in names if any(piece.startswith(part) for piece in n[len(folder) :].strip("/").split("/"))]
-    return mine or list(names)
+    """The files of one split: those that name it; where none does, those that name none (none: there is no such split)."""
+    splits = {name: _split_named(name[len(folder) :].strip("/")) for name in names}
+    return [n for n in names if splits[n] == part] or [n for n in names if not splits[n]]
+
+
+def _split_named(name: str) -> str:
+    """The split at the start of the file's own name, else of the folder's nearest to it; empty where none is named."""
+    named = (_SPLIT.match(piece) for piece in reversed(name.split("/")))
+    return next((match[1] for match in named if match), "")
 
 
 def _from_hub(dataset: str, revision: str, wanted: str, setting: str, part: str) -> list[Location]:
@@ -95,5 +102,5 @@ def _from_hub(dataset: str, revision: str, wanted: str, setting: str, part: str)
         remedy = f"neither an existing file nor a dataset that the hub gives: {seen}"
         raise UserError(setting, dataset, remedy) from None
     if not files:
-        raise UserError(setting, dataset, f"this dataset holds no matching data file ({', '.join(SUFFIXES)})")
+        raise UserError(setting, dataset, f"this dataset holds no data file for {part} ({', '.join(SUFFIXES)})")
     return [locate(file, StorageConfig()) for file in files]
