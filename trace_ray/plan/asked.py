@@ -12,11 +12,12 @@ from trace_ray.config import Config, TriageConfig
 from trace_ray.plan.judges import EVALUATION, FIRST, JUDGE, PANEL, SECOND, reading_judges, used_judges, writer
 from trace_ray.plan.reading import Questions
 from trace_ray.plan.workload import Prompts, SampledPair, Workload, assumed_shares
+from trace_ray.triage.canaries import SEEDS
 
 PANEL_ITEMS = 100
 """What `trace-ray rate export` draws unless told otherwise, each with two answers where one run meets its base."""
 
-UNSURE = "at most: as if first_judge were never sure"
+UNSURE = "at most: first_judge is never sure"
 VIOLATING = {"chosen": ("INVERT", "PUNISH"), "rejected": ("PUNISH", "RETAIN")}
 """Categories whose response violates, or may: of a RETAIN pair's rejected one they say nothing."""
 
@@ -97,7 +98,7 @@ def _clauses(sample: Sequence[SampledPair], readings: Readings, judge: str, conf
         pool="judge",
         prompts=round(sum(share for share, _ in shares)),
         tokens=round(sum(share * (tokens + readings[judge].clause) for share, tokens in shares if tokens)),
-        bound="at most: as if every RETAIN pair's rejected response violated" + _assumed(sample),
+        bound="at most: every rejected response of RETAIN violates" + _assumed(sample),
     )
 
 
@@ -109,7 +110,7 @@ def _canaries(readings: Readings, judge: str, bound: str) -> Asked:
         prompts=readings[judge].canary_prompts,
         tokens=readings[judge].canaries,
         each_actor=True,
-        bound=bound or "at most: as if every actor began before the first had finished them",
+        bound=bound or f"at most: {SEEDS} seeds, tried by every actor",
     )
 
 
@@ -134,7 +135,7 @@ def _corrections(sample: Sequence[SampledPair], readings: Readings, config: Conf
         bound=f"at most: triage.corrector_tokens each{assumed}",
     )
     verdicts = [
-        _verdicts_on_drafts(punished, judge, bound or f"at most: as long as that{assumed}", limit)
+        _verdicts_on_drafts(punished, judge, bound or f"at most: triage.corrector_tokens each{assumed}", limit)
         for judge, bound in _cascade(config.triage)
     ]
     return [drafts, *verdicts]
@@ -170,7 +171,7 @@ def evaluation_asked(load: Workload, config: Config) -> list[Asked]:
     items = min(PANEL_ITEMS, load.prompts.number)
     panel = [name for name in used_judges(config) if name.startswith(PANEL)]
     votes = [_answers(name, "which answer is better?", "panel", load.prompts, config, 2 * items) for name in panel]
-    bound = f"at most: {PANEL_ITEMS} items of two answers, as rate export draws them unless told otherwise"
+    bound = f"at most: {PANEL_ITEMS} items, two answers each"
     return asked + [replace(one, bound=bound) for one in votes]
 
 
