@@ -14,6 +14,7 @@ from trace_ray.plan import estimate as formulas
 from trace_ray.plan.asked import UNSURE, Asked, evaluation_asked, triage_asked
 from trace_ray.plan.estimate import Resources, StageEstimate, estimate
 from trace_ray.plan.judges import reading_judges
+from trace_ray.plan.measure import _pieces
 from trace_ray.plan.plan import Plan
 from trace_ray.plan.rates import EngineRates, Rates, TrainRates, with_given
 from trace_ray.plan.reading import Questions
@@ -281,8 +282,15 @@ def test_every_judges_speed_may_be_given_and_an_endpoint_without_one_leaves_its_
     assert {name: one.prompt_tokens_s for name, one in found.items()} == dict.fromkeys(
         ["triage.judge", "triage.second_judge"], 2000
     )
+    writes = with_given(rates, config_of("plan.answer_tokens_s=40")).judges["triage.judge"]
+    assert (writes.answer_tokens_s, writes.prompt_tokens_s) == (40, 1000)
     triage = stages(known, with_given(rates, known))["triage"]
     assert triage.seconds == pytest.approx(formulas.RAY_START_S + 20 + (11_000 + 11_400 + 4000) / 2000)
+
+
+def test_every_engine_that_is_used_is_measured() -> None:
+    unused = config_of(FIRST, "triage.second_judge=" + ENDPOINT, WRITER, PANEL)  # nothing is corrected
+    assert _pieces(unused) == ["train", "policy", "triage.judge", "triage.first_judge", "evaluate.panel[0]"]
 
 
 def shown(config: Config, rates: Rates) -> str:
