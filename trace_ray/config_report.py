@@ -30,9 +30,9 @@ class PlanConfig:
         sample_rows: pairs that are read and tokenised.
         invert_share: share of INVERT pairs where only a model can judge them; punish_share: of PUNISH pairs.
         measure: load the models and time them, a minute or two; without it all rates below are needed.
-        judge_tokens_s: prompt tokens a second of one judge actor, in triage and evaluate alike. An endpoint's is never
-            measured: without it, no time is given for a stage that asks one.
-        answer_tokens_s: generated tokens a second of one engine.
+        judge_tokens_s: prompt tokens a second of every judge, of one actor. An endpoint's is never measured: without it, no
+            time is given for a stage that asks one.
+        answer_tokens_s: generated tokens a second of one engine, and of a judge or an endpoint that writes corrections.
         forward_tokens_s: of the policy model without gradients on one worker; train_tokens_s: with them.
         manifest: a RayCluster, RayJob or launcher file (clusters/): what a run asks for at once must fit its worker groups.
         cpus: of the cluster; 0 = what the manifest's groups hold at most, else of this machine. gpus: likewise, else none.

@@ -48,7 +48,7 @@ def test_a_whole_read_corpus_is_counted_exactly(corpus: list[str]) -> None:
     assert made.problems == []
     assert made.load is not None
     assert dict(made.load.trained) == dict(true_categories(corpus))
-    assert (made.load.rows, made.load.prompts) == (1028, 128)
+    assert (made.load.rows, made.load.prompts.number) == (1028, 128)
     assert [stage.stage for stage in made.stages] == ["triage", "impact", "realign", "evaluate"]
 
 
@@ -169,8 +169,7 @@ def test_the_pieces_are_measured_in_processes_of_their_own(corpus: list[str]) ->
     pieces: list[str] = []
     made = make_plan(load_config([DEMO], corpus), None, pieces.append)
     assert made.problems == []
-    assert pieces == ["train", "policy", "judge"]
+    assert pieces == ["train", "policy", "triage.judge"]
     assert made.rates is not None
-    assert made.rates.judge is not None
     assert made.rates.train.forward_tokens_s > made.rates.train.train_tokens_s > 0
-    assert 0.3 < made.rates.judge.memory_gib < 8
+    assert 0.3 < made.rates.judges["triage.judge"].memory_gib < 8

@@ -12,10 +12,11 @@ from trace_ray.config import Config
 from trace_ray.config_load import conf_folder, load_config
 from trace_ray.errors import UserError
 from trace_ray.plan import estimate as formulas
+from trace_ray.plan.asked import Asked
 from trace_ray.plan.checks import check_memory, check_resources, cluster_size
-from trace_ray.plan.estimate import Resources, at_once, estimate, total, training_gib
+from trace_ray.plan.estimate import Resources, StageEstimate, at_once, estimate, total, training_gib
 from trace_ray.plan.rates import EngineRates, Rates, TrainRates, given, with_given
-from trace_ray.plan.workload import SampledPair, Workload, workload
+from trace_ray.plan.workload import Prompts, SampledPair, Workload, workload
 
 HAVE = Resources(cpus=2, gpus=0)
 
@@ -26,7 +27,7 @@ def config_of(*overrides: str) -> Config:
     return load_config(files, [*fixed, *overrides])
 
 
-def pair(category: str | None, *, test: bool = False, repeated: bool = False, judged: int = 0) -> SampledPair:
+def pair(category: str | None, *, test: bool = False, repeated: bool = False) -> SampledPair:
     return SampledPair(
         stands_for=10,
         category=category,
@@ -34,16 +35,15 @@ def pair(category: str | None, *, test: bool = False, repeated: bool = False, ju
         repeated=repeated,
         prompt=20,
         responses={"chosen": 30, "rejected": 40},
-        judged=judged,
     )
 
 
 SAMPLE = [
-    *[pair("INVERT", judged=100)] * 2,
-    pair("PUNISH", judged=100),
-    *[pair("RETAIN", judged=100)] * 5,
-    pair("RETAIN", test=True, judged=100),
-    pair("INVERT", test=True, repeated=True, judged=100),
+    *[pair("INVERT")] * 2,
+    pair("PUNISH"),
+    *[pair("RETAIN")] * 5,
+    pair("RETAIN", test=True),
+    pair("INVERT", test=True, repeated=True),
 ]
 
 
@@ -51,12 +51,11 @@ def test_the_work_is_the_sample_times_what_it_stands_for() -> None:
     load = workload(SAMPLE, 110, config_of("impact.retain_per_conflict=1"))
     assert load.trained == {"INVERT": 20, "PUNISH": 10, "RETAIN": 30}
     assert load.refused == 10
-    assert load.judged_tokens == 10_000
     assert load.scored_tokens == 30 * (50 + 60)
     assert load.policy_tokens == 30 * (50 + 60) + 30 * 50
     assert load.reference_tokens == 30 * 50
     assert load.gold_tokens == 2 * 10 * 50
-    assert (load.prompts, load.prompt_tokens, load.answer_tokens) == (10, 200, 30)
+    assert (load.prompts, load.answer_tokens) == (Prompts(number=10, sent=200), 30)
 
 
 def test_retained_pairs_are_never_more_than_there_are() -> None:
@@ -80,26 +79,35 @@ def test_pairs_without_a_correction_are_not_trained_on() -> None:
 def rates_of() -> Rates:
     engine = EngineRates(start_s=20, memory_gib=2, prompt_tokens_s=1000, answer_tokens_s=50)
     train = TrainRates(start_s=5, forward_tokens_s=400, train_tokens_s=100, memory_gib=1, train_gib=3)
-    return Rates(judge=engine, evaluation_judge=None, policy=engine, train=train)
+    return Rates(judges={"triage.judge": engine}, policy=engine, train=train)
 
 
 LOAD = Workload(
     rows=1000,
     refused=0,
-    judged_tokens=400_000,
     trained={"INVERT": 100, "PUNISH": 50, "RETAIN": 50},
     gold_tokens=1000,
     scored_tokens=40_000,
     policy_tokens=60_000,
     reference_tokens=8000,
-    prompts=100,
-    prompt_tokens=2000,
+    prompts=Prompts(number=100, sent=2000),
+    attacks=Prompts(),
     answer_tokens=25,
 )
+ASKED = [
+    Asked(judge="triage.judge", what="violates?", pool="judge", prompts=2000, tokens=400_000),
+    Asked(judge="evaluate.judge", what="answers violate?", pool="evaluate", prompts=200, tokens=0),
+]
+
+
+def estimated(
+    config: Config, have: Resources = HAVE, load: Workload = LOAD, rates: Rates | None = None
+) -> list[StageEstimate]:
+    return estimate(load, ASKED, rates or rates_of(), config, have)
 
 
 def seconds(config: Config, have: Resources = HAVE, load: Workload = LOAD) -> dict[str, Any]:
-    return {stage.stage: stage.seconds for stage in estimate(load, rates_of(), config, have)}
+    return {stage.stage: stage.seconds for stage in estimated(config, have, load)}
 
 
 def test_seconds_are_starts_plus_tokens_over_rates() -> None:
@@ -117,14 +125,14 @@ def test_more_workers_take_less_time_and_more_memory() -> None:
     few, many = config_of("realign.epochs=2"), config_of("realign.epochs=2", "realign.workers=4")
     have = Resources(cpus=8, gpus=0)
     assert seconds(few, have)["realign"] - seconds(many, have)["realign"] == pytest.approx(2 * 620 * 3 / 4)
-    memory = [estimate(LOAD, rates_of(), config, have)[2].memory_gib for config in (few, many)]
+    memory = [estimated(config, have)[2].memory_gib for config in (few, many)]
     assert memory[1] - memory[0] == pytest.approx(9)
 
 
 def test_u2a_trains_every_round_on_its_pairs_and_scores_all_again_between() -> None:
     load = replace(LOAD, trained={"INVERT": 100, "PUNISH": 100, "RETAIN": 0}, reference_tokens=0)
     u2a = ["objective.weights=u2a", "objective.u2a_pairs=50", "objective.u2a_rounds=3", "realign.epochs=2"]
-    _, impact, realign, _ = estimate(load, rates_of(), config_of(*u2a), HAVE)
+    _, impact, realign, _ = estimated(config_of(*u2a), load=load)
     trained = 2 * 60_000 * 50 / 200
     assert impact.seconds is not None
     training = formulas.TRAINER_STARTS * 5 + trained / 100
@@ -132,14 +140,12 @@ def test_u2a_trains_every_round_on_its_pairs_and_scores_all_again_between() -> N
     assert realign.tokens == 3 * trained + 2 * impact.tokens
     assert realign.work == "3 rounds of 50 pairs, 2 epochs, 26 steps"
     few = replace(load, trained={"INVERT": 20, "PUNISH": 0, "RETAIN": 0})
-    assert "3 rounds of 20 pairs" in estimate(few, rates_of(), config_of(*u2a), HAVE)[2].work
+    assert "3 rounds of 20 pairs" in estimated(config_of(*u2a), load=few)[2].work
 
 
 def test_stored_distributions_cost_one_pass_of_the_reference_however_many_epochs() -> None:
     epochs = ["realign.epochs=3", "impact.shard_rows=100"]
-    again, once = (
-        estimate(LOAD, rates_of(), config_of(*epochs, *more), HAVE)[2] for more in ([], ["realign.kl_reference=top_k"])
-    )
+    again, once = (estimated(config_of(*epochs, *more))[2] for more in ([], ["realign.kl_reference=top_k"]))
     starts = (formulas.TRAINER_STARTS + formulas.EXPORT_STARTS) * 5
     assert again.seconds == pytest.approx(starts + 3 * (60_000 / 100 + 8000 / 400))
     assert once.seconds == pytest.approx(starts + 3 * 60_000 / 100 + 5 + 8000 / 400 / 2)
@@ -149,8 +155,7 @@ def test_stored_distributions_cost_one_pass_of_the_reference_however_many_epochs
 def test_every_worker_holds_the_stored_distributions() -> None:
     top_k = ["realign.kl_reference=top_k", "realign.top_k=50", "realign.workers=2"]
     without, stored = (
-        estimate(replace(LOAD, reference_tokens=tokens), rates_of(), config_of(*top_k), HAVE)[2].memory_gib
-        for tokens in (0, 8000)
+        estimated(config_of(*top_k), load=replace(LOAD, reference_tokens=tokens))[2].memory_gib for tokens in (0, 8000)
     )
     assert stored - without == pytest.approx(2 * 8000 * 50 * (4 + 4) / 2**30)
 
@@ -185,7 +190,7 @@ def test_training_all_weights_holds_gradients_and_moments_as_zero_shares_them(
 
 def test_the_price_is_of_what_is_reserved() -> None:
     gpu = ["realign.use_gpu=true", "realign.workers=2", "plan.gpu_hour_price=3", "plan.cpu_hour_price=0.5"]
-    stage = estimate(LOAD, rates_of(), config_of(*gpu), Resources(cpus=8, gpus=2))[2]
+    stage = estimated(config_of(*gpu), Resources(cpus=8, gpus=2))[2]
     assert stage.seconds is not None
     hours = 2 * stage.seconds / 3600
     assert stage.gpu_hours == pytest.approx(hours)
@@ -212,9 +217,9 @@ ENDPOINT = ["{0}.judge.backend=openai", "{0}.judge.model=j", "{0}.judge.endpoint
 
 def test_an_endpoints_speed_is_what_is_given_and_else_not_estimated() -> None:
     triage = [setting.format("triage") for setting in ENDPOINT]
-    rates = replace(rates_of(), judge=None)
+    rates = replace(rates_of(), judges={})
     for given_rate, config in ((0.0, config_of(*triage)), (2000.0, config_of(*triage, "plan.judge_tokens_s=2000"))):
-        stages = estimate(LOAD, with_given(rates, config), config, HAVE)
+        stages = estimated(config, rates=with_given(rates, config))
         figures = (stages[0].seconds, stages[0].cpu_hours, stages[0].price)
         if given_rate:
             assert figures[0] == pytest.approx(formulas.RAY_START_S + 400_000 / given_rate)
@@ -248,6 +253,6 @@ def test_the_clusters_size_is_the_manifests_unless_given() -> None:
 
 
 def test_a_stage_that_does_not_fit_the_memory_is_named() -> None:
-    stages = estimate(LOAD, rates_of(), config_of(), HAVE)
+    stages = estimated(config_of())
     assert list(check_memory(stages, 64)) == []
     assert [problem.where for problem in check_memory(stages, 7)] == ["realign"]

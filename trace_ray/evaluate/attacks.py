@@ -1,4 +1,4 @@
-"""Attack success rate: harmful requests sent plain, nested in fiction and with refusal forbidden; pure functions."""
+"""Attack success rate: harmful requests sent plain, nested in fiction and with refusal forbidden."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trace_ray.config import AttackConfig
+from trace_ray.config import AttackConfig, StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.evaluate.intervals import bootstrap_interval
-from trace_ray.storage import Location
+from trace_ray.evaluate.prompts import first_by_hash, read_prompts
+from trace_ray.storage import Location, expand
 
 REQUEST = "{request}"
 PLAIN = "plain"
@@ -79,6 +80,18 @@ def attack_prompts(requests: Sequence[Row], attacks: Sequence[Attack]) -> list[R
         for attack in every
         for request in requests
     ]
+
+
+def attacking_prompts(config: AttackConfig, storage: StorageConfig) -> list[Row]:
+    """Returns ``attack_prompts`` of the files that are configured, none where there is no file of requests."""
+    if not config.prompts:
+        return []
+    where = "evaluate.attacks.prompts"
+    requests = read_prompts(expand((config.prompts,), storage, where)[0], where, ("goal", "prompt"))
+    templates = SHIPPED
+    if config.templates:
+        templates = read_templates(expand((config.templates,), storage, "evaluate.attacks.templates")[0])
+    return attack_prompts(first_by_hash(requests, config.limit), templates)
 
 
 def _last_turn(request: Row, attack: Attack) -> Row:

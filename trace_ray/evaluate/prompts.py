@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trace_ray.artifacts import Artifact
+from trace_ray.config import EvaluateConfig, StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.pairs import Category, Split, hash_fraction
-from trace_ray.storage import Location
+from trace_ray.storage import Location, expand
 
 Row = dict[str, Any]
 """pair_id, prompt (turns), source, category: the keys of one prompt."""
@@ -57,6 +58,12 @@ def first_by_hash(rows: list[Row], limit: int) -> list[Row]:
     drawn = hash_fraction([row["pair_id"] for row in rows], 0)
     ordered = [row for _, _, row in sorted(zip(drawn, range(len(rows)), rows, strict=True))]
     return ordered[: limit or None]
+
+
+def own_prompts(config: EvaluateConfig, storage: StorageConfig) -> list[Row]:
+    """Returns the prompts of ``prompt_file``, the first ``prompts`` by hash."""
+    where = "evaluate.prompt_file"
+    return first_by_hash(read_prompts(expand((config.prompt_file,), storage, where)[0], where), config.prompts)
 
 
 def drift_pairs(triaged: Artifact, limit: int) -> list[Row]:

@@ -11,9 +11,9 @@ from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, JudgeConfig, settings
 from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import MODELS, AnswerJudge, Chunk, Generator, chunks
-from trace_ray.evaluate.attacks import SHIPPED, attack_metrics, attack_prompts, read_templates
+from trace_ray.evaluate.attacks import attack_metrics, attacking_prompts
 from trace_ray.evaluate.models import measure_capability, measure_drift
-from trace_ray.evaluate.prompts import PROMPT_COLUMNS, Row, first_by_hash, held_out_prompts, read_prompts
+from trace_ray.evaluate.prompts import PROMPT_COLUMNS, Row, held_out_prompts, own_prompts
 from trace_ray.evaluate.tpa import evaluation_metrics
 from trace_ray.lineage import lineage
 from trace_ray.progress import CONSOLE, Meter
@@ -52,7 +52,7 @@ def run_evaluate(run: Run, config: Config) -> None:
             "name another model, or a rules policy"
         )
     prompts = evaluation_prompts(run, config)
-    attacks = _attack_prompts(config)
+    attacks = attacking_prompts(evaluate.attacks, config.storage)
     ensure_ray(config.ray)
     todo = [*chunks(RESPONSES, prompts), *chunks(ATTACKS, attacks)]
     for model in MODELS:
@@ -85,25 +85,12 @@ def evaluation_prompts(run: Run, config: Config) -> list[Row]:
     """Returns the prompts that TPA is measured on. Raises UserError where there is none."""
     evaluate = config.evaluate
     if evaluate.prompt_file:
-        place = _file(evaluate.prompt_file, config, "evaluate.prompt_file")
-        return first_by_hash(read_prompts(place, "evaluate.prompt_file"), evaluate.prompts)
+        return own_prompts(evaluate, config.storage)
     prompts = held_out_prompts(run.triaged.tables(PROMPT_COLUMNS), evaluate.prompts)
     if not prompts:
         remedy = "raise corpus.holdout, or name corpus.test_paths or evaluate.prompt_file"
         raise UserError("corpus.holdout", "no held-out prompt", remedy)
     return prompts
-
-
-def _attack_prompts(config: Config) -> list[Row]:
-    attacks = config.evaluate.attacks
-    if not attacks.prompts:
-        return []
-    where = "evaluate.attacks.prompts"
-    requests = read_prompts(_file(attacks.prompts, config, where), where, ("goal", "prompt"))
-    templates = SHIPPED
-    if attacks.templates:
-        templates = read_templates(_file(attacks.templates, config, "evaluate.attacks.templates"))
-    return attack_prompts(first_by_hash(requests, attacks.limit), templates)
 
 
 def _answers(place: Location, prompts: list[Row]) -> list[Row]:

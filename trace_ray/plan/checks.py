@@ -14,8 +14,10 @@ from trace_ray.config_load import check_needed
 from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
-from trace_ray.models import load_chat_tokenizer, load_tokenizer
+from trace_ray.models import load_chat_tokenizer
 from trace_ray.plan.estimate import Resources, StageEstimate
+from trace_ray.plan.judges import reading_judges
+from trace_ray.plan.reading import Reader
 from trace_ray.plan.sample import Sample
 from trace_ray.plan.workload import Workload
 from trace_ray.storage import locate
@@ -47,9 +49,9 @@ def check_tokenizers(config: Config, problems: list[UserError]) -> bool:
     before = len(problems)
     if config.model.path:
         attempt(problems, lambda: load_chat_tokenizer(config.model))
-    for judge in (config.triage.judge, config.evaluate.judge):
-        if judge.backend == "vllm" and judge.model and judge.model != config.model.path:
-            attempt(problems, lambda judge=judge: load_tokenizer(judge.model, judge.revision, judge.trusted))  # type: ignore[misc]
+    for name, judge in reading_judges(config).items():
+        if judge.backend == "vllm":
+            attempt(problems, lambda name=name, judge=judge: Reader.of(name, judge, config))  # type: ignore[misc]
     return len(problems) == before and bool(config.model.path)
 
 
@@ -87,7 +89,7 @@ def check_pairs(sample: Sample, load: Workload, config: Config) -> Iterator[User
         yield UserError("corpus", seen, remedy)
     whole = len(sample.pairs) >= load.rows - load.refused
     meant = config.corpus.holdout or config.corpus.test_paths  # with neither, check_needed has said so
-    if meant and whole and not load.prompts and not config.evaluate.prompt_file:
+    if meant and whole and not load.prompts.number and not config.evaluate.prompt_file:
         remedy = "no prompt is held out: raise it, or name corpus.test_paths or evaluate.prompt_file"
         yield UserError("corpus.holdout", config.corpus.holdout, remedy)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from trace_ray.config import Config, JudgeConfig, ObjectiveConfig
-from trace_ray.plan.rates import BARE_GIB, EngineRates, Rates, TrainRates
+from trace_ray.config import Config, ObjectiveConfig
+from trace_ray.plan.asked import Asked
+from trace_ray.plan.judges import CORRECTOR, EVALUATION, FIRST, JUDGE, SECOND, used_judges
+from trace_ray.plan.judging import in_words, pool_time
+from trace_ray.plan.rates import Rates, TrainRates
 from trace_ray.plan.workload import Workload
 from trace_ray.realign.zero import used_stage
 
@@ -22,7 +26,6 @@ IMPACT_STARTS = 3.5
 TRAINER_STARTS = 8.0
 """Ray Train's controller and worker group, then DeepSpeed."""
 EXPORT_STARTS = 1.5
-RULES_RESPONSES_S = 10_000.0
 SCORE_FORWARDS = 3.4
 """Cost of a score in forwards (FINDINGS.md)."""
 RAY_GIB = 1.1
@@ -43,12 +46,22 @@ class Resources:
     gpus: float
 
 
+class Span(NamedTuple):
+    """Workers of one size, reserved for some seconds; None = not known for how many."""
+
+    seconds: float | None
+    workers: int
+    num_cpus: float
+    num_gpus: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageEstimate:
     """One stage: what it has to do, how long it takes, what it holds.
 
     Args:
         work: in words; tokens: all that pass a model.
+        asked: what its judges are asked, of which ``tokens`` is the sum too.
         seconds: wall clock, None where a speed is not known; workers: at once.
         memory_gib: peak of all processes together.
         cpu_hours, gpu_hours: reserved; price: of both; None as ``seconds`` is.
@@ -63,15 +76,19 @@ class StageEstimate:
     cpu_hours: float | None
     gpu_hours: float | None
     price: float | None
+    asked: Sequence[Asked] = ()
 
 
-def estimate(load: Workload, rates: Rates, config: Config, have: Resources) -> list[StageEstimate]:
-    """Returns triage, impact, realign and evaluate in order, run on a machine where nothing is running yet."""
+def estimate(
+    load: Workload, asked: Sequence[Asked], rates: Rates, config: Config, have: Resources
+) -> list[StageEstimate]:
+    """Returns triage, impact, realign, evaluate and the panel's judges, run on a machine where nothing is running yet."""
     return [
-        _triage(load, rates, config, have),
+        _triage(load, asked, rates, config, have),
         _impact(load, rates, config, have),
         _realign(load, rates, config, have),
-        _evaluate(load, rates, config, have),
+        _evaluate(load, asked, rates, config, have),
+        *_panel(load, asked, rates, config),
     ]
 
 
@@ -82,31 +99,29 @@ def at_once(most: int, num_cpus: float, num_gpus: float, have: Resources) -> int
     return max(1, min([most, *fits]))
 
 
-def _triage(load: Workload, rates: Rates, config: Config, have: Resources) -> StageEstimate:
+def _triage(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config, have: Resources) -> StageEstimate:
     judge = config.triage.judge
     workers = at_once(judge.max_actors, judge.num_cpus, judge.num_gpus, have)
-    responses = 2 * load.rows
-    judging, memory = _judging(responses, load.judged_tokens, judge, rates.judge, workers)
+    judging, correcting = (
+        [one.by_actors(workers) for one in asked if one.pool == pool] for pool in ("judge", "correct")
+    )
+    judges = [name for name in used_judges(config) if name in (JUDGE, FIRST, SECOND)]
+    correctors = [name for name in used_judges(config) if name in (JUDGE, FIRST, CORRECTOR)]
+    seconds, memory = pool_time(judging, judges, rates, config, workers)
+    seconds = None if seconds is None else RAY_START_S + seconds
+    if correcting:  # once all is judged, by other actors
+        more, other = pool_time(correcting, correctors, rates, config, workers)
+        seconds = None if seconds is None or more is None else seconds + POOL_START_S + more
+        memory = max(memory, other)
     return _stage(
         "triage",
-        f"{load.rows:,} pairs, {responses:,} responses judged",
-        load.judged_tokens,
-        None if judging is None else RAY_START_S + judging,
-        workers,
+        f"{load.rows:,} pairs{in_words([*judging, *correcting])}",
+        sum(one.tokens + one.written for one in [*judging, *correcting]),
+        [Span(seconds, workers, judge.num_cpus, judge.num_gpus)],
         memory,
-        judge.num_cpus,
-        judge.num_gpus,
         config,
+        [*judging, *correcting],
     )
-
-
-def _judging(
-    responses: int, tokens: int, judge: JudgeConfig, rates: EngineRates | None, workers: int
-) -> tuple[float | None, float]:
-    """(Seconds, GiB) of judging with a pool; no seconds for an endpoint whose speed is not known."""
-    if rates is None:
-        return responses / RULES_RESPONSES_S / workers if judge.backend == "rules" else None, BARE_GIB * workers
-    return rates.start_s + tokens / rates.prompt_tokens_s / workers, rates.memory_gib * workers
 
 
 def shard_count(load: Workload, config: Config) -> int:
@@ -133,11 +148,8 @@ def _impact(load: Workload, rates: Rates, config: Config, have: Resources) -> St
         "impact",
         f"{config.impact.gold_size} gold pairs, {load.trained['INVERT'] + load.trained['PUNISH']:,} conflicts scored",
         load.gold_tokens + load.scored_tokens,
-        impact_seconds(load, train, config, have),
-        workers,
+        [Span(impact_seconds(load, train, config, have), workers, impact.num_cpus, impact.num_gpus)],
         DRIVER_GIB + train.memory_gib * workers,
-        impact.num_cpus,
-        impact.num_gpus,
         config,
     )
 
@@ -167,11 +179,8 @@ def _realign(load: Workload, rates: Rates, config: Config, have: Resources) -> S
         "realign",
         f"{f'{rounds} rounds of ' if rounds > 1 else ''}{samples:,} pairs, {epochs:.3g} epochs, {steps:,} steps",
         round(tokens) + stored,
-        seconds,
-        realign.workers,
+        [Span(seconds, realign.workers, realign.num_cpus, gpus)],
         DRIVER_GIB + TRAINER_GIB + idle + workers_gib,
-        realign.num_cpus,
-        gpus,
         config,
     )
 
@@ -205,52 +214,69 @@ def u2a_rounds(load: Workload, objective: ObjectiveConfig) -> tuple[int, float]:
     return objective.u2a_rounds, min(1.0, objective.u2a_pairs / max(1, sum(load.trained.values())))
 
 
-def _evaluate(load: Workload, rates: Rates, config: Config, have: Resources) -> StageEstimate:
+def _evaluate(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config, have: Resources) -> StageEstimate:
     evaluate, policy = config.evaluate, rates.policy
     answer = policy.answer_tokens or load.answer_tokens
-    answers = 2 * load.prompts
+    written = round(2 * (load.prompts.number + load.attacks.number) * answer)
     judge = evaluate.judge
     judges = at_once(judge.max_actors, judge.num_cpus, judge.num_gpus, have)
-    # The judge reads policy, prompt and answer; the policy's tokens are cached.
-    judged = round(2 * load.prompt_tokens + answers * answer)
-    judging, judge_gib = _judging(answers, judged, judge, rates.evaluation_judge, judges)
-    generating = 2 * (POOL_START_S + policy.start_s) + answers * answer / policy.answer_tokens_s
+    judged = [one.with_answers(answer) for one in asked if one.pool == "evaluate"]
+    judging, judge_gib = pool_time(judged, [EVALUATION], rates, config, judges)
+    generating = 2 * (POOL_START_S + policy.start_s) + written / policy.answer_tokens_s
+    attacks = f" and {load.attacks.number:,} harmful requests" if load.attacks.number else ""
     return _stage(
         "evaluate",
-        f"{load.prompts:,} prompts, 2 models, {answer:.0f} tokens an answer",
-        2 * load.prompt_tokens + round(answers * answer),
-        None if judging is None else generating + POOL_START_S + judging,
-        1,
+        f"{load.prompts.number:,} prompts{attacks}, 2 models, {answer:.0f} tokens an answer",
+        2 * (load.prompts.sent + load.attacks.sent) + written + sum(one.tokens for one in judged),
+        [
+            Span(generating, 1, evaluate.num_cpus, evaluate.num_gpus),
+            Span(None if judging is None else POOL_START_S + judging, judges, judge.num_cpus, judge.num_gpus),
+        ],
         DRIVER_GIB + max(policy.memory_gib, judge_gib),
-        evaluate.num_cpus,
-        evaluate.num_gpus,
         config,
+        judged,
     )
+
+
+def _panel(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config) -> Iterator[StageEstimate]:
+    """Yields one row a judge of `trace-ray rate panel`, which asks them one after another once there are answers."""
+    answer = rates.policy.answer_tokens or load.answer_tokens
+    for one in (one.with_answers(answer) for one in asked if one.pool == "panel"):
+        judge = used_judges(config)[one.judge]
+        judging, memory = pool_time([one], [one.judge], rates, config, 1)
+        seconds = None if judging is None else RAY_START_S + judging
+        work = f"after the run, by rate panel{in_words([one])}"
+        yield _stage(
+            one.judge, work, one.tokens, [Span(seconds, 1, judge.num_cpus, judge.num_gpus)], memory, config, [one]
+        )
 
 
 def _stage(
     stage: str,
     work: str,
     tokens: int,
-    seconds: float | None,
-    workers: int,
+    spans: Sequence[Span],
     memory_gib: float,
-    num_cpus: float,
-    num_gpus: float,
     config: Config,
+    asked: Sequence[Asked] = (),
 ) -> StageEstimate:
-    hours = None if seconds is None else seconds / 3600 * workers
-    an_hour = num_cpus * config.plan.cpu_hour_price + num_gpus * config.plan.gpu_hour_price
+    """Args: spans: what is reserved, one after another; a stage with one of unknown length has no time."""
+    lengths = [span.seconds for span in spans if span.seconds is not None]
+    known = len(lengths) == len(spans)
+    hours = [((span.seconds or 0.0) / 3600 * span.workers, span) for span in spans]
+    cpu_hours = sum(number * span.num_cpus for number, span in hours)
+    gpu_hours = sum(number * span.num_gpus for number, span in hours)
     return StageEstimate(
         stage=stage,
         work=work,
         tokens=tokens,
-        seconds=seconds,
-        workers=workers,
+        seconds=sum(lengths) if known else None,
+        workers=max(span.workers for span in spans),
         memory_gib=RAY_GIB + memory_gib,
-        cpu_hours=None if hours is None else hours * num_cpus,
-        gpu_hours=None if hours is None else hours * num_gpus,
-        price=None if hours is None else hours * an_hour,
+        cpu_hours=cpu_hours if known else None,
+        gpu_hours=gpu_hours if known else None,
+        price=cpu_hours * config.plan.cpu_hour_price + gpu_hours * config.plan.gpu_hour_price if known else None,
+        asked=asked,
     )
 
 

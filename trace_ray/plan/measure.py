@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from trace_ray.config import Config
 from trace_ray.config_load import dump_config
 from trace_ray.errors import UserError
+from trace_ray.plan.judges import reading_judges
 from trace_ray.plan.rates import EngineRates, Rates, TrainRates
 from trace_ray.plan.sample import Sample
 
@@ -29,7 +30,7 @@ def measure(sample: Sample, config: Config, note: Callable[[str], None]) -> tupl
         note: told the name of each piece before it is measured.
     """
     problems: list[UserError] = []
-    found: dict[str, dict[str, Any] | None] = {}
+    found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         config_file, sample_file = Path(folder) / "config.yaml", Path(folder) / "sample.parquet"
         config_file.write_text(dump_config(config), encoding="utf-8")
@@ -45,24 +46,14 @@ def measure(sample: Sample, config: Config, note: Callable[[str], None]) -> tupl
     if problems:
         return None, problems
     return Rates(
-        judge=_engine(found.get("judge")),
-        evaluation_judge=_engine(found.get("evaluation_judge")),
-        policy=EngineRates(**(found["policy"] or {})),
-        train=TrainRates(**(found["train"] or {})),
+        judges={name: EngineRates(**found[name]) for name in found if name not in ("train", "policy")},
+        policy=EngineRates(**found["policy"]),
+        train=TrainRates(**found["train"]),
     ), []
 
 
-def _engine(values: dict[str, Any] | None) -> EngineRates | None:
-    return EngineRates(**values) if values else None
-
-
 def _pieces(config: Config) -> list[str]:
-    pieces = ["train", "policy"]
-    if config.triage.judge.backend == "vllm":
-        pieces.append("judge")
-    if config.evaluate.judge.backend == "vllm":
-        pieces.append("evaluation_judge")
-    return pieces
+    return ["train", "policy", *(n for n, judge in reading_judges(config).items() if judge.backend == "vllm")]
 
 
 def _probe(piece: str, config_file: Path, sample_file: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from trace_ray.capacity import read_groups, shortages
 from trace_ray.config import Config
 from trace_ray.errors import UserError
 from trace_ray.plan import checks
+from trace_ray.plan.asked import evaluation_asked, triage_asked
 from trace_ray.plan.estimate import StageEstimate, estimate
 from trace_ray.plan.measure import measure
 from trace_ray.plan.rates import Rates, given, with_given
@@ -61,14 +62,15 @@ def make_plan(config: Config, run_uri: str | None, note: Callable[[str], None] =
     sample = checks.attempt(problems, lambda: read_sample(sources, config)) if sources and loads else None
     if sample is None:
         return Plan(distinct(problems), None, None, [], 0)
-    load = workload(sample.pairs, sample.rows, config)
+    load = workload(sample.pairs, sample.rows, config, sample.own, sample.attacks)
+    asked = [*triage_asked(sample.pairs, sample.readings, config), *evaluation_asked(load, config)]
     problems += checks.check_pairs(sample, load, config)
     if config.plan.measure:
         rates, failed = measure(sample, config, note)
         problems += failed
     else:
         rates = checks.attempt(problems, lambda: given(config))
-    stages = estimate(load, with_given(rates, config), config, have) if rates else []
+    stages = estimate(load, asked, with_given(rates, config), config, have) if rates else []
     if not (config.ray.address or config.plan.cpus or manifest):
         problems += checks.check_memory(stages, checks.machine_memory_gib())
     return Plan(distinct(problems), load, rates, stages, len(sample.pairs))

@@ -1,8 +1,9 @@
 """Measures one piece of a run in a process of its own, as a Ray worker would meet it: start, speed, peak memory.
 
-    python -m trace_ray.plan.probe judge|evaluation_judge|policy|train CONFIG.yaml SAMPLE.parquet STARTED
+    python -m trace_ray.plan.probe policy|train|JUDGE CONFIG.yaml SAMPLE.parquet STARTED
 
-STARTED is the time at which the process was started. Prints one JSON object as its last line.
+JUDGE is a judge's setting, such as triage.first_judge. STARTED is the time at which the process was started. Prints one
+JSON object as its last line.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from trace_ray.batching import token_batches
-from trace_ray.config import Config, JudgeConfig, RealignConfig
+from trace_ray.config import Config, RealignConfig
 from trace_ray.config_load import load_config
 from trace_ray.pairs import prompt_text
+from trace_ray.plan.judges import used_judges, writer
 from trace_ray.plan.rates import EngineRates, TrainRates
 
 PROMPTS = 24
@@ -37,33 +39,37 @@ def main(piece: str, config_file: str, sample_file: str, begun: float) -> None:
     config = load_config([config_file])
     rows = pq.read_table(sample_file).to_pylist()
     match piece:
-        case "judge":
-            rates: Any = _judge(config, config.triage.judge, rows, begun)
-        case "evaluation_judge":
-            rates = _judge(config, config.evaluate.judge, rows, begun)
         case "policy":
-            rates = _policy(config, rows, begun)
-        case _:
+            rates: Any = _policy(config, rows, begun)
+        case "train":
             rates = _train(config, rows, begun)
+        case _:
+            rates = _judge(config, piece, rows, begun)
     sys.stdout.write("\n" + json.dumps(asdict(rates)) + "\n")
 
 
-def _judge(config: Config, judge: JudgeConfig, rows: list[dict[str, Any]], begun: float) -> EngineRates:
+def _judge(config: Config, name: str, rows: list[dict[str, Any]], begun: float) -> EngineRates:
     from trace_ray.judges.vllm_judge import VllmJudge
 
-    reader = VllmJudge(config.policy, judge)
+    drafted = min(config.triage.corrector_tokens, ANSWER_TOKENS)
+    reader = VllmJudge(config.policy, used_judges(config)[name], drafted)
     requests = [prompt_text(row["prompt"]) for row in rows] * 2
     responses = [row[name] for name in ("chosen", "rejected") for row in rows]
     reader.opinions(requests[::WARM_UP], responses[::WARM_UP])
     start, before = time.time() - begun, reader.prompt_tokens
     cold = [i for i in range(len(requests)) if i % WARM_UP]
     seconds = _timed(lambda: reader.opinions([requests[i] for i in cold], [responses[i] for i in cold]))
-    return EngineRates(
-        start_s=start,
-        memory_gib=peak_gib(),
-        prompt_tokens_s=(reader.prompt_tokens - before) / seconds,
-        answer_tokens_s=0.0,
-    )
+    rate = (reader.prompt_tokens - before) / seconds
+    written = _drafting(reader, requests[:PROMPTS], responses[:PROMPTS]) if name == writer(config) else 0.0
+    return EngineRates(start_s=start, memory_gib=peak_gib(), prompt_tokens_s=rate, answer_tokens_s=written)
+
+
+def _drafting(reader: Any, requests: list[str], responses: list[str]) -> float:
+    """Tokens a second of corrections, their prompts' reading included."""
+    drafts: list[str | None] = []
+    seconds = _timed(lambda: drafts.extend(reader.drafts(requests, responses)))
+    lengths = [len(ids) for ids in reader.engine.tokenizer([draft or "" for draft in drafts])["input_ids"]]
+    return max(1, sum(lengths)) / seconds
 
 
 def _policy(config: Config, rows: list[dict[str, Any]], begun: float) -> EngineRates:

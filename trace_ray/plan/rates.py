@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from trace_ray.config import Config, JudgeConfig
+from trace_ray.config import Config, PlanConfig
 from trace_ray.errors import UserError
+from trace_ray.plan.judges import reading_judges
 
 BARE_GIB = 0.3
 """An actor that holds no model: rules, or an endpoint's."""
@@ -18,7 +20,7 @@ class EngineRates:
     Args:
         start_s: from the start of its process to the first answer; memory_gib: its peak.
         prompt_tokens_s: one-token verdicts, tokens of whole prompts a second, prefix cache included.
-        answer_tokens_s: greedy generation, new tokens a second.
+        answer_tokens_s: greedy generation, new tokens a second; 0 = not known: of a judge that writes no corrections.
         answer_tokens: mean length of the answers seen; 0 = not measured.
     """
 
@@ -51,10 +53,13 @@ class TrainRates:
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Everything an estimate needs to know; a judge's are None for rules, and for an endpoint whose speed nobody gave."""
+    """Everything an estimate needs to know.
 
-    judge: EngineRates | None
-    evaluation_judge: EngineRates | None
+    Args:
+        judges: {judge's setting: its rates}, without rules and without endpoints whose speed nobody gave.
+    """
+
+    judges: Mapping[str, EngineRates]
     policy: EngineRates
     train: TrainRates
 
@@ -68,19 +73,27 @@ def with_given(rates: Rates, config: Config) -> Rates:
         forward_tokens_s=plan.forward_tokens_s or rates.train.forward_tokens_s,
         train_tokens_s=plan.train_tokens_s or rates.train.train_tokens_s,
     )
-    return replace(
-        rates,
-        judge=_judge_rates(config.triage.judge, rates.judge, plan.judge_tokens_s),
-        evaluation_judge=_judge_rates(config.evaluate.judge, rates.evaluation_judge, plan.judge_tokens_s),
-        policy=policy,
-        train=train,
+    judges = {
+        name: replace(
+            known,
+            prompt_tokens_s=plan.judge_tokens_s or known.prompt_tokens_s,
+            answer_tokens_s=plan.answer_tokens_s or known.answer_tokens_s,
+        )
+        for name, judge in reading_judges(config).items()
+        if (known := _endpoint_rates(plan) if judge.backend == "openai" else rates.judges.get(name))
+    }
+    return replace(rates, judges=judges, policy=policy, train=train)
+
+
+def _endpoint_rates(plan: PlanConfig) -> EngineRates | None:
+    if not plan.judge_tokens_s:
+        return None
+    return EngineRates(
+        start_s=0.0,
+        memory_gib=BARE_GIB,
+        prompt_tokens_s=plan.judge_tokens_s,
+        answer_tokens_s=plan.answer_tokens_s,
     )
-
-
-def _judge_rates(judge: JudgeConfig, measured: EngineRates | None, tokens_s: float) -> EngineRates | None:
-    if judge.backend == "openai" and tokens_s:
-        measured = EngineRates(start_s=0.0, memory_gib=BARE_GIB, prompt_tokens_s=tokens_s, answer_tokens_s=0.0)
-    return measured and replace(measured, prompt_tokens_s=tokens_s or measured.prompt_tokens_s)
 
 
 STARTS_S = {"engine": 120.0, "train": 60.0}
@@ -94,7 +107,8 @@ def given(config: Config) -> Rates:
     """
     plan = config.plan
     needed = ["answer_tokens_s", "forward_tokens_s", "train_tokens_s"]
-    needed += ["judge_tokens_s"] if "vllm" in (config.triage.judge.backend, config.evaluate.judge.backend) else []
+    engines = [name for name, judge in reading_judges(config).items() if judge.backend == "vllm"]
+    needed += ["judge_tokens_s"] if engines else []
     missing = [f"plan.{name}" for name in needed if not getattr(plan, name)]
     if missing:
         raise UserError("plan.measure", False, f"give {', '.join(missing)}, or let plan.measure=true time them here")
@@ -105,8 +119,7 @@ def given(config: Config) -> Rates:
         answer_tokens_s=plan.answer_tokens_s,
     )
     return Rates(
-        judge=engine if config.triage.judge.backend == "vllm" else None,
-        evaluation_judge=engine if config.evaluate.judge.backend == "vllm" else None,
+        judges=dict.fromkeys(engines, engine),
         policy=engine,
         train=TrainRates(
             start_s=STARTS_S["train"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -12,11 +12,17 @@ from trace_ray.config import Config
 from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Chunk, Source, read_sources
 from trace_ray.errors import UserError
+from trace_ray.evaluate.attacks import attacking_prompts
+from trace_ray.evaluate.prompts import Row, own_prompts
 from trace_ray.judges import rules
-from trace_ray.judges.prompt import judge_instruction, judged_text
-from trace_ray.models import load_chat_tokenizer, load_tokenizer
+from trace_ray.judges.backends import corrector_kind
+from trace_ray.judges.gold import GoldCorrector
+from trace_ray.models import load_chat_tokenizer
 from trace_ray.pairs import RESPONSE_NAMES, Category, Split, prompt_text
-from trace_ray.plan.workload import SampledPair
+from trace_ray.plan.judges import EVALUATION, PANEL
+from trace_ray.plan.reading import Questions, Reader, judged_tokens, readers
+from trace_ray.plan.workload import Prompts, SampledPair
+from trace_ray.storage import locate
 from trace_ray.triage.verdict import categorise
 
 _ALL_BYTES = 1 << 40
@@ -30,13 +36,18 @@ class Sample:
     Args:
         pairs: the sampled pairs in figures.
         rows: of the whole corpus; refused_share: of the sampled rows.
-        table: the sampled pairs (PAIR_SCHEMA columns and, where rules decide, category and corrected).
+        table: the sampled pairs (PAIR_SCHEMA columns, category where rules decide, corrected where it is known).
+        readings: {judge's setting: sizes of its further questions}.
+        own: prompts of ``evaluate.prompt_file``, None without one; attacks: of ``evaluate.attacks``.
     """
 
     pairs: list[SampledPair]
     rows: int
     refused_share: float
     table: pa.Table
+    readings: dict[str, Questions]
+    own: Prompts | None
+    attacks: Prompts
 
 
 def read_sample(sources: Sequence[Source], config: Config) -> Sample:
@@ -60,11 +71,31 @@ def read_sample(sources: Sequence[Source], config: Config) -> Sample:
     table = pa.concat_tables(tables)
     if any(clause.rule is not None for clause in config.policy.clauses):
         table = decided_by_rules(table, config)
-    return Sample(_in_figures(table, stands_for, config), rows, 1 - table.num_rows / read, table)
+    table = table.append_column("corrected", pa.array(known_corrections(table, config), pa.string()))
+    by = readers(config)
+    evaluate, storage = config.evaluate, config.storage
+    return Sample(
+        _in_figures(table, stands_for, by, config),
+        rows,
+        1 - table.num_rows / read,
+        table,
+        {name: reader.questions(table) for name, reader in by.items()},
+        _prompts(own_prompts(evaluate, storage), by, config) if evaluate.prompt_file else None,
+        _prompts(attacking_prompts(evaluate.attacks, storage), by, config),
+    )
+
+
+def _prompts(rows: Sequence[Row], by: Mapping[str, Reader], config: Config) -> Prompts:
+    """Prompts of a file in figures: the models are sent ``ask``, which an attack wraps; judges read the plain one."""
+    sent = load_chat_tokenizer(config.model).prompts([row["ask"] if "ask" in row else row["prompt"] for row in rows])
+    plain = [prompt_text(row["prompt"]) for row in rows]
+    asked = {name: reader for name, reader in by.items() if name.startswith((EVALUATION, PANEL))}
+    read = {name: sum(reader.judged(plain, [""] * len(plain))) for name, reader in asked.items()}
+    return Prompts(number=len(rows), sent=sum(map(len, sent)), read=read)
 
 
 def decided_by_rules(pairs: pa.Table, config: Config) -> pa.Table:
-    """Returns the pairs with ``category`` and ``corrected`` as the policy's rules have them."""
+    """Returns the pairs with ``category`` as the policy's rules have it."""
     policy = config.policy
     requests = pa.array([prompt_text(prompt) for prompt in pairs["prompt"].to_pylist()], pa.string())
     complies = [
@@ -72,15 +103,20 @@ def decided_by_rules(pairs: pa.Table, config: Config) -> pa.Table:
         for name in ("chosen", "rejected")
     ]
     categories = [categorise(*bits).value for bits in zip(*complies, strict=True)]
-    limit = rules.word_limit(policy) if config.triage.correct else 0
-    corrected = [
-        rules.cut_to_words(text, limit) if limit and category == Category.PUNISH else None
-        for text, category in zip(pairs["chosen"].to_pylist(), categories, strict=True)
-    ]
-    columns = (("category", categories), ("corrected", corrected))
-    for name, values in columns:
-        pairs = pairs.append_column(name, pa.array(values, pa.string()))
-    return pairs
+    return pairs.append_column("category", pa.array(categories, pa.string()))
+
+
+def known_corrections(pairs: pa.Table, config: Config) -> list[str | None]:
+    """Returns y_c of each pair that may be PUNISH: as people wrote it, else cut by code; None where neither has one."""
+    triage, chosen = config.triage, pairs["chosen"].to_pylist()
+    found: list[str | None] = [None] * len(chosen)
+    if corrector_kind(config.policy, triage) == "gold":
+        requests = [prompt_text(prompt) for prompt in pairs["prompt"].to_pylist()]
+        found = GoldCorrector(locate(triage.gold_responses, config.storage)).drafts(requests, chosen)
+    elif triage.correct and (limit := rules.word_limit(config.policy)):
+        found = [rules.cut_to_words(text, limit) for text in chosen]
+    categories = pairs["category"].to_pylist() if "category" in pairs.column_names else [Category.PUNISH] * len(chosen)
+    return [one if name == Category.PUNISH else None for one, name in zip(found, categories, strict=True)]
 
 
 def _chunks(sources: Sequence[Source], config: Config, limit: int) -> Iterator[Chunk]:
@@ -99,7 +135,9 @@ def corpus_rows(sources: Sequence[Source]) -> int:
     return round(counted * sum(sizes) / max(1, sum(sizes[:COUNTED_FILES])))
 
 
-def _in_figures(table: pa.Table, stands_for: Sequence[float], config: Config) -> list[SampledPair]:
+def _in_figures(
+    table: pa.Table, stands_for: Sequence[float], by: dict[str, Reader], config: Config
+) -> list[SampledPair]:
     tokenizer = load_chat_tokenizer(config.model)
     rows = table.to_pylist()
     responses = [{name: row[name] for name in RESPONSE_NAMES if row.get(name) is not None} for row in rows]
@@ -107,7 +145,7 @@ def _in_figures(table: pa.Table, stands_for: Sequence[float], config: Config) ->
     prompts = [(row["split"], json.dumps(row["prompt"])) for row in rows]  # held out is held out, trained on or not
     first = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
     repeated = [first[prompt] != i for i, prompt in enumerate(prompts)]
-    figures = zip(rows, stands_for, rendered, repeated, _judged_tokens(table, config), strict=True)
+    figures = zip(rows, stands_for, rendered, repeated, judged_tokens(table, by), strict=True)
     return [
         SampledPair(
             stands_for=number,
@@ -120,24 +158,3 @@ def _in_figures(table: pa.Table, stands_for: Sequence[float], config: Config) ->
         )
         for row, number, one, again, tokens in figures
     ]
-
-
-def _judged_tokens(pairs: pa.Table, config: Config) -> list[int]:
-    judge = config.triage.judge
-    if judge.backend == "rules":
-        return [0] * pairs.num_rows
-    # Nobody here has an endpoint's tokenizer: its tokens are counted as the policy model's.
-    own = judge.backend == "vllm"
-    model = config.model
-    tokenizer = (
-        load_tokenizer(judge.model, judge.revision, judge.trusted)
-        if own
-        else load_tokenizer(model.path, model.revision, model.trusted)
-    )
-    head = len(tokenizer(judge_instruction(config.policy))["input_ids"])
-    requests = [prompt_text(prompt) for prompt in pairs["prompt"].to_pylist()]
-    both = [
-        tokenizer([judged_text(a, b) for a, b in zip(requests, pairs[name].to_pylist(), strict=True)])["input_ids"]
-        for name in ("chosen", "rejected")
-    ]
-    return [2 * head + len(a) + len(b) for a, b in zip(*both, strict=True)]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
 from trace_ray.config import Config
+from trace_ray.plan.asked import Asked
 from trace_ray.plan.estimate import StageEstimate, total
+from trace_ray.plan.judges import used_judges
 from trace_ray.plan.plan import Plan
 from trace_ray.plan.rates import Rates
 from trace_ray.plan.workload import Workload
@@ -15,27 +19,37 @@ def plan_tables(plan: Plan, config: Config) -> list[Table]:
     """Returns what the corpus holds, what was measured, and the stages; only what is known."""
     tables = [_corpus(plan.load, plan.sampled)] if plan.load else []
     tables += [_rates(plan.rates, measured=config.plan.measure)] if plan.rates else []
+    asked = [one for stage in plan.stages for one in stage.asked]
+    tables += [_asked(asked)] if asked else []
     return tables + ([_stages(plan.stages, config)] if plan.stages else [])
 
 
 def _corpus(load: Workload, sampled: int) -> Table:
-    table = Table("rows", "refused", "INVERT", "PUNISH", "RETAIN", "held-out prompts", "tokens to train on")
+    table = Table("rows", "refused", "INVERT", "PUNISH", "RETAIN", "prompts to answer", "tokens to train on")
     table.title, table.title_justify = f"Corpus, from a sample of {sampled} pairs", "left"
     figures = [load.rows, load.refused, *(load.trained[name] for name in ("INVERT", "PUNISH", "RETAIN"))]
-    table.add_row(*(f"{number:,}" for number in [*figures, load.prompts, load.policy_tokens]))
+    table.add_row(*(f"{number:,}" for number in [*figures, load.prompts.number, load.policy_tokens]))
     return table
 
 
 def _rates(rates: Rates, *, measured: bool) -> Table:
     table = Table("piece", "start, s", "tokens/s", "GiB")
     table.title, table.title_justify = "Measured here" if measured else "Given", "left"
-    for name, engine in (("triage judge", rates.judge), ("evaluation judge", rates.evaluation_judge)):
-        if engine:
-            table.add_row(name, f"{engine.start_s:.0f}", f"{engine.prompt_tokens_s:,.0f}", f"{engine.memory_gib:.1f}")
+    for name, engine in rates.judges.items():
+        table.add_row(name, f"{engine.start_s:.0f}", f"{engine.prompt_tokens_s:,.0f}", f"{engine.memory_gib:.1f}")
     policy, train = rates.policy, rates.train
     table.add_row("answers", f"{policy.start_s:.0f}", f"{policy.answer_tokens_s:,.0f}", f"{policy.memory_gib:.1f}")
     table.add_row("forward", f"{train.start_s:.0f}", f"{train.forward_tokens_s:,.0f}", f"{train.memory_gib:.1f}")
     table.add_row("training", f"{train.start_s:.0f}", f"{train.train_tokens_s:,.0f}", f"{train.train_gib:.1f}")
+    return table
+
+
+def _asked(asked: Sequence[Asked]) -> Table:
+    table = Table("judge", "question", "prompts", "tokens read", "written", "counted")
+    table.title, table.title_justify = "Questions to judges", "left"
+    for one in asked:
+        figures = [f"{number:,}" for number in (one.prompts, one.tokens, one.written)]
+        table.add_row(one.judge, one.what, *figures, one.bound or "expected")
     return table
 
 
@@ -60,8 +74,16 @@ def _stages(stages: list[StageEstimate], config: Config) -> Table:
     unknown = ", ".join(s.stage for s in stages if s.seconds is None)
     row(f"all but {unknown}" if unknown else "all", figures, *sums)
     if unknown:
-        table.caption, table.caption_justify = f"{unknown}: not estimated: set plan.judge_tokens_s", "left"
+        table.caption, table.caption_justify = f"{unknown}: not estimated: set {_missing(stages, config)}", "left"
     return table
+
+
+def _missing(stages: Sequence[StageEstimate], config: Config) -> str:
+    """Returns the rates of endpoints without which a stage has no time."""
+    asked = [one for stage in stages if stage.seconds is None for one in stage.asked]
+    needed = [] if config.plan.judge_tokens_s else ["plan.judge_tokens_s"]
+    writing = any(one.written and used_judges(config)[one.judge].backend == "openai" for one in asked)
+    return " and ".join([*needed, *(["plan.answer_tokens_s"] if writing and not config.plan.answer_tokens_s else [])])
 
 
 def clock(seconds: float) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
-from trace_ray.config import Config, ObjectiveConfig, TermConfig
+from trace_ray.config import Config, ObjectiveConfig, PlanConfig, TermConfig
 from trace_ray.pairs import CONFLICTS, RESPONSE_NAMES, TRAINED
+from trace_ray.plan.judges import EVALUATION, PANEL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +22,8 @@ class SampledPair:
         test: whether it is held out; repeated: whether its prompt came before in its split.
         prompt: tokens of the prompt as training renders it.
         responses: tokens of chosen, rejected and, where there is one, corrected, truncated as training does.
-        judged: tokens of the two prompts that the triage judge reads; 0 for rules.
+        judged: {judge's setting: {response: tokens of the prompt about it}}, ``prompt`` for an empty response; rules are
+            left out, 0 = too long to be asked.
     """
 
     stands_for: float
@@ -29,7 +32,25 @@ class SampledPair:
     repeated: bool
     prompt: int
     responses: Mapping[str, int]
-    judged: int
+    judged: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def tokens(self, judge: str, response: str) -> int:
+        """Returns the tokens that a judge reads about a response, 0 where it is not asked."""
+        return self.judged.get(judge, {}).get(response, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """Prompts that both models answer.
+
+    Args:
+        number: of them; sent: tokens of all of them as a model gets them.
+        read: {judge's setting: tokens of all its prompts about their answers, the answers left out}.
+    """
+
+    number: int = 0
+    sent: int = 0
+    read: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,23 +59,22 @@ class Workload:
 
     Args:
         rows: pairs to judge; refused: rows expected to be no pair.
-        judged_tokens: tokens of all prompts of the triage judge.
         trained: pairs trained on, by category.
         gold_tokens: tokens of the gold batch's sequences; scored_tokens: of sequences that get s(y).
         policy_tokens: tokens of one epoch's trained sequences; reference_tokens: of those whose KL is taken.
-        prompts: held-out prompts; prompt_tokens: of all of them; answer_tokens: expected of one answer.
+        prompts: that agreement is measured on; attacks: harmful requests, plain and attacked.
+        answer_tokens: expected of one answer.
     """
 
     rows: int
     refused: int
-    judged_tokens: int
     trained: Mapping[str, int]
     gold_tokens: int
     scored_tokens: int
     policy_tokens: int
     reference_tokens: int
-    prompts: int
-    prompt_tokens: int
+    prompts: Prompts
+    attacks: Prompts
     answer_tokens: float
 
 
@@ -71,12 +91,19 @@ def pair_tokens(pair: SampledPair, term: TermConfig) -> int | None:
     return sum(pair.prompt + pair.responses[name] for name in names)
 
 
-def workload(sample: Sequence[SampledPair], rows: int, config: Config) -> Workload:
+def workload(
+    sample: Sequence[SampledPair],
+    rows: int,
+    config: Config,
+    own: Prompts | None = None,
+    attacks: Prompts = Prompts(),
+) -> Workload:
     """Returns the work of a whole corpus, extrapolated from a sample of its pairs.
 
     Args:
         sample: pairs that could be read, at least one.
         rows: rows of the corpus, limits applied.
+        own: those of ``evaluate.prompt_file``; None = the held-out prompts of the corpus.
     """
     objective = config.objective
     train = [pair for pair in sample if not pair.test]
@@ -88,22 +115,35 @@ def workload(sample: Sequence[SampledPair], rows: int, config: Config) -> Worklo
     conflicts = sum(trained[name] for name in CONFLICTS)
     keep = min(1.0, config.impact.retain_per_conflict * conflicts / max(1.0, trained["RETAIN"]))
     trained["RETAIN"], tokens["RETAIN"] = trained["RETAIN"] * keep, tokens["RETAIN"] * keep
-    held_out = sum(pair.stands_for for pair in sample if pair.test and not pair.repeated)
-    prompts = min(held_out, config.evaluate.prompts or math.inf)
     scored = [n for n in TRAINED if n in CONFLICTS or getattr(objective, n).loss not in ("kl", "sft")]
     return Workload(
         rows=rows,
         refused=max(0, rows - round(sum(pair.stands_for for pair in sample))),
-        judged_tokens=round(sum(pair.stands_for * pair.judged for pair in sample)),
         trained={name: round(number) for name, number in trained.items()},
         gold_tokens=round(2 * config.impact.gold_size * _mean(sample, lambda p: p.prompt + p.responses["chosen"])),
         scored_tokens=round(sum(tokens[name] for name in scored)),
         policy_tokens=round(sum(tokens.values())),
         reference_tokens=round(tokens["RETAIN"]) if objective.RETAIN.loss == "kl" else 0,
-        prompts=round(prompts),
-        prompt_tokens=round(prompts * _mean(sample, lambda p: p.prompt)),
+        prompts=own or held_out_prompts(sample, config),
+        attacks=attacks,
         answer_tokens=min(_mean(sample, lambda p: p.responses["chosen"]), config.evaluate.max_new_tokens),
     )
+
+
+def held_out_prompts(sample: Sequence[SampledPair], config: Config) -> Prompts:
+    """Returns the corpus' held-out prompts; their lengths are those of all prompts."""
+    held_out = sum(pair.stands_for for pair in sample if pair.test and not pair.repeated)
+    number = min(held_out, config.evaluate.prompts or math.inf)
+    readers = [name for name in sample[0].judged if name.startswith((EVALUATION, PANEL))]
+    return Prompts(
+        number=round(number),
+        sent=round(number * _mean(sample, lambda p: p.prompt)),
+        read={name: round(number * _mean(sample, partial(_tokens_around, name))) for name in readers},
+    )
+
+
+def _tokens_around(judge: str, pair: SampledPair) -> int:
+    return pair.tokens(judge, "prompt")
 
 
 def category_shares(train: Sequence[SampledPair], config: Config) -> dict[str, float]:
@@ -112,7 +152,12 @@ def category_shares(train: Sequence[SampledPair], config: Config) -> dict[str, f
     if known:
         every = sum(pair.stands_for for pair in known)
         return {n.value: sum(p.stands_for for p in known if p.category == n) / every for n in TRAINED}
-    conflicts = {"INVERT": config.plan.invert_share, "PUNISH": config.plan.punish_share}
+    return assumed_shares(config.plan)
+
+
+def assumed_shares(plan: PlanConfig) -> dict[str, float]:
+    """Returns the share of each category where only a judge can tell."""
+    conflicts = {"INVERT": plan.invert_share, "PUNISH": plan.punish_share}
     return conflicts | {"RETAIN": 1 - sum(conflicts.values())}
 
 

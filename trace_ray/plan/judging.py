@@ -1,0 +1,41 @@
+"""How long judges take for what they are asked, and what their actors hold. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trace_ray.config import Config
+from trace_ray.plan.asked import Asked
+from trace_ray.plan.judges import used_judges
+from trace_ray.plan.rates import BARE_GIB, Rates
+
+RULES_RESPONSES_S = 10_000.0
+
+
+def in_words(asked: Sequence[Asked]) -> str:
+    """Returns how much is asked, for the table's column of work."""
+    at_most = "at most " if any(one.bound for one in asked) else ""
+    return f", {at_most}{sum(one.prompts for one in asked):,} questions to judges"
+
+
+def pool_time(
+    asked: Sequence[Asked], held: Sequence[str], rates: Rates, config: Config, workers: int
+) -> tuple[float | None, float]:
+    """(Seconds, GiB) of a pool each of whose actors holds some judges; no seconds where one's speed is not known."""
+    engines = [rates.judges[name] for name in held if name in rates.judges]
+    memory = sum(engine.memory_gib for engine in engines) if engines else BARE_GIB
+    spans = [_judging(one, rates, config) for one in asked]
+    known = [span for span in spans if span is not None]
+    if len(known) < len(spans):
+        return None, memory * workers
+    return sum(engine.start_s for engine in engines) + sum(known) / workers, memory * workers
+
+
+def _judging(asked: Asked, rates: Rates, config: Config) -> float | None:
+    """Seconds that one actor takes for a kind of question."""
+    engine = rates.judges.get(asked.judge)
+    if used_judges(config)[asked.judge].backend == "rules":
+        return asked.prompts / RULES_RESPONSES_S
+    if engine is None or (asked.written and not engine.answer_tokens_s):
+        return None
+    return asked.tokens / engine.prompt_tokens_s + (asked.written and asked.written / engine.answer_tokens_s)
