@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from trace_ray import environment, metrics
 from trace_ray.config import JudgeConfig, TriageConfig
@@ -101,7 +102,8 @@ class JudgeActor:
         metrics.count_judge(used)
         counts.update(used)
         labels = {} if self.labels is None and block >= self.audited else self.labels
-        rows = labelled_rows(judged, labels).select(["pair_id", "p_chosen", "p_rejected"])
+        kept = judged.filter(pc.is_null(judged["reason"]))  # a refused pair has no verdict, a repeated one an id twice
+        rows = labelled_rows(kept, labels).select(["pair_id", "p_chosen", "p_rejected"])
         labelled = [(pair, label_of(pair, self.labels), a, b) for pair, a, b in _rows(rows)]
         tally = {"rows": pairs.num_rows, "counts": dict(counts), "labelled": labelled}
         self.task.work.finish("judge", block, tally)
@@ -160,7 +162,7 @@ class DecideActor:
             (work.triaged / work.part(block)).write_parquet(decided.triaged)
         if decided.rejects.num_rows:
             (work.rejects / work.part(block)).write_parquet(decided.rejects)
-        undecided = decided.triaged.filter(pa.compute.equal(decided.triaged["category"], "ABSTAIN"))
+        undecided = decided.triaged.filter(pc.equal(decided.triaged["category"], "ABSTAIN"))
         if undecided.num_rows:
             work.review(block).write_text("".join(map(review_line, undecided.to_pylist())))
         metrics.count_each("pairs_judged", "category", decided.triaged["category"].to_pylist())
