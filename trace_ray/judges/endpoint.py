@@ -20,7 +20,7 @@ _REFUSED = {401: "the key is wrong or missing", 403: "the key may not do this", 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer's JSON, or why there is none; ``final`` = asking again would give the same."""
+    """An answer's JSON object (empty for JSON of another kind), or why there is none; ``final`` = asked again, the same."""
 
     body: dict[str, Any] | None
     error: str | None = None
@@ -90,8 +90,10 @@ class Endpoint:
             async with session.post(url, json=payload) as response:
                 if response.status == 200:
                     body = await response.json(content_type=None)
-                    self.tokens += int((body.get("usage") or {}).get("total_tokens") or 0)
-                    return Reply(body), 0.0
+                    answer = body if isinstance(body, dict) else {}
+                    usage = answer.get("usage")
+                    self.tokens += int(usage.get("total_tokens") or 0) if isinstance(usage, dict) else 0
+                    return Reply(answer), 0.0
                 text = " ".join((await response.text()).split())[:200]
                 error = f"endpoint {response.status}: {text}"
                 if response.status in _REFUSED:
