@@ -104,7 +104,8 @@ def test_an_odd_answer_is_unreadable_and_not_final(fake: FakeEndpoint, body: Any
     fake.odd = {"odd": body}
     judging = judge(fake)
     odd, fine = judging.opinions(["q"] * 2, ["odd", "fine"])
-    assert (odd.p_violates, odd.final, fine.p_violates) == (None, False, pytest.approx(0.05))
+    assert (odd.p_violates, odd.final) == (None, False)
+    assert fine.p_violates == pytest.approx(0.05)
     assert "no log-probs" in str(odd.error)
     assert judging.opinions(["q"], ["odd"]) == [odd]  # alone in its batch
     assert judging.clauses(["q"], ["odd"]) == [()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -25,13 +25,12 @@ from trace_ray.triage.block import Bench, judge_block, prompt_texts
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.canaries import canary_report, refuse_gullible_judge
 from trace_ray.triage.decide import Correction, decide_block
-from trace_ray.triage.guard import Guard, GuardedJudge, deaths, unguarded
+from trace_ray.triage.guard import Guard, GuardedCorrector, GuardedJudge, deaths, unguarded
 from trace_ray.triage.labels import Label, label_of, labelled_rows, review_line
 from trace_ray.triage.store import VerdictStore
 from trace_ray.triage.work import CANARIES, Work, window
 
 CANARY_PAIRS = 16
-_DRAFT_TRIES = 2
 Item = dict[str, Any]
 
 
@@ -149,9 +148,13 @@ class DecideActor:
         if task.config.correct:
             self.judge = make_triage_judge(task.policy, task.config)
             self.corrector = make_corrector(task.policy, task.config, self.judge)
+        self.checked = not needs_model_for_corrections(task.policy, task.config)
 
     def __call__(self, item: Item) -> Item:
         block, work = int(item["block"]), self.task.work
+        if not self.checked:
+            _refuse_many_deaths(self.task)
+            self.checked = True
         pairs, judged = read_block(work.runs, block), work.verdicts(block).read_parquet()
         try:
             slots = window(block, self.task.blocks)
@@ -176,25 +179,12 @@ class DecideActor:
             return None
         place = f"correct-{block:06d}"
         bench = replace(self.task.bench("judge", self.judge, place), clauses_from=None)
-        return Correction(GuardedCorrector(self.corrector, self.task.work.attempts / f"draft-{block:06d}"), bench)
-
-
-@dataclass(frozen=True)
-class GuardedCorrector:
-    """Gives up on a block whose drafts killed the corrector's process again and again: they count as failed."""
-
-    corrector: Corrector
-    place: Location
-
-    def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
-        tries = len(self.place.files())
-        if tries >= _DRAFT_TRIES:
-            return [None] * len(responses)
-        (self.place / f"drafts.try{tries}").write_text("")
-        return self.corrector.drafts(requests, responses) if responses else []
-
-    def counts(self) -> dict[str, int]:
-        return self.corrector.counts()
+        config = self.task.config
+        if corrector_kind(self.task.policy, config) in ("code", "gold"):
+            return Correction(self.corrector, bench)
+        rows = (config.corrector_judge or config.judge).batch_rows
+        guard = Guard(self.task.work.attempts / f"draft-{block:06d}", rows)
+        return Correction(GuardedCorrector(self.corrector, guard), bench)
 
 
 def needs_model_to_judge(config: TriageConfig) -> bool:
