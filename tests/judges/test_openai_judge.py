@@ -141,6 +141,9 @@ def test_clauses_and_corrections(fake: FakeEndpoint) -> None:
     judging = judge(fake)
     assert judging.clauses(["q"], ["BAD"]) == [("two",)]
     assert judging.drafts(["q"], ["BAD"]) == ["GOOD, corrected"]
+    for reason, draft in (("stop", "whole"), ("length", None)):
+        fake.odd = {"BAD": {"choices": [{"message": {"content": "whole"}, "finish_reason": reason}]}}
+        assert judging.drafts(["q"], ["BAD"]) == [draft]
 
 
 def test_judged_text_cannot_forge_a_turn_or_close_its_delimiter(fake: FakeEndpoint) -> None:

@@ -55,6 +55,7 @@ class OpenAIJudge:
         return (names[best],) if sum(mass.values()) >= self.config.min_mass else ()
 
     def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
+        """As ``VllmJudge.drafts``."""
         limits = {"max_tokens": self.correction_tokens, "temperature": 0}
         replies = self._ask(correction_instruction(self.policy), requests, responses, limits)
         return [_content(reply) for reply in replies]
@@ -119,7 +120,8 @@ def _content(reply: Reply) -> str | None:
     if reply.body is None:
         return None
     try:
-        text = reply.body["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError):
+        answer = reply.body["choices"][0]
+        text, ended = answer["message"]["content"], answer.get("finish_reason") != "length"
+    except (KeyError, IndexError, TypeError, AttributeError):
         return None
-    return text.strip() or None if isinstance(text, str) else None
+    return text.strip() or None if isinstance(text, str) and ended else None
