@@ -21,7 +21,8 @@ from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
-from trace_ray.judges.backends import judge_fingerprint
+from trace_ray.judges.backends import check_corrector, corrector_kind, judge_fingerprint
+from trace_ray.judges.gold import read_gold
 from trace_ray.judges.prompt import PROMPT_VERSION
 from trace_ray.pairs import Split
 from trace_ray.policy import policy_hash
@@ -59,7 +60,9 @@ def triage_inputs(config: Config, sources: list[Source]) -> dict[str, Any]:
 
 def run_triage(run: Run, config: Config) -> None:
     """Writes triaged/ and rejects/. Raises JudgeRejectedError where canaries or audit refuse the judge."""
+    check_corrector(config.policy, config.triage)
     sources = corpus_sources(config.corpus, config.storage)
+    triage = _with_gold(config)
     inputs = triage_inputs(config, sources)
     started = time.monotonic()
     begun = [run.triaged.begin(inputs), run.rejects.begin(inputs)]
@@ -71,7 +74,7 @@ def run_triage(run: Run, config: Config) -> None:
     plan = _read_corpus(config, sources, work)
     task = Task(
         policy=config.policy,
-        config=config.triage,
+        config=triage,
         work=work,
         blocks=plan.blocks,
         first_block=0,
@@ -285,6 +288,15 @@ def _label_files(config: Config, name: str) -> list[Location]:
     where = {"audit_labels": "", "audit_file": "", "review_labels": ""} | vars(config.triage)
     value = where[name]
     return expand((value,), config.storage, f"triage.{name}") if value not in ("", FROM_PAIRS) else []
+
+
+def _with_gold(config: Config) -> TriageConfig:
+    """Returns the settings with the full address of gold responses that will be used, once each of them can be read."""
+    if corrector_kind(config.policy, config.triage) != "gold":
+        return config.triage
+    place = expand((config.triage.gold_responses,), config.storage, "triage.gold_responses")[0]
+    read_gold(place)
+    return replace(config.triage, gold_responses=place.uri)
 
 
 def _labels(config: Config) -> Mapping[str, Label] | None:
