@@ -77,7 +77,6 @@ def run_triage(run: Run, config: Config) -> None:
         config=triage,
         work=work,
         blocks=plan.blocks,
-        first_block=0,
         stores=_stores(config),
         deaths=deaths(work.attempts),
     )
@@ -146,9 +145,8 @@ def _as_ready(pending: list[Any]) -> Iterable[Any]:
 def _judge(config: Config, task: Task, plan: Plan, labels: Mapping[str, Label] | None) -> _Judged:
     triage = config.triage
     done = task.work.finished("judge")
-    first = min(set(range(plan.blocks)) - set(done), default=0)
     spent = merge_counts([tally["counts"] for tally in done.values()])
-    task = replace(task, first_block=first, config=_within_budget(triage, spent))
+    task = replace(task, config=_within_budget(triage, spent))
     audited = min(plan.blocks, math.ceil(triage.audit_rows * plan.blocks / plan.rows))
     tallies, arguments = list(done.values()), (task, labels, audited)
     labelled = [_labelled(one) for tally in tallies for one in tally["labelled"]]

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from trace_ray import environment, metrics
 from trace_ray.config import JudgeConfig, TriageConfig
 from trace_ray.corpus.blocks import read_block
+from trace_ray.corpus.read import SLOT_SCHEMA
 from trace_ray.errors import UserError
 from trace_ray.inference import EngineFailedError
 from trace_ray.judges.backends import corrector_kind, make_corrector, make_judge, make_triage_judge
@@ -39,7 +40,7 @@ class Task:
     """What every worker of one triage knows.
 
     Args:
-        blocks: how many the corpus has; first_block: one that is not empty, which gives the canaries' seeds.
+        blocks: how many the corpus has.
         stores: {``judge`` | ``second``: where its verdicts are kept across runs}.
         deaths: how often judges had died before this process of the run began.
     """
@@ -48,7 +49,6 @@ class Task:
     config: TriageConfig
     work: Work
     blocks: int
-    first_block: int
     stores: Mapping[str, Location]
     deaths: int
 
@@ -120,6 +120,8 @@ class JudgeActor:
 def check_canaries(task: Task, judge: Judge, block: int) -> None:
     """Runs the canaries before any row of the corpus is judged; rules, being exact, need none.
 
+    Their seeds are pairs of the first block that is not empty: the same for every actor.
+
     Args:
         block: the actor's first: after a death it comes again, so its number finds the marks that were left.
     Raises: JudgeRejectedError below ``triage.min_canary_pass``.
@@ -128,7 +130,8 @@ def check_canaries(task: Task, judge: Judge, block: int) -> None:
     if config.judge.backend == "rules":
         return
     if not place.exists():
-        pairs = read_block(task.work.runs, task.first_block).slice(0, CANARY_PAIRS)
+        tables = (read_block(task.work.runs, number) for number in range(task.blocks))
+        pairs = next((table for table in tables if table.num_rows), SLOT_SCHEMA.empty_table()).slice(0, CANARY_PAIRS)
         requests = prompt_texts(pairs["prompt"])
         responses = [*pairs["rejected"].to_pylist(), *pairs["chosen"].to_pylist()]
         guard = Guard(task.work.attempts / f"canaries-{block:06d}", config.judge.batch_rows)
