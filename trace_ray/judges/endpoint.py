@@ -31,7 +31,7 @@ class Endpoint:
     """One endpoint; counts what it uses and stops at its budget.
 
     Args:
-        config: the endpoint; ``max_requests`` and ``max_tokens`` are this process' share of the run's budget.
+        config: the endpoint; ``max_requests`` and ``max_tokens`` are what this process may use.
     """
 
     def __init__(self, config: EndpointConfig) -> None:
@@ -111,7 +111,7 @@ class Endpoint:
             ("max_tokens", self.tokens, config.max_tokens),
         ):
             if limit and spent >= limit:
-                remedy = "the budget is spent; what is judged is kept: raise it and run the same command again"
+                remedy = "this process' budget is spent; what is judged is kept: raise it, run the same command again"
                 raise UserError(f"endpoint.{name}", limit, remedy)
         self.requests += 1
 

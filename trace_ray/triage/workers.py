@@ -67,6 +67,28 @@ class Task:
         return second if name == "second" and second is not None else self.config.judge
 
 
+class Usage:
+    """What judges have used since this was last asked.
+
+    Args:
+        counted: {prefix of its counts' names: judge or corrector}.
+    """
+
+    def __init__(self, counted: Mapping[str, Judge | Corrector]) -> None:
+        self.counted = counted
+        self.before: Counter[str] = Counter()
+
+    def take(self) -> dict[str, int]:
+        """Returns the counts, and adds them to the metrics."""
+        now = Counter(
+            {f"{prefix}{name}": n for prefix, one in self.counted.items() for name, n in one.counts().items()}
+        )
+        used = {name: value - self.before[name] for name, value in now.items()}
+        self.before = now
+        metrics.count_judge(used)
+        return used
+
+
 class JudgeActor:
     """Ray Data actor: the judges, kept for all the blocks it gets.
 
@@ -80,11 +102,17 @@ class JudgeActor:
         config = task.config
         self.judge = make_triage_judge(task.policy, config)
         self.second = make_judge(task.policy, config.second_judge) if config.second_judge is not None else None
-        self.before: Counter[str] = Counter()
+        self.usage = Usage({"": self.judge} | ({"second_": self.second} if self.second is not None else {}))
         self.checked = False
 
     def __call__(self, item: Item) -> Item:
-        block = int(item["block"])
+        try:
+            return self._judge(int(item["block"]))
+        except UserError:
+            self.task.work.record_use(self.usage.take())
+            raise
+
+    def _judge(self, block: int) -> Item:
         if not self.checked:
             _refuse_many_deaths(self.task)
             check_canaries(self.task, self.judge, block)
@@ -97,9 +125,7 @@ class JudgeActor:
         except EngineFailedError as error:
             _die(error)
         self.task.work.verdicts(block).write_parquet(judged)
-        used = self._used()
-        metrics.count_judge(used)
-        counts.update(used)
+        counts.update(self.usage.take())
         labels = {} if self.labels is None and block >= self.audited else self.labels
         kept = judged.filter(pc.is_null(judged["reason"]))  # a refused pair has no verdict, a repeated one an id twice
         rows = labelled_rows(kept, labels).select(["pair_id", "p_chosen", "p_rejected"])
@@ -107,14 +133,6 @@ class JudgeActor:
         tally = {"rows": pairs.num_rows, "counts": dict(counts), "labelled": labelled}
         self.task.work.finish("judge", block, tally)
         return {"block": block, "tally": json.dumps(tally)}
-
-    def _used(self) -> Counter[str]:
-        now = Counter(self.judge.counts())
-        if self.second is not None:
-            now.update({f"second_{name}": value for name, value in self.second.counts().items()})
-        used = Counter({name: value - self.before[name] for name, value in now.items()})
-        self.before = now
-        return used
 
 
 def check_canaries(task: Task, judge: Judge, block: int) -> None:
@@ -151,10 +169,19 @@ class DecideActor:
         if task.config.correct:
             self.judge = make_triage_judge(task.policy, task.config)
             self.corrector = make_corrector(task.policy, task.config, self.judge)
+        used = {"": self.judge, "corrector_": self.corrector if task.config.corrector_judge is not None else None}
+        self.usage = Usage({prefix: one for prefix, one in used.items() if one is not None})
         self.checked = not needs_model_for_corrections(task.policy, task.config)
 
     def __call__(self, item: Item) -> Item:
-        block, work = int(item["block"]), self.task.work
+        try:
+            return self._decide(int(item["block"]))
+        except UserError:
+            self.task.work.record_use(self.usage.take())
+            raise
+
+    def _decide(self, block: int) -> Item:
+        work = self.task.work
         if not self.checked:
             _refuse_many_deaths(self.task)
             self.checked = True
@@ -173,7 +200,7 @@ class DecideActor:
             work.review(block).write_text("".join(map(review_line, undecided.to_pylist())))
         metrics.count_each("pairs_judged", "category", decided.triaged["category"].to_pylist())
         metrics.count_each("rejects", "reason", decided.rejects["reason"].to_pylist(), stage="triage")
-        tally = {"rows": pairs.num_rows, "counts": dict(decided.counts)}
+        tally = {"rows": pairs.num_rows, "counts": dict(decided.counts), "used": self.usage.take()}
         work.finish("decide", block, tally)
         return {"block": block, "tally": json.dumps(tally)}
 
