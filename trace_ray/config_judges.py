@@ -12,6 +12,11 @@ from trace_ray.config_fields import choice, resource
 class EndpointConfig:
     """An OpenAI-compatible chat endpoint that gives log-probs.
 
+    ``max_requests`` and ``max_tokens`` bound what a triage asks of this judge, its resumes and corrections included. Each
+    actor may use an equal share of what is left (over ``triage.judge.max_actors``) and stops the run where that is spent.
+    What a process that was killed had asked since its last finished block is not counted, and its successor has a share
+    of its own. Elsewhere, in ``evaluate`` and in a panel, nothing is shared: each process of the judge may use it all.
+
     Args:
         base_url: up to and including its version, such as http://host:8000/v1.
         api_key_env: the environment variable that holds the key; the key itself is in no file. Empty = no key.
@@ -20,8 +25,8 @@ class EndpointConfig:
         timeout_s: seconds one request may take.
         max_retries: further tries after a 429, a 5xx, a time-out or a broken connection.
         backoff_s: wait before the first of them; it doubles each time, with jitter, unless Retry-After says more.
-        max_requests: requests a run may send, retries included, over all actors; 0 = no limit.
-        max_tokens: tokens a run may use, prompts and answers; 0 = no limit.
+        max_requests: requests, retries included; 0 = no limit.
+        max_tokens: tokens of prompts and answers; known with the answer, so up to ``concurrency`` answers more. 0 = no limit.
     """
 
     base_url: str = ""

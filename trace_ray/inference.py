@@ -75,10 +75,18 @@ class Engine:
 
     def generate(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
         """Returns the greedy answer to each prompt (in tokens), without special tokens."""
+        return [str(answer.text) for answer in self._greedy(prompts, max_new_tokens)]
+
+    def whole_answers(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str | None]:
+        """As ``generate``; None for an answer that had not ended by then."""
+        answers = self._greedy(prompts, max_new_tokens)
+        return [None if answer.finish_reason == "length" else str(answer.text) for answer in answers]
+
+    def _greedy(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[Any]:
         from vllm import SamplingParams
 
         answers = self._answers(prompts, SamplingParams(temperature=0.0, max_tokens=max_new_tokens))
-        return [str(answer.outputs[0].text) for answer in answers]
+        return [answer.outputs[0] for answer in answers]
 
     def verdicts(self, prompts: Sequence[list[int]], yes_ids: list[int], no_ids: list[int]) -> list[Verdict]:
         """Returns the verdict in the first answer token's log-probs after each prompt."""

@@ -51,7 +51,7 @@ _OF_JUDGES = {
 def count_judge(used: Mapping[str, int]) -> None:
     """Adds what judges used since the last time, from their ``counts()``: a first and a second one's like the judge's own."""
     for key, amount in used.items():
-        name = key.removeprefix("second_").removeprefix("first_")
+        name = key.removeprefix("second_").removeprefix("first_").removeprefix("corrector_")
         if name in _OF_JUDGES:
             count(_OF_JUDGES[name], amount)
         elif name == "retries":

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from email.utils import formatdate
+from typing import Any
 
 import pytest
 
@@ -87,6 +88,42 @@ def test_a_request_that_is_refused_is_final_and_a_bad_key_stops(fake: FakeEndpoi
         judge(fake).opinions(["q"], ["key"])
 
 
+ODD: list[Any] = [
+    None,
+    [],
+    {},
+    {"choices": []},
+    {"choices": [{"message": {"content": None}, "logprobs": None}], "usage": [1]},
+    {"choices": [{"message": {"content": "x"}, "logprobs": {"content": []}}], "usage": None},
+    {"choices": [{"message": None, "logprobs": {"content": [{"top_logprobs": [{"token": "Yes", "logprob": "x"}]}]}}]},
+]
+
+
+@pytest.mark.parametrize("body", ODD, ids=json.dumps)
+def test_an_odd_answer_is_unreadable_and_not_final(fake: FakeEndpoint, body: Any) -> None:
+    fake.odd = {"odd": body}
+    judging = judge(fake)
+    odd, fine = judging.opinions(["q"] * 2, ["odd", "fine"])
+    assert (odd.p_violates, odd.final) == (None, False)
+    assert fine.p_violates == pytest.approx(0.05)
+    assert "no log-probs" in str(odd.error)
+    assert judging.opinions(["q"], ["odd"]) == [odd]  # alone in its batch
+    assert judging.clauses(["q"], ["odd"]) == [()]
+    assert judging.drafts(["q"], ["odd"])[0] in (None, "x")
+
+
+def test_an_endpoint_without_log_probs_is_refused_at_once_or_when_it_stops_giving_them(fake: FakeEndpoint) -> None:
+    mute = {"choices": [{"message": {"content": "Yes"}}]}
+    fake.odd = {str(i): mute for i in range(20)}
+    for number in (1, 3):
+        with pytest.raises(UserError, match="cannot be a judge"):
+            judge(fake).opinions(["q"] * number, [str(i) for i in range(number)])
+    judging = judge(fake)
+    judging.opinions(["q"], ["fine"])
+    with pytest.raises(UserError, match="cannot be a judge"):
+        judging.opinions(["q"] * 20, [str(i) for i in range(20)])
+
+
 @pytest.mark.parametrize(("budget", "done"), [({"max_requests": 5}, 5), ({"max_tokens": 30}, 3)])
 def test_the_budget_stops_it(fake: FakeEndpoint, budget: dict[str, int], done: int) -> None:
     with pytest.raises(UserError, match="budget"):
@@ -104,6 +141,9 @@ def test_clauses_and_corrections(fake: FakeEndpoint) -> None:
     judging = judge(fake)
     assert judging.clauses(["q"], ["BAD"]) == [("two",)]
     assert judging.drafts(["q"], ["BAD"]) == ["GOOD, corrected"]
+    for reason, draft in (("stop", "whole"), ("length", None)):
+        fake.odd = {"BAD": {"choices": [{"message": {"content": "whole"}, "finish_reason": reason}]}}
+        assert judging.drafts(["q"], ["BAD"]) == [draft]
 
 
 def test_judged_text_cannot_forge_a_turn_or_close_its_delimiter(fake: FakeEndpoint) -> None:

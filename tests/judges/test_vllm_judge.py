@@ -128,14 +128,25 @@ def test_clauses_and_corrections_come_from_the_same_engine(judge: VllmJudge) -> 
         judge.config = CONFIG
     ids = {clause.id for clause in policy().clauses}
     assert all(set(one) <= ids and len(one) == 1 for one in named)
-    drafts = replace_tokens(judge, 8).drafts(requests, responses)
-    assert len(drafts) == 6
-    assert any(drafts)
 
 
-def replace_tokens(judge: VllmJudge, tokens: int) -> VllmJudge:
-    judge.correction_tokens = tokens
-    return judge
+def test_a_correction_that_has_not_ended_is_none(judge: VllmJudge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny judge says Yes for ever: left alone it never ends; here a Yes or a No after three other tokens ends it."""
+    from vllm import SamplingParams
+
+    requests, responses = pairs(3)
+    answers = judge.engine._answers
+    judge.correction_tokens = 16
+    assert judge.drafts(requests, responses) == [None] * 6
+
+    def ending(prompts: list[list[int]], sampling: SamplingParams) -> list[Any]:
+        ends = [*judge.yes_ids, *judge.no_ids]
+        ended = SamplingParams(temperature=0.0, max_tokens=sampling.max_tokens, min_tokens=3, stop_token_ids=ends)
+        return answers(prompts, ended)
+
+    monkeypatch.setattr(judge.engine, "_answers", ending)
+    drafts = judge.drafts(requests, responses)
+    assert all(drafts)
 
 
 class Troubled(BaseHTTPRequestHandler):

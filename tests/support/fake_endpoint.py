@@ -28,10 +28,12 @@ class FakeEndpoint:
     Args:
         fault: told each judged response and how often it was asked for before; returns (status, headers) to misbehave.
         deadly: a response containing this has its asker's process killed, each time.
+        odd: {judged response: the JSON that it is answered with, status 200}.
     """
 
     def __init__(self, fault: Callable[[str, int], tuple[int, dict[str, str]] | None] = lambda _t, _n: None) -> None:
         self.fault, self.deadly, self.kill_after, self.delay = fault, "", 0, 0.0
+        self.odd: dict[str, Any] = {}
         self.asked: Counter[str] = Counter()
         self.times: list[tuple[str, float]] = []
         self.keys: set[str] = set()
@@ -83,7 +85,8 @@ class FakeEndpoint:
             time.sleep(self.delay)
             wrong = self.fault(text, before)
             status, headers = wrong or (200, {})
-            body = json.dumps({"error": "injected"} if wrong else answer(payload, text)).encode()
+            told = {"error": "injected"} if wrong else self.odd[text] if text in self.odd else answer(payload, text)
+            body = json.dumps(told).encode()
             handler.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 handler.send_header(name, value)

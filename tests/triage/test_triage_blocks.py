@@ -14,13 +14,14 @@ import pytest
 
 from trace_ray.config import StorageConfig
 from trace_ray.corpus.read import SLOT_SCHEMA, SLOTS
+from trace_ray.errors import UserError
 from trace_ray.judges.opinion import Opinion
 from trace_ray.pairs import TRIAGED_SCHEMA
 from trace_ray.storage import Location, locate
 from trace_ray.triage.block import Bench, judge_block
 from trace_ray.triage.calibrate import Calibration, Decision
 from trace_ray.triage.decide import Correction, agreement, decide_block
-from trace_ray.triage.guard import Guard, deaths, unguarded
+from trace_ray.triage.guard import Guard, GuardedCorrector, deaths, unguarded
 from trace_ray.triage.labels import Label
 from trace_ray.triage.store import VerdictStore
 
@@ -230,6 +231,44 @@ def test_an_accident_costs_no_response(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         guard.judge(["q"], ["only one"], ask)
     assert guard.judge(["q"], ["only one"], ask) == [Opinion(0.5)]
+
+
+class Halting(Table):
+    """A corrector that something stops each time it drafts for STOP."""
+
+    def __init__(self, reason: BaseException) -> None:
+        super().__init__()
+        self.reason, self.halts, self.drafted = reason, True, list[str]()
+
+    def drafts(self, _requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
+        if self.halts and "STOP" in responses:
+            raise self.reason
+        self.drafted += responses
+        return [None if text == "none" else f"better {text}" for text in responses]
+
+
+@pytest.mark.parametrize("reason", [KeyboardInterrupt(), UserError("budget", 1, "spent")], ids=["killed", "refused"])
+def test_interruptions_cost_no_draft_and_none_is_asked_for_twice(tmp_path: Path, reason: BaseException) -> None:
+    corrector = Halting(reason)
+    guarded = GuardedCorrector(corrector, Guard(place(tmp_path), 2))
+    texts = ["a", "none", "b", "STOP", "c"]
+    for _ in range(2):
+        with pytest.raises(type(reason)):
+            guarded.drafts(["q"] * 5, texts)
+    corrector.halts = False
+    drafts = ["better a", None, "better b", "better STOP", "better c"]
+    assert [guarded.drafts(["q"] * 5, texts) for _ in "ab"] == [drafts, drafts]
+    assert sorted(corrector.drafted) == sorted(texts)
+    assert deaths(place(tmp_path)) == (2 if isinstance(reason, KeyboardInterrupt) else 0)
+
+
+def test_what_kills_the_corrector_has_no_draft_and_the_rest_have(tmp_path: Path) -> None:
+    corrector = Halting(KeyboardInterrupt())
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            GuardedCorrector(corrector, Guard(place(tmp_path), 4)).drafts(["q"] * 3, ["a", "STOP", "b"])
+    drafts = GuardedCorrector(corrector, Guard(place(tmp_path), 4)).drafts(["q"] * 3, ["a", "STOP", "b"])
+    assert drafts == ["better a", None, "better b"]
 
 
 def test_a_killing_response_makes_its_pairs_rejects() -> None:

@@ -39,7 +39,6 @@ def test_every_step_works_there(s3: StorageConfig) -> None:
         config=replace(triage, judge=replace(triage.judge, backend="rules")),
         work=work,
         blocks=4,
-        first_block=0,
         stores={"judge": store},
         deaths=0,
     )

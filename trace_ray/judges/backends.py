@@ -6,6 +6,7 @@ import hashlib
 import json
 
 from trace_ray.config import JudgeConfig, TriageConfig, settings
+from trace_ray.errors import UserError
 from trace_ray.judges import rules
 from trace_ray.judges.cascade import CascadeJudge
 from trace_ray.judges.gold import GoldCorrector
@@ -55,6 +56,20 @@ def corrector_kind(policy: PolicyConfig, config: TriageConfig) -> str:
     return "code" if rules.word_limit(policy) or config.judge.backend == "rules" else "judge"
 
 
+def check_corrector(policy: PolicyConfig, config: TriageConfig) -> None:
+    """Raises UserError where ``make_corrector`` would give one that can correct nothing."""
+    kind, other = corrector_kind(policy, config), config.corrector_judge
+    remedy = "give triage.gold_responses or triage.corrector_judge, or set triage.correct=false"
+    if kind == "code" and not rules.word_limit(policy):
+        raise UserError(
+            "triage.corrector", config.corrector, f"no rule of the policy has max_words to cut to: {remedy}"
+        )
+    if kind == "judge" and config.judge.backend == "rules":
+        raise UserError("triage.corrector", "judge", f"triage.judge.backend=rules has no model that writes: {remedy}")
+    if kind == "other" and other is not None and other.backend == "rules":
+        raise UserError("triage.corrector_judge.backend", "rules", "rules write nothing: use vllm or openai")
+
+
 def make_corrector(policy: PolicyConfig, config: TriageConfig, judge: Judge) -> Corrector | None:
     """Returns who writes corrections; ``judge`` is the triage judge, whose engine is used where it is the corrector."""
     match corrector_kind(policy, config):
@@ -64,7 +79,8 @@ def make_corrector(policy: PolicyConfig, config: TriageConfig, judge: Judge) -> 
             return WordLimitCorrector(policy)
         case "judge":
             reading = judge.strong if isinstance(judge, CascadeJudge) else judge
-            return reading if isinstance(reading, (VllmJudge, OpenAIJudge)) else None
+            assert isinstance(reading, (VllmJudge, OpenAIJudge)), "see check_corrector"
+            return reading
         case "other":
             assert config.corrector_judge is not None
             return _reading_judge(policy, config.corrector_judge, config.corrector_tokens)

@@ -20,7 +20,7 @@ _REFUSED = {401: "the key is wrong or missing", 403: "the key may not do this", 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer's JSON, or why there is none; ``final`` = asking again would give the same."""
+    """An answer's JSON object (empty for JSON of another kind), or why there is none; ``final`` = asked again, the same."""
 
     body: dict[str, Any] | None
     error: str | None = None
@@ -31,7 +31,7 @@ class Endpoint:
     """One endpoint; counts what it uses and stops at its budget.
 
     Args:
-        config: the endpoint; ``max_requests`` and ``max_tokens`` are this process' share of the run's budget.
+        config: the endpoint; ``max_requests`` and ``max_tokens`` are what this process may use.
     """
 
     def __init__(self, config: EndpointConfig) -> None:
@@ -90,8 +90,10 @@ class Endpoint:
             async with session.post(url, json=payload) as response:
                 if response.status == 200:
                     body = await response.json(content_type=None)
-                    self.tokens += int((body.get("usage") or {}).get("total_tokens") or 0)
-                    return Reply(body), 0.0
+                    answer = body if isinstance(body, dict) else {}
+                    usage = answer.get("usage")
+                    self.tokens += int(usage.get("total_tokens") or 0) if isinstance(usage, dict) else 0
+                    return Reply(answer), 0.0
                 text = " ".join((await response.text()).split())[:200]
                 error = f"endpoint {response.status}: {text}"
                 if response.status in _REFUSED:
@@ -109,7 +111,7 @@ class Endpoint:
             ("max_tokens", self.tokens, config.max_tokens),
         ):
             if limit and spent >= limit:
-                remedy = "the budget is spent; what is judged is kept: raise it and run the same command again"
+                remedy = "this process' budget is spent; what is judged is kept: raise it, run the same command again"
                 raise UserError(f"endpoint.{name}", limit, remedy)
         self.requests += 1
 

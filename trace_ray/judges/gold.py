@@ -21,11 +21,18 @@ def read_gold(place: Location) -> Gold:
     for number, line in enumerate(place.read_text().splitlines(), 1):
         try:
             row = json.loads(line)
-            gold[row["prompt"], row["chosen"]] = row["corrected"]
+            prompt, chosen, corrected = (_text(row[name]) for name in ("prompt", "chosen", "corrected"))
+            gold[prompt, chosen] = corrected
         except (json.JSONDecodeError, KeyError, TypeError):
-            remedy = "write one {prompt, chosen, corrected} a line, each a text"
+            remedy = "triage.gold_responses holds one {prompt, chosen, corrected} a line, each a text"
             raise UserError(f"{place.uri}:{number}", line[:60], remedy) from None
     return gold
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
 
 
 class GoldCorrector:

@@ -25,6 +25,10 @@ from trace_ray.judges.prompt import (
 from trace_ray.judges.vllm_judge import readable
 from trace_ray.policy import PolicyConfig, clause_ids
 
+_NO_LOG_PROBS = Opinion(None, "endpoint: its answer carries no log-probs", final=False)
+_MOST_WITHOUT = 16
+"""Answers on end without log-probs that an endpoint which has given some is let pass: some are filtered, some broken."""
+
 
 class OpenAIJudge:
     """Judges, names clauses and corrects through one endpoint."""
@@ -32,23 +36,18 @@ class OpenAIJudge:
     def __init__(self, policy: PolicyConfig, config: JudgeConfig, correction_tokens: int = 256) -> None:
         self.policy, self.config, self.correction_tokens = policy, config, correction_tokens
         self.endpoint = Endpoint(config.endpoint)
-        self.prompts = 0
+        self.prompts = self.without = self.most_without = 0
 
     def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
-        replies = self._first_tokens(judge_instruction(self.policy), requests, responses)
-        return [self._opinion(reply) for reply in replies]
-
-    def _opinion(self, reply: Reply) -> Opinion:
-        if reply.body is None:
-            return Opinion(None, reply.error, final=reply.final)
-        return readable(verdict_of(self._top(reply.body)), self.config.min_mass)
+        answers = self._first_tokens(judge_instruction(self.policy), requests, responses)
+        return [one if isinstance(one, Opinion) else readable(verdict_of(one), self.config.min_mass) for one in answers]
 
     def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...]]:
         names = dict(zip(CLAUSE_LETTERS.lower(), clause_ids(self.policy), strict=False))
         if not names:
             return [()] * len(responses)
-        replies = self._first_tokens(clause_instruction(self.policy), requests, responses)
-        return [() if reply.body is None else self._clause(self._top(reply.body), names) for reply in replies]
+        answers = self._first_tokens(clause_instruction(self.policy), requests, responses)
+        return [() if isinstance(one, Opinion) else self._clause(one, names) for one in answers]
 
     def _clause(self, top: Mapping[str, float], names: Mapping[str, str]) -> tuple[str, ...]:
         mass = {letter: top.get(letter, 0.0) for letter in names}
@@ -56,14 +55,29 @@ class OpenAIJudge:
         return (names[best],) if sum(mass.values()) >= self.config.min_mass else ()
 
     def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
+        """As ``VllmJudge.drafts``."""
         limits = {"max_tokens": self.correction_tokens, "temperature": 0}
         replies = self._ask(correction_instruction(self.policy), requests, responses, limits)
         return [_content(reply) for reply in replies]
 
-    def _first_tokens(self, instruction: str, requests: Sequence[str], responses: Sequence[str]) -> list[Reply]:
+    def _first_tokens(
+        self, instruction: str, requests: Sequence[str], responses: Sequence[str]
+    ) -> list[dict[str, float] | Opinion]:
+        """Returns ``first_token_mass`` of each reply, or an opinion that says why there is none.
+
+        Raises: UserError where the endpoint gives no log-probs: not one in its first batch, or in many replies on end.
+        """
         top = self.config.endpoint.top_logprobs
         limits = {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": top}
-        return self._ask(instruction, requests, responses, limits)
+        answers = [_first_token(reply) for reply in self._ask(instruction, requests, responses, limits)]
+        if any(isinstance(one, dict) for one in answers):
+            self.most_without, self.without = _MOST_WITHOUT, 0
+        else:
+            self.without += answers.count(_NO_LOG_PROBS)
+        if self.without > self.most_without:
+            remedy = "its answers carry no log-probs (logprobs, top_logprobs): it cannot be a judge"
+            raise UserError("endpoint.base_url", self.config.endpoint.base_url, remedy)
+        return answers
 
     def _ask(
         self, instruction: str, requests: Sequence[str], responses: Sequence[str], limits: Mapping[str, Any]
@@ -73,13 +87,6 @@ class OpenAIJudge:
         self.prompts += len(turns)
         payloads = [{"model": self.config.model, "messages": one, **limits} for one in turns]
         return self.endpoint.ask("chat/completions", payloads)
-
-    def _top(self, body: Mapping[str, Any]) -> dict[str, float]:
-        try:
-            return first_token_mass(body)
-        except (KeyError, IndexError, TypeError):
-            remedy = "its answers carry no log-probs (logprobs, top_logprobs): it cannot be a judge"
-            raise UserError("endpoint.base_url", self.config.endpoint.base_url, remedy) from None
 
     def counts(self) -> dict[str, int]:
         return {"judged_prompts": self.prompts, **self.endpoint.counts()}
@@ -94,6 +101,15 @@ def first_token_mass(body: Mapping[str, Any]) -> dict[str, float]:
     return mass
 
 
+def _first_token(reply: Reply) -> dict[str, float] | Opinion:
+    if reply.body is None:
+        return Opinion(None, reply.error, final=reply.final)
+    try:
+        return first_token_mass(reply.body)
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
+        return _NO_LOG_PROBS
+
+
 def verdict_of(mass: Mapping[str, float]) -> Verdict:
     """Returns the verdict in the mass of Yes and of No."""
     yes, no = (sum(mass.get(word, 0.0) for word in spoken(words)) for words in (YES_WORDS, NO_WORDS))
@@ -103,5 +119,9 @@ def verdict_of(mass: Mapping[str, float]) -> Verdict:
 def _content(reply: Reply) -> str | None:
     if reply.body is None:
         return None
-    text = reply.body["choices"][0]["message"].get("content")
-    return text.strip() or None if isinstance(text, str) else None
+    try:
+        answer = reply.body["choices"][0]
+        text, ended = answer["message"]["content"], answer.get("finish_reason") != "length"
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return None
+    return text.strip() or None if isinstance(text, str) and ended else None

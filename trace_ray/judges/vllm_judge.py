@@ -104,9 +104,9 @@ class VllmJudge:
         prompts = self._framed(self._frame(correction_instruction(self.policy)), requests, responses)
         fitting = [i for i, ids in enumerate(prompts) if len(ids) <= room]
         asked = [prompts[i] for i in fitting]
-        texts = self.engine.generate(asked, self.correction_tokens) if asked else []
+        texts = self.engine.whole_answers(asked, self.correction_tokens) if asked else []
         self._count(asked)
-        written = {i: text.strip() for i, text in zip(fitting, texts, strict=True)}
+        written = {i: text.strip() for i, text in zip(fitting, texts, strict=True) if text is not None}
         return [written.get(i) or None for i in range(len(prompts))]
 
     def _count(self, prompts: Sequence[Tokens]) -> None:

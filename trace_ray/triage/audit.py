@@ -63,7 +63,7 @@ def audit(pairs: Sequence[Labelled], config: TriageConfig) -> dict[str, Any]:
     Where a calibration or a band is fitted, that is done on half of the pairs (by their ids), the band and the figures
     that depend on either on the other half.
     """
-    ordered = sorted(pairs)
+    ordered = sorted(pairs, key=lambda pair: pair.pair_id)
     calibrated, banded = config.calibration != "none", config.false_invert_rate > 0
     fit, check = (ordered[::2], ordered[1::2]) if calibrated and len(ordered) > 1 else (ordered, ordered)
     calibration = _calibration(config.calibration, fit)

@@ -21,7 +21,8 @@ from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
-from trace_ray.judges.backends import judge_fingerprint
+from trace_ray.judges.backends import check_corrector, corrector_kind, judge_fingerprint
+from trace_ray.judges.gold import read_gold
 from trace_ray.judges.prompt import PROMPT_VERSION
 from trace_ray.pairs import Split
 from trace_ray.policy import policy_hash
@@ -59,7 +60,9 @@ def triage_inputs(config: Config, sources: list[Source]) -> dict[str, Any]:
 
 def run_triage(run: Run, config: Config) -> None:
     """Writes triaged/ and rejects/. Raises JudgeRejectedError where canaries or audit refuse the judge."""
+    check_corrector(config.policy, config.triage)
     sources = corpus_sources(config.corpus, config.storage)
+    triage = _with_gold(config)
     inputs = triage_inputs(config, sources)
     started = time.monotonic()
     begun = [run.triaged.begin(inputs), run.rejects.begin(inputs)]
@@ -71,10 +74,9 @@ def run_triage(run: Run, config: Config) -> None:
     plan = _read_corpus(config, sources, work)
     task = Task(
         policy=config.policy,
-        config=config.triage,
+        config=triage,
         work=work,
         blocks=plan.blocks,
-        first_block=0,
         stores=_stores(config),
         deaths=deaths(work.attempts),
     )
@@ -82,14 +84,22 @@ def run_triage(run: Run, config: Config) -> None:
     figures = _audit(run, config, judged)
     stored = json.loads(_label_files(config, "audit_file")[0].read_text()) if config.triage.audit_file else figures
     plain = Decision(Calibration(), config.triage.threshold, config.triage.abstain_band)
-    decided = _decide(config, task, plan, decision_of(stored["decision"]) if stored else plain)
-    publish(run, config, Outcome(plan, judged.counts, decided, figures), started)
+    decision = decision_of(stored["decision"]) if stored else plain
+    decided = _decide(config, task, plan, decision, judged.counts)
+    used = merge_counts([judged.counts, decided.used, *work.unfinished_use()])
+    publish(run, config, Outcome(plan, used, decided.counts, figures), started)
 
 
 @dataclass(frozen=True)
 class _Judged:
     labelled: list[Labelled]
     counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Decided:
+    counts: dict[str, int]
+    used: dict[str, int]
 
 
 def _groups(sources: list[Source], limit: int) -> list[Group]:
@@ -143,14 +153,15 @@ def _as_ready(pending: list[Any]) -> Iterable[Any]:
 def _judge(config: Config, task: Task, plan: Plan, labels: Mapping[str, Label] | None) -> _Judged:
     triage = config.triage
     done = task.work.finished("judge")
-    first = min(set(range(plan.blocks)) - set(done), default=0)
-    spent = merge_counts([tally["counts"] for tally in done.values()])
-    task = replace(task, first_block=first, config=_within_budget(triage, spent))
     audited = min(plan.blocks, math.ceil(triage.audit_rows * plan.blocks / plan.rows))
-    tallies, arguments = list(done.values()), (task, labels, audited)
+    tallies = list(done.values())
     labelled = [_labelled(one) for tally in tallies for one in tally["labelled"]]
     enough = min(triage.audit_rows, len(labels)) if labels else triage.audit_rows
     blocks = [block for block in range(plan.blocks) if block not in done]
+    if blocks:
+        spent = merge_counts([*(tally["counts"] for tally in tallies), *task.work.unfinished_use()])
+        task = replace(task, config=_within_budget(task.config, spent, ("judge", "first_judge", "second_judge")))
+    arguments = (task, labels, audited)
     models = needs_model_to_judge(triage)
     running = _pool(JudgeActor, arguments, blocks, triage.judge) if models else _tasks(JudgeActor, arguments, blocks)
     with Meter("triage: judge", plan.rows) as meter:
@@ -169,19 +180,27 @@ def _labelled(one: list[Any]) -> Labelled:
     return Labelled(one[0], Label(*one[1]), one[2], one[3])
 
 
-def _within_budget(triage: TriageConfig, spent: Mapping[str, int]) -> TriageConfig:
-    """Gives each actor its share of what the judge's endpoint may still use."""
-    endpoint = triage.judge.endpoint
-    shares = {}
-    for name, used in (("max_requests", "requests"), ("max_tokens", "endpoint_tokens")):
-        limit = getattr(endpoint, name)
-        if limit:
-            left = limit - spent.get(used, 0)
-            if left <= 0:
-                remedy = f"{spent[used]} used so far; raise it and run the same command again"
-                raise UserError(f"triage.judge.endpoint.{name}", limit, remedy)
-            shares[name] = -(-left // triage.judge.max_actors)
-    return replace(triage, judge=replace(triage.judge, endpoint=replace(endpoint, **shares)))
+_COUNTED_AS = {"judge": "", "first_judge": "first_", "second_judge": "second_", "corrector_judge": "corrector_"}
+"""How the names of a judge's counts begin, in what is ``spent``."""
+
+
+def _within_budget(triage: TriageConfig, spent: Mapping[str, int], asked: Iterable[str]) -> TriageConfig:
+    """Gives each actor its share of what the endpoints of the judges ``asked`` may still use."""
+    judges: dict[str, Any] = {}
+    for name in asked:
+        judge: JudgeConfig | None = getattr(triage, name)
+        if judge is None:
+            continue
+        shares = {}
+        for setting, used in (("max_requests", "requests"), ("max_tokens", "endpoint_tokens")):
+            limit, gone = getattr(judge.endpoint, setting), spent.get(f"{_COUNTED_AS[name]}{used}", 0)
+            if limit and gone >= limit:
+                remedy = f"{gone} used so far; raise it and run the same command again"
+                raise UserError(f"triage.{name}.endpoint.{setting}", limit, remedy)
+            if limit:
+                shares[setting] = -(-(limit - gone) // triage.judge.max_actors)
+        judges[name] = replace(judge, endpoint=replace(judge.endpoint, **shares))
+    return replace(triage, **judges)
 
 
 def _pool(worker: type, arguments: tuple[Any, ...], blocks: list[int], pool: JudgeConfig) -> Iterable[dict[str, Any]]:
@@ -219,13 +238,17 @@ def _audit(run: Run, config: Config, judged: _Judged) -> dict[str, Any] | None:
     return figures
 
 
-def _decide(config: Config, task: Task, plan: Plan, decision: Decision) -> dict[str, int]:
+def _decide(config: Config, task: Task, plan: Plan, decision: Decision, used_to_judge: Mapping[str, int]) -> _Decided:
     triage = config.triage
     reviewed = _label_files(config, "review_labels")
     overruled = read_labels(reviewed[0]) if reviewed else {}
     done = task.work.finished("decide")
     tallies = list(done.values())
     blocks = [block for block in range(plan.blocks) if block not in done]
+    if triage.correct and blocks:
+        decided = [tally.get("used", {}) for tally in tallies]
+        spent = merge_counts([used_to_judge, *decided, *task.work.unfinished_use()])
+        task = replace(task, config=_within_budget(task.config, spent, ("judge", "first_judge", "corrector_judge")))
     arguments = (task, decision, overruled)
     models = needs_model_for_corrections(config.policy, triage)
     running = _pool(DecideActor, arguments, blocks, triage.judge) if models else _tasks(DecideActor, arguments, blocks)
@@ -234,7 +257,8 @@ def _decide(config: Config, task: Task, plan: Plan, decision: Decision) -> dict[
         for tally in running:
             tallies.append(tally)
             meter.advance(tally["rows"])
-    return merge_counts([tally["counts"] for tally in tallies])
+    counts, used = ([tally.get(name, {}) for tally in tallies] for name in ("counts", "used"))
+    return _Decided(merge_counts(counts), merge_counts(used))
 
 
 def _tasks(worker: type, arguments: tuple[Any, ...], blocks: list[int]) -> Iterable[dict[str, Any]]:
@@ -285,6 +309,15 @@ def _label_files(config: Config, name: str) -> list[Location]:
     where = {"audit_labels": "", "audit_file": "", "review_labels": ""} | vars(config.triage)
     value = where[name]
     return expand((value,), config.storage, f"triage.{name}") if value not in ("", FROM_PAIRS) else []
+
+
+def _with_gold(config: Config) -> TriageConfig:
+    """Returns the settings with the full address of gold responses that will be used, once each of them can be read."""
+    if corrector_kind(config.policy, config.triage) != "gold":
+        return config.triage
+    place = expand((config.triage.gold_responses,), config.storage, "triage.gold_responses")[0]
+    read_gold(place)
+    return replace(config.triage, gold_responses=place.uri)
 
 
 def _labels(config: Config) -> Mapping[str, Label] | None:

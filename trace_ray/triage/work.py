@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,14 @@ class Work:
     def finish(self, step: str, block: int, tally: Mapping[str, Any]) -> None:
         """Records a step (``judge`` or ``decide``) of one block as done."""
         (self.place / step / f"{_name(block)}.json").write_text(json.dumps(tally))
+
+    def record_use(self, used: Mapping[str, int]) -> None:
+        """Records what judges used for a block that they were refused to finish."""
+        (self.place / "used" / f"{uuid.uuid4().hex}.json").write_text(json.dumps(used))
+
+    def unfinished_use(self) -> list[dict[str, int]]:
+        """Returns what ``record_use`` recorded."""
+        return [json.loads(place.read_text()) for place in (self.place / "used").files(".json")]
 
     def finished(self, step: str) -> dict[int, dict[str, Any]]:
         """Returns {block: tally} of the blocks whose step is done."""

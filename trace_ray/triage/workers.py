@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from trace_ray import environment, metrics
 from trace_ray.config import JudgeConfig, TriageConfig
 from trace_ray.corpus.blocks import read_block
+from trace_ray.corpus.read import SLOT_SCHEMA
 from trace_ray.errors import UserError
 from trace_ray.inference import EngineFailedError
 from trace_ray.judges.backends import corrector_kind, make_corrector, make_judge, make_triage_judge
@@ -24,13 +26,12 @@ from trace_ray.triage.block import Bench, judge_block, prompt_texts
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.canaries import canary_report, refuse_gullible_judge
 from trace_ray.triage.decide import Correction, decide_block
-from trace_ray.triage.guard import Guard, GuardedJudge, deaths, unguarded
+from trace_ray.triage.guard import Guard, GuardedCorrector, GuardedJudge, deaths, unguarded
 from trace_ray.triage.labels import Label, label_of, labelled_rows, review_line
 from trace_ray.triage.store import VerdictStore
 from trace_ray.triage.work import CANARIES, Work, window
 
 CANARY_PAIRS = 16
-_DRAFT_TRIES = 2
 Item = dict[str, Any]
 
 
@@ -39,7 +40,7 @@ class Task:
     """What every worker of one triage knows.
 
     Args:
-        blocks: how many the corpus has; first_block: one that is not empty, which gives the canaries' seeds.
+        blocks: how many the corpus has.
         stores: {``judge`` | ``second``: where its verdicts are kept across runs}.
         deaths: how often judges had died before this process of the run began.
     """
@@ -48,7 +49,6 @@ class Task:
     config: TriageConfig
     work: Work
     blocks: int
-    first_block: int
     stores: Mapping[str, Location]
     deaths: int
 
@@ -67,6 +67,28 @@ class Task:
         return second if name == "second" and second is not None else self.config.judge
 
 
+class Usage:
+    """What judges have used since this was last asked.
+
+    Args:
+        counted: {prefix of its counts' names: judge or corrector}.
+    """
+
+    def __init__(self, counted: Mapping[str, Judge | Corrector]) -> None:
+        self.counted = counted
+        self.before: Counter[str] = Counter()
+
+    def take(self) -> dict[str, int]:
+        """Returns the counts, and adds them to the metrics."""
+        now = Counter(
+            {f"{prefix}{name}": n for prefix, one in self.counted.items() for name, n in one.counts().items()}
+        )
+        used = {name: value - self.before[name] for name, value in now.items()}
+        self.before = now
+        metrics.count_judge(used)
+        return used
+
+
 class JudgeActor:
     """Ray Data actor: the judges, kept for all the blocks it gets.
 
@@ -80,11 +102,17 @@ class JudgeActor:
         config = task.config
         self.judge = make_triage_judge(task.policy, config)
         self.second = make_judge(task.policy, config.second_judge) if config.second_judge is not None else None
-        self.before: Counter[str] = Counter()
+        self.usage = Usage({"": self.judge} | ({"second_": self.second} if self.second is not None else {}))
         self.checked = False
 
     def __call__(self, item: Item) -> Item:
-        block = int(item["block"])
+        try:
+            return self._judge(int(item["block"]))
+        except UserError:
+            self.task.work.record_use(self.usage.take())
+            raise
+
+    def _judge(self, block: int) -> Item:
         if not self.checked:
             _refuse_many_deaths(self.task)
             check_canaries(self.task, self.judge, block)
@@ -97,27 +125,20 @@ class JudgeActor:
         except EngineFailedError as error:
             _die(error)
         self.task.work.verdicts(block).write_parquet(judged)
-        used = self._used()
-        metrics.count_judge(used)
-        counts.update(used)
+        counts.update(self.usage.take())
         labels = {} if self.labels is None and block >= self.audited else self.labels
-        rows = labelled_rows(judged, labels).select(["pair_id", "p_chosen", "p_rejected"])
+        kept = judged.filter(pc.is_null(judged["reason"]))  # a refused pair has no verdict, a repeated one an id twice
+        rows = labelled_rows(kept, labels).select(["pair_id", "p_chosen", "p_rejected"])
         labelled = [(pair, label_of(pair, self.labels), a, b) for pair, a, b in _rows(rows)]
         tally = {"rows": pairs.num_rows, "counts": dict(counts), "labelled": labelled}
         self.task.work.finish("judge", block, tally)
         return {"block": block, "tally": json.dumps(tally)}
 
-    def _used(self) -> Counter[str]:
-        now = Counter(self.judge.counts())
-        if self.second is not None:
-            now.update({f"second_{name}": value for name, value in self.second.counts().items()})
-        used = Counter({name: value - self.before[name] for name, value in now.items()})
-        self.before = now
-        return used
-
 
 def check_canaries(task: Task, judge: Judge, block: int) -> None:
     """Runs the canaries before any row of the corpus is judged; rules, being exact, need none.
+
+    Their seeds are pairs of the first block that is not empty: the same for every actor.
 
     Args:
         block: the actor's first: after a death it comes again, so its number finds the marks that were left.
@@ -127,7 +148,8 @@ def check_canaries(task: Task, judge: Judge, block: int) -> None:
     if config.judge.backend == "rules":
         return
     if not place.exists():
-        pairs = read_block(task.work.runs, task.first_block).slice(0, CANARY_PAIRS)
+        tables = (read_block(task.work.runs, number) for number in range(task.blocks))
+        pairs = next((table for table in tables if table.num_rows), SLOT_SCHEMA.empty_table()).slice(0, CANARY_PAIRS)
         requests = prompt_texts(pairs["prompt"])
         responses = [*pairs["rejected"].to_pylist(), *pairs["chosen"].to_pylist()]
         guard = Guard(task.work.attempts / f"canaries-{block:06d}", config.judge.batch_rows)
@@ -147,9 +169,22 @@ class DecideActor:
         if task.config.correct:
             self.judge = make_triage_judge(task.policy, task.config)
             self.corrector = make_corrector(task.policy, task.config, self.judge)
+        used = {"": self.judge, "corrector_": self.corrector if task.config.corrector_judge is not None else None}
+        self.usage = Usage({prefix: one for prefix, one in used.items() if one is not None})
+        self.checked = not needs_model_for_corrections(task.policy, task.config)
 
     def __call__(self, item: Item) -> Item:
-        block, work = int(item["block"]), self.task.work
+        try:
+            return self._decide(int(item["block"]))
+        except UserError:
+            self.task.work.record_use(self.usage.take())
+            raise
+
+    def _decide(self, block: int) -> Item:
+        work = self.task.work
+        if not self.checked:
+            _refuse_many_deaths(self.task)
+            self.checked = True
         pairs, judged = read_block(work.runs, block), work.verdicts(block).read_parquet()
         try:
             slots = window(block, self.task.blocks)
@@ -160,12 +195,12 @@ class DecideActor:
             (work.triaged / work.part(block)).write_parquet(decided.triaged)
         if decided.rejects.num_rows:
             (work.rejects / work.part(block)).write_parquet(decided.rejects)
-        undecided = decided.triaged.filter(pa.compute.equal(decided.triaged["category"], "ABSTAIN"))
+        undecided = decided.triaged.filter(pc.equal(decided.triaged["category"], "ABSTAIN"))
         if undecided.num_rows:
             work.review(block).write_text("".join(map(review_line, undecided.to_pylist())))
         metrics.count_each("pairs_judged", "category", decided.triaged["category"].to_pylist())
         metrics.count_each("rejects", "reason", decided.rejects["reason"].to_pylist(), stage="triage")
-        tally = {"rows": pairs.num_rows, "counts": dict(decided.counts)}
+        tally = {"rows": pairs.num_rows, "counts": dict(decided.counts), "used": self.usage.take()}
         work.finish("decide", block, tally)
         return {"block": block, "tally": json.dumps(tally)}
 
@@ -174,25 +209,12 @@ class DecideActor:
             return None
         place = f"correct-{block:06d}"
         bench = replace(self.task.bench("judge", self.judge, place), clauses_from=None)
-        return Correction(GuardedCorrector(self.corrector, self.task.work.attempts / f"draft-{block:06d}"), bench)
-
-
-@dataclass(frozen=True)
-class GuardedCorrector:
-    """Gives up on a block whose drafts killed the corrector's process again and again: they count as failed."""
-
-    corrector: Corrector
-    place: Location
-
-    def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
-        tries = len(self.place.files())
-        if tries >= _DRAFT_TRIES:
-            return [None] * len(responses)
-        (self.place / f"drafts.try{tries}").write_text("")
-        return self.corrector.drafts(requests, responses) if responses else []
-
-    def counts(self) -> dict[str, int]:
-        return self.corrector.counts()
+        config = self.task.config
+        if corrector_kind(self.task.policy, config) in ("code", "gold"):
+            return Correction(self.corrector, bench)
+        rows = (config.corrector_judge or config.judge).batch_rows
+        guard = Guard(self.task.work.attempts / f"draft-{block:06d}", rows)
+        return Correction(GuardedCorrector(self.corrector, guard), bench)
 
 
 def needs_model_to_judge(config: TriageConfig) -> bool:

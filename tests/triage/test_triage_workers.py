@@ -1,0 +1,144 @@
+"""The workers of triage, one block a call, in this process: what they leave on disk and what they pick up from there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.fake_endpoint import FakeEndpoint
+from trace_ray.artifacts import Run
+from trace_ray.config import Config, CorpusConfig, EndpointConfig, JudgeConfig, StorageConfig, TriageConfig
+from trace_ray.corpus.blocks import Group, read_block, regroup
+from trace_ray.corpus.read import Source
+from trace_ray.errors import UserError
+from trace_ray.policy import ClauseConfig, PolicyConfig, RuleConfig
+from trace_ray.storage import locate
+from trace_ray.triage import stage
+from trace_ray.triage.audit import Labelled, audit
+from trace_ray.triage.calibrate import Calibration, Decision
+from trace_ray.triage.canaries import ATTACKS, SEEDS
+from trace_ray.triage.labels import Label
+from trace_ray.triage.publish import Plan
+from trace_ray.triage.work import CANARIES, Work
+from trace_ray.triage.workers import DecideActor, JudgeActor, Task
+
+POLICY = PolicyConfig(text="x", clauses=[ClauseConfig(id="short", text="y", rule=RuleConfig(max_words=2))])
+RULES = JudgeConfig(backend="rules")
+PUNISH = [{"chosen": f"BAD c{i}", "rejected": f"BAD r{i}"} for i in range(3)]
+INVERT = {"chosen": "a b c", "rejected": "b"}
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeEndpoint]:
+    server = FakeEndpoint()
+    yield server
+    server.close()
+
+
+def asking(fake: FakeEndpoint, **endpoint: Any) -> JudgeConfig:
+    settings = EndpointConfig(base_url=fake.url, backoff_s=0.02, concurrency=1, **endpoint)
+    return JudgeConfig(backend="openai", model="m", endpoint=settings)
+
+
+def run(folder: Path) -> Run:
+    return Run(locate(str(folder / "run"), StorageConfig()))
+
+
+def task(folder: Path, rows: list[dict[str, str]], config: TriageConfig, blocks: int = 1, **more: Any) -> Task:
+    """What the workers of a triage of these rows know, the corpus read."""
+    corpus = folder / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"prompt": f"q{i}", **row}) + "\n" for i, row in enumerate(rows)))
+    work = Work.of(run(folder))
+    source = Source(locate(str(corpus), StorageConfig()), 0, "")
+    regroup(Group(0, (source,), 0), CorpusConfig(), blocks, work.runs, work.rejects)
+    known: dict[str, Any] = {"policy": POLICY, "work": work, "stores": {}, "deaths": 0} | more
+    return Task(config=config, blocks=blocks, **known)
+
+
+def test_a_repeated_pair_is_audited_once(tmp_path: Path) -> None:
+    rows = [INVERT | {"prompt": "q"}, {"chosen": "a", "rejected": "b c d"}, INVERT | {"prompt": "q"}]
+    config = TriageConfig(judge=RULES, audit_labels="from_pairs")
+    told = json.loads(JudgeActor(task(tmp_path, rows, config), None, 1)({"block": 0})["tally"])
+    labelled = [Labelled(pair, Label(*label), a, b) for pair, label, a, b in told["labelled"]]
+    assert [one.p_chosen for one in labelled] == [1.0, 0.0]
+    assert audit(labelled, config)["pairs"] == 2
+
+
+def test_canaries_are_tried_though_the_first_block_is_empty(fake: FakeEndpoint, tmp_path: Path) -> None:
+    known = task(tmp_path, PUNISH[:1], TriageConfig(judge=asking(fake)), blocks=16)
+    assert read_block(known.work.runs, 0).num_rows == 0
+    JudgeActor(known, {}, 0)({"block": 0})
+    assert json.loads((known.work.place / CANARIES).read_text())["seeds"] == 2
+
+
+def test_pairs_are_put_in_order_by_their_ids_alone() -> None:
+    """As an earlier version recorded a repeated pair."""
+    pairs = [Labelled("a", Label(False, True), p, p) for p in (0.9, None)]
+    assert audit(pairs, TriageConfig(audit_labels="x"))["readable"] == 0.5
+
+
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_pool", "_tasks"):
+        monkeypatch.setattr(
+            stage, name, lambda worker, arguments, blocks, *_: stage._run_blocks(worker, arguments, blocks)
+        )
+
+
+def test_judging_and_correcting_share_a_budget_that_resumes_keep(
+    fake: FakeEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    plan, decision = Plan(3, 0, 1), Decision(Calibration(), 0.5, 0.0)
+    asked_to_judge = 6 + SEEDS * len(ATTACKS) + 6  # canaries' candidates, canaries, the block
+
+    def triage(limit: int) -> Any:
+        judge = asking(fake, max_requests=limit)
+        config = Config(triage=TriageConfig(judge=judge, correct=True, corrector="judge"), policy=POLICY)
+        known = task(tmp_path, PUNISH, config.triage)
+        judged = stage._judge(config, known, plan, {})
+        return stage._decide(config, known, plan, decision, judged.counts)
+
+    for limit, asked in (
+        (asked_to_judge - 1, asked_to_judge - 1),  # spent before the block is judged
+        (asked_to_judge - 1, asked_to_judge - 1),
+        (asked_to_judge + 8, asked_to_judge + 8),  # the block once more, 3 drafts, nothing to judge them
+        (asked_to_judge + 8, asked_to_judge + 8),
+    ):
+        with pytest.raises(UserError, match="max_requests"):
+            triage(limit)
+        assert sum(fake.asked.values()) == asked
+    decided = triage(asked_to_judge + 50)
+    assert decided.counts["corrections_kept"] == 3
+    recorded = [decided.used["requests"], *(one["requests"] for one in Work.of(run(tmp_path)).unfinished_use())]
+    judged = Work.of(run(tmp_path)).finished("judge")[0]["counts"]["requests"]
+    assert sum(recorded) + judged == sum(fake.asked.values())
+
+
+def test_each_judge_has_its_own_budget_and_each_actor_its_share() -> None:
+    def judge(requests: int, tokens: int = 0) -> JudgeConfig:
+        endpoint = EndpointConfig(max_requests=requests, max_tokens=tokens)
+        return JudgeConfig(backend="openai", endpoint=endpoint, actors=1, max_actors=4)
+
+    triage = TriageConfig(judge=judge(100), first_judge=judge(9), second_judge=judge(0, 50), corrector_judge=judge(5))
+    spent = {"requests": 20, "first_requests": 1, "second_endpoint_tokens": 30, "corrector_requests": 5}
+    shared = stage._within_budget(triage, spent, ("judge", "first_judge", "second_judge"))
+    assert (shared.judge.endpoint.max_requests, shared.judge.endpoint.max_tokens) == (20, 0)
+    assert shared.first_judge is not None
+    assert shared.first_judge.endpoint.max_requests == 2
+    assert shared.second_judge is not None
+    assert (shared.second_judge.endpoint.max_requests, shared.second_judge.endpoint.max_tokens) == (0, 5)
+    assert shared.corrector_judge == triage.corrector_judge
+    with pytest.raises(UserError, match=r"triage.corrector_judge.endpoint.max_requests: 5: 5 used so far"):
+        stage._within_budget(triage, spent, ("judge", "corrector_judge"))
+
+
+def test_a_corrector_of_its_own_is_counted_apart(fake: FakeEndpoint, tmp_path: Path) -> None:
+    config = TriageConfig(judge=asking(fake), correct=True, corrector_judge=asking(fake))
+    known = task(tmp_path, PUNISH, config)
+    JudgeActor(known, {}, 0)({"block": 0})
+    told = json.loads(DecideActor(known, Decision(Calibration(), 0.5, 0.0), {})({"block": 0})["tally"])
+    assert (told["used"]["requests"], told["used"]["corrector_requests"]) == (3, 3)
