@@ -22,7 +22,7 @@ def resource_choice(*values: str) -> Any:
 
 
 def settings(node: Any, prefix: str) -> dict[str, Any]:
-    """Returns {dotted name: value} of every setting below ``node`` that can change a result.
+    """Returns {dotted name: value} of every setting below ``node`` that can change a result; ``prefix`` may be empty.
 
     >>> from trace_ray.config_report import ReportConfig
     >>> settings(ReportConfig(), "report")
@@ -32,7 +32,7 @@ def settings(node: Any, prefix: str) -> dict[str, Any]:
     for item in fields(node):
         if item.metadata.get("resource"):
             continue
-        value, name = getattr(node, item.name), f"{prefix}.{item.name}"
+        value, name = getattr(node, item.name), f"{prefix}.{item.name}" if prefix else item.name
         if is_dataclass(value):
             flat |= settings(value, name)
         elif isinstance(value, (list, tuple)):

@@ -35,7 +35,12 @@ _POLL_SECONDS = 2.0
 
 def realign_inputs(run: Run, config: Config) -> dict[str, Any]:
     """Returns everything that the trained weights depend on."""
-    parts = (("objective", config.objective), ("realign", config.realign), ("model", config.model))
+    parts = (
+        ("objective", config.objective),
+        ("realign", config.realign),
+        ("model", config.model),
+        ("lora", config.lora),
+    )
     merged: dict[str, Any] = {"scored": run.scored.manifest()["inputs_hash"]}
     for name, node in parts:
         merged |= settings(node, name)

@@ -24,7 +24,7 @@ from trace_ray.errors import UserError
 from trace_ray.judges.backends import judge_fingerprint
 from trace_ray.judges.prompt import PROMPT_VERSION
 from trace_ray.pairs import Split
-from trace_ray.policy import policy_hash
+from trace_ray.policy import policy_identity
 from trace_ray.progress import Meter
 from trace_ray.storage import Location, expand, locate
 from trace_ray.triage.audit import AUDIT_FILE, Labelled, audit, refuse_bad_judge, refuse_unreached_rate
@@ -53,8 +53,7 @@ def triage_inputs(config: Config, sources: list[Source]) -> dict[str, Any]:
             kept.pop(f"triage.{name}", None)
     for name, judge in _judges(config.triage).items():
         files[f"triage.{name}: model files"] = model_identity(judge)
-    policy = f"{config.policy.name} {policy_hash(config.policy)}"
-    return {"policy": policy, "judge's prompt": PROMPT_VERSION, **kept, **files}
+    return {"policy": policy_identity(config.policy), "judge's prompt": PROMPT_VERSION, **kept, **files}
 
 
 def run_triage(run: Run, config: Config) -> None:
