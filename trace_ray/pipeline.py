@@ -17,6 +17,7 @@ from trace_ray.capacity import unmet
 from trace_ray.config import Config, JudgeConfig, StorageConfig, settings
 from trace_ray.config_load import check_needed, dump_config
 from trace_ray.errors import UserError
+from trace_ray.identity import model_identity
 from trace_ray.memory import PeakMemory, record_peak
 from trace_ray.object_store import check_reachable
 from trace_ray.policy import policy_identity
@@ -121,7 +122,7 @@ def run_stages(
     config = absolute_models(config)
     try:
         with driver_lock(run.place):
-            _hold_settings(run, config)
+            _hold_settings(run, config, stages)
             with _config_beside(run, dump_config(config)):
                 _run_stages(run, config, stages, note)
     except Exception as error:
@@ -131,9 +132,11 @@ def run_stages(
         raise mistake from error
 
 
-def _hold_settings(run: Run, config: Config) -> None:
+def _hold_settings(run: Run, config: Config, stages: Sequence[str]) -> None:
     """Raises StaleRunError where any stage was begun under other settings: a stage alone would mix two configurations."""
     now = settings(config, "") | {"policy": policy_identity(config.policy)}
+    if {"impact", "realign", "evaluate"} & set(stages):
+        now["model files"] = model_identity(config.model.path, config.model.revision, config.storage)
     for stage in STAGES:
         for artifact in artefacts_of(run, stage):
             artifact.hold(now)

@@ -15,6 +15,7 @@ from trace_ray.evaluate.attacks import SHIPPED, attack_metrics, attack_prompts, 
 from trace_ray.evaluate.models import measure_capability, measure_drift
 from trace_ray.evaluate.prompts import PROMPT_COLUMNS, Row, first_by_hash, held_out_prompts, read_prompts
 from trace_ray.evaluate.tpa import evaluation_metrics
+from trace_ray.identity import model_identity
 from trace_ray.lineage import lineage
 from trace_ray.policy import policy_identity
 from trace_ray.progress import CONSOLE, Meter
@@ -29,6 +30,10 @@ def evaluate_inputs(run: Run, config: Config) -> dict[str, Any]:
     merged: dict[str, Any] = {"model": run.model.manifest()["inputs_hash"], **settings(evaluate, "evaluate")}
     merged |= settings(config.model, "model")
     merged |= {"policy": policy_identity(config.policy), "triage.threshold": config.triage.threshold}
+    merged["model files"] = model_identity(config.model.path, config.model.revision, config.storage)
+    judge = evaluate.judge
+    if judge.backend == "vllm":
+        merged["evaluate.judge: model files"] = model_identity(judge.model, judge.revision, config.storage)
     files = {"prompt_file": evaluate.prompt_file, "attacks.prompts": evaluate.attacks.prompts}
     files["attacks.templates"] = evaluate.attacks.templates
     for name, path in files.items():

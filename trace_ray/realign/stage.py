@@ -17,6 +17,7 @@ from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, settings
 from trace_ray.errors import UserError
+from trace_ray.identity import model_identity
 from trace_ray.progress import CONSOLE, Meter
 from trace_ray.realign.card import card_facts
 from trace_ray.realign.loop import METRICS
@@ -42,6 +43,7 @@ def realign_inputs(run: Run, config: Config) -> dict[str, Any]:
         ("lora", config.lora),
     )
     merged: dict[str, Any] = {"scored": run.scored.manifest()["inputs_hash"]}
+    merged["model files"] = model_identity(config.model.path, config.model.revision, config.storage)
     for name, node in parts:
         merged |= settings(node, name)
     return merged
