@@ -21,6 +21,34 @@ def resource_choice(*values: str) -> Any:
     return field(default=values[0], metadata={"choices": values, "resource": True})
 
 
+SPEED_KEYS = (
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "data_parallel_size",
+    "distributed_executor_backend",
+    "disable_custom_all_reduce",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "num_gpu_blocks_override",
+    "swap_space",
+    "cpu_offload_gb",
+    "block_size",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "max_parallel_loading_workers",
+    "enable_prefix_caching",
+    "enable_chunked_prefill",
+    "enforce_eager",
+    "async_scheduling",
+    "disable_log_stats",
+)
+"""Arguments of vLLM's engine that change speed, memory and place but no result; every other one counts as a setting."""
+
+
+ENGINE = {"resource_keys": SPEED_KEYS}
+"""Metadata of a field that holds arguments of vLLM's engine."""
+
+
 def settings(node: Any, prefix: str) -> dict[str, Any]:
     """Returns {dotted name: value} of every setting below ``node`` that can change a result; ``prefix`` may be empty.
 
@@ -37,6 +65,8 @@ def settings(node: Any, prefix: str) -> dict[str, Any]:
             flat |= settings(value, name)
         elif isinstance(value, (list, tuple)):
             flat[name] = repr(list(value))
+        elif free := item.metadata.get("resource_keys"):
+            flat[name] = {key: one for key, one in value.items() if key not in free}
         else:
             flat[name] = value
     return flat
