@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
 from trace_ray.config import Config
+from trace_ray.config_fields import leaves
 from trace_ray.errors import UserError
 
 Bound = tuple[Callable[[Any], bool], str]
@@ -80,20 +80,12 @@ BOUNDS: dict[str, Bound] = {
 }
 
 
-def _floats(node: Any, prefix: str) -> Iterator[tuple[str, float]]:
-    for item in fields(node):
-        value = getattr(node, item.name)
-        if isinstance(value, float):
-            yield f"{prefix}{item.name}", value
-        if is_dataclass(value):
-            yield from _floats(value, f"{prefix}{item.name}.")
-
-
 def check_bounds(config: Config) -> None:
     """Raises UserError at the first number that is out of its bounds, or at odds with another."""
-    for name, number in _floats(config, ""):
-        if not math.isfinite(number):
-            raise UserError(name, number, "give a finite number")
+    for name, value, _ in leaves(config):
+        for number in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(name, number, "give a finite number")
     for name, (holds, remedy) in BOUNDS.items():
         value = attrgetter(name)(config)
         if not holds(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import field, fields, is_dataclass
 from typing import Any
 
@@ -47,6 +48,25 @@ SPEED_KEYS = (
 
 ENGINE = {"resource_keys": SPEED_KEYS}
 """Metadata of a field that holds arguments of vLLM's engine."""
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    """Yields (dotted name, value, metadata) of every setting below ``node``, those in lists of sections too.
+
+    >>> from trace_ray.config_judges import JudgeConfig
+    >>> from trace_ray.config_evaluate import EvaluateConfig
+    >>> [name for name, _, _ in leaves(EvaluateConfig(panel=[JudgeConfig()])) if name.endswith("].backend")]
+    ['panel[0].backend']
+    """
+    for item in fields(node):
+        value, name = getattr(node, item.name), f"{prefix}{item.name}"
+        if is_dataclass(value):
+            yield from leaves(value, f"{name}.")
+        elif isinstance(value, (list, tuple)) and value and is_dataclass(value[0]):
+            for number, section in enumerate(value):
+                yield from leaves(section, f"{name}[{number}].")
+        else:
+            yield name, value, item.metadata
 
 
 def settings(node: Any, prefix: str) -> dict[str, Any]:
