@@ -286,12 +286,21 @@ def _check_judge(where: str, judge: JudgeConfig) -> None:
     if judge.backend == "openai" and not endpoint.base_url.startswith(("http://", "https://")):
         remedy = "name the endpoint, such as http://127.0.0.1:8000/v1"
         raise UserError(f"{where}.endpoint.base_url", endpoint.base_url or "empty", remedy)
-    least = {"concurrency": 1, "timeout_s": 0.001, "max_retries": 0, "max_requests": 0, "max_tokens": 0, "backoff_s": 0}
-    for name, minimum in least.items():
+    of_endpoint = {
+        "concurrency": 1,
+        "timeout_s": 0.001,
+        "max_retries": 0,
+        "max_requests": 0,
+        "max_tokens": 0,
+        "backoff_s": 0,
+    }
+    for name, minimum in of_endpoint.items():
         if getattr(endpoint, name) < minimum:
             raise UserError(f"{where}.endpoint.{name}", getattr(endpoint, name), f"give at least {minimum}")
-    if judge.batch_rows < 1:
-        raise UserError(f"{where}.batch_rows", judge.batch_rows, "give at least 1")
+    least = {"batch_rows": 1, "actors": 1, "max_model_len": 1, "num_cpus": 0, "num_gpus": 0, "kv_cache_gib": 0}
+    for name, minimum in least.items():
+        if getattr(judge, name) < minimum:
+            raise UserError(f"{where}.{name}", getattr(judge, name), f"give at least {minimum}")
     if judge.max_actors < judge.actors:
         raise UserError(f"{where}.max_actors", judge.max_actors, f"give at least {where}.actors = {judge.actors}")
     if not 0 <= judge.min_mass <= 1:
