@@ -132,6 +132,36 @@ def test_costs_are_those_of_the_manifests(made: MadeRun) -> None:
     assert cost.seconds == 120
 
 
+@pytest.mark.parametrize(
+    ("used", "tokens"),
+    [
+        ({"endpoint_tokens": 70, "requests": 9, "retries": 2}, 70),
+        ({"judged_tokens": 50, "first_judged_tokens": 4, "second_endpoint_tokens": 3, "prefix_cache_hits": 8}, 57),
+        ({}, None),
+    ],
+)
+def test_every_judges_tokens_are_a_cost(tmp_path: Path, used: dict[str, int], tokens: int | None) -> None:
+    made = MadeRun(tmp_path, used=used)
+    made.triage()
+    assert cost_section(made.run).stages[0].tokens == tokens
+
+
+@pytest.mark.parametrize("missing", ["kappa", "agreement"])
+def test_a_figure_that_the_audit_could_not_have_is_left_open(tmp_path: Path, missing: str) -> None:
+    made = MadeRun(tmp_path)
+    made.triage(AUDIT | {missing: None})
+    (card,) = [card for card in report_sections(made.run, config_of())["cards"] if card.anchor == "judge"]
+    assert (card.answer, "kappa –." in card.sentence) == {"kappa": ("85.0 %", True), "agreement": ("–", False)}[missing]  # noqa: RUF001 - as tables
+
+
+@pytest.mark.parametrize(("weights", "answer"), [("uniform", "All alike"), ("u2a", "By rounds"), ("impact", "37 %")])
+def test_the_card_of_impact_says_how_pairs_are_weighed(made: MadeRun, weights: str, answer: str) -> None:
+    (card,) = [
+        c for c in report_sections(made.run, config_of(f"objective.weights={weights}"))["cards"] if c.anchor == "impact"
+    ]
+    assert card.answer == answer
+
+
 def test_refused_rows_come_with_examples_and_their_line(made: MadeRun) -> None:
     problems = problems_section(made.run, "none")
     assert [(r.reason, r.rows, len(r.examples)) for r in problems.refused] == [

@@ -10,6 +10,7 @@ from typing import Any
 from trace_ray.artifacts import Run
 from trace_ray.errors import UserError
 from trace_ray.memory import recorded_peak
+from trace_ray.metrics import judge_tokens
 
 UNCLEAR = ("unclear_failure", "unclear_success")
 STAGES = ("triage", "impact", "realign", "evaluate")
@@ -69,7 +70,7 @@ def collect(run: Run) -> RunRecord:
         seconds={stage: float(manifest["seconds"]) for stage, manifest in manifests.items()},
         peak_bytes={stage: peak for stage, peak in peaks.items() if peak is not None},
         tokens={
-            "judged": int(triaged.get("used", {}).get("judged_tokens", 0)),
+            "judged": judge_tokens(triaged.get("used", {})) or 0,
             "trained": int(realign.get("tokens", 0)),
         },
         facts={
