@@ -38,7 +38,6 @@ from trace_ray.triage.publish import Outcome, Plan, publish
 from trace_ray.triage.work import PLAN, Work
 from trace_ray.triage.workers import DecideActor, JudgeActor, Task, needs_model_for_corrections, needs_model_to_judge
 
-_NO_TIMEOUT = -1
 _BLOCKS_IN_TASK = 8
 
 
@@ -194,8 +193,6 @@ def _pool(worker: type, arguments: tuple[Any, ...], blocks: list[int], pool: Jud
 
     if not blocks:
         return
-    context = ray.data.DataContext.get_current()
-    context.execution_no_progress_timeout_s = _NO_TIMEOUT  # a block of a slow judge may well take longer
     dataset = ray.data.from_items([{"block": block} for block in blocks], override_num_blocks=len(blocks)).map(
         worker,
         fn_constructor_args=arguments,
