@@ -19,6 +19,8 @@ Inputs = Mapping[str, Any]
 
 STAGES = ("triage", "impact", "realign", "evaluate", "report")
 MANIFEST, DONE, INPUTS, CONFIG = "manifest.json", "_DONE", "inputs.json", "config.yaml"
+TRAINING_METRICS, EVALUATION_METRICS = "metrics.jsonl", "metrics.json"
+"""In realign/, a line a step; in evaluation/."""
 
 
 def inputs_hash(inputs: Inputs) -> str:

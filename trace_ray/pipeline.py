@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from trace_ray.artifacts import CONFIG, INPUTS, STAGES, Artifact, Run
+from trace_ray.artifacts import CONFIG, INPUTS, STAGES, TRAINING_METRICS, Artifact, Run
 from trace_ray.capacity import unmet
 from trace_ray.config import Config, JudgeConfig, StorageConfig, settings
 from trace_ray.config_load import check_needed, dump_config
@@ -237,7 +237,7 @@ def status(run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 def _begun_counts(artifact: Artifact) -> dict[str, Any]:
     if artifact.name == "realign":
-        metrics = artifact.place / "metrics.jsonl"
+        metrics = artifact.place / TRAINING_METRICS
         last = json.loads(metrics.read_text().splitlines()[-1]) if metrics.exists() else {}
         return {"step": last.get("step", 0), "steps": last.get("steps", "?")}
     parts = (artifact.place / "scores").files(".parquet") if artifact.name == "impact" else artifact.parts()

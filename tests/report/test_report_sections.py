@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 from scipy.stats import binomtest
 
 from tests.report.made_run import AUDIT, MadeRun, config_of
+from trace_ray.artifacts import Run
+from trace_ray.config import StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.report.page import render, report_sections
 from trace_ray.report.redact import excerpt
@@ -22,6 +27,7 @@ from trace_ray.report.sections.judge import judge_section
 from trace_ray.report.sections.lineage import lineage_section
 from trace_ray.report.sections.problems import problems_section
 from trace_ray.report.sections.training import thinned, training_section
+from trace_ray.storage import locate
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +187,17 @@ def test_the_lineage_names_policy_data_models_and_command(made: MadeRun) -> None
     assert ("triage judge", "some/judge") in lineage.models
     assert [link.name for link in lineage.links] == ["triaged", "impact", "scored", "realign", "model", "evaluation"]
     assert lineage.command.startswith("trace-ray run -c ")
+
+
+def test_a_run_in_s3_is_made_again_from_the_configuration_on_the_page(tmp_path: Path) -> None:
+    """Its config.yaml is no local file, which -c wants; a folder's name may hold a blank."""
+    place = replace(
+        locate(str(tmp_path / "a run"), StorageConfig()), fs=pafs.SubTreeFileSystem("/", pafs.LocalFileSystem())
+    )
+    assert "s3://" not in (command := lineage_section(Run(place), config_of()).command)
+    assert command.splitlines()[1].startswith("trace-ray run -c again.yaml ")
+    local = lineage_section(Run(locate(place.path, StorageConfig())), config_of()).command
+    assert shlex.split(local)[:4] == ["trace-ray", "run", "-c", f"{place.path}/config.yaml"]
 
 
 def test_what_puts_the_result_in_doubt_is_said(made: MadeRun) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import EVALUATION_METRICS, Run
 from trace_ray.errors import UserError
 from trace_ray.memory import recorded_peak
 from trace_ray.metrics import judge_tokens
@@ -48,7 +48,7 @@ class RunRecord:
 def collect(run: Run) -> RunRecord:
     """Returns the record of a run whose evaluation is finished. Raises UserError otherwise."""
     run.evaluation.manifest()
-    metrics = json.loads((run.evaluation.place / "metrics.json").read_text())
+    metrics = json.loads((run.evaluation.place / EVALUATION_METRICS).read_text())
     folders = dict(zip(STAGES, (run.triaged, run.scored, run.model, run.evaluation), strict=True))
     manifests = {stage: artifact.manifest() for stage, artifact in folders.items()}
     triaged, scored, model = manifests["triage"], manifests["impact"], manifests["realign"]

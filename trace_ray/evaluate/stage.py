@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import EVALUATION_METRICS, Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, JudgeConfig, settings
 from trace_ray.errors import UserError
@@ -21,7 +21,7 @@ from trace_ray.policy import policy_identity
 from trace_ray.progress import CONSOLE, Meter
 from trace_ray.storage import Location, expand
 
-METRICS, GENERATED, RESPONSES, ATTACKS = "metrics.json", "generated", "responses", "attacks"
+GENERATED, RESPONSES, ATTACKS = "generated", "responses", "attacks"
 
 
 def evaluate_inputs(run: Run, config: Config) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def run_evaluate(run: Run, config: Config) -> None:
     metrics |= _model_metrics(run, config)
     facts = {"judge": evaluate.judge.model or evaluate.judge.backend, "judge_is_triage_judge": same}
     facts |= {"lineage": lineage(config.model.path, config.storage)}
-    (place / METRICS).write_text(json.dumps(metrics | facts, indent=1))
+    (place / EVALUATION_METRICS).write_text(json.dumps(metrics | facts, indent=1))
     counts = {"prompts": len(prompts), "responses": len(MODELS) * len(prompts), "attacks": len(MODELS) * len(attacks)}
     run.evaluation.publish(counts=counts, seconds=time.monotonic() - started, **facts)
 

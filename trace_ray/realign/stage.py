@@ -13,14 +13,13 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import TRAINING_METRICS, Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, settings
 from trace_ray.errors import UserError
 from trace_ray.identity import model_identity
 from trace_ray.progress import CONSOLE, Meter
 from trace_ray.realign.card import card_facts
-from trace_ray.realign.loop import METRICS
 from trace_ray.realign.reference import reference_place
 from trace_ray.realign.trackers import check_trackers
 from trace_ray.realign.worker import MISTAKE, train_worker
@@ -177,7 +176,7 @@ def check_model(config: Config) -> None:
 
 def read_metrics(run: Run) -> list[dict[str, Any]]:
     """Returns the figures of each step so far."""
-    place = run.realign.place / METRICS
+    place = run.realign.place / TRAINING_METRICS
     return [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
 
 
