@@ -20,8 +20,9 @@ class EndpointConfig:
         timeout_s: seconds one request may take.
         max_retries: further tries after a 429, a 5xx, a time-out or a broken connection.
         backoff_s: wait before the first of them; it doubles each time, with jitter, unless Retry-After says more.
-        max_requests: requests a run may send, retries included, over all actors; 0 = no limit.
-        max_tokens: tokens a run may use, prompts and answers; 0 = no limit.
+        max_requests: requests a run's verdicts in triage may take, retries included, over all actors of ``triage.judge``;
+            of corrections and other judges: of each actor's process. 0 = no limit.
+        max_tokens: tokens, prompts and answers, likewise; 0 = no limit.
     """
 
     base_url: str = ""
