@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from trace_ray.config import settings
 from trace_ray.config_bounds import BOUNDS
 from trace_ray.config_load import conf_folder, dump_config, load_config
 from trace_ray.errors import UserError
+from trace_ray.judges.backends import judge_fingerprint
 
 BASE = ["policy.text=Be brief."]
 
@@ -23,6 +25,12 @@ BASE = ["policy.text=Be brief."]
         ("triage.judge.backend=vlm", "did you mean 'vllm'"),
         ("objective.PUNISH={loss: dpo, prefer: corrected, suppress: [chosen]}", "triage.correct=true"),
         ("objective.INVERT.prefer=''", "needs preferred response"),
+        ("triage.judge.actors=0", "triage.judge.actors: 0: give at least 1"),
+        ("realign.keep_checkpoints=0", "realign.keep_checkpoints: 0: give at least 1"),
+        ("evaluate.panel=[{backend: rules, num_gpus: -1}]", "evaluate.panel[0].num_gpus: -1.0: give at least 0"),
+        ("evaluate.panel=[{backend: openia}]", "evaluate.panel[0].backend: openia: use one of"),
+        ("evaluate.panel=[{backend: rules, min_mass: .inf}]", "evaluate.panel[0].min_mass: inf: give a finite"),
+        ("realign.shares={INVERT: .nan}", "realign.shares: nan: give a finite"),
         ("triage.judge.backend=rules", "no clause with a rule"),
         ("nonsense", "key.path=value"),
     ],
@@ -60,3 +68,21 @@ def test_an_unknown_method_names_the_nearest() -> None:
 def test_each_bounded_number_refuses_minus_one(name: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(name)}: -1(.0)?: give"):
         load_config([], [*BASE, f"{name}=-1"])
+
+
+@pytest.mark.parametrize("where", ["triage.judge", "evaluate"])
+@pytest.mark.parametrize(
+    ("argument", "counts"),
+    [
+        ("quantization: awq", True),
+        ("hf_overrides: {rope_theta: 1}", True),
+        ("max_model_len: 64", True),
+        ("tensor_parallel_size: 2", False),
+        ("max_num_seqs: 8", False),
+    ],
+)
+def test_of_an_engines_arguments_only_those_of_speed_change_no_result(where: str, argument: str, counts: bool) -> None:
+    plain, given = (load_config([], [*BASE, f"{where}.engine={{{text}}}"]) for text in ("", argument))
+    assert (settings(plain, "") != settings(given, "")) is counts
+    prints = {judge_fingerprint(c.policy, c.triage, c.triage.judge, "") for c in (plain, given)}
+    assert (len(prints) == 2) is (counts and where == "triage.judge")

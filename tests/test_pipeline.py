@@ -6,12 +6,13 @@ import errno
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from trace_ray.artifacts import Run
-from trace_ray.config import Config, StorageConfig
+from trace_ray.config import Config, ModelConfig, RealignConfig, StorageConfig, settings
 from trace_ray.config_load import load_config
 from trace_ray.errors import StaleRunError, UserError
 from trace_ray.pipeline import run_stages, user_error_in
@@ -22,8 +23,14 @@ from trace_ray.storage import locate
 def config(tmp_path: Path) -> Config:
     pair = {"prompt": "p", "chosen": "a long answer", "rejected": "short"}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    rules = ["triage.judge.backend=rules", "evaluate.judge.backend=rules"]
     clause = "policy.clauses=[{id: brief, text: Be brief., rule: {max_words: 2}}]"
-    return load_config([], [f"corpus.paths=['{tmp_path / 'pairs.jsonl'}']", clause, "triage.judge.backend=rules"])
+    return load_config([], [f"corpus.paths=['{tmp_path / 'pairs.jsonl'}']", clause, *rules])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(locate(str(tmp_path / "run"), StorageConfig()))
 
 
 @pytest.fixture
@@ -46,6 +53,62 @@ def test_a_refused_change_leaves_the_configuration_that_the_run_was_made_with(co
         run_stages(run, config, ["triage"])
     assert (tmp_path / "run" / "config.yaml").read_text() == "as it was begun"
     assert not (tmp_path / "run" / "driver.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "setting", "was", "now"),
+    [
+        ("scored", "objective.weights", "uniform", "impact"),  # impact by no_impact, realign by trace
+        ("scored", "lora.r", 4, 32),
+        ("model", "model.max_length", 9, 256),
+        ("triaged", "triage.threshold", 0.9, 0.5),
+        ("triaged", "triage.first_judge.model", "a", "absent"),
+        ("triaged", "policy", "brevity 0123", "' "),
+    ],
+)
+@pytest.mark.parametrize("asked", ["realign", "evaluate", "report"])
+def test_a_stage_alone_keeps_the_settings_that_others_were_begun_under(
+    config: Config, run: Run, stage: str, setting: str, was: object, now: object, asked: str
+) -> None:
+    run.artifact(stage).begin({setting: was, "triaged": "a hash", "corpus file 1: a.jsonl (train)": "b"})
+    run.write_config("as it was begun")
+    with pytest.raises(StaleRunError, match=f"{stage}: {setting}: .*{now}.* was begun with {was!r}"):
+        run_stages(run, replace(config, model=ModelConfig(path="some/model")), [asked])
+    assert (run.place / "config.yaml").read_text() == "as it was begun"
+
+
+def test_settings_of_speed_and_stages_not_begun_are_free(config: Config, run: Run) -> None:
+    run.triaged.begin(settings(config.triage, "triage"))
+    changed = replace(config, realign=RealignConfig(epochs=3), triage=replace(config.triage, verdict_store="elsewhere"))
+    with pytest.raises(UserError, match="nothing to report yet"):
+        run_stages(run, changed, ["report"])
+
+
+@pytest.mark.parametrize("before", ["as it was begun", None])
+def test_a_run_that_stops_before_it_begins_a_stage_leaves_the_configuration(
+    config: Config, run: Run, before: str | None
+) -> None:
+    """Here the corpus' file is missing; the run was begun with another."""
+    if before:
+        run.triaged.begin({})
+        run.write_config(before)
+    corpus = replace(config.corpus, paths=("nowhere.jsonl",))
+    with pytest.raises(UserError, match="nowhere"):
+        run_stages(run, replace(config, corpus=corpus), ["triage"])
+    place = run.place / "config.yaml"
+    assert (place.read_text() if place.exists() else None) == before
+
+
+def test_another_policy_threshold_or_base_is_another_evaluation(config: Config, run: Run) -> None:
+    from trace_ray.evaluate.stage import evaluate_inputs
+
+    run.model.begin({})
+    run.model.publish(counts={}, seconds=0.0)
+    inputs = evaluate_inputs(run, config)
+    policy = replace(config, policy=replace(config.policy, version="2"))
+    threshold = replace(config, triage=replace(config.triage, threshold=0.4))
+    base = replace(config, model=replace(config.model, revision="other"))
+    assert all(evaluate_inputs(run, one) != inputs for one in (policy, threshold, base))
 
 
 def test_a_disk_that_is_full_from_the_start_is_one_line(config: Config, small_disk: Path) -> None:

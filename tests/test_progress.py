@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import TRAINING_METRICS, Run
 from trace_ray.config import StorageConfig
 from trace_ray.progress import Meter
 from trace_ray.realign import stage
-from trace_ray.realign.loop import METRICS
 from trace_ray.storage import locate
 
 
@@ -69,7 +68,7 @@ def test_the_first_steps_of_a_training_count_in_its_rate(
             last, self.seen = self.seen, True
             clock.now += 23
             row = {"step": 23, "steps": 55, "grad_norm": 1.0, "tokens_per_s": 80.0, "INVERT/loss": 0.5}
-            (run.realign.place / METRICS).write_text(json.dumps(row) + "\n")
+            (run.realign.place / TRAINING_METRICS).write_text(json.dumps(row) + "\n")
             return last
 
     stage._watch(run, Polls())

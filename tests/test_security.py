@@ -24,6 +24,9 @@ SYNTHETIC = Path(__file__).parents[1] / "trace_ray" / "synth" / "models"
         "storage.endpoint=http://user:hunter2@minio:9000",
         "model.path=hf_abcdefghijklmnopqrstuvwx",
         "policy.text=AKIAABCDEFGHIJKLMNOP",
+        "triage.judge.endpoint.base_url=https://judge.example/v1?api-key=hunter2",
+        "triage.judge.endpoint.base_url=https://judge.example/v1?v=1&sig=hunter2",
+        "evaluate.panel=[{endpoint: {base_url: 'https://judge.example/v1?Token=hunter2'}}]",
     ],
 )
 def test_a_secret_in_the_configuration_is_refused_without_repeating_it(override: str) -> None:
@@ -32,8 +35,15 @@ def test_a_secret_in_the_configuration_is_refused_without_repeating_it(override:
     assert not [word for word in ("abcdef", "hunter2", "AKIAABC") if word in str(caught.value)]
 
 
+def test_what_refers_to_the_environment_is_refused_without_repeating_it() -> None:
+    with pytest.raises(UserError, match="reads no environment") as caught:
+        load_config([], [*BASE, "storage.endpoint=http://user:hunter2@${oc.env:HOST}"])
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_count_of_tokens_is_no_secret() -> None:
     assert load_config([], [*BASE, "triage.judge.engine={max_num_batched_tokens: 4096}"])
+    assert load_config([], [*BASE, "policy.text='Which token? &key is one, ?sort=asc none.'"])
 
 
 def test_the_environment_is_not_read_into_the_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

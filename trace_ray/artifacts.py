@@ -19,6 +19,8 @@ Inputs = Mapping[str, Any]
 
 STAGES = ("triage", "impact", "realign", "evaluate", "report")
 MANIFEST, DONE, INPUTS, CONFIG = "manifest.json", "_DONE", "inputs.json", "config.yaml"
+TRAINING_METRICS, EVALUATION_METRICS = "metrics.jsonl", "metrics.json"
+"""In realign/, a line a step; in evaluation/."""
 
 
 def inputs_hash(inputs: Inputs) -> str:
@@ -63,6 +65,24 @@ class Artifact:
         self.place.make()
         record.write_text(json.dumps(now, indent=1, sort_keys=True))
         return True
+
+    def hold(self, settings: Inputs) -> None:
+        """Raises StaleRunError where the folder was begun under another value of a setting; other inputs are ``begin``'s.
+
+        Args:
+            settings: {dotted name: value}, and more names that are to be alike.
+        """
+        record = self.place / INPUTS
+        if not record.exists():
+            return
+        now = json.loads(json.dumps(settings))
+        sections = {name.partition(".")[0] for name in now}
+        before = {
+            name: value
+            for name, value in json.loads(record.read_text()).items()
+            if name in now or (" " not in name and "." in name and name.partition(".")[0] in sections)
+        }
+        _refuse_changed(self.place.uri, before, {name: now[name] for name in before if name in now})
 
     def parts(self) -> list[Location]:
         """Returns the part files that exist, in name order."""

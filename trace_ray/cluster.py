@@ -9,6 +9,7 @@ from typing import Any
 from trace_ray import environment
 from trace_ray.config import RayConfig
 
+_NO_TIMEOUT = -1
 _given: dict[str, str] = {}
 """The environment that this process' workers got; empty where another connected it."""
 
@@ -21,6 +22,7 @@ def ensure_ray(config: RayConfig) -> None:
     variables = environment.child_environment()
     if ray.is_initialized():
         if _given in ({}, variables):
+            _prepare_data()
             return
         ray.shutdown()
     _given.clear()
@@ -39,15 +41,17 @@ def ensure_ray(config: RayConfig) -> None:
         logging_level=logging.ERROR,
         runtime_env={"env_vars": variables},
     )
-    _quiet()
+    _prepare_data()
 
 
-def _quiet() -> None:
+def _prepare_data() -> None:
+    """Makes Ray Data quiet, patient and frank in this process, whoever connected it."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = _NO_TIMEOUT  # a block of a slow judge or model may well take longer
     context.raise_original_map_exception = True  # Ray's own wrapper loses its cause, a user's mistake, on the way
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)

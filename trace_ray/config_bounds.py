@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
 from trace_ray.config import Config
+from trace_ray.config_fields import leaves
 from trace_ray.errors import UserError
 
 Bound = tuple[Callable[[Any], bool], str]
@@ -35,6 +35,7 @@ BOUNDS: dict[str, Bound] = {
     "corpus.limit": _or_more("the number of rows to read, or 0 for all"),
     "corpus.max_chars": _or_more("a number of characters, or 0 for no limit"),
     "corpus.rows_per_part": _least(1),
+    "corpus.noise.seed": _or_more(),
     "model.max_length": _least(8, " tokens"),
     "triage.threshold": _PROBABILITY,
     "triage.abstain_band": (lambda value: 0 <= value < 0.5, "give a half-width in [0, 0.5)"),
@@ -51,6 +52,11 @@ BOUNDS: dict[str, Bound] = {
     "impact.cg_tolerance": (lambda value: 0 < value < 1, "give a share of |g_J| in (0, 1)"),
     "impact.cg_iterations": _least(1),
     "impact.shard_rows": _least(1),
+    "impact.batch_tokens": _least(1),
+    "impact.part_bytes": _least(1),
+    "impact.num_cpus": _or_more("a number of cores"),
+    "impact.num_gpus": _or_more("a number of GPUs, or a share of one"),
+    "impact.seed": _or_more(),
     "impact.retain_per_conflict": _or_more(),
     "objective.beta": _positive("positive scale"),
     "objective.alpha_kl": _or_more(),
@@ -59,6 +65,7 @@ BOUNDS: dict[str, Bound] = {
     "objective.u2a_pairs": _least(1, " pair"),
     "objective.u2a_rounds": _least(1, " round"),
     "lora.r": (lambda value: value > 0, "give a rank of at least 1"),
+    "lora.alpha": _positive("positive scale"),
     "lora.dropout": (lambda value: 0 <= value < 1, "give a probability in [0, 1)"),
     "realign.learning_rate": _positive("positive rate"),
     "realign.epochs": _least(1),
@@ -70,30 +77,42 @@ BOUNDS: dict[str, Bound] = {
     "realign.epsilon_steps": _least(1, " step"),
     "realign.top_k": _least(1, " token"),
     "realign.workers": _least(1),
+    "realign.num_cpus": _or_more("a number of cores"),
     "realign.zero_stage": (lambda value: value in (0, 1, 2, 3), "give a ZeRO stage: 0, 1, 2 or 3"),
     "realign.checkpoint_steps": _least(1),
+    "realign.keep_checkpoints": _least(1),
+    "realign.warmup_steps": _or_more("a number of steps, or 0 for no warm-up"),
+    "realign.forward_overhead": _or_more("a number of tokens"),
+    "realign.weight_decay": _or_more(),
+    "realign.max_grad_norm": _positive("positive norm"),
+    "realign.seed": _or_more(),
     "ray.local_cpus": _or_more("a number of cores, or 0 for all of this machine"),
+    "evaluate.prompts": _or_more("a number of prompts, or 0 for all"),
     "evaluate.max_new_tokens": _least(1),
+    "evaluate.batch_tokens": _least(1),
+    "evaluate.num_cpus": _or_more("a number of cores"),
+    "evaluate.num_gpus": _or_more("a number of GPUs, or a share of one"),
+    "evaluate.kv_cache_gib": _positive("positive size"),
+    "evaluate.seed": _or_more(),
     "evaluate.resamples": _least(100),
     "evaluate.drift_pairs": _or_more(),
     "evaluate.attacks.limit": _or_more(),
+    "evaluate.capability.limit": _or_more("a number of documents, or 0 for all"),
+    "evaluate.capability.batch_size": _least(1),
+    "report.top_pairs": _or_more(),
+    "report.examples": _or_more(),
+    "storage.max_attempts": _least(1),
+    "storage.connect_timeout_s": _positive("positive number of seconds"),
+    "storage.read_timeout_s": _positive("positive number of seconds"),
 }
-
-
-def _floats(node: Any, prefix: str) -> Iterator[tuple[str, float]]:
-    for item in fields(node):
-        value = getattr(node, item.name)
-        if isinstance(value, float):
-            yield f"{prefix}{item.name}", value
-        if is_dataclass(value):
-            yield from _floats(value, f"{prefix}{item.name}.")
 
 
 def check_bounds(config: Config) -> None:
     """Raises UserError at the first number that is out of its bounds, or at odds with another."""
-    for name, number in _floats(config, ""):
-        if not math.isfinite(number):
-            raise UserError(name, number, "give a finite number")
+    for name, value, _ in leaves(config):
+        for number in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(name, number, "give a finite number")
     for name, (holds, remedy) in BOUNDS.items():
         value = attrgetter(name)(config)
         if not holds(value):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from trace_ray.config_fields import choice, resource
+from trace_ray.config_fields import ENGINE, choice, resource
 from trace_ray.config_judges import JudgeConfig
 
 
@@ -76,4 +76,4 @@ class EvaluateConfig:
     num_cpus: float = resource(1.0)
     num_gpus: float = resource(0.0)
     kv_cache_gib: float = resource(1.0)
-    engine: dict[str, Any] = field(default_factory=dict, metadata={"resource": True})
+    engine: dict[str, Any] = field(default_factory=dict, metadata=ENGINE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from trace_ray.config_fields import choice, resource
+from trace_ray.config_fields import ENGINE, choice, resource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class JudgeConfig:
         min_mass: least probability on the Yes and No tokens together for a verdict to count as readable.
         actors: judge actors kept at least; ``max_actors`` at most.
         kv_cache_gib: memory of the engine's key-value cache on CPU.
-        engine: further arguments of the vLLM engine, such as tensor_parallel_size.
+        engine: further arguments of the vLLM engine; those of ``config_fields.SPEED_KEYS`` change no result.
         batch_rows: responses judged in one call, and lost at most by a killed actor.
         endpoint: openai only.
     """
@@ -69,7 +69,7 @@ class JudgeConfig:
     num_cpus: float = resource(1.0)
     num_gpus: float = resource(0.0)
     kv_cache_gib: float = resource(1.0)
-    engine: dict[str, Any] = field(default_factory=dict, metadata={"resource": True})
+    engine: dict[str, Any] = field(default_factory=dict, metadata=ENGINE)
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
 
     @property

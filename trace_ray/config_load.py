@@ -10,6 +10,7 @@ from typing import Any, cast
 from trace_ray.config import LOSSES, Config, JudgeConfig, StorageConfig, TermConfig, TriageConfig
 from trace_ray.config_bounds import check_bounds
 from trace_ray.config_engine import check_trust, refuse_code
+from trace_ray.config_fields import leaves
 from trace_ray.errors import UserError, nearest
 from trace_ray.policy import check_policy
 from trace_ray.secrets import refuse_secrets
@@ -160,7 +161,8 @@ def _explain(error: Exception) -> str:
 
 def check_config(config: Config) -> None:
     """Raises UserError on the first setting that is out of range or at odds with another."""
-    for name, value, choices in _choices(config, ""):
+    for name, value, about in leaves(config):
+        choices = about.get("choices", (value,))
         if value not in choices:
             raise UserError(
                 name, value, f"use one of {', '.join(repr(c) for c in choices)}{nearest(str(value), choices)}"
@@ -194,15 +196,6 @@ def check_needed(config: Config, stages: Sequence[str]) -> None:
     if "evaluate" in stages and not (config.corpus.holdout or config.corpus.test_paths or config.evaluate.prompt_file):
         remedy = "nothing is held out to evaluate on: raise it, or name corpus.test_paths or evaluate.prompt_file"
         raise UserError("corpus.holdout", 0, remedy)
-
-
-def _choices(node: Any, prefix: str) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
-    for item in fields(node):
-        value, name = getattr(node, item.name), f"{prefix}{item.name}"
-        if "choices" in item.metadata:
-            yield name, value, item.metadata["choices"]
-        if is_dataclass(value):
-            yield from _choices(value, f"{name}.")
 
 
 def _check_term(where: str, term: TermConfig, *, corrected: bool) -> None:
@@ -293,12 +286,21 @@ def _check_judge(where: str, judge: JudgeConfig) -> None:
     if judge.backend == "openai" and not endpoint.base_url.startswith(("http://", "https://")):
         remedy = "name the endpoint, such as http://127.0.0.1:8000/v1"
         raise UserError(f"{where}.endpoint.base_url", endpoint.base_url or "empty", remedy)
-    least = {"concurrency": 1, "timeout_s": 0.001, "max_retries": 0, "max_requests": 0, "max_tokens": 0, "backoff_s": 0}
-    for name, minimum in least.items():
+    of_endpoint = {
+        "concurrency": 1,
+        "timeout_s": 0.001,
+        "max_retries": 0,
+        "max_requests": 0,
+        "max_tokens": 0,
+        "backoff_s": 0,
+    }
+    for name, minimum in of_endpoint.items():
         if getattr(endpoint, name) < minimum:
             raise UserError(f"{where}.endpoint.{name}", getattr(endpoint, name), f"give at least {minimum}")
-    if judge.batch_rows < 1:
-        raise UserError(f"{where}.batch_rows", judge.batch_rows, "give at least 1")
+    least = {"batch_rows": 1, "actors": 1, "max_model_len": 1, "num_cpus": 0, "num_gpus": 0, "kv_cache_gib": 0}
+    for name, minimum in least.items():
+        if getattr(judge, name) < minimum:
+            raise UserError(f"{where}.{name}", getattr(judge, name), f"give at least {minimum}")
     if judge.max_actors < judge.actors:
         raise UserError(f"{where}.max_actors", judge.max_actors, f"give at least {where}.actors = {judge.actors}")
     if not 0 <= judge.min_mass <= 1:

@@ -45,17 +45,32 @@ _OF_JUDGES = {
     "endpoint_tokens": "judge_tokens",
     "prefix_cache_queries": "judge_prefix_queries",
     "prefix_cache_hits": "judge_prefix_hits",
+    "retries": "retries",
 }
+
+
+def judge_tokens(used: Mapping[str, int]) -> int | None:
+    """Returns the tokens that all judges used, whatever kind they are; None where none counts any, as rules do.
+
+    >>> judge_tokens({"judged_tokens": 5, "second_endpoint_tokens": 2, "requests": 9}), judge_tokens({"requests": 9})
+    (7, None)
+    """
+    found = [amount for key, amount in used.items() if _of_judges(key) == "judge_tokens"]
+    return sum(found) if found else None
+
+
+def _of_judges(key: str) -> str | None:
+    return _OF_JUDGES.get(key.removeprefix("second_").removeprefix("first_").removeprefix("corrector_"))
 
 
 def count_judge(used: Mapping[str, int]) -> None:
     """Adds what judges used since the last time, from their ``counts()``: a first and a second one's like the judge's own."""
     for key, amount in used.items():
-        name = key.removeprefix("second_").removeprefix("first_").removeprefix("corrector_")
-        if name in _OF_JUDGES:
-            count(_OF_JUDGES[name], amount)
-        elif name == "retries":
-            count("retries", amount, kind="endpoint")
+        name = _of_judges(key)
+        if name == "retries":
+            count(name, amount, kind="endpoint")
+        elif name is not None:
+            count(name, amount)
 
 
 def gauge(name: str, value: float, **tags: str) -> None:

@@ -19,6 +19,9 @@ import pyarrow as pa
 
 Message = Mapping[str, str]
 
+ROWS_PER_FILE = 1 << 40
+"""A row's number is file index x this + line: unique, and it needs no count of the files before."""
+
 
 class Category(StrEnum):
     """What the new policy makes of a pair (paper, section 3)."""

@@ -12,13 +12,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from trace_ray.artifacts import CONFIG, STAGES, Artifact, Run
+from trace_ray.artifacts import CONFIG, INPUTS, STAGES, TRAINING_METRICS, Artifact, Run
 from trace_ray.capacity import unmet
-from trace_ray.config import Config, JudgeConfig, StorageConfig
+from trace_ray.config import Config, JudgeConfig, StorageConfig, settings
 from trace_ray.config_load import check_needed, dump_config
-from trace_ray.errors import StaleRunError, UserError
+from trace_ray.errors import UserError
+from trace_ray.identity import model_identity
 from trace_ray.memory import PeakMemory, record_peak
 from trace_ray.object_store import check_reachable
+from trace_ray.policy import policy_identity
 from trace_ray.run_lock import driver_lock
 from trace_ray.staging import share_settings
 from trace_ray.storage import locate, refuse_escapes
@@ -119,8 +121,10 @@ def run_stages(
     share_settings(config.storage)
     config = absolute_models(config)
     try:
-        with driver_lock(run.place), _config_beside(run, dump_config(config)):
-            _run_stages(run, config, stages, note)
+        with driver_lock(run.place):
+            _hold_settings(run, config, stages)
+            with _config_beside(run, dump_config(config)):
+                _run_stages(run, config, stages, note)
     except Exception as error:
         mistake = user_error_in(error)
         if mistake is None or mistake is error:
@@ -128,17 +132,35 @@ def run_stages(
         raise mistake from error
 
 
+def _hold_settings(run: Run, config: Config, stages: Sequence[str]) -> None:
+    """Raises StaleRunError where any stage was begun under other settings: a stage alone would mix two configurations."""
+    now = settings(config, "") | {"policy": policy_identity(config.policy)}
+    if {"impact", "realign", "evaluate"} & set(stages):
+        now["model files"] = model_identity(config.model.path, config.model.revision, config.storage)
+    for stage in STAGES:
+        for artifact in artefacts_of(run, stage):
+            artifact.hold(now)
+
+
 @contextmanager
 def _config_beside(run: Run, text: str) -> Iterator[None]:
-    """Writes config.yaml; where the run is refused because it was begun with other settings, those are put back."""
+    """Writes config.yaml; where the run stops before it has begun a stage, the one before is put back."""
     place = run.place / CONFIG
-    before = place.read_text() if place.exists() else text
+    before, begun = place.read_text() if place.exists() else None, _begun(run)
     run.write_config(text)
     try:
         yield
-    except StaleRunError:
-        run.write_config(before)
+    except Exception:
+        if _begun(run) == begun:
+            if before is None:
+                place.fs.delete_file(place.path)
+            else:
+                run.write_config(before)
         raise
+
+
+def _begun(run: Run) -> list[Artifact]:
+    return [one for stage in STAGES for one in artefacts_of(run, stage) if (one.place / INPUTS).exists()]
 
 
 def refuse_beyond_this_machine(config: Config, stages: Sequence[str]) -> None:
@@ -206,7 +228,7 @@ def status(run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
             if artifact.done():
                 manifest = artifact.manifest()
                 yield artifact.name, "done", {**manifest["counts"], "seconds": manifest["seconds"]}
-            elif (artifact.place / "inputs.json").exists():
+            elif (artifact.place / INPUTS).exists():
                 yield artifact.name, "begun", _begun_counts(artifact)
             else:
                 yield artifact.name, "-", {}
@@ -215,7 +237,7 @@ def status(run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 def _begun_counts(artifact: Artifact) -> dict[str, Any]:
     if artifact.name == "realign":
-        metrics = artifact.place / "metrics.jsonl"
+        metrics = artifact.place / TRAINING_METRICS
         last = json.loads(metrics.read_text().splitlines()[-1]) if metrics.exists() else {}
         return {"step": last.get("step", 0), "steps": last.get("steps", "?")}
     parts = (artifact.place / "scores").files(".parquet") if artifact.name == "impact" else artifact.parts()

@@ -80,6 +80,11 @@ def policy_hash(policy: PolicyConfig) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+def policy_identity(policy: PolicyConfig) -> str:
+    """Returns name and hash: what a stage that goes by the policy keeps among its inputs."""
+    return f"{policy.name} {policy_hash(policy)}"
+
+
 def check_policy(policy: PolicyConfig, *, needs_rules: bool) -> None:
     """Raises UserError where the policy is empty, has a broken pattern, or lacks the rules its judge needs."""
     if not policy_text(policy):

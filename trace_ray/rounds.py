@@ -17,12 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from trace_ray.artifacts import Artifact, Run
+from trace_ray.artifacts import TRAINING_METRICS, Artifact, Run
 from trace_ray.config import Config, ObjectiveConfig
 from trace_ray.impact.slopes import pair_slopes, responses
 from trace_ray.impact.stage import ADAPTER_INIT, run_impact
 from trace_ray.pairs import SCORED_SCHEMA
-from trace_ray.realign.loop import METRICS
 from trace_ray.realign.stage import export, read_metrics, realign_inputs, train
 from trace_ray.storage import Location
 
@@ -69,7 +68,7 @@ def run_rounds(run: Run, config: Config) -> None:
         _train_round(training, config, current.place / TRAINED_ADAPTER, number)
         metrics += [row | {"step": row["step"] + len(metrics)} for row in read_metrics(training)]
     lines = [json.dumps(row | {"steps": len(metrics)}) + "\n" for row in metrics]
-    (run.realign.place / METRICS).write_text("".join(lines))
+    (run.realign.place / TRAINING_METRICS).write_text("".join(lines))
     facts = {"base model": config.model.path, "method": objective.method, "rounds": objective.u2a_rounds}
     tokens = sum(row["tokens"] for row in metrics)
     run.realign.publish(counts={"steps": len(metrics)}, seconds=time.monotonic() - started, tokens=tokens, **facts)

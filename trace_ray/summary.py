@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from trace_ray.artifacts import STAGES, Run
+from trace_ray.artifacts import EVALUATION_METRICS, STAGES, Run
 
 
 def run_summary(run: Run) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def run_summary(run: Run) -> dict[str, Any]:
         manifest = run.triaged.manifest()
         summary |= {"counts": manifest["counts"], "audit": manifest["audit"], "policy": manifest["policy"]}
         summary["triage_judge"] = manifest["judge"]
-    metrics = run.evaluation.place / "metrics.json"
+    metrics = run.evaluation.place / EVALUATION_METRICS
     if run.evaluation.done():
         summary["evaluation"] = json.loads(metrics.read_text())
     return summary

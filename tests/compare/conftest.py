@@ -33,7 +33,7 @@ def finished_run(folder: Path, method: str, tpa: float, base_model: str, **metri
     for artifact in (run.triaged, run.scored, run.realign, run.model, run.evaluation):
         artifact.begin({"folder": str(folder)})
     policy = {"name": "p", "version": "1", "hash": "h"}
-    used = {"judged_tokens": 1234567}
+    used = {"judged_tokens": 1234000, "first_judged_tokens": 500, "second_endpoint_tokens": 67, "requests": 9}
     run.triaged.publish(counts={"triaged": 900}, seconds=10, policy=policy, judge="tiny judge", used=used)
     run.scored.publish(counts={}, seconds=20, weight_norm="mean")
     run.realign.publish(counts={}, seconds=29, tokens=5000, method=method)

@@ -46,6 +46,7 @@ class MadeRun:
     rows: int = 20
     repeat: int = 1
     sources: tuple[str, ...] = ("plain", '<img src=x onerror="window.pwned=1"> $\\frac{')
+    used: dict[str, int] = field(default_factory=lambda: {"judged_tokens": 12345})
     run: Run = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +93,7 @@ class MadeRun:
             (run.triaged.place / "audit.json").write_text(json.dumps(audit))
         run.rejects.publish(counts={"rejects": 5}, seconds=10)
         policy = {"name": "brevity", "version": "1", "hash": "0123"}
-        facts = {"policy": policy, "judge": "some/judge", "used": {"judged_tokens": 12345}}
+        facts = {"policy": policy, "judge": "some/judge", "used": self.used}
         run.triaged.publish(counts=counts, seconds=10, audit=audit, **facts)
 
     def impact(self) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 from scipy.stats import binomtest
 
 from tests.report.made_run import AUDIT, MadeRun, config_of
+from trace_ray.artifacts import Run
+from trace_ray.config import StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.report.page import render, report_sections
 from trace_ray.report.redact import excerpt
@@ -22,6 +27,7 @@ from trace_ray.report.sections.judge import judge_section
 from trace_ray.report.sections.lineage import lineage_section
 from trace_ray.report.sections.problems import problems_section
 from trace_ray.report.sections.training import thinned, training_section
+from trace_ray.storage import locate
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +138,36 @@ def test_costs_are_those_of_the_manifests(made: MadeRun) -> None:
     assert cost.seconds == 120
 
 
+@pytest.mark.parametrize(
+    ("used", "tokens"),
+    [
+        ({"endpoint_tokens": 70, "requests": 9, "retries": 2}, 70),
+        ({"judged_tokens": 50, "first_judged_tokens": 4, "second_endpoint_tokens": 3, "prefix_cache_hits": 8}, 57),
+        ({}, None),
+    ],
+)
+def test_every_judges_tokens_are_a_cost(tmp_path: Path, used: dict[str, int], tokens: int | None) -> None:
+    made = MadeRun(tmp_path, used=used)
+    made.triage()
+    assert cost_section(made.run).stages[0].tokens == tokens
+
+
+@pytest.mark.parametrize("missing", ["kappa", "agreement"])
+def test_a_figure_that_the_audit_could_not_have_is_left_open(tmp_path: Path, missing: str) -> None:
+    made = MadeRun(tmp_path)
+    made.triage(AUDIT | {missing: None})
+    (card,) = [card for card in report_sections(made.run, config_of())["cards"] if card.anchor == "judge"]
+    assert (card.answer, "kappa –." in card.sentence) == {"kappa": ("85.0 %", True), "agreement": ("–", False)}[missing]  # noqa: RUF001 - as tables
+
+
+@pytest.mark.parametrize(("weights", "answer"), [("uniform", "All alike"), ("u2a", "By rounds"), ("impact", "37 %")])
+def test_the_card_of_impact_says_how_pairs_are_weighed(made: MadeRun, weights: str, answer: str) -> None:
+    (card,) = [
+        c for c in report_sections(made.run, config_of(f"objective.weights={weights}"))["cards"] if c.anchor == "impact"
+    ]
+    assert card.answer == answer
+
+
 def test_refused_rows_come_with_examples_and_their_line(made: MadeRun) -> None:
     problems = problems_section(made.run, "none")
     assert [(r.reason, r.rows, len(r.examples)) for r in problems.refused] == [
@@ -151,6 +187,17 @@ def test_the_lineage_names_policy_data_models_and_command(made: MadeRun) -> None
     assert ("triage judge", "some/judge") in lineage.models
     assert [link.name for link in lineage.links] == ["triaged", "impact", "scored", "realign", "model", "evaluation"]
     assert lineage.command.startswith("trace-ray run -c ")
+
+
+def test_a_run_in_s3_is_made_again_from_the_configuration_on_the_page(tmp_path: Path) -> None:
+    """Its config.yaml is no local file, which -c wants; a folder's name may hold a blank."""
+    place = replace(
+        locate(str(tmp_path / "a run"), StorageConfig()), fs=pafs.SubTreeFileSystem("/", pafs.LocalFileSystem())
+    )
+    assert "s3://" not in (command := lineage_section(Run(place), config_of()).command)
+    assert command.splitlines()[1].startswith("trace-ray run -c again.yaml ")
+    local = lineage_section(Run(locate(place.path, StorageConfig())), config_of()).command
+    assert shlex.split(local)[:4] == ["trace-ray", "run", "-c", f"{place.path}/config.yaml"]
 
 
 def test_what_puts_the_result_in_doubt_is_said(made: MadeRun) -> None:

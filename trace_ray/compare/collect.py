@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import EVALUATION_METRICS, Run
 from trace_ray.errors import UserError
 from trace_ray.memory import recorded_peak
+from trace_ray.metrics import judge_tokens
 
 UNCLEAR = ("unclear_failure", "unclear_success")
 STAGES = ("triage", "impact", "realign", "evaluate")
@@ -47,7 +48,7 @@ class RunRecord:
 def collect(run: Run) -> RunRecord:
     """Returns the record of a run whose evaluation is finished. Raises UserError otherwise."""
     run.evaluation.manifest()
-    metrics = json.loads((run.evaluation.place / "metrics.json").read_text())
+    metrics = json.loads((run.evaluation.place / EVALUATION_METRICS).read_text())
     folders = dict(zip(STAGES, (run.triaged, run.scored, run.model, run.evaluation), strict=True))
     manifests = {stage: artifact.manifest() for stage, artifact in folders.items()}
     triaged, scored, model = manifests["triage"], manifests["impact"], manifests["realign"]
@@ -69,7 +70,7 @@ def collect(run: Run) -> RunRecord:
         seconds={stage: float(manifest["seconds"]) for stage, manifest in manifests.items()},
         peak_bytes={stage: peak for stage, peak in peaks.items() if peak is not None},
         tokens={
-            "judged": int(triaged.get("used", {}).get("judged_tokens", 0)),
+            "judged": judge_tokens(triaged.get("used", {})) or 0,
             "trained": int(realign.get("tokens", 0)),
         },
         facts={

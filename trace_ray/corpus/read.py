@@ -13,16 +13,13 @@ import pyarrow as pa
 from trace_ray.config import CorpusConfig
 from trace_ray.corpus.files import raw_rows
 from trace_ray.corpus.rows import RawPair, RejectedRowError, fit_length, parse_row
-from trace_ray.pairs import MESSAGES, PAIR_SCHEMA, REJECT_SCHEMA, RejectReason, Split
+from trace_ray.pairs import MESSAGES, PAIR_SCHEMA, REJECT_SCHEMA, ROWS_PER_FILE, RejectReason, Split
 from trace_ray.storage import Location
 
 SLOTS = 1 << 16
 """A prompt's slot is 16 bits of its hash: equal prompts share it, so all that compares pairs happens within a slot."""
 
 SLOT_SCHEMA = pa.schema([*PAIR_SCHEMA, ("slot", pa.uint16())])
-
-ROWS_PER_FILE = 1 << 40
-"""A row's number is file index x this + line: unique, and it needs no count of the files before."""
 
 _DETAIL_CHARACTERS = 200
 _as_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would build one a call

@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import EVALUATION_METRICS, Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, JudgeConfig, settings
 from trace_ray.errors import UserError
@@ -15,17 +15,25 @@ from trace_ray.evaluate.attacks import attack_metrics, attacking_prompts
 from trace_ray.evaluate.models import measure_capability, measure_drift
 from trace_ray.evaluate.prompts import PROMPT_COLUMNS, Row, held_out_prompts, own_prompts
 from trace_ray.evaluate.tpa import evaluation_metrics
+from trace_ray.identity import model_identity
 from trace_ray.lineage import lineage
+from trace_ray.policy import policy_identity
 from trace_ray.progress import CONSOLE, Meter
 from trace_ray.storage import Location, expand
 
-METRICS, GENERATED, RESPONSES, ATTACKS = "metrics.json", "generated", "responses", "attacks"
+GENERATED, RESPONSES, ATTACKS = "generated", "responses", "attacks"
 
 
 def evaluate_inputs(run: Run, config: Config) -> dict[str, Any]:
     """Returns everything that the answers and their verdicts depend on."""
     evaluate = config.evaluate
     merged: dict[str, Any] = {"model": run.model.manifest()["inputs_hash"], **settings(evaluate, "evaluate")}
+    merged |= settings(config.model, "model")
+    merged |= {"policy": policy_identity(config.policy), "triage.threshold": config.triage.threshold}
+    merged["model files"] = model_identity(config.model.path, config.model.revision, config.storage)
+    judge = evaluate.judge
+    if judge.backend == "vllm":
+        merged["evaluate.judge: model files"] = model_identity(judge.model, judge.revision, config.storage)
     files = {"prompt_file": evaluate.prompt_file, "attacks.prompts": evaluate.attacks.prompts}
     files["attacks.templates"] = evaluate.attacks.templates
     for name, path in files.items():
@@ -69,7 +77,7 @@ def run_evaluate(run: Run, config: Config) -> None:
     metrics |= _model_metrics(run, config)
     facts = {"judge": evaluate.judge.model or evaluate.judge.backend, "judge_is_triage_judge": same}
     facts |= {"lineage": lineage(config.model.path, config.storage)}
-    (place / METRICS).write_text(json.dumps(metrics | facts, indent=1))
+    (place / EVALUATION_METRICS).write_text(json.dumps(metrics | facts, indent=1))
     counts = {"prompts": len(prompts), "responses": len(MODELS) * len(prompts), "attacks": len(MODELS) * len(attacks)}
     run.evaluation.publish(counts=counts, seconds=time.monotonic() - started, **facts)
 

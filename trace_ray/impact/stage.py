@@ -14,6 +14,7 @@ from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, settings
 from trace_ray.corpus.noise import noisy_table
+from trace_ray.identity import model_identity
 from trace_ray.impact.direction_stage import slots, task, write_direction
 from trace_ray.impact.gold import PAIR_COLUMNS, choose_gold, choose_retain, tokenize_gold
 from trace_ray.impact.noise import record_noise
@@ -30,6 +31,7 @@ def impact_inputs(run: Run, config: Config) -> dict[str, Any]:
     """Returns everything that a scored row depends on."""
     parts = (("model", config.model), ("lora", config.lora), ("impact", config.impact), ("objective", config.objective))
     merged: dict[str, Any] = {"triaged": run.triaged.manifest()["inputs_hash"]}
+    merged["model files"] = model_identity(config.model.path, config.model.revision, config.storage)
     for name, node in parts:
         merged |= settings(node, name)
     return merged | settings(config.corpus.noise, "corpus.noise")

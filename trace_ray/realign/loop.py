@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from trace_ray import metrics
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import TRAINING_METRICS, Run
 from trace_ray.config import Config
 from trace_ray.errors import UserError
 from trace_ray.realign.checkpoint import load_checkpoint, save_checkpoint
@@ -28,7 +28,6 @@ from trace_ray.realign.setup import load_policy, make_engine, together
 from trace_ray.realign.trackers import Tracker, make_trackers
 from trace_ray.realign.weights import plain_grad_norm
 
-METRICS = "metrics.jsonl"
 _WRITE_SECONDS = 5.0
 _NOTICE_SECONDS = 2.0
 
@@ -154,7 +153,7 @@ class Trainer:
         """Writes metrics.jsonl and tells the trackers what is new; rank 0 only."""
         self._written = time.monotonic()
         place = self.run.realign.place
-        (place / METRICS).write_text("".join(json.dumps(row) + "\n" for row in self.metrics))
+        (place / TRAINING_METRICS).write_text("".join(json.dumps(row) + "\n" for row in self.metrics))
         if self.trackers is None:
             self.trackers = make_trackers(self.config.realign.trackers, place, self.run.place.uri, self._logged + 1)
         for row in self.metrics[self._logged :]:

@@ -13,13 +13,13 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import TRAINING_METRICS, Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, settings
 from trace_ray.errors import UserError
+from trace_ray.identity import model_identity
 from trace_ray.progress import CONSOLE, Meter
 from trace_ray.realign.card import card_facts
-from trace_ray.realign.loop import METRICS
 from trace_ray.realign.reference import reference_place
 from trace_ray.realign.trackers import check_trackers
 from trace_ray.realign.worker import MISTAKE, train_worker
@@ -35,8 +35,14 @@ _POLL_SECONDS = 2.0
 
 def realign_inputs(run: Run, config: Config) -> dict[str, Any]:
     """Returns everything that the trained weights depend on."""
-    parts = (("objective", config.objective), ("realign", config.realign), ("model", config.model))
+    parts = (
+        ("objective", config.objective),
+        ("realign", config.realign),
+        ("model", config.model),
+        ("lora", config.lora),
+    )
     merged: dict[str, Any] = {"scored": run.scored.manifest()["inputs_hash"]}
+    merged["model files"] = model_identity(config.model.path, config.model.revision, config.storage)
     for name, node in parts:
         merged |= settings(node, name)
     return merged
@@ -170,7 +176,7 @@ def check_model(config: Config) -> None:
 
 def read_metrics(run: Run) -> list[dict[str, Any]]:
     """Returns the figures of each step so far."""
-    place = run.realign.place / METRICS
+    place = run.realign.place / TRAINING_METRICS
     return [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
 
 

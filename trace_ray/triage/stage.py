@@ -16,16 +16,18 @@ from typing import Any
 from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, JudgeConfig, TriageConfig, settings
+from trace_ray.config_load import triage_judges
 from trace_ray.corpus.blocks import Group, block_count, finished_groups, regroup
 from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
+from trace_ray.identity import model_identity
 from trace_ray.judges.backends import check_corrector, corrector_kind, judge_fingerprint
 from trace_ray.judges.gold import read_gold
 from trace_ray.judges.prompt import PROMPT_VERSION
 from trace_ray.pairs import Split
-from trace_ray.policy import policy_hash
+from trace_ray.policy import policy_identity
 from trace_ray.progress import Meter
 from trace_ray.storage import Location, expand, locate
 from trace_ray.triage.audit import AUDIT_FILE, Labelled, audit, refuse_bad_judge, refuse_unreached_rate
@@ -33,29 +35,30 @@ from trace_ray.triage.block import merge_counts
 from trace_ray.triage.calibrate import Calibration, Decision, decision_of
 from trace_ray.triage.guard import deaths
 from trace_ray.triage.labels import FROM_PAIRS, Label, read_labels
-from trace_ray.triage.models import model_identity
 from trace_ray.triage.publish import Outcome, Plan, publish
 from trace_ray.triage.work import PLAN, Work
 from trace_ray.triage.workers import DecideActor, JudgeActor, Task, needs_model_for_corrections, needs_model_to_judge
 
-_NO_TIMEOUT = -1
 _BLOCKS_IN_TASK = 8
 
 
 def triage_inputs(config: Config, sources: list[Source]) -> dict[str, Any]:
     """Returns everything that a triaged row depends on."""
-    files = {f"corpus file {s.place.name} ({s.split or 'train'})": s.place.fingerprint() for s in sources}
+    # The number keeps files of one name apart, and rows are numbered by it.
+    files = {
+        f"corpus file {s.index + 1}: {s.place.name} ({s.split or 'train'})": s.place.fingerprint() for s in sources
+    }
     kept = settings(config.corpus, "corpus") | settings(config.triage, "triage")
     for moved in ("corpus.paths", "corpus.test_paths"):
         kept.pop(moved)
-    for name in ("audit_labels", "audit_file", "review_labels"):
+    for name in ("audit_labels", "audit_file", "review_labels", "gold_responses"):
         for place in _label_files(config, name):
-            files[f"triage.{name}"] = place.fingerprint()
+            files[f"triage.{name} content"] = place.fingerprint()
             kept.pop(f"triage.{name}", None)
-    for name, judge in _judges(config.triage).items():
-        files[f"triage.{name}: model files"] = model_identity(judge)
-    policy = f"{config.policy.name} {policy_hash(config.policy)}"
-    return {"policy": policy, "judge's prompt": PROMPT_VERSION, **kept, **files}
+    for name, judge in triage_judges(config.triage).items():
+        if judge.backend == "vllm":
+            files[f"{name}: model files"] = _identity(config, judge)
+    return {"policy": policy_identity(config.policy), "judge's prompt": PROMPT_VERSION, **kept, **files}
 
 
 def run_triage(run: Run, config: Config) -> None:
@@ -209,8 +212,6 @@ def _pool(worker: type, arguments: tuple[Any, ...], blocks: list[int], pool: Jud
 
     if not blocks:
         return
-    context = ray.data.DataContext.get_current()
-    context.execution_no_progress_timeout_s = _NO_TIMEOUT  # a block of a slow judge may well take longer
     dataset = ray.data.from_items([{"block": block} for block in blocks], override_num_blocks=len(blocks)).map(
         worker,
         fn_constructor_args=arguments,
@@ -286,9 +287,8 @@ def _run_blocks(worker: Callable[..., Any], arguments: tuple[Any, ...], blocks: 
     return [json.loads(run({"block": block})["tally"]) for block in blocks]
 
 
-def _judges(triage: TriageConfig) -> dict[str, JudgeConfig]:
-    named = {"judge": triage.judge, "first_judge": triage.first_judge, "second_judge": triage.second_judge}
-    return {name: judge for name, judge in named.items() if judge is not None and judge.backend == "vllm"}
+def _identity(config: Config, judge: JudgeConfig) -> str:
+    return model_identity(judge.model, judge.revision, config.storage)
 
 
 def _stores(config: Config) -> dict[str, Location]:
@@ -297,17 +297,17 @@ def _stores(config: Config) -> dict[str, Location]:
     if not triage.verdict_store:
         return {}
     place = locate(triage.verdict_store, config.storage)
-    models = ",".join(model_identity(judge) for name, judge in _judges(triage).items() if name != "second_judge")
+    cascade = [judge for judge in (triage.judge, triage.first_judge) if judge is not None and judge.backend == "vllm"]
+    models = ",".join(_identity(config, judge) for judge in cascade)
     stores = {"judge": place / judge_fingerprint(config.policy, triage, triage.judge, models)}
     if triage.second_judge is not None:
-        model = model_identity(triage.second_judge)
+        model = _identity(config, triage.second_judge)
         stores["second"] = place / judge_fingerprint(config.policy, triage, triage.second_judge, model)
     return stores
 
 
 def _label_files(config: Config, name: str) -> list[Location]:
-    where = {"audit_labels": "", "audit_file": "", "review_labels": ""} | vars(config.triage)
-    value = where[name]
+    value = getattr(config.triage, name)
     return expand((value,), config.storage, f"triage.{name}") if value not in ("", FROM_PAIRS) else []
 
 

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import EVALUATION_METRICS, Run
 from trace_ray.report.sections.measures import Measure, other_measures
 
-METRICS = "metrics.json"
 _Z95 = 1.959964
 
 
@@ -72,7 +71,7 @@ def change_section(run: Run) -> ChangeSection | None:
     """Returns before and after; None before evaluation is done."""
     if not run.evaluation.done():
         return None
-    metrics = json.loads((run.evaluation.place / METRICS).read_text())
+    metrics = json.loads((run.evaluation.place / EVALUATION_METRICS).read_text())
     sources = change_rows(
         metrics["tpa_by_source"], metrics["n_by_source"], metrics.get("tpa_by_source_interval", {}), {}
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from trace_ray.artifacts import Artifact, Run
-
-RESOURCES = "resources.json"
+from trace_ray.memory import recorded_peak
+from trace_ray.metrics import judge_tokens
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,7 @@ def cost_section(run: Run) -> CostSection:
     stages: list[StageCost] = []
     if run.triaged.done():
         m = run.triaged.manifest()
-        stages.append(
-            _stage("triage", run.triaged, m["counts"]["rows_in"], "rows read", m["used"].get("judged_tokens"))
-        )
+        stages.append(_stage("triage", run.triaged, m["counts"]["rows_in"], "rows read", judge_tokens(m["used"])))
     if run.scored.done():
         m = run.scored.manifest()
         trained = sum(number for name, number in m["counts"].items() if name != "untrained")
@@ -74,8 +71,8 @@ def _stage(name: str, artifact: Artifact, rows: int, rows_are: str, tokens: int 
 
 def _peak_gib(artifact: Artifact) -> float | None:
     """What the pipeline recorded of the stage's processes beside the artefact."""
-    place = artifact.place / RESOURCES
-    return json.loads(place.read_text())["peak_memory_bytes"] / 2**30 if place.exists() else None
+    peak = recorded_peak(artifact.place)
+    return None if peak is None else peak / 2**30
 
 
 def duration(seconds: float) -> str:

@@ -63,9 +63,14 @@ def _judge(judge: JudgeSection) -> Card:
         return Card(question, "Refused", f"{said} on {figures['pairs']:,} labelled pairs.", "judge", "bad")
     sentence = (
         f"of {figures['pairs']:,} labelled pairs get the label's category; AUC {figures['auc']:.3f}, "
-        f"kappa {figures['kappa']:.2f}."
+        f"kappa {_said(figures['kappa'], '.2f')}."
     )
-    return Card(question, f"{100 * figures['agreement']:.1f} %", sentence, "judge", "good")
+    return Card(question, _said(figures["agreement"], ".1%").replace("%", " %"), sentence, "judge", "good")
+
+
+def _said(figure: float | None, form: str) -> str:
+    """A kappa on labels of one class is none."""
+    return "–" if figure is None else format(figure, form)  # noqa: RUF001 - as the tables do
 
 
 def _change(change: ChangeSection) -> Card:
@@ -90,7 +95,10 @@ def _kept(change: ChangeSection) -> Card | None:
 
 
 def _impact(impact: ImpactSection) -> Card:
-    if impact.weights_kind != "impact":
+    if impact.weights_kind == "u2a":
+        text = "The conflicts of highest impact were picked, and weighed anew in each round of training."
+        return Card("Which pairs matter?", "By rounds", text, "impact")
+    if impact.weights_kind == "uniform":
         return Card("Which pairs matter?", "All alike", "The weights were set to be uniform.", "impact")
     sentence = (
         f"of all weight lies on the heaviest tenth of {impact.conflicts:,} conflicts; {impact.clamped:,} have weight 0."

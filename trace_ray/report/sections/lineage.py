@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 
-from trace_ray.artifacts import Artifact, Run
+from trace_ray.artifacts import CONFIG, EVALUATION_METRICS, Artifact, Run
 from trace_ray.config import Config
 from trace_ray.config_load import dump_config
 from trace_ray.policy import policy_hash, policy_text
 
-METRICS = "metrics.json"
 _FROM = {"impact": "triaged", "scored": "triaged", "realign": "scored", "model": "scored", "evaluation": "model"}
 
 
@@ -64,8 +64,16 @@ def lineage_section(run: Run, config: Config) -> Lineage:
         links=[_link(artefact) for artefact in artefacts if artefact.done()],
         steps=_steps(run),
         config=dump_config(config),
-        command=f"trace-ray run -c {run.place.uri}/config.yaml --run runs/again",
+        command=_command(run),
     )
+
+
+def _command(run: Run) -> str:
+    """-c reads local files; where the run is in S3, its configuration is at hand on the page."""
+    place = run.place / CONFIG
+    if place.is_local:
+        return f"trace-ray run -c {shlex.quote(place.path)} --run runs/again"
+    return "# save the configuration below as again.yaml, then\ntrace-ray run -c again.yaml --run runs/again"
 
 
 def _corpus(run: Run) -> list[tuple[str, str]]:
@@ -88,7 +96,7 @@ def _models(config: Config) -> list[tuple[str, str]]:
 
 
 def _steps(run: Run) -> list[Step]:
-    metrics = json.loads((run.evaluation.place / METRICS).read_text()) if run.evaluation.done() else {}
+    metrics = json.loads((run.evaluation.place / EVALUATION_METRICS).read_text()) if run.evaluation.done() else {}
     steps = []
     for step in metrics.get("lineage", []):
         policy, tpa = step["policy"], step["tpa"]

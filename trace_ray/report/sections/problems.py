@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trace_ray.artifacts import Run
+from trace_ray.pairs import ROWS_PER_FILE
 from trace_ray.report.redact import Excerpt, excerpt
 from trace_ray.report.tally import count_by, published
 
@@ -67,8 +68,7 @@ def refused_rows(run: Run, redact: str) -> list[Refused]:
 
 
 def _example(row: Mapping[str, Any], redact: str) -> tuple[str, int, Excerpt | None]:
-    # A row's number is the file's index x 2^40 + its line (corpus/read.py).
-    return row["source"], row["row"] % (1 << 40) + 1, excerpt(row["detail"], redact)
+    return row["source"], row["row"] % ROWS_PER_FILE + 1, excerpt(row["detail"], redact)
 
 
 def judge_errors(run: Run) -> list[tuple[str, int]]:

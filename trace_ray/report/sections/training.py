@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import TRAINING_METRICS, Run
 from trace_ray.pairs import TRAINED
 
-METRICS = "metrics.jsonl"
 POINTS = 240
 _SHOWN = {"loss": "mean loss of a pair", "margin": "mean margin (implicit reward)"}
 
@@ -38,7 +37,7 @@ class TrainingSection:
 
 def training_section(run: Run, method: str, epochs: int) -> TrainingSection | None:
     """Returns what realign has written, finished or not; None before its first step."""
-    place = run.realign.place / METRICS
+    place = run.realign.place / TRAINING_METRICS
     rows = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
     if not rows:
         return None
