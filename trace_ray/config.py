@@ -304,6 +304,7 @@ class RealignConfig:
         max_steps: T_max of Algorithm 1; 0 = ``epochs`` alone decide.
         epsilon: stop once the gradient's norm has stayed below it for ``epsilon_steps`` steps; 0 = never.
         warmup_steps: steps of linear warm-up, at most a tenth of the run.
+        max_grad_norm: the gradient is scaled down to it; 0 = never.
         batch: pairs a step, over all workers.
         shares: category -> share of a step, each set drawn from separately; empty = every pair once an epoch.
         length_window: steps whose pairs are sorted by length among one another; 1 = no sorting.

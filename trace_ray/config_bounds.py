@@ -84,7 +84,7 @@ BOUNDS: dict[str, Bound] = {
     "realign.warmup_steps": _or_more("a number of steps, or 0 for no warm-up"),
     "realign.forward_overhead": _or_more("a number of tokens"),
     "realign.weight_decay": _or_more(),
-    "realign.max_grad_norm": _positive("positive norm"),
+    "realign.max_grad_norm": _or_more("a norm, or 0 for no clipping"),
     "realign.seed": _or_more(),
     "ray.local_cpus": _or_more("a number of cores, or 0 for all of this machine"),
     "evaluate.prompts": _or_more("a number of prompts, or 0 for all"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -72,7 +73,7 @@ def train(model: Any, scored: pa.Table, config: Config, steps: int, scratch: Run
         if not torch.isfinite(loss):
             raise RuntimeError(f"step {step}: the loss is {loss}")
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(trainable, config.realign.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(trainable, config.realign.max_grad_norm or math.inf)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
