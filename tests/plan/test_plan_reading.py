@@ -68,7 +68,7 @@ class Recorder:
         self.asked["clause"] += prompts
         return [{} for _ in prompts]
 
-    def generate(self, prompts: Sequence[list[int]], _limit: int) -> list[str]:
+    def whole_answers(self, prompts: Sequence[list[int]], _limit: int) -> list[str | None]:
         self.asked["draft"] += prompts
         return [compliant(random.Random(0), self._text(ids)[0]) for ids in prompts]
 
@@ -301,3 +301,7 @@ def test_the_probe_times_what_a_corrector_writes(
     assert writes.answer_tokens_s == sum(len(ids) for ids in tokenizer(drafts)["input_ids"]) / 4
     assert writes.prompt_tokens_s > 0
     assert reads.answer_tokens_s == 0
+    monkeypatch.setattr(Recorder, "whole_answers", lambda _self, prompts, _limit: [None] * len(prompts))
+    cut = probe._judge(config, "triage.judge", rows, 0.0)
+    limit = min(config.triage.corrector_tokens, probe.ANSWER_TOKENS)
+    assert cut.answer_tokens_s == limit * min(len(rows), probe.PROMPTS) / 4

@@ -65,11 +65,12 @@ def _judge(config: Config, name: str, rows: list[dict[str, Any]], begun: float) 
 
 
 def _drafting(reader: Any, requests: list[str], responses: list[str]) -> float:
-    """Tokens a second of corrections, their prompts' reading included."""
+    """Tokens a second of corrections, their prompts' reading included; one that is none was cut at the limit, most likely."""
     drafts: list[str | None] = []
     seconds = _timed(lambda: drafts.extend(reader.drafts(requests, responses)))
-    lengths = [len(ids) for ids in reader.engine.tokenizer([draft or "" for draft in drafts])["input_ids"]]
-    return max(1, sum(lengths)) / seconds
+    whole = [draft for draft in drafts if draft is not None]
+    lengths = [len(ids) for ids in reader.engine.tokenizer(whole)["input_ids"]] if whole else []
+    return max(1, sum(lengths) + reader.correction_tokens * (len(drafts) - len(whole))) / seconds
 
 
 def _policy(config: Config, rows: list[dict[str, Any]], begun: float) -> EngineRates:
