@@ -70,7 +70,8 @@ def _drafting(reader: Any, requests: list[str], responses: list[str]) -> float:
     seconds = _timed(lambda: drafts.extend(reader.drafts(requests, responses)))
     whole = [draft for draft in drafts if draft is not None]
     lengths = [len(ids) for ids in reader.engine.tokenizer(whole)["input_ids"]] if whole else []
-    return max(1, sum(lengths) + reader.correction_tokens * (len(drafts) - len(whole))) / seconds
+    cut = len(drafts) - len(whole)
+    return max(1, sum(lengths) + int(reader.correction_tokens) * cut) / seconds
 
 
 def _policy(config: Config, rows: list[dict[str, Any]], begun: float) -> EngineRates:
