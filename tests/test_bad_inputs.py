@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from trace_ray.artifacts import Run
 from trace_ray.cli import main
@@ -43,7 +44,8 @@ def lines_of(*pairs: dict[str, str]) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with a corpus and held-out pairs that nothing is wrong with."""
+    """A folder to work in, with a corpus and held-out pairs that nothing is wrong with; no Ray, as in a new process."""
+    ray.shutdown()  # another test's: a connected command may ask for what its machine lacks
     monkeypatch.chdir(tmp_path)
     for name in ("pairs.jsonl", "held_out.jsonl"):
         Path(name).write_text("\n".join(lines_of(INVERT, RETAIN, PUNISH, INVERT)) + "\n")
