@@ -67,7 +67,9 @@ class TokenCluster:
 
     def add_node(self, cpus: int) -> subprocess.Popen[bytes]:
         known = len(self.agent_ports)
-        node = self._start([f"--address=127.0.0.1:{self.gcs_port}", f"--num-cpus={cpus}"])
+        # A folder of its own, as on a machine of its own: else each node unpacks a job's files over the driver's.
+        own = self.folder / str(len(self.nodes))
+        node = self._start([f"--address=127.0.0.1:{self.gcs_port}", f"--num-cpus={cpus}", f"--temp-dir={own}"])
         port = self.agent_ports[known]
         wait_for(lambda: status_of(f"http://127.0.0.1:{port}/api/local_raylet_healthz") == 200, 120, "the node")
         return node
