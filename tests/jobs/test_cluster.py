@@ -82,7 +82,9 @@ def test_a_killed_job_submitted_again_completes(cluster: TokenCluster, lake: tup
 
     (driver,) = [p for p in cluster.processes("jobs/run.py", run.place.uri) if p.name().startswith("python")]
     driver.kill()
-    wait_for(lambda: "failed" in cluster.ray("job", "status", "first").stdout.lower(), 120, "the end of the first job")
+    wait_for(
+        lambda: "Job 'first' failed" in cluster.ray("job", "status", "first").stdout, 120, "the end of the first job"
+    )
     third = cluster.ray(*submit(cluster, "third", run, overrides), timeout=420)
     assert third.returncode == 0, third.stdout[-3000:] + third.stderr[-3000:]
     assert run.triaged.manifest() == triaged, "a finished stage is left alone"

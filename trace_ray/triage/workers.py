@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -89,6 +90,16 @@ class Usage:
         return used
 
 
+@contextmanager
+def _use_recorded(work: Work, usage: Usage) -> Iterator[None]:
+    """Records what a block has used that a mistake or a spent budget stops: its resume has so much less."""
+    try:
+        yield
+    except UserError:
+        work.record_use(usage.take())
+        raise
+
+
 class JudgeActor:
     """Ray Data actor: the judges, kept for all the blocks it gets.
 
@@ -106,11 +117,8 @@ class JudgeActor:
         self.checked = False
 
     def __call__(self, item: Item) -> Item:
-        try:
+        with _use_recorded(self.task.work, self.usage):
             return self._judge(int(item["block"]))
-        except UserError:
-            self.task.work.record_use(self.usage.take())
-            raise
 
     def _judge(self, block: int) -> Item:
         if not self.checked:
@@ -174,11 +182,8 @@ class DecideActor:
         self.checked = not needs_model_for_corrections(task.policy, task.config)
 
     def __call__(self, item: Item) -> Item:
-        try:
+        with _use_recorded(self.task.work, self.usage):
             return self._decide(int(item["block"]))
-        except UserError:
-            self.task.work.record_use(self.usage.take())
-            raise
 
     def _decide(self, block: int) -> Item:
         work = self.task.work
