@@ -18,7 +18,7 @@ _SETTING = "plan.manifest"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class NodeGroup:
     """A kind of node: ``most`` of them, each with cpus and gpus."""
 
     name: str
@@ -78,7 +78,7 @@ def unmet(config: Config, stages: Sequence[str], cpus: float, gpus: float, other
                 yield UserError(name, f"{need:g} {kind}", f"the cluster has {there:g}: ask for less, or {otherwise}")
 
 
-def shortages(config: Config, groups: Sequence[Group]) -> Iterator[UserError]:
+def shortages(config: Config, groups: Sequence[NodeGroup]) -> Iterator[UserError]:
     """Yields the demands that the groups at their largest cannot meet: setting, bundle asked, most there is, remedy."""
     for demand in demands(config):
         room = {group.name: group.most * group.holds(demand.cpus, demand.gpus) for group in groups}
@@ -92,7 +92,7 @@ def shortages(config: Config, groups: Sequence[Group]) -> Iterator[UserError]:
             yield UserError(demand.setting, asked, remedy)
 
 
-def read_groups(path: str) -> list[Group]:
+def read_groups(path: str) -> list[NodeGroup]:
     """Returns the worker groups of a manifest or launcher file, for ``shortages``.
 
     Raises: UserError where the file describes no cluster, or leaves a group's size open.
@@ -119,12 +119,12 @@ def read_groups(path: str) -> list[Group]:
     raise UserError(_SETTING, path, "no RayCluster, RayJob or launcher file with worker groups in it; see clusters/")
 
 
-def groups_of(manifest: dict[str, Any]) -> list[Group]:
+def groups_of(manifest: dict[str, Any]) -> list[NodeGroup]:
     """Returns the worker groups of a RayCluster or RayJob manifest, or of an AWS cluster launcher file."""
     if "available_node_types" in manifest:
         kinds = manifest["available_node_types"].items()
         return [
-            Group(
+            NodeGroup(
                 name=name,
                 cpus=kind["resources"].get("CPU", 0),
                 gpus=kind["resources"].get("GPU", 0),
@@ -135,7 +135,7 @@ def groups_of(manifest: dict[str, Any]) -> list[Group]:
         ]
     spec = manifest["spec"].get("rayClusterSpec", manifest["spec"])
     return [
-        Group(
+        NodeGroup(
             name=group["groupName"],
             cpus=float(group["rayStartParams"]["num-cpus"]),
             gpus=float(group["rayStartParams"].get("num-gpus", 0)),

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from trace_ray.capacity import Group, read_groups, shortages
+from trace_ray.capacity import NodeGroup, read_groups, shortages
 from trace_ray.config_load import load_config
 from trace_ray.errors import UserError
 
 GROUPS = [
-    Group(name="judge", cpus=7, gpus=1, most=4),
-    Group(name="trainer", cpus=44, gpus=4, most=1),
+    NodeGroup(name="judge", cpus=7, gpus=1, most=4),
+    NodeGroup(name="trainer", cpus=44, gpus=4, most=1),
 ]
 BASE = ["policy.text=Be brief.", "triage.judge.num_gpus=1", "triage.judge.num_cpus=6", "realign.use_gpu=true"]
 

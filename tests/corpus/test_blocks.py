@@ -11,7 +11,7 @@ import pytest
 
 from trace_ray.config import CorpusConfig, StorageConfig
 from trace_ray.corpus import blocks as blocks_module
-from trace_ray.corpus.blocks import Group, block_count, read_block, regroup
+from trace_ray.corpus.blocks import SourceGroup, block_count, read_block, regroup
 from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Source
 from trace_ray.pairs import hash_fraction, pair_id
@@ -36,7 +36,7 @@ def test_blocks_hold_every_row_once_and_keep_prompts_together(
 ) -> None:
     monkeypatch.setattr(blocks_module, "CHUNK_BYTES", 500)  # several runs
     made = corpus(tmp_path / "x.jsonl", rows)
-    group = Group(0, (Source(place(tmp_path / "x.jsonl"), 0, ""),), 0)
+    group = SourceGroup(0, (Source(place(tmp_path / "x.jsonl"), 0, ""),), 0)
     tally = regroup(group, CorpusConfig(), blocks, place(tmp_path / "runs"), place(tmp_path / "rejects"))
     tables = [read_block(place(tmp_path / "runs"), block) for block in range(blocks)]
     found = [row for table in tables for row in table.to_pylist()]
@@ -57,7 +57,7 @@ def test_refused_rows_are_in_the_tally_too(tmp_path: Path) -> None:
     corpus(tmp_path / "x.jsonl", 3)
     with (tmp_path / "x.jsonl").open("a") as file:
         file.write("{broken\n[]\n")
-    group = Group(0, (Source(place(tmp_path / "x.jsonl"), 0, ""),), 0)
+    group = SourceGroup(0, (Source(place(tmp_path / "x.jsonl"), 0, ""),), 0)
     tally = regroup(group, CorpusConfig(), 2, place(tmp_path / "runs"), place(tmp_path / "rejects"))
     assert (tally["rows"], tally["rejects"]) == (5, 2)
     assert tally["row_sum"] == sum(i * i for i in range(5))
@@ -67,7 +67,7 @@ def test_refused_rows_are_in_the_tally_too(tmp_path: Path) -> None:
 
 def test_the_holdout_is_drawn_by_the_prompts_hash(tmp_path: Path) -> None:
     corpus(tmp_path / "x.jsonl", 200)
-    group = Group(0, (Source(place(tmp_path / "x.jsonl"), 0, ""),), 0)
+    group = SourceGroup(0, (Source(place(tmp_path / "x.jsonl"), 0, ""),), 0)
     regroup(group, CorpusConfig(holdout=0.3), 1, place(tmp_path / "runs"), place(tmp_path / "rejects"))
     for row in read_block(place(tmp_path / "runs"), 0).to_pylist():
         key = json.dumps([[turn["role"], turn["content"]] for turn in row["prompt"]], ensure_ascii=False)
@@ -78,7 +78,9 @@ def test_a_limit_counts_over_files_in_order(tmp_path: Path) -> None:
     for name in ("a", "b"):
         corpus(tmp_path / f"{name}.jsonl", 10)
     sources = tuple(Source(place(tmp_path / f"{n}.jsonl"), i, "") for i, n in enumerate("ab"))
-    tally = regroup(Group(0, sources, 13), CorpusConfig(), 1, place(tmp_path / "runs"), place(tmp_path / "rejects"))
+    tally = regroup(
+        SourceGroup(0, sources, 13), CorpusConfig(), 1, place(tmp_path / "runs"), place(tmp_path / "rejects")
+    )
     assert tally["rows"] == 13
     rows = read_block(place(tmp_path / "runs"), 0)["row"].to_pylist()
     assert rows == [*range(10), *(2**40 + i for i in range(3))]
@@ -100,7 +102,7 @@ def test_the_shared_files_are_read_whole(name: str, pairs: int, rejects: dict[st
     source = Source(place(SHARED / name), 0, "")
     assert count_rows(source.place) == total
     out = place(tmp_path / "runs"), place(tmp_path / "rejects")
-    tally = regroup(Group(0, (source,), 0), CorpusConfig(), 4, *out)
+    tally = regroup(SourceGroup(0, (source,), 0), CorpusConfig(), 4, *out)
     read = sum(read_block(out[0], block).num_rows for block in range(4))
     reasons = Counter(r for part in out[1].files() for r in part.read_parquet()["reason"].to_pylist())
     assert (tally["rows"], read, dict(reasons)) == (total, pairs, rejects)

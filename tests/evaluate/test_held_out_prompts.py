@@ -14,7 +14,7 @@ import pytest
 
 from trace_ray.artifacts import Run
 from trace_ray.config import Config, CorpusConfig, EvaluateConfig, StorageConfig
-from trace_ray.corpus.blocks import Group, read_block, regroup
+from trace_ray.corpus.blocks import SourceGroup, read_block, regroup
 from trace_ray.corpus.read import Source
 from trace_ray.errors import UserError
 from trace_ray.evaluate.prompts import PROMPT_COLUMNS, Row, drift_pairs, first_by_hash, held_out_prompts
@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     for index, name in enumerate(("a.jsonl", "b.jsonl")):
         pairs = [{"prompt": f"p {rng.randrange(90)}", "chosen": f"{name} {i}", "rejected": "no"} for i in range(400)]
         (folder / name).write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-        group = Group(index, (Source(place / name, index, ""),), 0)
+        group = SourceGroup(index, (Source(place / name, index, ""),), 0)
         regroup(group, CorpusConfig(holdout=0.5), BLOCKS, place / "runs", place / "rejects")
     made = Run(place / "run")
     made.triaged.begin({})

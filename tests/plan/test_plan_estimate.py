@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trace_ray.capacity import Group
+from trace_ray.capacity import NodeGroup
 from trace_ray.config import Config
 from trace_ray.config_load import conf_folder, load_config
 from trace_ray.errors import UserError
@@ -246,7 +246,7 @@ def test_what_the_cluster_lacks_is_said_for_every_stage() -> None:
 
 
 def test_the_clusters_size_is_the_manifests_unless_given() -> None:
-    groups = [Group(name="judge", cpus=7, gpus=1, most=4), Group(name="cpu", cpus=8, gpus=0, most=2)]
+    groups = [NodeGroup(name="judge", cpus=7, gpus=1, most=4), NodeGroup(name="cpu", cpus=8, gpus=0, most=2)]
     assert cluster_size(config_of(), groups) == Resources(cpus=44, gpus=4)
     assert cluster_size(config_of("plan.cpus=20", "plan.gpus=2"), groups) == Resources(cpus=20, gpus=2)
     assert cluster_size(config_of("ray.local_cpus=3"), []) == Resources(cpus=3, gpus=0)

@@ -12,7 +12,7 @@ from trace_ray.config import ObjectiveConfig, RealignConfig, TermConfig
 from trace_ray.config_load import conf_folder, load_config
 from trace_ray.realign.figures import StepSums, named_figures
 from trace_ray.realign.objective import PairLosses, micro_batch, pair_losses
-from trace_ray.realign.order import Plan
+from trace_ray.realign.order import StepPlan
 from trace_ray.realign.packing import plan_step
 
 DEMO = conf_folder() / "examples" / "demo.yaml"
@@ -88,7 +88,9 @@ def test_less_than_a_tenth_is_padding(name: str) -> None:
     lengths = [[prompt + draw(), prompt + draw()] for prompt in (draw() for _ in range(20 * realign.batch))]
     category = tuple(rng.choice(("INVERT", "PUNISH", "RETAIN")) for _ in lengths)
     tokens = tuple(max(one) for one in lengths)
-    plan = Plan(category=category, tokens=tokens, seed=0, epochs=1, batch=realign.batch, window=realign.length_window)
+    plan = StepPlan(
+        category=category, tokens=tokens, seed=0, epochs=1, batch=realign.batch, window=realign.length_window
+    )
     real = padded = 0
     for number in range(plan.steps):
         mine = [lengths[i] for i in plan.step(number)]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trace_ray.config import ObjectiveConfig
 from trace_ray.errors import UserError
 from trace_ray.realign.objective import Denominators, PairLosses, denominators, reduce_losses
-from trace_ray.realign.order import Plan, epoch_order
+from trace_ray.realign.order import StepPlan, epoch_order
 from trace_ray.realign.packing import group_sequences, plan_step, split_step
 
 CATEGORY = ("INVERT",) * 7 + ("PUNISH",) * 5 + ("RETAIN",) * 19
@@ -22,9 +22,9 @@ TOKENS = tuple(random.Random(0).randint(5, 200) for _ in CATEGORY)
 WEIGHED = ("INVERT", "PUNISH")
 
 
-def plan(batch: int, window: int = 1, shares: dict[str, float] | None = None, max_steps: int = 0) -> Plan:
+def plan(batch: int, window: int = 1, shares: dict[str, float] | None = None, max_steps: int = 0) -> StepPlan:
     more = {"window": window, "shares": shares, "max_steps": max_steps}
-    return Plan(category=CATEGORY, tokens=TOKENS, seed=1, epochs=2, batch=batch, **more)  # type: ignore[arg-type]
+    return StepPlan(category=CATEGORY, tokens=TOKENS, seed=1, epochs=2, batch=batch, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7, 31, 40])
@@ -54,7 +54,7 @@ def test_categories_are_spread_evenly() -> None:
 def test_sorting_by_length_keeps_the_shares_of_a_step() -> None:
     category = ("INVERT",) * 80 + ("RETAIN",) * 240
     tokens = tuple(random.Random(1).randint(5, 200) for _ in category)
-    made = Plan(category=category, tokens=tokens, seed=0, epochs=1, batch=16, window=10)
+    made = StepPlan(category=category, tokens=tokens, seed=0, epochs=1, batch=16, window=10)
     spread = []
     for step in range(made.steps):
         samples = made.step(step)
@@ -80,7 +80,7 @@ def test_shares_that_do_not_divide_an_epoch_leave_no_step_empty(shares: dict[str
 
 
 def test_shares_of_sets_without_pairs_are_refused() -> None:
-    made = Plan(category=("INVERT",), tokens=(3,), seed=0, epochs=1, batch=1, shares={"RETAIN": 1.0})
+    made = StepPlan(category=("INVERT",), tokens=(3,), seed=0, epochs=1, batch=1, shares={"RETAIN": 1.0})
     with pytest.raises(UserError, match=r"realign\.shares.*RETAIN"):
         made.step(0)
 

@@ -84,7 +84,7 @@ def test_a_block_costs_a_listing_and_as_many_requests_a_run_as_scaling_counts(
         {"prompt": f"p {i}", "chosen": uuid.uuid4().hex * 10, "rejected": uuid.uuid4().hex * 10} for i in range(2000)
     ]
     (place / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    group = blocks.Group(0, (Source(place / "corpus.jsonl", 0, ""),), 0)
+    group = blocks.SourceGroup(0, (Source(place / "corpus.jsonl", 0, ""),), 0)
     runs = blocks.regroup(group, CorpusConfig(), 8, place / "runs", place / "rejects")["runs"]
     assert runs > 2
     verbs(proxy)

@@ -12,7 +12,7 @@ from trace_ray.config import Config, StorageConfig
 from trace_ray.corpus.blocks import row_sum
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.storage import locate
-from trace_ray.triage.publish import Outcome, Plan, publish
+from trace_ray.triage.publish import ReadRows, TriageOutcome, publish
 
 READ = [0, 1, 2, 3, (1 << 40) + 1]
 
@@ -28,9 +28,9 @@ def run_with(folder: Path, triaged: list[int], rejects: list[int]) -> Run:
     return run
 
 
-def outcome() -> Outcome:
-    plan = Plan(len(READ), row_sum(pa.chunked_array([pa.array(READ, pa.int64())])), 1)
-    return Outcome(plan, {}, {"triaged": 3}, None)
+def outcome() -> TriageOutcome:
+    plan = ReadRows(len(READ), row_sum(pa.chunked_array([pa.array(READ, pa.int64())])), 1)
+    return TriageOutcome(plan, {}, {"triaged": 3}, None)
 
 
 def test_rows_in_are_rows_out_and_rejects(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from trace_ray.artifacts import Run
 from trace_ray.config import CorpusConfig, StorageConfig, TriageConfig
-from trace_ray.corpus.blocks import Group, finished_groups, regroup
+from trace_ray.corpus.blocks import SourceGroup, finished_groups, regroup
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
 from trace_ray.judges.opinion import Opinion
@@ -16,7 +16,7 @@ from trace_ray.policy import ClauseConfig, PolicyConfig, RuleConfig
 from trace_ray.storage import locate
 from trace_ray.triage.calibrate import Calibration, Decision
 from trace_ray.triage.guard import Guard, deaths
-from trace_ray.triage.publish import Plan, _account, _write_review
+from trace_ray.triage.publish import ReadRows, _account, _write_review
 from trace_ray.triage.work import Work
 from trace_ray.triage.workers import DecideActor, JudgeActor, Task
 
@@ -30,7 +30,7 @@ def test_every_step_works_there(s3: StorageConfig) -> None:
     config = CorpusConfig(paths=(f"{base.uri}/corpus",))
     run = Run(base / "run")
     work = Work.of(run)
-    tally = regroup(Group(0, tuple(corpus_sources(config, s3)), 0), config, 4, work.runs, work.rejects)
+    tally = regroup(SourceGroup(0, tuple(corpus_sources(config, s3)), 0), config, 4, work.runs, work.rejects)
     assert finished_groups(work.runs) == {"group-000000": tally}
     triage = TriageConfig(abstain_band=0.0)
     store = base / "store"
@@ -48,7 +48,7 @@ def test_every_step_works_there(s3: StorageConfig) -> None:
         judging({"block": block})
         deciding({"block": block})
     assert set(work.finished("judge")) == set(work.finished("decide")) == {0, 1, 2, 3}
-    assert _account(run, Plan(41, tally["row_sum"], 4)) == {"broken_json": 1}
+    assert _account(run, ReadRows(41, tally["row_sum"], 4)) == {"broken_json": 1}
     counts = [one["counts"] for one in work.finished("decide").values()]
     assert sum(one.get("train INVERT", 0) + one.get("test INVERT", 0) for one in counts) == 20
     assert _write_review(run, work) is None

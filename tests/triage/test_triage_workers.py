@@ -12,7 +12,7 @@ import pytest
 from tests.support.fake_endpoint import FakeEndpoint
 from trace_ray.artifacts import Run
 from trace_ray.config import Config, CorpusConfig, EndpointConfig, JudgeConfig, StorageConfig, TriageConfig
-from trace_ray.corpus.blocks import Group, read_block, regroup
+from trace_ray.corpus.blocks import SourceGroup, read_block, regroup
 from trace_ray.corpus.read import Source
 from trace_ray.errors import UserError
 from trace_ray.policy import ClauseConfig, PolicyConfig, RuleConfig
@@ -22,7 +22,7 @@ from trace_ray.triage.audit import Labelled, audit
 from trace_ray.triage.calibrate import Calibration, Decision
 from trace_ray.triage.canaries import ATTACKS, SEEDS
 from trace_ray.triage.labels import Label
-from trace_ray.triage.publish import Plan
+from trace_ray.triage.publish import ReadRows
 from trace_ray.triage.work import CANARIES, Work
 from trace_ray.triage.workers import DecideActor, JudgeActor, Task
 
@@ -54,7 +54,7 @@ def task(folder: Path, rows: list[dict[str, str]], config: TriageConfig, blocks:
     corpus.write_text("".join(json.dumps({"prompt": f"q{i}", **row}) + "\n" for i, row in enumerate(rows)))
     work = Work.of(run(folder))
     source = Source(locate(str(corpus), StorageConfig()), 0, "")
-    regroup(Group(0, (source,), 0), CorpusConfig(), blocks, work.runs, work.rejects)
+    regroup(SourceGroup(0, (source,), 0), CorpusConfig(), blocks, work.runs, work.rejects)
     known: dict[str, Any] = {"policy": POLICY, "work": work, "stores": {}, "deaths": 0} | more
     return Task(config=config, blocks=blocks, **known)
 
@@ -92,7 +92,7 @@ def test_judging_and_correcting_share_a_budget_that_resumes_keep(
     fake: FakeEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_this_process(monkeypatch)
-    plan, decision = Plan(3, 0, 1), Decision(Calibration(), 0.5, 0.0)
+    plan, decision = ReadRows(3, 0, 1), Decision(Calibration(), 0.5, 0.0)
     asked_to_judge = 6 + SEEDS * len(ATTACKS) + 6  # canaries' candidates, canaries, the block
 
     def triage(limit: int) -> Any:

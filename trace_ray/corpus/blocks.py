@@ -26,7 +26,7 @@ _MAX_BLOCKS = 4096
 
 
 @dataclass(frozen=True)
-class Group:
+class SourceGroup:
     """Files that one task reads: one file, or all training files where a limit counts over them together."""
 
     index: int
@@ -50,7 +50,7 @@ def block_count(rows: int, rows_per_part: int) -> int:
     return blocks
 
 
-def regroup(group: Group, config: CorpusConfig, blocks: int, out: Location, rejects: Location) -> dict[str, int]:
+def regroup(group: SourceGroup, config: CorpusConfig, blocks: int, out: Location, rejects: Location) -> dict[str, int]:
     """Writes a group's runs below ``out``, its refused rows below ``rejects`` and, last, its record, which it returns.
 
     The same group writes the same files, so a task may be repeated.

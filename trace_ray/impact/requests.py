@@ -33,7 +33,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PairScores:
     """What one pair got.
 
     Args:
@@ -56,7 +56,7 @@ def run_requests(
     *,
     norms: bool = False,
     share_prompts: bool | None = None,
-) -> list[Outcome]:
+) -> list[PairScores]:
     """Returns an outcome for each request, in order; no outcome depends on which others there are.
 
     Args:
@@ -66,7 +66,7 @@ def run_requests(
     share = config.share_prompts if share_prompts is None else share_prompts
     model_config = causal_lm(scorer.model).config
     uses = Counter(key for request in requests for key in _keys(request))
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[int, PairScores] = {}
     together: list[int] = []
     for i, request in enumerate(requests):
         alone = all(uses[key] == 1 for key in _keys(request))
@@ -82,13 +82,13 @@ def run_requests(
         logp = iter(scored.logp_S.tolist())
         norm = [None] * len(some) if scored.norm_B is None else scored.norm_B.tolist()
         for i, score, size in zip(some, scored.score_B.tolist(), norm, strict=True):
-            outcomes[i] = Outcome({name: next(logp) for name in requests[i].response_ids}, {}, score, size)
+            outcomes[i] = PairScores({name: next(logp) for name in requests[i].response_ids}, {}, score, size)
     rest = [i for i in range(len(requests)) if i not in outcomes]
     outcomes |= zip(rest, _each_once([requests[i] for i in rest], scorer, config.batch_tokens), strict=True)
     return [outcomes[i] for i in range(len(requests))]
 
 
-def _each_once(requests: Sequence[Request], scorer: Scorer, batch_tokens: int) -> Iterator[Outcome]:
+def _each_once(requests: Sequence[Request], scorer: Scorer, batch_tokens: int) -> Iterator[PairScores]:
     """Runs each unique response once, with a backward where any request wants its score."""
     wanted: dict[tuple[Tokens, Tokens], bool] = {}
     for request in requests:
@@ -109,10 +109,10 @@ def _each_once(requests: Sequence[Request], scorer: Scorer, batch_tokens: int) -
         got = {name: found[key] for name, key in zip(request.response_ids, _keys(request), strict=True)}
         logps = {name: logp for name, (logp, _) in got.items()}
         if request.coefficients is None:
-            yield Outcome(logps, {}, None)
+            yield PairScores(logps, {}, None)
         else:
             scores = {name: s for name, (_, s) in got.items() if s is not None}
-            yield Outcome(logps, scores, sum(request.coefficients[name] * s for name, s in scores.items()))
+            yield PairScores(logps, scores, sum(request.coefficients[name] * s for name, s in scores.items()))
 
 
 def _keys(request: Request) -> list[tuple[Tokens, Tokens]]:

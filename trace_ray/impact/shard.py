@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 
 from trace_ray.config import ImpactConfig, ObjectiveConfig, TermConfig
-from trace_ray.impact.requests import Outcome, Request, run_requests
+from trace_ray.impact.requests import PairScores, Request, run_requests
 from trace_ray.impact.scores import Direction, Scorer
 from trace_ray.impact.slopes import pair_slopes, responses
 from trace_ray.pairs import CONFLICTS, SCORED_SCHEMA, TRAINED, TRIAGED_SCHEMA, Split, hash_fraction
@@ -116,7 +116,7 @@ def _coefficients(row: Row, slope: Mapping[str, float], config: ImpactConfig) ->
     return {name: c / (max(1, len(row[f"{name}_ids"])) if per_token else 1) for name, c in slope.items()}
 
 
-def _scored(outcome: Outcome, size: float) -> Row:
+def _scored(outcome: PairScores, size: float) -> Row:
     impact = outcome.impact
     if outcome.norm is not None and impact is not None:
         impact = impact / (outcome.norm * size) if outcome.norm * size > 0 else 0.0

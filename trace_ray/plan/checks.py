@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from trace_ray.artifacts import STAGES
-from trace_ray.capacity import Group, unmet
+from trace_ray.capacity import NodeGroup, unmet
 from trace_ray.config import Config
 from trace_ray.config_load import check_needed
 from trace_ray.corpus.read import Source
@@ -66,7 +66,7 @@ def check_run_folder(uri: str, config: Config) -> None:
         raise UserError("--run", uri, remedy) from None
 
 
-def cluster_size(config: Config, groups: Sequence[Group]) -> Resources:
+def cluster_size(config: Config, groups: Sequence[NodeGroup]) -> Resources:
     """Returns the cluster as ``plan`` gives it, else its worker groups at their largest, else this machine's cores."""
     cpus = sum(group.cpus * group.most for group in groups) or config.ray.local_cpus or float(os.cpu_count() or 1)
     gpus = sum(group.gpus * group.most for group in groups)

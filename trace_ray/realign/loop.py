@@ -20,7 +20,7 @@ from trace_ray.realign.checkpoint import load_checkpoint, save_checkpoint
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.figures import StepSums, named_figures, peak_memory_gib
 from trace_ray.realign.objective import denominators, micro_batch, pair_losses, reduce_losses
-from trace_ray.realign.order import Plan
+from trace_ray.realign.order import StepPlan
 from trace_ray.realign.packing import MicroStep, plan_step
 from trace_ray.realign.reference import read_top_k
 from trace_ray.realign.schedule import converged
@@ -32,10 +32,10 @@ _WRITE_SECONDS = 5.0
 _NOTICE_SECONDS = 2.0
 
 
-def make_plan(rows: TrainingRows, config: Config) -> Plan:
+def step_plan(rows: TrainingRows, config: Config) -> StepPlan:
     """Returns the run's steps, the same whatever the workers."""
     realign = config.realign
-    return Plan(
+    return StepPlan(
         category=rows.category,
         tokens=rows.longest(),
         seed=realign.seed,
@@ -62,7 +62,7 @@ class Trainer:
         self.rows, (self.model, reference) = together(
             lambda: (TrainingRows(run.scored, config.objective, stored), load_policy(run, config))
         )
-        self.plan = make_plan(self.rows, config)
+        self.plan = step_plan(self.rows, config)
         self.by = denominators(self.rows.counts, self.rows.weighed, realign.batch, config.objective, realign.shares)
         self.engine = make_engine(self.model, reference, config, self.plan.steps)
         self.step = 0

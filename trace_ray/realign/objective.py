@@ -36,7 +36,7 @@ class TopK:
 
 
 @dataclass(frozen=True)
-class Group:
+class SequenceGroup:
     """Sequences of like length, run together.
 
     Args:
@@ -52,9 +52,11 @@ class Group:
     reference: SequenceBatch | None
     top_k: TopK | None = None
 
-    def to(self, device: torch.device) -> Group:
+    def to(self, device: torch.device) -> SequenceGroup:
         reference = self.reference.to(device) if self.reference else None
-        return Group(self.batch.to(device), self.anchored, reference, self.top_k.to(device) if self.top_k else None)
+        return SequenceGroup(
+            self.batch.to(device), self.anchored, reference, self.top_k.to(device) if self.top_k else None
+        )
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class MicroBatch:
         length_S: response tokens of each sequence.
     """
 
-    groups: list[Group]
+    groups: list[SequenceGroup]
     place: dict[tuple[int, str], int] = field(hash=False)
     rows: Sequence[Row]
     length_S: torch.Tensor
@@ -104,7 +106,7 @@ def micro_batch(
     groups = [list(range(len(flat)))] if groups is None else groups
     kl = [getattr(objective, rows[i]["category"]).loss == "kl" for i, _ in flat]
     anchored = [any(kl)] if anchored is None else anchored
-    made: list[Group] = []
+    made: list[SequenceGroup] = []
     place: dict[tuple[int, str], int] = {}
     lengths: list[int] = []
     for members, reference in zip(groups, anchored, strict=True):
@@ -115,7 +117,7 @@ def micro_batch(
         anchors = [at for at, s in enumerate(members) if kl[s]]
         again = _collate([pairs[at] for at in anchors], pad_id) if reference and forward_reference else None
         stored = None if forward_reference or not anchors else _top_k([rows[flat[members[at]][0]] for at in anchors])
-        made.append(Group(_collate(pairs, pad_id), tuple(anchors), again, stored))
+        made.append(SequenceGroup(_collate(pairs, pad_id), tuple(anchors), again, stored))
     return MicroBatch(made, place, rows, torch.tensor(lengths, dtype=torch.float32))
 
 

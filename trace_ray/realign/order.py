@@ -75,7 +75,7 @@ def by_length(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class StepPlan:
     """The steps of a training run.
 
     Args:

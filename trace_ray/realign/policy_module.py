@@ -12,7 +12,7 @@ import torch
 from trace_ray.log_probs import SequenceBatch, response_hidden
 from trace_ray.losses import token_kl, top_k_kl
 from trace_ray.realign.head import OutputHead, TokenValue
-from trace_ray.realign.objective import Group
+from trace_ray.realign.objective import SequenceGroup
 
 
 class HybridPolicy(torch.nn.Module):
@@ -31,7 +31,7 @@ class HybridPolicy(torch.nn.Module):
         self.head = OutputHead(model)
         self.reference_head = OutputHead(reference) if reference is not None else self.head
 
-    def forward(self, groups: Sequence[Group]) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, groups: Sequence[SequenceGroup]) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns (log pi(y|x), mean token KL) of each sequence of the groups in order, both shape (S,).
 
         Log-probs of anchored sequences and KLs of the others are not made: they are 0.
@@ -56,12 +56,16 @@ class HybridPolicy(torch.nn.Module):
         none = 0.0 * hidden_ND.sum()
         return logp_S + none, kl_S + none
 
-    def references(self, groups: Sequence[Group]) -> list[torch.Tensor]:
+    def references(self, groups: Sequence[SequenceGroup]) -> list[torch.Tensor]:
         """Returns the reference's hidden states of each group that any worker takes a KL in."""
         return [self._reference_hidden(group.reference) for group in groups if group.reference]
 
     def token_kls(
-        self, anchored_ND: torch.Tensor, groups: Sequence[Group], references: Sequence[torch.Tensor], chunks: int
+        self,
+        anchored_ND: torch.Tensor,
+        groups: Sequence[SequenceGroup],
+        references: Sequence[torch.Tensor],
+        chunks: int,
     ) -> torch.Tensor:
         """Returns the KL of each anchored token, shape (N,); ``chunks`` as in ``OutputHead.per_token``."""
         return self.head.per_token(anchored_ND, self._kl(groups, references), chunks)
@@ -74,7 +78,7 @@ class HybridPolicy(torch.nn.Module):
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
         return [int(n) for n in most]
 
-    def _kl(self, groups: Sequence[Group], references: Sequence[torch.Tensor]) -> TokenValue:
+    def _kl(self, groups: Sequence[SequenceGroup], references: Sequence[torch.Tensor]) -> TokenValue:
         stored = [group.top_k for group in groups if group.top_k]
         if stored:
             ids_Kk, log_probs_Kk = (
@@ -122,7 +126,7 @@ class _Tokens:
     length_S: torch.Tensor
 
     @classmethod
-    def of(cls, groups: Sequence[Group]) -> _Tokens:
+    def of(cls, groups: Sequence[SequenceGroup]) -> _Tokens:
         first, sequences, marks = 0, [], []
         for group in groups:
             sequence_N = group.batch.sequence_N

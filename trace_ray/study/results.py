@@ -36,13 +36,13 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean(values), float(stats.t.ppf(0.975, count - 1)) * spread if count > 1 else 0.0, count)
 
 
-Group = tuple[str, int, float]
+CellGroup = tuple[str, int, float]
 """Label of method and variant, training pairs, noise."""
 
 
-def grouped(results: Iterable[Result]) -> dict[Group, list[Result]]:
+def grouped(results: Iterable[Result]) -> dict[CellGroup, list[Result]]:
     """Returns the results of all seeds by label, size and noise, in the order met."""
-    groups: dict[Group, list[Result]] = {}
+    groups: dict[CellGroup, list[Result]] = {}
     for result in results:
         cell = result["cell"]
         groups.setdefault((result["label"], cell["pairs"], cell["noise"]), []).append(result)

@@ -15,8 +15,8 @@ from trace_ray.artifacts import Run
 from trace_ray.config import Config
 from trace_ray.pairs import SCORED_SCHEMA
 from trace_ray.realign.data import TrainingRows
-from trace_ray.realign.loop import make_plan
-from trace_ray.realign.objective import Group, denominators, micro_batch, pair_losses, reduce_losses
+from trace_ray.realign.loop import step_plan
+from trace_ray.realign.objective import SequenceGroup, denominators, micro_batch, pair_losses, reduce_losses
 from trace_ray.realign.policy_module import HybridPolicy
 from trace_ray.realign.schedule import make_optimizer
 
@@ -35,7 +35,7 @@ class _Timed(HybridPolicy):
 
     kl_seconds = 0.0
 
-    def references(self, groups: Sequence[Group]) -> list[torch.Tensor]:
+    def references(self, groups: Sequence[SequenceGroup]) -> list[torch.Tensor]:
         started = time.process_time()
         found = super().references(groups)
         self.kl_seconds += time.process_time() - started
@@ -60,7 +60,7 @@ def train(model: Any, scored: pa.Table, config: Config, steps: int, scratch: Run
     (scratch.scored.place / "part-0.parquet").write_parquet(scored.select(SCORED_SCHEMA.names).cast(SCORED_SCHEMA))
     scratch.scored.publish(counts={}, seconds=0.0)
     objective, rows = config.objective, TrainingRows(scratch.scored, config.objective)
-    plan = make_plan(rows, replace(config, realign=replace(config.realign, epochs=10**6, max_steps=steps)))
+    plan = step_plan(rows, replace(config, realign=replace(config.realign, epochs=10**6, max_steps=steps)))
     by = denominators(rows.counts, rows.weighed, config.realign.batch, objective, config.realign.shares)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer, schedule = make_optimizer(trainable, config.realign, steps)

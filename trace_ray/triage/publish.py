@@ -21,7 +21,7 @@ REVIEW_FILE = "review.jsonl"
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReadRows:
     """How the corpus was read: rows in all, the sum over their numbers (``corpus.blocks.row_sum``), blocks."""
 
     rows: int
@@ -30,19 +30,19 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TriageOutcome:
     """What a triage did: how it read, what its judges used, its counts, its audit."""
 
-    plan: Plan
+    read: ReadRows
     used: dict[str, int]
     counts: dict[str, int]
     figures: dict[str, Any] | None
 
 
-def publish(run: Run, config: Config, outcome: Outcome, started: float) -> None:
+def publish(run: Run, config: Config, outcome: TriageOutcome, started: float) -> None:
     """Checks that no row is lost, then publishes rejects/ and triaged/ and removes the work folder."""
-    rejects = _account(run, outcome.plan)
-    counts: Counter[str] = Counter({"rows_in": outcome.plan.rows, "rejects": sum(rejects.values())})
+    rejects = _account(run, outcome.read)
+    counts: Counter[str] = Counter({"rows_in": outcome.read.rows, "rejects": sum(rejects.values())})
     counts.update({name: value for name, value in outcome.counts.items() if name not in rejects})
     work = Work.of(run)
     canaries = json.loads((work.place / CANARIES).read_text()) if (work.place / CANARIES).exists() else None
@@ -60,7 +60,7 @@ def publish(run: Run, config: Config, outcome: Outcome, started: float) -> None:
         "review": reviewed,
     }
     seconds = time.monotonic() - started
-    found = {"rows_in": outcome.plan.rows, "rejects": sum(rejects.values()), **rejects}
+    found = {"rows_in": outcome.read.rows, "rejects": sum(rejects.values()), **rejects}
     run.rejects.publish(counts=found, seconds=seconds, schema=REJECT_SCHEMA)
     run.triaged.publish(counts=counts, seconds=seconds, schema=TRIAGED_SCHEMA, **facts)
     work.place.delete_folder()
@@ -70,7 +70,7 @@ def _share(counts: Mapping[str, int], part: str, whole: str) -> float | None:
     return counts.get(part, 0) / counts[whole] if counts.get(whole) else None
 
 
-def _account(run: Run, plan: Plan) -> dict[str, int]:
+def _account(run: Run, read: ReadRows) -> dict[str, int]:
     """Returns rejects by reason. Raises RuntimeError unless the files hold every row read, once: rows in = out + rejects."""
     rows = numbers = 0
     reasons: Counter[str] = Counter()
@@ -80,8 +80,8 @@ def _account(run: Run, plan: Plan) -> dict[str, int]:
             rows += table.num_rows
             numbers += row_sum(table["row"])
             reasons.update(table["reason"].to_pylist() if "reason" in columns else [])
-    if rows != plan.rows or numbers % 2**64 != plan.row_sum % 2**64:
-        raise RuntimeError(f"triage lost or doubled rows: {plan.rows} read, {rows} written")
+    if rows != read.rows or numbers % 2**64 != read.row_sum % 2**64:
+        raise RuntimeError(f"triage lost or doubled rows: {read.rows} read, {rows} written")
     return dict(reasons)
 
 

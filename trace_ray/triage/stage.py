@@ -17,7 +17,7 @@ from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, JudgeConfig, TriageConfig, settings
 from trace_ray.config_load import triage_judges
-from trace_ray.corpus.blocks import Group, block_count, finished_groups, regroup
+from trace_ray.corpus.blocks import SourceGroup, block_count, finished_groups, regroup
 from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
@@ -35,7 +35,7 @@ from trace_ray.triage.block import merge_counts
 from trace_ray.triage.calibrate import Calibration, Decision, decision_of
 from trace_ray.triage.guard import deaths
 from trace_ray.triage.labels import FROM_PAIRS, Label, read_labels
-from trace_ray.triage.publish import Outcome, Plan, publish
+from trace_ray.triage.publish import ReadRows, TriageOutcome, publish
 from trace_ray.triage.work import PLAN, Work
 from trace_ray.triage.workers import DecideActor, JudgeActor, Task, needs_model_for_corrections, needs_model_to_judge
 
@@ -74,23 +74,23 @@ def run_triage(run: Run, config: Config) -> None:
     labels = _labels(config)
     ensure_ray(config.ray)
     work = Work.of(run)
-    plan = _read_corpus(config, sources, work)
+    read = _read_corpus(config, sources, work)
     task = Task(
         policy=config.policy,
         config=triage,
         work=work,
-        blocks=plan.blocks,
+        blocks=read.blocks,
         stores=_stores(config),
         deaths=deaths(work.attempts),
     )
-    judged = _judge(config, task, plan, labels)
+    judged = _judge(config, task, read, labels)
     figures = _audit(run, config, judged)
     stored = json.loads(_label_files(config, "audit_file")[0].read_text()) if config.triage.audit_file else figures
     plain = Decision(Calibration(), config.triage.threshold, config.triage.abstain_band)
     decision = decision_of(stored["decision"]) if stored else plain
-    decided = _decide(config, task, plan, decision, judged.counts)
+    decided = _decide(config, task, read, decision, judged.counts)
     used = merge_counts([judged.counts, decided.used, *work.unfinished_use()])
-    publish(run, config, Outcome(plan, used, decided.counts, figures), started)
+    publish(run, config, TriageOutcome(read, used, decided.counts, figures), started)
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,16 @@ class _Decided:
     used: dict[str, int]
 
 
-def _groups(sources: list[Source], limit: int) -> list[Group]:
+def _groups(sources: list[Source], limit: int) -> list[SourceGroup]:
     """A limit counts over the training files in order, so one task reads them all; otherwise one task a file."""
     train = [source for source in sources if source.split != Split.TEST]
     rest = [(source,) for source in sources if source.split == Split.TEST]
     first = [tuple(train)] if limit else [(source,) for source in train]
     limits = [limit] * len(first) + [0] * len(rest)
-    return [Group(i, group, most) for i, (group, most) in enumerate(zip([*first, *rest], limits, strict=True))]
+    return [SourceGroup(i, group, most) for i, (group, most) in enumerate(zip([*first, *rest], limits, strict=True))]
 
 
-def _read_corpus(config: Config, sources: list[Source], work: Work) -> Plan:
+def _read_corpus(config: Config, sources: list[Source], work: Work) -> ReadRows:
     import ray
 
     groups = _groups(sources, config.corpus.limit)
@@ -137,10 +137,10 @@ def _read_corpus(config: Config, sources: list[Source], work: Work) -> Plan:
     total = merge_counts([tally for _, tally in tallies])
     if total["rows"] != rows:
         raise RuntimeError(f"triage lost rows: {rows} counted, {total['rows']} read")
-    return Plan(rows, total["row_sum"], blocks)
+    return ReadRows(rows, total["row_sum"], blocks)
 
 
-def _count_group(group: Group) -> int:
+def _count_group(group: SourceGroup) -> int:
     rows = sum(count_rows(source.place) for source in group.sources)
     return min(rows, group.limit) if group.limit else rows
 
@@ -153,27 +153,27 @@ def _as_ready(pending: list[Any]) -> Iterable[Any]:
         yield from ray.get(ready)
 
 
-def _judge(config: Config, task: Task, plan: Plan, labels: Mapping[str, Label] | None) -> _Judged:
+def _judge(config: Config, task: Task, read: ReadRows, labels: Mapping[str, Label] | None) -> _Judged:
     triage = config.triage
     done = task.work.finished("judge")
-    audited = min(plan.blocks, math.ceil(triage.audit_rows * plan.blocks / plan.rows))
+    audited = min(read.blocks, math.ceil(triage.audit_rows * read.blocks / read.rows))
     tallies = list(done.values())
     labelled = [_labelled(one) for tally in tallies for one in tally["labelled"]]
     enough = min(triage.audit_rows, len(labels)) if labels else triage.audit_rows
-    blocks = [block for block in range(plan.blocks) if block not in done]
+    blocks = [block for block in range(read.blocks) if block not in done]
     if blocks:
         spent = merge_counts([*(tally["counts"] for tally in tallies), *task.work.unfinished_use()])
         task = replace(task, config=_within_budget(task.config, spent, ("judge", "first_judge", "second_judge")))
     arguments = (task, labels, audited)
     models = needs_model_to_judge(triage)
     running = _pool(JudgeActor, arguments, blocks, triage.judge) if models else _tasks(JudgeActor, arguments, blocks)
-    with Meter("triage: judge", plan.rows) as meter:
+    with Meter("triage: judge", read.rows) as meter:
         meter.skip(sum(tally["rows"] for tally in tallies))
         for tally in running:
             tallies.append(tally)
             labelled += [_labelled(one) for one in tally["labelled"]]
             meter.advance(tally["rows"])
-            if labels != {} and len(labelled) >= enough and len(tallies) < plan.blocks:
+            if labels != {} and len(labelled) >= enough and len(tallies) < read.blocks:
                 plain = replace(triage, calibration="none", false_invert_rate=0.0)
                 refuse_bad_judge(audit(labelled, plain), triage.min_auc, triage.judge.model)
     return _Judged(labelled, merge_counts([tally["counts"] for tally in tallies]))
@@ -239,13 +239,15 @@ def _audit(run: Run, config: Config, judged: _Judged) -> dict[str, Any] | None:
     return figures
 
 
-def _decide(config: Config, task: Task, plan: Plan, decision: Decision, used_to_judge: Mapping[str, int]) -> _Decided:
+def _decide(
+    config: Config, task: Task, read: ReadRows, decision: Decision, used_to_judge: Mapping[str, int]
+) -> _Decided:
     triage = config.triage
     reviewed = _label_files(config, "review_labels")
     overruled = read_labels(reviewed[0]) if reviewed else {}
     done = task.work.finished("decide")
     tallies = list(done.values())
-    blocks = [block for block in range(plan.blocks) if block not in done]
+    blocks = [block for block in range(read.blocks) if block not in done]
     if triage.correct and blocks:
         decided = [tally.get("used", {}) for tally in tallies]
         spent = merge_counts([used_to_judge, *decided, *task.work.unfinished_use()])
@@ -253,7 +255,7 @@ def _decide(config: Config, task: Task, plan: Plan, decision: Decision, used_to_
     arguments = (task, decision, overruled)
     models = needs_model_for_corrections(config.policy, triage)
     running = _pool(DecideActor, arguments, blocks, triage.judge) if models else _tasks(DecideActor, arguments, blocks)
-    with Meter("triage: decide", plan.rows) as meter:
+    with Meter("triage: decide", read.rows) as meter:
         meter.skip(sum(tally["rows"] for tally in tallies))
         for tally in running:
             tallies.append(tally)
