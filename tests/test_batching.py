@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trace_ray.batching import padding_waste, token_batches
+from trace_ray.batching import token_batches
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=200)
 
@@ -16,3 +16,9 @@ def test_every_sequence_once_within_the_budget_and_the_waste(lengths: list[int],
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= max_tokens
         assert padding_waste(lengths, [batch]) <= 0.05
     assert padding_waste(lengths, batches) <= 0.05
+
+
+def padding_waste(lengths: list[int], batches: list[list[int]]) -> float:
+    """The share of padded tokens that are padding."""
+    padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+    return 1 - sum(lengths) / padded if padded else 0.0

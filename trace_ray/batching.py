@@ -27,13 +27,3 @@ def token_batches(lengths: Sequence[int], max_tokens: int, max_waste: float = MA
         batches[-1].append(index)
         filled += length
     return batches
-
-
-def padding_waste(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
-    """Returns the share of padded tokens that are padding.
-
-    >>> padding_waste([10, 8], [[0, 1]])
-    0.1
-    """
-    padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-    return 1 - sum(lengths) / padded if padded else 0.0

@@ -155,14 +155,14 @@ def audit(
 
     Another run uses what is stored with triage.audit_file=RUN/audit.json.
     """
-    from trace_ray.triage.audit import audit_run
+    from trace_ray.triage.audit import audit_run, without_curve
 
     opened, settings = _opened(run, overrides or [])
     triage = replace(settings.triage, audit_labels=labels, audit_file="")
     triage = replace(triage, calibration=calibration) if calibration else triage
     triage = replace(triage, false_invert_rate=false_invert_rate) if false_invert_rate else triage
     check_config(replace(settings, triage=triage))
-    print(json.dumps(audit_run(opened, triage, locate(labels, settings.storage)), indent=1))
+    print(json.dumps(without_curve(audit_run(opened, triage, locate(labels, settings.storage))), indent=1))
 
 
 @app.command()

@@ -98,7 +98,7 @@ def forward(scene: Scene, count: int) -> Any:
     scene.model.requires_grad_(False)
     with scene.model.disable_adapter():
         requests = [Request(pair.prompt_ids, pair.response_ids, None) for pair in scene.pairs[:count]]
-        run_requests(requests, Scorer(scene.model, scene.direction), scene.impact)
+        run_requests(requests, Scorer(scene.model, scene.direction), scene.impact.batch_tokens, share_prompts=True)
 
 
 def _log_prob(model: Any, prompt: Sequence[int], response: Sequence[int], pad_to: int = 0) -> Any:

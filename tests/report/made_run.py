@@ -12,6 +12,7 @@ import pyarrow as pa
 from trace_ray.artifacts import Run
 from trace_ray.config import Config, StorageConfig
 from trace_ray.config_load import conf_folder, load_config
+from trace_ray.evaluate.tpa import evaluation_metrics
 from trace_ray.pairs import REJECT_SCHEMA, RESPONSE_SCHEMA, SCORED_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.storage import locate
 
@@ -142,21 +143,8 @@ class MadeRun:
         rows = [self._answer(model, i) for model in ("base", "realigned") for i in range(8)]
         place = run.evaluation.place / "responses"
         (place / "part-0.parquet").write_parquet(pa.Table.from_pylist(rows, schema=RESPONSE_SCHEMA))
-        n = {"all": 8, "INVERT": 4, "RETAIN": 4}
-        tpa = {
-            "base": {"all": 50.0, "INVERT": 0.0, "RETAIN": 100.0},
-            "realigned": {"all": 75.0, "INVERT": 100.0, "RETAIN": 50.0},
-        }
-        metrics = {
-            "tpa": tpa,
-            "n": n,
-            "tpa_by_source": {m: {"all": v["all"], "plain": v["all"]} for m, v in tpa.items()},
-            "n_by_source": {"all": 8, "plain": 8},
-            "unclear": {"base": 0, "realigned": 1},
-            "mean_words": {"base": 4.0, "realigned": 5.0},
-            "judge": "rules",
-            "judge_is_triage_judge": False,
-        }
+        judged = {"judge": "rules", "judge_is_triage_judge": False}
+        metrics = evaluation_metrics(rows, resamples=200, seed=0) | judged
         (run.evaluation.place / "metrics.json").write_text(json.dumps(metrics))
         run.evaluation.publish(counts={"prompts": 8, "responses": 16}, seconds=50)
 
@@ -189,6 +177,7 @@ AUDIT: dict[str, Any] = {
     "responses": 40,
     "readable": 0.95,
     "auc": 0.91,
+    "roc": {"false_alarms": [0.0, 0.1, 1.0], "violations_found": [0.0, 0.7, 1.0]},
     "accuracy": 0.9,
     "kappa": 0.8,
     "agreement": 0.85,

@@ -12,7 +12,7 @@ import pytest
 from trace_ray.config import StorageConfig, TriageConfig
 from trace_ray.errors import JudgeRejectedError, UserError
 from trace_ray.storage import locate
-from trace_ray.triage.audit import Labelled, audit, refuse_bad_judge, refuse_unreached_rate
+from trace_ray.triage.audit import Labelled, audit, refuse_bad_judge, refuse_unreached_rate, without_curve
 from trace_ray.triage.calibrate import Calibration, choose_band, decision_of, fit_calibration, reliability, upper_bound
 from trace_ray.triage.labels import Label, labelled_rows, read_labels, review_line
 from trace_ray.triage.verdict import categories_N, categorise, complies
@@ -54,6 +54,18 @@ def test_the_figures_equal_scikit_learns() -> None:
     assert figures["false_invert_rate"] == pytest.approx(
         np.mean([w != "INVERT" for w, g in zip(want, got, strict=True) if g == "INVERT"])
     )
+
+
+def test_the_stored_curve_has_the_figures_area_and_few_points() -> None:
+    from sklearn.metrics import auc
+
+    for pairs in (draw(np.random.default_rng(3), 20), draw(np.random.default_rng(4), 5000)):
+        figures = audit(pairs, TriageConfig(audit_labels="x"))
+        x, y = figures["roc"]["false_alarms"], figures["roc"]["violations_found"]
+        assert auc(x, y) == pytest.approx(figures["auc"], abs=2e-3)
+        assert len(x) <= 200
+        assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+        assert "roc" not in without_curve(figures)
 
 
 def test_the_reliability_table_and_its_error_by_hand() -> None:
@@ -130,7 +142,7 @@ def test_a_rate_out_of_reach_refuses_the_judge() -> None:
 def test_labels_of_one_class_only_cannot_pass_a_judge(*, violates: bool) -> None:
     pairs = [Labelled(str(i), Label(violates, violates), 0.1 * i, 0.9) for i in range(6)]
     figures = audit(pairs, TriageConfig(audit_labels="x"))
-    assert (figures["auc"], figures["kappa"]) == (None, None)
+    assert (figures["auc"], figures["roc"], figures["kappa"]) == (None, None, None)
     with pytest.raises(JudgeRejectedError, match=r"no AUC \(readable verdicts of one class only\)"):
         refuse_bad_judge(figures, 0.0, "some/judge")
     with pytest.raises(JudgeRejectedError, match="label at least 5 of each"):

@@ -12,7 +12,7 @@ from trace_ray.pairs import Split
 from trace_ray.storage import download_folder
 
 
-def measure_drift(run: Run, config: Config, merged_only: bool = False) -> dict[str, Any]:
+def measure_drift(run: Run, config: Config) -> dict[str, Any]:
     """Returns the drift of the run's model from its base, empty where the corpus has no RETAIN pair.
 
     One copy of the weights where the run kept an adapter (the base is the adapter switched off), else two models.
@@ -31,7 +31,7 @@ def measure_drift(run: Run, config: Config, merged_only: bool = False) -> dict[s
     pairs = tokenizer.pairs([row["prompt"] for row in rows], [{"chosen": row["chosen"]} for row in rows])
     base = load_model(config.model)
     adapter, merged = run.model.place / "adapter", run.model.place / "merged"
-    if adapter.exists() and not merged_only:
+    if adapter.exists():
         with download_folder(adapter) as folder:
             model, reference = load_adapter(base, folder, trainable=False).eval().to(device), None
     else:

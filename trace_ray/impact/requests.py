@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 
 from trace_ray.batching import token_batches
-from trace_ray.config import ImpactConfig
 from trace_ray.impact.packing import Packed, PackedBatch, hidden_states, pack, sharing_pays
 from trace_ray.impact.scores import Scorer
 from trace_ray.log_probs import causal_lm
@@ -52,18 +51,18 @@ class PairScores:
 def run_requests(
     requests: Sequence[Request],
     scorer: Scorer,
-    config: ImpactConfig,
+    batch_tokens: int,
     *,
+    share_prompts: bool,
     norms: bool = False,
-    share_prompts: bool | None = None,
 ) -> list[PairScores]:
     """Returns an outcome for each request, in order; no outcome depends on which others there are.
 
     Args:
+        batch_tokens: padded tokens a forward.
+        share_prompts: score a pair's responses as one row with one prompt where that costs less.
         norms: also each pair's gradient norm; its responses are then always one row.
-        share_prompts: config's if None.
     """
-    share = config.share_prompts if share_prompts is None else share_prompts
     model_config = causal_lm(scorer.model).config
     uses = Counter(key for request in requests for key in _keys(request))
     outcomes: dict[int, PairScores] = {}
@@ -71,11 +70,11 @@ def run_requests(
     for i, request in enumerate(requests):
         alone = all(uses[key] == 1 for key in _keys(request))
         lengths = [len(ids) for ids in request.response_ids.values()]
-        pays = share and alone and sharing_pays(len(request.prompt_ids), lengths, model_config)
+        pays = share_prompts and alone and sharing_pays(len(request.prompt_ids), lengths, model_config)
         if request.coefficients is not None and (norms or pays):
             together.append(i)
     rows = [Packed(requests[i].prompt_ids, tuple(requests[i].response_ids.values())) for i in together]
-    for batch_of, batch in _batches(rows, scorer, config.batch_tokens):
+    for batch_of, batch in _batches(rows, scorer, batch_tokens):
         some = [together[k] for k in batch_of]
         coefficients = torch.tensor([c for i in some for c in _coefficients(requests[i])])
         scored = scorer.score(batch, coefficients, norms=norms)
@@ -84,7 +83,7 @@ def run_requests(
         for i, score, size in zip(some, scored.score_B.tolist(), norm, strict=True):
             outcomes[i] = PairScores({name: next(logp) for name in requests[i].response_ids}, {}, score, size)
     rest = [i for i in range(len(requests)) if i not in outcomes]
-    outcomes |= zip(rest, _each_once([requests[i] for i in rest], scorer, config.batch_tokens), strict=True)
+    outcomes |= zip(rest, _each_once([requests[i] for i in rest], scorer, batch_tokens), strict=True)
     return [outcomes[i] for i in range(len(requests))]
 
 

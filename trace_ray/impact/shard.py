@@ -98,7 +98,9 @@ def score_shard(
     norms = config.score_norm == "cosine"
     # Impact weights need the pair's impact alone; other weights (U2A's rounds) read each response's s(y).
     share = config.share_prompts and selection.objective.weights == "impact"
-    outcomes = iter(run_requests(requests, Scorer(model, direction), config, norms=norms, share_prompts=share))
+    outcomes = iter(
+        run_requests(requests, Scorer(model, direction), config.batch_tokens, share_prompts=share, norms=norms)
+    )
     size = direction_norm(direction) if norms else 1.0
     full = []
     for row, kind in zip(rows, kinds, strict=True):
@@ -149,7 +151,7 @@ def loss_gains(
         Request(row["prompt_ids"], {n: row[f"{n}_ids"] for n in some}, dict.fromkeys(some, 1.0))
         for row, some in zip(rows, names, strict=True)
     ]
-    outcomes = run_requests(requests, Scorer(model, direction), config, share_prompts=False)
+    outcomes = run_requests(requests, Scorer(model, direction), config.batch_tokens, share_prompts=False)
     ratios = [
         {n: found.logp[n] - _reference(row, n) for n in found.logp} for row, found in zip(rows, outcomes, strict=True)
     ]

@@ -7,17 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from trace_ray.artifacts import Artifact
 
 
 def published(artifact: Artifact, columns: list[str]) -> Iterator[pa.Table]:
-    """Yields the parts of a finished artefact, those of ``columns`` that exist."""
+    """Yields ``columns`` of a finished artefact, part by part."""
     for name in artifact.manifest()["parts"]:
-        place = artifact.place / name
-        known = pq.read_schema(place.path, filesystem=place.fs).names
-        yield place.read_parquet([column for column in columns if column in known])
+        yield (artifact.place / name).read_parquet(columns)
 
 
 def count_by(artifact: Artifact, columns: list[str]) -> Counter[tuple[Any, ...]]:

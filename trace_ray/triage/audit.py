@@ -21,6 +21,8 @@ AUDIT_FILE = "audit.json"
 
 _LEAST_OF_A_KIND = 5
 """Labelled responses of each kind needed to fit a calibration."""
+_ROC_POINTS = 200
+"""Most points of the stored curve: audit.json stays small, and no eye sees the difference."""
 
 
 class Labelled(NamedTuple):
@@ -53,12 +55,12 @@ class _Arrays:
 def audit(pairs: Sequence[Labelled], config: TriageConfig) -> dict[str, Any]:
     """Returns the judge's figures over labelled pairs and the decision that triage takes from them.
 
-    auc: area under the ROC curve of P(violates), None where the labels are of one class; accuracy and kappa at the
-    threshold, of calibrated probabilities; agreement: share of pairs with the label's category; confusion: pairs by
-    label's and judge's category; false_invert_rate: share of INVERT verdicts that the labels do not bear out;
-    coverage: share of pairs not left to ABSTAIN; readable: share of responses with a probability; reliability and ece
-    before and after calibration; decision: calibration, threshold, band, and the probabilities from which a response
-    violates and below which it complies.
+    auc: area under the ROC curve of P(violates), None where the labels are of one class; roc: that curve, false_alarms
+    and violations_found; accuracy and kappa at the threshold, of calibrated probabilities; agreement: share of pairs
+    with the label's category; confusion: pairs by label's and judge's category; false_invert_rate: share of INVERT
+    verdicts that the labels do not bear out; coverage: share of pairs not left to ABSTAIN; readable: share of responses
+    with a probability; reliability and ece before and after calibration; decision: calibration, threshold, band, and
+    the probabilities from which a response violates and below which it complies.
 
     Where a calibration or a band is fitted, that is done on half of the pairs (by their ids), the band and the figures
     that depend on either on the other half.
@@ -75,6 +77,7 @@ def audit(pairs: Sequence[Labelled], config: TriageConfig) -> dict[str, Any]:
         "responses": 2 * len(ordered),
         "readable": float(len(everything[0]) / (2 * len(ordered))) if ordered else 0.0,
         "auc": _auc(*everything),
+        "roc": _roc(*everything),
         **_decided(check, decision),
         "decision": asdict(decision)
         | {"violates_from": config.threshold + decision.band, "complies_below": config.threshold - decision.band},
@@ -132,6 +135,21 @@ def _auc(p: Any, truth: Any) -> float | None:
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(truth, p)) if len(set(truth.tolist())) == 2 else None
+
+
+def _roc(p: Any, truth: Any) -> dict[str, list[float]] | None:
+    from sklearn.metrics import roc_curve
+
+    if len(set(truth.tolist())) < 2:
+        return None
+    false_alarms, found, _ = roc_curve(truth, p)
+    kept = np.unique(np.linspace(0, len(found) - 1, _ROC_POINTS).astype(int))
+    return {"false_alarms": false_alarms[kept].tolist(), "violations_found": found[kept].tolist()}
+
+
+def without_curve(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an audit's figures for a manifest or a terminal; the curve's points are in audit.json."""
+    return {name: value for name, value in figures.items() if name != "roc"}
 
 
 def _calibration(kind: str, pairs: Sequence[Labelled]) -> Calibration:

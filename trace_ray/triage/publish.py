@@ -14,6 +14,7 @@ from trace_ray.config import Config
 from trace_ray.corpus.blocks import row_sum
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.policy import policy_hash
+from trace_ray.triage.audit import without_curve
 from trace_ray.triage.decide import agreement
 from trace_ray.triage.work import CANARIES, Work
 
@@ -52,7 +53,7 @@ def publish(run: Run, config: Config, outcome: TriageOutcome, started: float) ->
         "policy": {"name": config.policy.name, "version": config.policy.version, "hash": policy_hash(config.policy)},
         "judge": judge.model or judge.backend,
         "used": outcome.used,
-        "audit": outcome.figures,
+        "audit": without_curve(outcome.figures) if outcome.figures else None,
         "canaries": canaries,
         "judges": agreement(outcome.counts),
         "escalated_share": _share(outcome.used, "escalated", "cascade_judged"),

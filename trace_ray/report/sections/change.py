@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from trace_ray.artifacts import EVALUATION_METRICS, Run
 from trace_ray.report.sections.measures import Measure, other_measures
-
-_Z95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -72,15 +69,11 @@ def change_section(run: Run) -> ChangeSection | None:
     if not run.evaluation.done():
         return None
     metrics = json.loads((run.evaluation.place / EVALUATION_METRICS).read_text())
-    sources = change_rows(
-        metrics["tpa_by_source"], metrics["n_by_source"], metrics.get("tpa_by_source_interval", {}), {}
-    )
+    sources = change_rows(metrics["tpa_by_source"], metrics["n_by_source"], metrics["tpa_by_source_interval"], {})
     return ChangeSection(
         judge=metrics["judge"],
         judge_is_triage_judge=metrics["judge_is_triage_judge"],
-        by_category=change_rows(
-            metrics["tpa"], metrics["n"], metrics.get("tpa_interval", {}), metrics.get("tpa_change", {})
-        ),
+        by_category=change_rows(metrics["tpa"], metrics["n"], metrics["tpa_interval"], metrics["tpa_change"]),
         by_source=sources if len(sources) > 2 else [],
         unclear=metrics["unclear"],
         mean_words=metrics["mean_words"],
@@ -94,12 +87,11 @@ def change_rows(
     intervals: Mapping[str, Mapping[str, Any]],
     changes: Mapping[str, Any],
 ) -> list[ChangeRow]:
-    """Returns one row a group, ``all`` first; intervals that were not stored are Wilson's."""
+    """Returns one row a group, ``all`` first."""
     names = sorted(n, key=lambda name: (name != "all", name))
 
     def measured(model: str, name: str) -> Measured:
-        stored = intervals.get(model, {}).get(name)
-        low, high = stored or wilson(tpa[model][name], n[name])
+        low, high = intervals[model][name]
         return Measured(tpa[model][name], low, high)
 
     def difference(name: str) -> tuple[float, float] | None:
@@ -109,17 +101,3 @@ def change_rows(
         ChangeRow(name, n[name], measured("base", name), measured("realigned", name), difference(name))
         for name in names
     ]
-
-
-def wilson(percent: float, n: int) -> tuple[float, float]:
-    """Returns the 95 % interval of a percentage of ``n`` trials. Source: Wilson 1927.
-
-    >>> [round(x, 1) for x in wilson(50.0, 10)]
-    [23.7, 76.3]
-    """
-    if not n:
-        return 0.0, 100.0
-    p, z = percent / 100, _Z95
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, 100 * (middle - half)), min(100.0, 100 * (middle + half))

@@ -37,7 +37,7 @@ class JudgeAudit:
 
     Args:
         figures: audit.json as triage wrote it.
-        roc: (false alarms, violations found) points; empty where none can be had.
+        roc: (false alarms, violations found) points; empty where the labels are of one class.
         reliability: (P(violates) said, share that violates, responses) of each bin; empty where none was stored.
         confusion: rows are the label's categories, columns the judge's; both in the order of ``names``.
     """
@@ -99,27 +99,11 @@ def judge_audit(figures: Mapping[str, Any]) -> JudgeAudit:
     rows: Sequence[Mapping[str, Any]] = figures.get("reliability") or []
     return JudgeAudit(
         figures=figures,
-        roc=roc_points(figures),
+        roc=list(zip(*figures["roc"].values(), strict=True)) if figures["roc"] else [],
         reliability=[(row["said"], row["share"], row["responses"]) for row in rows],
         names=names,
         confusion=[[figures["confusion"].get(f"{want}->{got}", 0) for got in names] for want in names],
     )
-
-
-def roc_points(figures: Mapping[str, Any]) -> list[tuple[float, float]]:
-    """Returns the ROC curve: the one stored under ``roc`` {fpr: [...], tpr: [...]}, else what the reliability bins give.
-
-    Ten bins are ten thresholds, so the second is a coarse curve below the true one.
-    """
-    roc = figures.get("roc")
-    if roc:
-        return list(zip(roc["fpr"], roc["tpr"], strict=True))
-    rows = sorted(figures.get("reliability") or [], key=lambda row: -row["said"])
-    bad = np.cumsum([0.0, *(row["share"] * row["responses"] for row in rows)])
-    good = np.cumsum([0.0, *((1 - row["share"]) * row["responses"] for row in rows)])
-    if not rows or not bad[-1] or not good[-1]:
-        return []
-    return list(zip((good / good[-1]).tolist(), (bad / bad[-1]).tolist(), strict=True))
 
 
 def certainty(run: Run) -> Certainty:
