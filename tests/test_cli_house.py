@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from trace_ray.artifacts import Run
 from trace_ray.cli import WATCH_SECONDS, app
 from trace_ray.config import StorageConfig
-from trace_ray.config_load import check_needed, load_config
+from trace_ray.config_check import check_needed
+from trace_ray.config_load import load_config
 from trace_ray.progress import CONSOLE
 from trace_ray.storage import locate
 

@@ -28,7 +28,8 @@ from trace_ray.artifacts import STAGES
 from trace_ray.capacity import read_groups, shortages
 from trace_ray.cli import app
 from trace_ray.config import Config
-from trace_ray.config_load import check_needed, load_config, load_storage, method_file, triage_judges
+from trace_ray.config_check import check_needed, triage_judges
+from trace_ray.config_load import load_config, load_storage, method_file
 from trace_ray.errors import UserError
 
 STARTER = ROOT / "trace_ray" / "starter.yaml"

@@ -9,17 +9,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from typer.exceptions import TyperException
 
 from trace_ray.artifacts import CONFIG, STAGES, Run
 from trace_ray.cli_rate import rating_app
+from trace_ray.cli_tables import comparison_table, status_table, summary_tables
 from trace_ray.config import Config
-from trace_ray.config_load import check_config, conf_folder, load_config, load_storage, load_text, method_names
+from trace_ray.config_check import check_config
+from trace_ray.config_load import conf_folder, load_config, load_storage, load_text, method_names
 from trace_ray.errors import UserError
 from trace_ray.progress import CONSOLE
 from trace_ray.storage import locate
@@ -192,14 +193,6 @@ def status(
             live.update(status_table(rows), refresh=True)
 
 
-def status_table(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> Table:
-    """Returns the artefacts with their state, rows and seconds."""
-    table = Table("artefact", "state", "rows and seconds", box=None)
-    for name, state, facts in rows:
-        table.add_row(name, state, ", ".join(f"{k} {v}" for k, v in facts.items()))
-    return table
-
-
 @app.command()
 def init(file: Annotated[Path, typer.Argument(help="yaml file to write")] = Path("trace-ray.yaml")) -> None:
     """Writes a commented starter configuration."""
@@ -237,14 +230,7 @@ def compare(
     from trace_ray.pipeline import run_folder
 
     records = collect_all([run_folder(uri, load_storage([])) for uri in runs])
-    table = Table("", *(record.name for record in records), box=None)
-    section = ""
-    for line in comparison(records):
-        if line.section != section:
-            section = line.section
-            table.add_row(f"[bold]{section}")
-        table.add_row(line.name, *line.values)
-    _stdout().print(table)
+    _stdout().print(comparison_table([record.name for record in records], comparison(records)))
     for warning in differences(records):
         CONSOLE.print(f"[yellow]{warning}")
     if html:
@@ -292,41 +278,6 @@ def _show(run: Run) -> None:
     for table in summary_tables(summary):
         out.print(table)
     out.print(f"report: {run.report.uri}", soft_wrap=True)
-
-
-def summary_tables(summary: dict[str, Any]) -> list[Table]:
-    """Returns the run's tables: pairs by category, TPA before and after, seconds by stage."""
-    counts = summary["counts"]
-    pairs = Table("pairs", "RETAIN", "INVERT", "PUNISH", "ABSTAIN", title="Triage", title_justify="left")
-    for split in ("train", "test"):
-        pairs.add_row(
-            split, *(str(counts.get(f"{split} {name}", 0)) for name in ("RETAIN", "INVERT", "PUNISH", "ABSTAIN"))
-        )
-    tables = [pairs]
-    if summary.get("audit"):
-        audit = summary["audit"]
-        pairs.caption = (
-            f"judge agrees with {audit['pairs']} labelled pairs: {audit['agreement']:.3f}, AUC {audit['auc']:.3f}"
-        )
-    if "evaluation" in summary:
-        figures = summary["evaluation"]
-        for title, tpa, n in (("category", "tpa", "n"), ("source", "tpa_by_source", "n_by_source")):
-            table = Table(
-                title,
-                "prompts",
-                "base",
-                "realigned",
-                "change",
-                title=f"Target policy agreement, %, by {title}",
-                title_justify="left",
-            )
-            for group, number in sorted(figures[n].items()):
-                base, after = figures[tpa]["base"][group], figures[tpa]["realigned"][group]
-                table.add_row(group, str(number), f"{base:.1f}", f"{after:.1f}", f"{after - base:+.1f}")
-            tables.append(table)
-    seconds = Table(*summary["seconds"], title="Seconds by stage", title_justify="left")
-    seconds.add_row(*(f"{value:.0f}" for value in summary["seconds"].values()))
-    return [*tables, seconds]
 
 
 if __name__ == "__main__":

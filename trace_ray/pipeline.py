@@ -15,7 +15,8 @@ from typing import Any
 from trace_ray.artifacts import CONFIG, INPUTS, STAGES, TRAINING_METRICS, Artifact, Run
 from trace_ray.capacity import unmet
 from trace_ray.config import Config, JudgeConfig, StorageConfig, settings
-from trace_ray.config_load import check_needed, dump_config
+from trace_ray.config_check import check_needed
+from trace_ray.config_load import dump_config
 from trace_ray.errors import UserError
 from trace_ray.identity import model_identity
 from trace_ray.memory import PeakMemory, record_peak

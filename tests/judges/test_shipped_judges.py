@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trace_ray.config_load import conf_folder, load_config, triage_judges
+from trace_ray.config_check import triage_judges
+from trace_ray.config_load import conf_folder, load_config
 
 SHIPPED = sorted((conf_folder() / "judges").glob("*.yaml"), key=str)
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from trace_ray.artifacts import STAGES
 from trace_ray.capacity import NodeGroup, unmet
 from trace_ray.config import Config
-from trace_ray.config_load import check_needed
+from trace_ray.config_check import check_needed
 from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError

@@ -16,7 +16,7 @@ from typing import Any
 from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, JudgeConfig, TriageConfig, settings
-from trace_ray.config_load import triage_judges
+from trace_ray.config_check import triage_judges
 from trace_ray.corpus.blocks import SourceGroup, block_count, finished_groups, regroup
 from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Source

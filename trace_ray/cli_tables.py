@@ -1,0 +1,63 @@
+"""The tables that the command line prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from trace_ray.pairs import Category
+
+if TYPE_CHECKING:
+    from trace_ray.compare.table import Line
+
+
+def status_table(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> Table:
+    """Returns the artefacts with their state, rows and seconds."""
+    table = Table("artefact", "state", "rows and seconds", box=None)
+    for name, state, facts in rows:
+        table.add_row(name, state, ", ".join(f"{k} {v}" for k, v in facts.items()))
+    return table
+
+
+def comparison_table(names: Sequence[str], lines: Iterable[Line]) -> Table:
+    """Returns one column a run, a heading above each section's lines."""
+    table = Table("", *names, box=None)
+    section = ""
+    for line in lines:
+        if line.section != section:
+            section = line.section
+            table.add_row(f"[bold]{section}")
+        table.add_row(line.name, *line.values)
+    return table
+
+
+def summary_tables(summary: Mapping[str, Any]) -> list[Table]:
+    """Returns the run's tables: pairs by category, TPA before and after, seconds by stage."""
+    counts, names = (
+        summary["counts"],
+        [c.value for c in (Category.RETAIN, Category.INVERT, Category.PUNISH, Category.ABSTAIN)],
+    )
+    pairs = Table("pairs", *names, title="Triage", title_justify="left")
+    for split in ("train", "test"):
+        pairs.add_row(split, *(str(counts.get(f"{split} {name}", 0)) for name in names))
+    if audit := summary.get("audit"):
+        said = f"{audit['agreement']:.3f}, AUC {audit['auc']:.3f}"
+        pairs.caption = f"judge agrees with {audit['pairs']} labelled pairs: {said}"
+    tables = [pairs]
+    if figures := summary.get("evaluation"):
+        tables.append(_agreement("category", figures["tpa"], figures["n"]))
+        tables.append(_agreement("source", figures["tpa_by_source"], figures["n_by_source"]))
+    seconds = Table(*summary["seconds"], title="Seconds by stage", title_justify="left")
+    seconds.add_row(*(f"{value:.0f}" for value in summary["seconds"].values()))
+    return [*tables, seconds]
+
+
+def _agreement(by: str, tpa: Mapping[str, Mapping[str, float]], n: Mapping[str, int]) -> Table:
+    title = f"Target policy agreement, %, by {by}"
+    table = Table(by, "prompts", "base", "realigned", "change", title=title, title_justify="left")
+    for group, number in sorted(n.items()):
+        base, after = tpa["base"][group], tpa["realigned"][group]
+        table.add_row(group, str(number), f"{base:.1f}", f"{after:.1f}", f"{after - base:+.1f}")
+    return table

@@ -1,0 +1,168 @@
+"""What a configuration must fulfil before anything starts: each mistake is one line naming setting, value, remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trace_ray.config import LOSSES, Config, JudgeConfig, TermConfig, TriageConfig
+from trace_ray.config_bounds import check_bounds
+from trace_ray.config_engine import check_trust, refuse_code
+from trace_ray.config_fields import leaves
+from trace_ray.errors import UserError, nearest
+from trace_ray.policy import check_policy
+
+PAIRWISE = ("dpo", "ipo", "rdpo")
+RESPONSES = ("chosen", "rejected", "corrected")
+TRAINED_CATEGORIES = ("INVERT", "PUNISH", "RETAIN")
+TRACKERS = ("tensorboard", "mlflow", "wandb")
+
+
+def check_config(config: Config) -> None:
+    """Raises UserError on the first setting that is out of range or at odds with another."""
+    for name, value, about in leaves(config):
+        choices = about.get("choices", (value,))
+        if value not in choices:
+            raise UserError(
+                name, value, f"use one of {', '.join(repr(c) for c in choices)}{nearest(str(value), choices)}"
+            )
+    check_bounds(config)
+    for category in TRAINED_CATEGORIES:
+        _check_term(f"objective.{category}", getattr(config.objective, category), corrected=config.triage.correct)
+    _check_realign(config)
+    _check_parameters(config)
+    judges = triage_judges(config.triage) | {"evaluate.judge": config.evaluate.judge}
+    judges |= {f"evaluate.panel[{i}]": judge for i, judge in enumerate(config.evaluate.panel)}
+    for name, judge in judges.items():
+        _check_judge(name, judge)
+        refuse_code(f"{name}.engine", judge.engine)
+        check_trust(name, judge.model, judge.trust_remote_code)
+    check_trust("model", config.model.path, config.model.trust_remote_code)
+    refuse_code("evaluate.engine", config.evaluate.engine)
+    check_policy(config.policy, needs_rules=any(judge.backend == "rules" for judge in judges.values()))
+    _check_audit(config.triage)
+
+
+def check_needed(config: Config, stages: Sequence[str]) -> None:
+    """Raises UserError where a setting that one of the stages needs is empty."""
+    if "triage" in stages and not config.corpus.paths:
+        raise UserError("corpus.paths", "empty", "name the files of preference pairs, e.g. corpus.paths=[pairs.jsonl]")
+    if {"impact", "realign", "evaluate"} & set(stages) and not config.model.path:
+        raise UserError("model.path", "empty", "name the model to realign: a hub id or a folder")
+    for name, judge in (triage_judges(config.triage) | {"evaluate.judge": config.evaluate.judge}).items():
+        if name.split(".")[0] in stages and judge.backend != "rules" and not judge.model:
+            raise UserError(f"{name}.model", "empty", f"name the judge's model, or set {name}.backend=rules")
+    if "evaluate" in stages and not (config.corpus.holdout or config.corpus.test_paths or config.evaluate.prompt_file):
+        remedy = "nothing is held out to evaluate on: raise it, or name corpus.test_paths or evaluate.prompt_file"
+        raise UserError("corpus.holdout", 0, remedy)
+
+
+def _check_term(where: str, term: TermConfig, *, corrected: bool) -> None:
+    for name in term.suppress:
+        if name not in RESPONSES:
+            raise UserError(
+                f"{where}.suppress", name, f"name responses among {', '.join(RESPONSES)}{nearest(name, RESPONSES)}"
+            )
+    needs_prefer = term.loss in (*PAIRWISE, "kl", "sft")
+    needs_suppress = {"npo": (1, 2), **dict.fromkeys(PAIRWISE, (1,))}.get(term.loss, (0,))
+    if term.loss == "skip":
+        return
+    if needs_prefer != bool(term.prefer):
+        raise UserError(
+            f"{where}.prefer",
+            term.prefer or "empty",
+            f"{term.loss} {'needs' if needs_prefer else 'takes no'} preferred response",
+        )
+    if len(term.suppress) not in needs_suppress:
+        wanted = " or ".join(str(n) for n in needs_suppress)
+        raise UserError(f"{where}.suppress", list(term.suppress), f"{term.loss} takes {wanted} suppressed responses")
+    if "corrected" in (term.prefer, *term.suppress) and not corrected:
+        raise UserError(where, "corrected", "no response is corrected unless triage.correct=true")
+
+
+def _check_realign(config: Config) -> None:
+    realign = config.realign
+    for name, share in realign.shares.items():
+        if name not in TRAINED_CATEGORIES:
+            known = ", ".join(TRAINED_CATEGORIES)
+            raise UserError("realign.shares", name, f"name categories among {known}{nearest(name, TRAINED_CATEGORIES)}")
+        if share < 0:
+            raise UserError(f"realign.shares.{name}", share, "give a share of 0 or more")
+    for name in realign.trackers:
+        if name not in TRACKERS:
+            raise UserError("realign.trackers", name, f"use some of {', '.join(TRACKERS)}{nearest(name, TRACKERS)}")
+    if realign.offload != "none" and realign.zero_stage < (3 if realign.offload == "all" else 1):
+        needed = "realign.zero_stage=3" if realign.offload == "all" else "realign.zero_stage of 1 or more"
+        raise UserError("realign.offload", realign.offload, f"it needs {needed}")
+
+
+def _check_parameters(config: Config) -> None:
+    """What is trained against what it is compared with and what stage 2 leaves behind."""
+    realign = config.realign
+    anchored = "kl" in (getattr(config.objective, name).loss for name in TRAINED_CATEGORIES)
+    if anchored and realign.kl_reference == "same_weights" and realign.tune == "full":
+        remedy = "with tune=full there is no adapter to turn off: use frozen_copy or top_k"
+        raise UserError("realign.kl_reference", "same_weights", remedy)
+    if config.objective.weights == "u2a" and "full" in (realign.tune, config.impact.parameters):
+        remedy = "its rounds hand an adapter on: use realign.tune=lora and impact.parameters=lora"
+        raise UserError("objective.weights", "u2a", remedy)
+    if (config.impact.parameters, realign.tune) == ("full", "lora"):
+        remedy = "it leaves no initial adapter to train: use impact.parameters=lora, or realign.tune=full"
+        raise UserError("impact.parameters", "full", remedy)
+    for name in TRAINED_CATEGORIES:
+        if name != "RETAIN" and getattr(config.objective, name).loss == "kl" and realign.kl_reference != "same_weights":
+            remedy = (
+                f"realign.kl_reference={realign.kl_reference} serves RETAIN only: use another loss, or same_weights"
+            )
+            raise UserError(f"objective.{name}.loss", "kl", remedy)
+    if realign.kl_reference == "frozen_copy" and realign.tune == "lora":
+        raise UserError(
+            "realign.kl_reference", "frozen_copy", "an adapter needs no second copy: use same_weights or top_k"
+        )
+
+
+def triage_judges(triage: TriageConfig) -> dict[str, JudgeConfig]:
+    """Returns {setting's name: judge} of the judges that triage uses."""
+    named = {name: getattr(triage, name) for name in ("judge", "first_judge", "second_judge", "corrector_judge")}
+    return {f"triage.{name}": judge for name, judge in named.items() if judge is not None}
+
+
+def _check_audit(triage: TriageConfig) -> None:
+    labelled = bool(triage.audit_labels)
+    for name, used in (
+        ("calibration", triage.calibration != "none"),
+        ("false_invert_rate", triage.false_invert_rate > 0),
+    ):
+        if used and not labelled:
+            seen = getattr(triage, name)
+            raise UserError(f"triage.{name}", seen, "it is fitted on labels: set triage.audit_labels too")
+    if labelled and triage.audit_file:
+        raise UserError("triage.audit_file", triage.audit_file, "an audit comes from it or from triage.audit_labels")
+
+
+def _check_judge(where: str, judge: JudgeConfig) -> None:
+    endpoint = judge.endpoint
+    if judge.backend == "openai" and not endpoint.base_url.startswith(("http://", "https://")):
+        remedy = "name the endpoint, such as http://127.0.0.1:8000/v1"
+        raise UserError(f"{where}.endpoint.base_url", endpoint.base_url or "empty", remedy)
+    of_endpoint = {
+        "concurrency": 1,
+        "timeout_s": 0.001,
+        "max_retries": 0,
+        "max_requests": 0,
+        "max_tokens": 0,
+        "backoff_s": 0,
+    }
+    for name, minimum in of_endpoint.items():
+        if getattr(endpoint, name) < minimum:
+            raise UserError(f"{where}.endpoint.{name}", getattr(endpoint, name), f"give at least {minimum}")
+    least = {"batch_rows": 1, "actors": 1, "max_model_len": 1, "num_cpus": 0, "num_gpus": 0, "kv_cache_gib": 0}
+    for name, minimum in least.items():
+        if getattr(judge, name) < minimum:
+            raise UserError(f"{where}.{name}", getattr(judge, name), f"give at least {minimum}")
+    if judge.max_actors < judge.actors:
+        raise UserError(f"{where}.max_actors", judge.max_actors, f"give at least {where}.actors = {judge.actors}")
+    if not 0 <= judge.min_mass <= 1:
+        raise UserError(f"{where}.min_mass", judge.min_mass, "give a probability in [0, 1]")
+
+
+assert set(PAIRWISE) < set(LOSSES)
