@@ -27,14 +27,20 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "one epoch": ("realign.max_steps=0",),
     "180 steps": ("realign.max_steps=180",),
     "20 steps": ("realign.max_steps=20",),
+    "sft, 180 steps": (
+        "objective.INVERT.loss=sft",
+        "objective.INVERT.suppress=[]",
+        "realign.max_steps=180",
+    ),
     "balanced": ("objective.retain=anchor", "objective.alpha_kl=1"),
     "balanced, 180 steps": ("objective.retain=anchor", "objective.alpha_kl=1", "realign.max_steps=180"),
 }
 """A method with settings changed. TRACE's own are weight_norm mean, dpo and curvature identity; ``balanced`` is a DPO baseline
-in which all conflicts together weigh as much as all RETAIN pairs together, not each pair as each other."""
+in which all conflicts together weigh as much as all RETAIN pairs together, not each pair as each other. ``sft`` raises what
+dpo would prefer, without pushing anything down: dpo and npo lower every response of a conflict's prompt in the end."""
 
 LENGTHS: dict[str, tuple[str, ...]] = {
-    "trace": ("one epoch", "180 steps"),
+    "trace": ("one epoch", "180 steps", "sft, 180 steps"),
     "naive_oracle_dpo": ("one epoch", "180 steps", "balanced", "balanced, 180 steps"),
     "dpo_gold": ("180 steps",),
     "npo": ("20 steps",),
