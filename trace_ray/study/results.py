@@ -84,17 +84,32 @@ def _shown(values: Sequence[float | None], digits: int) -> str:
     return estimate(known).text(digits) if len(known) == len(values) else "-"
 
 
+_COLOURS = (
+    "#0072b2",
+    "#56b4e9",
+    "#d55e00",
+    "#e69f00",
+    "#cc79a7",
+    "#7f4f24",
+    "#999999",
+    "#009e73",
+    "#6a3d9a",
+    "#000000",
+)
+_MARKERS = tuple("osD^vP*XhH")
+
+
 def plot_scale(results: Sequence[Result], out: Path) -> None:
     """Draws TPA over the training pairs, one line a method."""
     clean = [r for r in results if not r["cell"]["noise"] and not r["cell"]["variant"]]
-    _lines(clean, lambda r: float(r["cell"]["pairs"]), "training pairs", out, log=True)
+    _lines(clean, lambda r: r["cell"]["pairs"], "training pairs", out)
 
 
 def plot_noise(results: Sequence[Result], out: Path) -> None:
     """Draws TPA over the share of damaged labels, one line a method that was run with noise, at that size."""
     noisy = {(r["cell"]["method"], r["cell"]["pairs"]) for r in results if r["cell"]["noise"]}
     kept = [r for r in results if (r["cell"]["method"], r["cell"]["pairs"]) in noisy and not r["cell"]["variant"]]
-    _lines(kept, lambda r: 100 * r["cell"]["noise"], "% of labels damaged", out, log=False)
+    _lines(kept, lambda r: round(100 * r["cell"]["noise"]), "% of labels damaged", out)
 
 
 def plot_ablation(results: Sequence[Result], pairs: int, out: Path) -> None:
@@ -104,34 +119,46 @@ def plot_ablation(results: Sequence[Result], pairs: int, out: Path) -> None:
     groups = {k: v for k, v in grouped(results).items() if k[1] == pairs and not k[2]}
     if not groups:
         return
-    figure = Figure(figsize=(7, 0.35 * len(groups) + 1), layout="constrained")
+    figure = Figure(figsize=(7, 0.3 * len(groups) + 1), layout="constrained")
     axes = figure.add_subplot()
     found = [estimate([r["tpa"] for r in group]) for group in groups.values()]
-    axes.barh([k[0] for k in groups], [e.mean for e in found], xerr=[e.half for e in found], color="#5477b0", capsize=3)
+    names = [label for label, _, _ in groups]
+    axes.barh(names, [e.mean for e in found], xerr=_within_percent(found), color="#5477b0", capsize=3, height=0.7)
     axes.axvline(results[0]["tpa_base"], color="#888", linestyle="--")
-    axes.invert_yaxis()
+    axes.set_ylim(len(groups) - 0.4, -0.6)
     axes.set_xlim(0, 105)
     axes.set_xlabel(f"TPA, % ({pairs} pairs; dashed: base)")
-    figure.savefig(out)
+    figure.savefig(out, metadata={"Date": None})
 
 
-def _lines(results: Sequence[Result], place: Callable[[Result], float], label: str, out: Path, *, log: bool) -> None:
+def _within_percent(found: Sequence[Estimate]) -> list[list[float]]:
+    """The intervals' lower and upper lengths, cut where a percentage ends."""
+    return [[min(e.half, e.mean) for e in found], [min(e.half, 100 - e.mean) for e in found]]
+
+
+def _lines(results: Sequence[Result], place: Callable[[Result], int], label: str, out: Path) -> None:
+    """One line a method over places at equal distance, a little apart: equal methods would hide one another."""
     from matplotlib.figure import Figure
 
-    if len({place(r) for r in results}) < 2:
+    places = sorted({place(r) for r in results})
+    if len(places) < 2:
         return
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot()
-    for method in dict.fromkeys(r["label"] for r in results):
-        mine = [r for r in results if r["label"] == method]
-        at = sorted({place(r) for r in mine})
-        found = [estimate([r["tpa"] for r in mine if place(r) == x]) for x in at]
-        axes.errorbar(at, [e.mean for e in found], yerr=[e.half for e in found], marker="o", capsize=3, label=method)
-    if log:
-        axes.set_xscale("log")
-        axes.set_xticks(sorted({place(r) for r in results}), [f"{x:.0f}" for x in sorted({place(r) for r in results})])
-    axes.set_ylim(0, 105)
+    axes.set_prop_cycle(color=_COLOURS, marker=_MARKERS)
+    methods = list(dict.fromkeys(r["label"] for r in results))
+    for number, method in enumerate(methods):
+        mine = {at: [r["tpa"] for r in results if r["label"] == method and place(r) == at] for at in places}
+        found = [estimate(values) for values in mine.values()]
+        aside = 0.5 * ((number + 0.5) / len(methods) - 0.5)
+        at = [i + aside for i in range(len(places))]
+        axes.errorbar(
+            at, [e.mean for e in found], yerr=_within_percent(found), capsize=2, linewidth=1, markersize=5, label=method
+        )
+    axes.axhline(results[0]["tpa_base"], color="#888", linestyle="--", linewidth=1, label="base")
+    axes.set_xticks(range(len(places)), [str(one) for one in places])
+    axes.set_ylim(-3, 105)
     axes.set_xlabel(label)
     axes.set_ylabel("TPA, %")
-    axes.legend(frameon=False, fontsize="small")
-    figure.savefig(out)
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    figure.savefig(out, metadata={"Date": None})
