@@ -12,6 +12,7 @@ from trace_ray.config_fields import choice, resource, resource_choice, settings
 from trace_ray.config_judges import EndpointConfig, JudgeConfig
 from trace_ray.config_model import LoraSettings, ModelConfig
 from trace_ray.config_report import PlanConfig, ReportConfig
+from trace_ray.pairs import RESPONSE_NAMES
 from trace_ray.policy import PolicyConfig
 
 __all__ = [  # the one door to every setting: the other config_ files are read through here
@@ -198,8 +199,14 @@ class TermConfig:
     """
 
     loss: str = field(default="skip", metadata={"choices": LOSSES})
-    prefer: str = field(default="", metadata={"choices": ("", "chosen", "rejected", "corrected")})
+    prefer: str = field(default="", metadata={"choices": ("", *RESPONSE_NAMES)})
     suppress: tuple[str, ...] = ()
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """The responses that the loss reads, in the order of the columns."""
+        read = (self.prefer, *self.suppress) if self.loss != "skip" else ()
+        return tuple(name for name in RESPONSE_NAMES if name in read)
 
 
 def _invert() -> TermConfig:
@@ -247,6 +254,10 @@ class ObjectiveConfig:
     u2a_pairs: int = 1024
     u2a_rounds: int = 3
     u2a_eta: float = 0.01
+
+    def term(self, category: str) -> TermConfig:
+        """Returns what is done with a trained category: INVERT, PUNISH or RETAIN."""
+        return getattr(self, category)  # type: ignore[no-any-return]
 
     @property
     def weighed(self) -> tuple[str, ...]:

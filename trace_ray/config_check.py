@@ -9,11 +9,10 @@ from trace_ray.config_bounds import check_bounds
 from trace_ray.config_engine import check_trust, refuse_code
 from trace_ray.config_fields import leaves
 from trace_ray.errors import UserError, nearest
+from trace_ray.pairs import RESPONSE_NAMES, TRAINED
 from trace_ray.policy import check_policy
 
 PAIRWISE = ("dpo", "ipo", "rdpo")
-RESPONSES = ("chosen", "rejected", "corrected")
-TRAINED_CATEGORIES = ("INVERT", "PUNISH", "RETAIN")
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 
@@ -26,8 +25,8 @@ def check_config(config: Config) -> None:
                 name, value, f"use one of {', '.join(repr(c) for c in choices)}{nearest(str(value), choices)}"
             )
     check_bounds(config)
-    for category in TRAINED_CATEGORIES:
-        _check_term(f"objective.{category}", getattr(config.objective, category), corrected=config.triage.correct)
+    for category in TRAINED:
+        _check_term(f"objective.{category}", config.objective.term(category), corrected=config.triage.correct)
     _check_realign(config)
     _check_parameters(config)
     judges = triage_judges(config.triage) | {"evaluate.judge": config.evaluate.judge}
@@ -58,9 +57,11 @@ def check_needed(config: Config, stages: Sequence[str]) -> None:
 
 def _check_term(where: str, term: TermConfig, *, corrected: bool) -> None:
     for name in term.suppress:
-        if name not in RESPONSES:
+        if name not in RESPONSE_NAMES:
             raise UserError(
-                f"{where}.suppress", name, f"name responses among {', '.join(RESPONSES)}{nearest(name, RESPONSES)}"
+                f"{where}.suppress",
+                name,
+                f"name responses among {', '.join(RESPONSE_NAMES)}{nearest(name, RESPONSE_NAMES)}",
             )
     needs_prefer = term.loss in (*PAIRWISE, "kl", "sft")
     needs_suppress = {"npo": (1, 2), **dict.fromkeys(PAIRWISE, (1,))}.get(term.loss, (0,))
@@ -82,9 +83,9 @@ def _check_term(where: str, term: TermConfig, *, corrected: bool) -> None:
 def _check_realign(config: Config) -> None:
     realign = config.realign
     for name, share in realign.shares.items():
-        if name not in TRAINED_CATEGORIES:
-            known = ", ".join(TRAINED_CATEGORIES)
-            raise UserError("realign.shares", name, f"name categories among {known}{nearest(name, TRAINED_CATEGORIES)}")
+        if name not in TRAINED:
+            known = ", ".join(TRAINED)
+            raise UserError("realign.shares", name, f"name categories among {known}{nearest(name, TRAINED)}")
         if share < 0:
             raise UserError(f"realign.shares.{name}", share, "give a share of 0 or more")
     for name in realign.trackers:
@@ -98,7 +99,7 @@ def _check_realign(config: Config) -> None:
 def _check_parameters(config: Config) -> None:
     """What is trained against what it is compared with and what stage 2 leaves behind."""
     realign = config.realign
-    anchored = "kl" in (getattr(config.objective, name).loss for name in TRAINED_CATEGORIES)
+    anchored = "kl" in (config.objective.term(name).loss for name in TRAINED)
     if anchored and realign.kl_reference == "same_weights" and realign.tune == "full":
         remedy = "with tune=full there is no adapter to turn off: use frozen_copy or top_k"
         raise UserError("realign.kl_reference", "same_weights", remedy)
@@ -108,8 +109,8 @@ def _check_parameters(config: Config) -> None:
     if (config.impact.parameters, realign.tune) == ("full", "lora"):
         remedy = "it leaves no initial adapter to train: use impact.parameters=lora, or realign.tune=full"
         raise UserError("impact.parameters", "full", remedy)
-    for name in TRAINED_CATEGORIES:
-        if name != "RETAIN" and getattr(config.objective, name).loss == "kl" and realign.kl_reference != "same_weights":
+    for name in TRAINED:
+        if name != "RETAIN" and config.objective.term(name).loss == "kl" and realign.kl_reference != "same_weights":
             remedy = (
                 f"realign.kl_reference={realign.kl_reference} serves RETAIN only: use another loss, or same_weights"
             )

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from trace_ray.artifacts import TRAINING_METRICS, Artifact, Run
 from trace_ray.config import Config, ObjectiveConfig
-from trace_ray.impact.slopes import pair_slopes, responses
+from trace_ray.impact.slopes import pair_slopes
 from trace_ray.impact.stage import ADAPTER_INIT, run_impact
 from trace_ray.pairs import SCORED_SCHEMA
 from trace_ray.realign.stage import export, read_metrics, realign_inputs, train
@@ -93,7 +93,7 @@ def gains(chosen: pa.Table, rescored: pa.Table, objective: ObjectiveConfig) -> F
     """
     now: Mapping[int, dict[str, Any]] = {row["row"]: row for row in rescored.to_pylist()}
     pairs = [(row, now[row["row"]]) for row in chosen.to_pylist()]
-    names = [responses(getattr(objective, row["category"])) for row, _ in pairs]
+    names = [objective.term(row["category"]).responses for row, _ in pairs]
     moved = [
         {name: then[f"{name}_ref_logp"] - row[f"{name}_ref_logp"] for name in some}
         for (row, then), some in zip(pairs, names, strict=True)

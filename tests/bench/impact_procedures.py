@@ -43,7 +43,7 @@ class Scene:
             for n, p in named
         }
         self.rows = self.selection.rows(self.table)
-        names = [self.selection.responses(row["category"]) for row in self.rows]
+        names = [self.selection.objective.term(row["category"]).responses for row in self.rows]
         texts = [{n: row[n] for n in some} for row, some in zip(self.rows, names, strict=True)]
         self.pairs = self.tokenizer.pairs([row["prompt"] for row in self.rows], texts)
 

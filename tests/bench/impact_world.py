@@ -18,7 +18,6 @@ from tests.impact.world import POLICY, triaged
 from trace_ray.config import ImpactConfig, LoraSettings, ObjectiveConfig
 from trace_ray.impact.gold import PAIR_COLUMNS, choose_gold, choose_retain, tokenize_gold
 from trace_ray.impact.shard import Selection, score_shard
-from trace_ray.impact.slopes import responses
 from trace_ray.log_probs import collate, response_log_probs, response_logits, sum_by_sequence, target_log_probs
 from trace_ray.losses import dpo, term_loss, token_kl
 from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
@@ -115,7 +114,7 @@ def _logp(model: Any, prompts: Sequence[Sequence[int]], ids: Sequence[Sequence[i
 
 def losses(scene: Scene, rows: Sequence[Row]) -> torch.Tensor:
     """Returns each row's loss at the model's present parameters, with a graph, shape (P,)."""
-    flat = [(i, name) for i, row in enumerate(rows) for name in responses(getattr(OBJECTIVE, row["category"]))]
+    flat = [(i, name) for i, row in enumerate(rows) for name in OBJECTIVE.term(row["category"]).responses]
     batch = collate([rows[i]["prompt_ids"] for i, _ in flat], [rows[i][f"{name}_ids"] for i, name in flat])
     logits_NV = response_logits(scene.model, batch)
     logp_B = sum_by_sequence(target_log_probs(logits_NV, batch.target_N), batch)
@@ -134,8 +133,8 @@ def losses(scene: Scene, rows: Sequence[Row]) -> torch.Tensor:
         kl_B = sum_by_sequence(kl_N, batch) / length_B
     out = []
     for i, row in enumerate(rows):
-        term = getattr(OBJECTIVE, row["category"])
-        at = {name: place[i, name] for name in responses(term)}
+        term = OBJECTIVE.term(row["category"])
+        at = {name: place[i, name] for name in term.responses}
         if term.loss == "kl":
             out.append(kl_B[at[term.prefer]])
             continue

@@ -47,7 +47,7 @@ def grouped(rows: list[dict[str, Any]], objective: ObjectiveConfig, **more: Any)
     lengths = [
         [len(row["prompt_ids"]) + len(row[f"{n}_ids"]) for n in some] for row, some in zip(rows, names, strict=True)
     ]
-    kl = [[getattr(objective, row["category"]).loss == "kl"] * len(some) for row, some in zip(rows, names, strict=True)]
+    kl = [[objective.term(row["category"]).loss == "kl"] * len(some) for row, some in zip(rows, names, strict=True)]
     (step,) = plan_step(lengths, kl, workers=1, budget=10**6, overhead=2)
     taken = [rows[i] for i in step.samples[0]]
     return micro_batch(taken, objective, step.groups[0], step.anchored, **more)

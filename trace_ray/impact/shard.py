@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from trace_ray.config import ImpactConfig, ObjectiveConfig, TermConfig
+from trace_ray.config import ImpactConfig, ObjectiveConfig
 from trace_ray.impact.requests import PairScores, Request, run_requests
 from trace_ray.impact.scores import Direction, Scorer
-from trace_ray.impact.slopes import pair_slopes, responses
+from trace_ray.impact.slopes import pair_slopes
 from trace_ray.pairs import CONFLICTS, SCORED_SCHEMA, TRAINED, TRIAGED_SCHEMA, Split, hash_fraction
 from trace_ray.text import ChatTokenizer, TokenizedPair
 
@@ -34,18 +34,11 @@ class Selection:
     retain_share: float
     seed: int
 
-    def term(self, category: str) -> TermConfig:
-        return getattr(self.objective, category)  # type: ignore[no-any-return]
-
-    def responses(self, category: str) -> list[str]:
-        """Returns the names of the responses that the category's term reads."""
-        return responses(self.term(category))
-
     def needs(self, category: str) -> str:
         """Returns what a pair of the category needs: its ``score``, ``log_probs`` of the reference, or ``tokens`` alone."""
         if category in self.objective.weighed:
             return "score"
-        return "tokens" if self.term(category).loss in ("kl", "sft") else "log_probs"
+        return "tokens" if self.objective.term(category).loss in ("kl", "sft") else "log_probs"
 
     def rows(self, triaged: pa.Table) -> list[Row]:
         """Returns the rows to train on, in order; those without a response that their term reads are left out."""
@@ -56,7 +49,7 @@ class Selection:
     def _takes(self, row: Row, number: float) -> bool:
         if row["split"] != Split.TRAIN or row["category"] not in TRAINED:
             return False
-        names = self.responses(row["category"])
+        names = self.objective.term(row["category"]).responses
         if not names or any(row[name] is None for name in names):
             return False
         return row["category"] in CONFLICTS or number < self.retain_share
@@ -83,7 +76,7 @@ def score_shard(
     rows = selection.rows(triaged)
     if not rows:
         return SHARD_SCHEMA.empty_table()
-    names = [selection.responses(row["category"]) for row in rows]
+    names = [selection.objective.term(row["category"]).responses for row in rows]
     pairs = tokenizer.pairs(
         [r["prompt"] for r in rows], [{n: r[n] for n in some} for r, some in zip(rows, names, strict=True)]
     )
@@ -146,7 +139,7 @@ def loss_gains(
         objective: the categories' terms.
         model: in evaluation mode, every parameter frozen.
     """
-    names = [responses(getattr(objective, row["category"])) for row in rows]
+    names = [objective.term(row["category"]).responses for row in rows]
     requests = [
         Request(row["prompt_ids"], {n: row[f"{n}_ids"] for n in some}, dict.fromkeys(some, 1.0))
         for row, some in zip(rows, names, strict=True)

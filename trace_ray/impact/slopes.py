@@ -9,14 +9,8 @@ import torch
 
 from trace_ray.config import ObjectiveConfig, TermConfig
 from trace_ray.losses import term_loss
-from trace_ray.pairs import RESPONSE_NAMES
 
 Row = Mapping[str, Any]
-
-
-def responses(term: TermConfig) -> list[str]:
-    """Returns the names of the responses that a term reads."""
-    return [name for name in RESPONSE_NAMES if name in (term.prefer, *term.suppress)] if term.loss != "skip" else []
 
 
 def pair_slopes(
@@ -33,8 +27,8 @@ def pair_slopes(
     """
     slopes: list[dict[str, float]] = [{} for _ in rows]
     for category in dict.fromkeys(row["category"] for row in rows):
-        term: TermConfig = getattr(objective, category)
-        names = responses(term)
+        term = objective.term(category)
+        names = term.responses
         at = [i for i, row in enumerate(rows) if row["category"] == category]
         length = {n: torch.tensor([float(len(rows[i][f"{n}_ids"])) for i in at], dtype=torch.float64) for n in names}
         ratio = {n: torch.tensor([log_ratios[i][n] if log_ratios else 0.0 for i in at]).double() for n in names}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from trace_ray.config import Config, ObjectiveConfig, PlanConfig, TermConfig
-from trace_ray.pairs import CONFLICTS, RESPONSE_NAMES, TRAINED
+from trace_ray.pairs import CONFLICTS, TRAINED
 from trace_ray.plan.judges import EVALUATION, PANEL
 
 
@@ -78,14 +78,9 @@ class Workload:
     answer_tokens: float
 
 
-def term_responses(term: TermConfig) -> list[str]:
-    """Returns the names of the responses that a term reads."""
-    return [name for name in RESPONSE_NAMES if name in (term.prefer, *term.suppress)] if term.loss != "skip" else []
-
-
 def pair_tokens(pair: SampledPair, term: TermConfig) -> int | None:
     """Returns the tokens of the pair's sequences under a term; None where it lacks a response that the term reads."""
-    names = term_responses(term)
+    names = term.responses
     if not names or any(name not in pair.responses for name in names):
         return None
     return sum(pair.prompt + pair.responses[name] for name in names)
@@ -115,7 +110,7 @@ def workload(
     conflicts = sum(trained[name] for name in CONFLICTS)
     keep = min(1.0, config.impact.retain_per_conflict * conflicts / max(1.0, trained["RETAIN"]))
     trained["RETAIN"], tokens["RETAIN"] = trained["RETAIN"] * keep, tokens["RETAIN"] * keep
-    scored = [n for n in TRAINED if n in CONFLICTS or getattr(objective, n).loss not in ("kl", "sft")]
+    scored = [n for n in TRAINED if n in CONFLICTS or objective.term(n).loss not in ("kl", "sft")]
     return Workload(
         rows=rows,
         refused=max(0, rows - round(sum(pair.stands_for for pair in sample))),
@@ -164,7 +159,7 @@ def assumed_shares(plan: PlanConfig) -> dict[str, float]:
 def _usable(train: Sequence[SampledPair], category: str, objective: ObjectiveConfig) -> tuple[float, float]:
     """(Pairs of a category that its term can use, mean tokens of one); pairs of no known category count for each."""
     members = [pair for pair in train if pair.category in (category, None)]
-    found = [(pair.stands_for, pair_tokens(pair, getattr(objective, category))) for pair in members]
+    found = [(pair.stands_for, pair_tokens(pair, objective.term(category))) for pair in members]
     usable = [(number, tokens) for number, tokens in found if tokens is not None]
     pairs = sum(number for number, _ in usable)
     return pairs, sum(number * tokens for number, tokens in usable) / max(pairs, 1e-9)

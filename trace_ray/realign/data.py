@@ -37,7 +37,7 @@ class TrainingRows:
         table = scored.read(COLUMNS)
         every = category_counts(table["category"].to_pylist())
         self.weighed = sum(every.get(name, 0) for name in objective.weighed)
-        kept = [name for name in every if getattr(objective, name).loss != "skip"]
+        kept = [name for name in every if objective.term(name).loss != "skip"]
         trained = pc.and_(pc.greater(table["weight"], 0), pc.is_in(table["category"], value_set=pa.array(kept)))
         self.table: pa.Table = table.filter(trained).combine_chunks()
         self.category: tuple[str, ...] = tuple(self.table["category"].to_pylist())
@@ -63,7 +63,7 @@ class TrainingRows:
     def anchored(self, index: int) -> list[bool]:
         """Returns which of these sequences are compared with the reference by KL."""
         category = self.category[index]
-        return [getattr(self.objective, category).loss == "kl"] * len(self._names[category])
+        return [self.objective.term(category).loss == "kl"] * len(self._names[category])
 
     def longest(self) -> tuple[int, ...]:
         """Returns the tokens of each row's longest sequence."""

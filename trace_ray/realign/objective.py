@@ -83,7 +83,7 @@ class MicroBatch:
 
 def sequence_names(objective: ObjectiveConfig, category: str) -> list[str]:
     """Returns the responses that the category's term runs, in order."""
-    term: TermConfig = getattr(objective, category)
+    term = objective.term(category)
     return list(dict.fromkeys(name for name in (term.prefer, *term.suppress) if name))
 
 
@@ -104,7 +104,7 @@ def micro_batch(
     """
     flat = [(i, name) for i, row in enumerate(rows) for name in sequence_names(objective, row["category"])]
     groups = [list(range(len(flat)))] if groups is None else groups
-    kl = [getattr(objective, rows[i]["category"]).loss == "kl" for i, _ in flat]
+    kl = [objective.term(rows[i]["category"]).loss == "kl" for i, _ in flat]
     anchored = [any(kl)] if anchored is None else anchored
     made: list[SequenceGroup] = []
     place: dict[tuple[int, str], int] = {}
@@ -160,7 +160,7 @@ def pair_losses(batch: MicroBatch, logp_S: torch.Tensor, kl_S: torch.Tensor, obj
     loss_P, raised_P, lowered_P = (logp_S.new_zeros(len(categories)) for _ in range(3))
     for category in dict.fromkeys(categories):
         pairs = [i for i, name in enumerate(categories) if name == category]
-        term: TermConfig = getattr(objective, category)
+        term = objective.term(category)
         loss, raised, lowered = _category_losses(term, category, pairs, batch, logp_S, kl_S, objective)
         at = torch.tensor(pairs, device=logp_S.device)
         loss_P = loss_P.index_put((at,), loss)

@@ -125,7 +125,7 @@ def top_pairs(run: Run, report: ReportConfig, objective: ObjectiveConfig) -> lis
 
 
 def _shown(rank: int, row: Mapping[str, Any], redact: str, objective: ObjectiveConfig) -> TopPair:
-    term: TermConfig = getattr(objective, row["category"])
+    term = objective.term(row["category"])
     return TopPair(
         rank=rank,
         pair_id=row["pair_id"],
