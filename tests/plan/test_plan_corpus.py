@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from trace_ray.cli import app
 from trace_ray.config import StorageConfig
 from trace_ray.config_load import conf_folder, load_config
-from trace_ray.plan import checks, probe
+from trace_ray.plan import checks, probe_training
 from trace_ray.plan.plan import make_plan
+from trace_ray.plan.probe_training import measure_training
 from trace_ray.storage import locate
 from trace_ray.synth.demo import write_corpus
 from trace_ray.synth.oracle import violates
@@ -156,10 +157,10 @@ def test_an_endpoint_without_a_given_speed_says_so_and_its_tokens_are_counted(co
 
 
 def test_the_probe_trains_what_the_run_trains(corpus: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "SECONDS", 0.0)
-    rows = [{"prompt": [{"role": "user", "content": "hi"}], "chosen": "yes"}] * 4
+    monkeypatch.setattr(probe_training, "SECONDS", {"forward": 0.0, "train": 0.0})
+    rows = [{"prompt": [{"role": "user", "content": "hi"}], "chosen": "yes", "rejected": "no"}] * 4
     full = ["realign.tune=full", "realign.kl_reference=top_k"]
-    adapter, whole = (probe._train(load_config([DEMO], [*corpus, *more]), rows, time.time()) for more in ([], full))
+    adapter, whole = (measure_training(load_config([DEMO], [*corpus, *more]), rows, time.time()) for more in ([], full))
     assert whole.trained == whole.parameters
     assert 0 < adapter.trained == adapter.parameters - whole.parameters
 
@@ -169,7 +170,9 @@ def test_the_pieces_are_measured_in_processes_of_their_own(corpus: list[str]) ->
     pieces: list[str] = []
     made = make_plan(load_config([DEMO], corpus), None, pieces.append)
     assert made.problems == []
-    assert pieces == ["train", "policy", "triage.judge"]
+    assert pieces == ["train", "scoring", "policy", "triage.judge"]
     assert made.rates is not None
     assert made.rates.train.forward_tokens_s > made.rates.train.train_tokens_s > 0
+    assert made.rates.scoring.tokens_s > 0
+    assert made.rates.scoring.peak_gib > made.rates.train.memory_gib / 2
     assert 0.3 < made.rates.judges["triage.judge"].memory_gib < 8

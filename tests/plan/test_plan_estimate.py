@@ -15,7 +15,7 @@ from trace_ray.plan import estimate as formulas
 from trace_ray.plan.asked import Asked
 from trace_ray.plan.checks import check_memory, check_resources, cluster_size
 from trace_ray.plan.estimate import Resources, StageEstimate, at_once, estimate, total, training_gib
-from trace_ray.plan.rates import EngineRates, Rates, TrainRates, given, with_given
+from trace_ray.plan.rates import EngineRates, Rates, ScoringRates, TrainRates, given, with_given
 from trace_ray.plan.workload import Prompts, SampledPair, Workload, workload
 
 HAVE = Resources(cpus=2, gpus=0)
@@ -58,6 +58,21 @@ def test_the_work_is_the_sample_times_what_it_stands_for() -> None:
     assert (load.prompts, load.answer_tokens) == (Prompts(number=10, sent=200), 30)
 
 
+@pytest.mark.parametrize(("pairs", "tokens"), [(128, 60 * 50), (10, 10 * 50), (0, 0)])
+def test_drift_reads_retained_pairs_with_both_models(pairs: int, tokens: int) -> None:
+    config = config_of(f"evaluate.drift_pairs={pairs}")
+    load = workload(SAMPLE, 110, config)
+    assert load.drift_tokens == tokens
+    without = replace(load, drift_tokens=0)
+    took = seconds(config, load=load)["evaluate"] - seconds(config, load=without)["evaluate"]
+    assert took == pytest.approx(5 + 2 * tokens / 400 if tokens else 0)
+
+
+def test_conflicts_that_are_not_trained_on_keep_their_retained_pairs() -> None:
+    skipped = ["objective.PUNISH={loss: skip, prefer: '', suppress: []}", "impact.retain_per_conflict=1"]
+    assert workload(SAMPLE, 100, config_of(*skipped)).trained == {"INVERT": 20, "PUNISH": 0, "RETAIN": 30}
+
+
 def test_retained_pairs_are_never_more_than_there_are() -> None:
     assert workload(SAMPLE, 100, config_of("impact.retain_per_conflict=100")).trained["RETAIN"] == 50
 
@@ -79,7 +94,8 @@ def test_pairs_without_a_correction_are_not_trained_on() -> None:
 def rates_of() -> Rates:
     engine = EngineRates(start_s=20, memory_gib=2, prompt_tokens_s=1000, answer_tokens_s=50)
     train = TrainRates(start_s=5, forward_tokens_s=400, train_tokens_s=100, memory_gib=1, train_gib=3)
-    return Rates(judges={"triage.judge": engine}, policy=engine, train=train)
+    scoring = ScoringRates(tokens_s=160, peak_gib=2)
+    return Rates(judges={"triage.judge": engine}, policy=engine, train=train, scoring=scoring)
 
 
 LOAD = Workload(
@@ -114,7 +130,7 @@ def test_seconds_are_starts_plus_tokens_over_rates() -> None:
     config = config_of("triage.judge.backend=vllm", "triage.judge.model=j", "impact.shard_rows=100")
     found = seconds(config)
     assert found["triage"] == pytest.approx(formulas.RAY_START_S + 20 + 400)
-    work = (1000 / 100 + 40_000 * formulas.SCORE_FORWARDS / 400) / 2
+    work = (1000 / 100 + 40_000 / 160) / 2
     assert found["impact"] == pytest.approx(formulas.IMPACT_STARTS * 5 + work)
     starts = (formulas.TRAINER_STARTS + formulas.EXPORT_STARTS) * 5
     assert found["realign"] == pytest.approx(starts + 60_000 / 100 + 8000 / 400)

@@ -16,7 +16,7 @@ from trace_ray.plan.estimate import Resources, StageEstimate, estimate
 from trace_ray.plan.judges import reading_judges
 from trace_ray.plan.measure import _pieces
 from trace_ray.plan.plan import Plan
-from trace_ray.plan.rates import EngineRates, Rates, TrainRates, with_given
+from trace_ray.plan.rates import EngineRates, Rates, ScoringRates, TrainRates, with_given
 from trace_ray.plan.reading import Questions
 from trace_ray.plan.show import plan_tables
 from trace_ray.plan.workload import Prompts, SampledPair, Workload
@@ -180,6 +180,7 @@ LOAD = Workload(
 )
 ENGINE = EngineRates(start_s=20, memory_gib=2, prompt_tokens_s=1000, answer_tokens_s=50)
 TRAIN = TrainRates(start_s=5, forward_tokens_s=400, train_tokens_s=100, memory_gib=1, train_gib=3)
+SCORING = ScoringRates(tokens_s=160, peak_gib=2)
 PANEL = "evaluate.panel=[{backend: vllm, model: p, num_cpus: 2, num_gpus: 4}, {backend: rules}]"
 
 
@@ -207,7 +208,12 @@ def test_a_panel_reads_two_answers_of_each_item_of_an_export(number: int, answer
 
 
 def rates_of(**judges: EngineRates) -> Rates:
-    return Rates(judges={name.replace("__", "."): one for name, one in judges.items()}, policy=ENGINE, train=TRAIN)
+    return Rates(
+        judges={name.replace("__", "."): one for name, one in judges.items()},
+        policy=ENGINE,
+        train=TRAIN,
+        scoring=SCORING,
+    )
 
 
 def stages(config: Config, rates: Rates, have: Resources | None = None) -> dict[str, StageEstimate]:
@@ -290,7 +296,7 @@ def test_every_judges_speed_may_be_given_and_an_endpoint_without_one_leaves_its_
 
 def test_every_engine_that_is_used_is_measured() -> None:
     unused = config_of(FIRST, "triage.second_judge=" + ENDPOINT, WRITER, PANEL)  # nothing is corrected
-    assert _pieces(unused) == ["train", "policy", "triage.judge", "triage.first_judge", "evaluate.panel[0]"]
+    assert _pieces(unused) == ["train", "scoring", "policy", "triage.judge", "triage.first_judge", "evaluate.panel[0]"]
 
 
 def shown(config: Config, rates: Rates) -> str:

@@ -26,8 +26,6 @@ IMPACT_STARTS = 3.5
 TRAINER_STARTS = 8.0
 """Ray Train's controller and worker group, then DeepSpeed."""
 EXPORT_STARTS = 1.5
-SCORE_FORWARDS = 3.4
-"""Cost of a score in forwards (FINDINGS.md)."""
 RAY_GIB = 1.1
 """Ray's own processes, its object store and a fresh driver."""
 DRIVER_GIB = 0.5
@@ -134,22 +132,22 @@ def impact_workers(load: Workload, config: Config, have: Resources) -> int:
     return at_once(shard_count(load, config), config.impact.num_cpus, config.impact.num_gpus, have)
 
 
-def impact_seconds(load: Workload, train: TrainRates, config: Config, have: Resources) -> float:
+def impact_seconds(load: Workload, rates: Rates, config: Config, have: Resources) -> float:
     """Returns the time of making the direction and scoring every conflict once."""
-    gold = load.gold_tokens / train.train_tokens_s
-    scores = load.scored_tokens * SCORE_FORWARDS / train.forward_tokens_s
-    return IMPACT_STARTS * train.start_s + (gold + scores) / impact_workers(load, config, have)
+    gold = load.gold_tokens / rates.train.train_tokens_s
+    scores = load.scored_tokens / rates.scoring.tokens_s
+    return IMPACT_STARTS * rates.train.start_s + (gold + scores) / impact_workers(load, config, have)
 
 
 def _impact(load: Workload, rates: Rates, config: Config, have: Resources) -> StageEstimate:
-    impact, train = config.impact, rates.train
+    impact = config.impact
     workers = impact_workers(load, config, have)
     return _stage(
         "impact",
         f"{config.impact.gold_size} gold pairs, {load.trained['INVERT'] + load.trained['PUNISH']:,} conflicts scored",
         load.gold_tokens + load.scored_tokens,
-        [Span(impact_seconds(load, train, config, have), workers, impact.num_cpus, impact.num_gpus)],
-        DRIVER_GIB + train.memory_gib * workers,
+        [Span(impact_seconds(load, rates, config, have), workers, impact.num_cpus, impact.num_gpus)],
+        DRIVER_GIB + rates.scoring.peak_gib * workers,
         config,
     )
 
@@ -167,7 +165,7 @@ def _realign(load: Workload, rates: Rates, config: Config, have: Resources) -> S
     forwards = passes * (load.reference_tokens - stored)
     training = passes * load.policy_tokens / train.train_tokens_s + forwards / train.forward_tokens_s
     seconds = EXPORT_STARTS * train.start_s + rounds * (TRAINER_STARTS * train.start_s + training / realign.workers)
-    seconds += (rounds - 1) * impact_seconds(load, train, config, have)
+    seconds += (rounds - 1) * impact_seconds(load, rates, config, have)
     tokens = rounds * (passes * load.policy_tokens + forwards) + (rounds - 1) * (load.gold_tokens + load.scored_tokens)
     if stored:  # the reference's distributions are made once, before training, a task a part
         tasks = at_once(shard_count(load, config), realign.num_cpus, gpus, have)
@@ -223,13 +221,14 @@ def _evaluate(load: Workload, asked: Sequence[Asked], rates: Rates, config: Conf
     judged = [one.with_answers(answer) for one in asked if one.pool == "evaluate"]
     judging, judge_gib = pool_time(judged, [EVALUATION], rates, config, judges)
     generating = 2 * (POOL_START_S + policy.start_s) + written / policy.answer_tokens_s
+    drifting = rates.train.start_s + 2 * load.drift_tokens / rates.train.forward_tokens_s if load.drift_tokens else 0.0
     attacks = f" and {load.attacks.number:,} harmful requests" if load.attacks.number else ""
     return _stage(
         "evaluate",
         f"{load.prompts.number:,} prompts{attacks}, 2 models, {answer:.0f} tokens an answer",
-        2 * (load.prompts.sent + load.attacks.sent) + written + sum(one.tokens for one in judged),
+        2 * (load.prompts.sent + load.attacks.sent + load.drift_tokens) + written + sum(one.tokens for one in judged),
         [
-            Span(generating, 1, evaluate.num_cpus, evaluate.num_gpus),
+            Span(generating + drifting, 1, evaluate.num_cpus, evaluate.num_gpus),
             Span(None if judging is None else POOL_START_S + judging, judges, judge.num_cpus, judge.num_gpus),
         ],
         DRIVER_GIB + max(policy.memory_gib, judge_gib),

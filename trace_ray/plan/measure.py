@@ -17,10 +17,12 @@ from trace_ray.config import Config
 from trace_ray.config_load import dump_config
 from trace_ray.errors import UserError
 from trace_ray.plan.judges import reading_judges
-from trace_ray.plan.rates import EngineRates, Rates, TrainRates
+from trace_ray.plan.rates import EngineRates, Rates, ScoringRates, TrainRates
 from trace_ray.plan.sample import Sample
 
 PROBE_ROWS = 48
+MODEL_PIECES = ("train", "scoring", "policy")
+"""Measured of the policy model; every judge that reads here is a further piece."""
 
 
 def measure(sample: Sample, config: Config, note: Callable[[str], None]) -> tuple[Rates | None, list[UserError]]:
@@ -46,14 +48,15 @@ def measure(sample: Sample, config: Config, note: Callable[[str], None]) -> tupl
     if problems:
         return None, problems
     return Rates(
-        judges={name: EngineRates(**found[name]) for name in found if name not in ("train", "policy")},
+        judges={name: EngineRates(**found[name]) for name in found if name not in MODEL_PIECES},
         policy=EngineRates(**found["policy"]),
         train=TrainRates(**found["train"]),
+        scoring=ScoringRates(**found["scoring"]),
     ), []
 
 
 def _pieces(config: Config) -> list[str]:
-    return ["train", "policy", *(n for n, judge in reading_judges(config).items() if judge.backend == "vllm")]
+    return [*MODEL_PIECES, *(n for n, judge in reading_judges(config).items() if judge.backend == "vllm")]
 
 
 def _probe(piece: str, config_file: Path, sample_file: Path) -> dict[str, Any]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from trace_ray.config import Config, PlanConfig
 from trace_ray.errors import UserError
 from trace_ray.plan.judges import reading_judges
 
+SCORE_FORWARDS = 2.4
+"""Cost of a score in forwards of the same tokens, where only these are given (README, "Impact, measured")."""
 BARE_GIB = 0.3
 """An actor that holds no model: rules, or an endpoint's."""
 
@@ -38,7 +41,7 @@ class TrainRates:
     Args:
         start_s: from the start of a process to the loaded model.
         forward_tokens_s: no-grad forward; train_tokens_s: forward and backward.
-        memory_gib: peak of scoring; train_gib: peak of forward and backward, without an optimizer.
+        memory_gib: peak of the forward; train_gib: of forward and backward, without an optimizer.
         parameters: of the model; trained: those of them that have a gradient; 0 = not measured.
     """
 
@@ -52,6 +55,14 @@ class TrainRates:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoringRates:
+    """Stage 2 in one worker: ``tokens_s`` scored, prompts counted with each response; peak_gib: of it and of the gradient."""
+
+    tokens_s: float
+    peak_gib: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rates:
     """Everything an estimate needs to know.
 
@@ -62,6 +73,7 @@ class Rates:
     judges: Mapping[str, EngineRates]
     policy: EngineRates
     train: TrainRates
+    scoring: ScoringRates
 
 
 def with_given(rates: Rates, config: Config) -> Rates:
@@ -73,6 +85,9 @@ def with_given(rates: Rates, config: Config) -> Rates:
         forward_tokens_s=plan.forward_tokens_s or rates.train.forward_tokens_s,
         train_tokens_s=plan.train_tokens_s or rates.train.train_tokens_s,
     )
+    scoring = rates.scoring
+    if plan.forward_tokens_s:
+        scoring = replace(scoring, tokens_s=plan.forward_tokens_s / SCORE_FORWARDS)
     judges = {
         name: replace(
             known,
@@ -82,7 +97,7 @@ def with_given(rates: Rates, config: Config) -> Rates:
         for name, judge in reading_judges(config).items()
         if (known := _endpoint_rates(plan) if judge.backend == "openai" else rates.judges.get(name))
     }
-    return replace(rates, judges=judges, policy=policy, train=train)
+    return replace(rates, judges=judges, policy=policy, train=train, scoring=scoring)
 
 
 def _endpoint_rates(plan: PlanConfig) -> EngineRates | None:
@@ -128,4 +143,11 @@ def given(config: Config) -> Rates:
             memory_gib=0.0,
             train_gib=0.0,
         ),
+        scoring=ScoringRates(tokens_s=plan.forward_tokens_s / SCORE_FORWARDS, peak_gib=0.0),
     )
+
+
+def peak_gib() -> float:
+    """Returns the most memory this process has held so far. Source: VmHWM of proc(5)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**20

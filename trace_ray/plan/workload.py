@@ -64,6 +64,7 @@ class Workload:
         policy_tokens: tokens of one epoch's trained sequences; reference_tokens: of those whose KL is taken.
         prompts: that agreement is measured on; attacks: harmful requests, plain and attacked.
         answer_tokens: expected of one answer.
+        drift_tokens: tokens of the RETAIN pairs whose drift is measured; each model reads them.
     """
 
     rows: int
@@ -76,6 +77,7 @@ class Workload:
     prompts: Prompts
     attacks: Prompts
     answer_tokens: float
+    drift_tokens: int = 0
 
 
 def pair_tokens(pair: SampledPair, term: TermConfig) -> int | None:
@@ -103,11 +105,13 @@ def workload(
     objective = config.objective
     train = [pair for pair in sample if not pair.test]
     trained, tokens = {}, {}
-    for name, share in category_shares(train, config).items():
+    shares = category_shares(train, config)
+    for name, share in shares.items():
         number, mean = _usable(train, name, objective)
         trained[name] = number * (share if train and train[0].category is None else 1.0)
         tokens[name] = trained[name] * mean
-    conflicts = sum(trained[name] for name in CONFLICTS)
+    # Of all conflicts, those too that the method does not train on.
+    conflicts = sum(pair.stands_for for pair in train) * sum(shares[name] for name in CONFLICTS)
     keep = min(1.0, config.impact.retain_per_conflict * conflicts / max(1.0, trained["RETAIN"]))
     trained["RETAIN"], tokens["RETAIN"] = trained["RETAIN"] * keep, tokens["RETAIN"] * keep
     scored = [n for n in TRAINED if n in CONFLICTS or objective.term(n).loss not in ("kl", "sft")]
@@ -122,7 +126,16 @@ def workload(
         prompts=own or held_out_prompts(sample, config),
         attacks=attacks,
         answer_tokens=min(_mean(sample, lambda p: p.responses["chosen"]), config.evaluate.max_new_tokens),
+        drift_tokens=round(_drift_tokens(sample, config)),
     )
+
+
+def _drift_tokens(sample: Sequence[SampledPair], config: Config) -> float:
+    every = sum(pair.stands_for for pair in sample)
+    known = [pair for pair in sample if pair.category is not None]
+    retain = [pair for pair in known if pair.category == "RETAIN"] or sample
+    pairs = min(every * category_shares(sample, config)["RETAIN"], config.evaluate.drift_pairs)
+    return pairs * _mean(retain, lambda p: p.prompt + p.responses["chosen"])
 
 
 def held_out_prompts(sample: Sequence[SampledPair], config: Config) -> Prompts:
@@ -141,9 +154,9 @@ def _tokens_around(judge: str, pair: SampledPair) -> int:
     return pair.tokens(judge, "prompt")
 
 
-def category_shares(train: Sequence[SampledPair], config: Config) -> dict[str, float]:
-    """Returns the share of each trained category: counted where rules decide, else as ``plan`` assumes."""
-    known = [pair for pair in train if pair.category is not None]
+def category_shares(pairs: Sequence[SampledPair], config: Config) -> dict[str, float]:
+    """Returns the share of each trained category among pairs: counted where rules decide, else as ``plan`` assumes."""
+    known = [pair for pair in pairs if pair.category is not None]
     if known:
         every = sum(pair.stands_for for pair in known)
         return {n.value: sum(p.stands_for for p in known if p.category == n) / every for n in TRAINED}
