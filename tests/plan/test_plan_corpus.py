@@ -173,6 +173,6 @@ def test_the_pieces_are_measured_in_processes_of_their_own(corpus: list[str]) ->
     assert pieces == ["train", "scoring", "policy", "triage.judge"]
     assert made.rates is not None
     assert made.rates.train.forward_tokens_s > made.rates.train.train_tokens_s > 0
-    assert made.rates.scoring.tokens_s > 0
+    assert made.rates.scoring.tokens_s > made.rates.scoring.gold_tokens_s > 0
     assert made.rates.scoring.peak_gib > made.rates.train.memory_gib / 2
     assert 0.3 < made.rates.judges["triage.judge"].memory_gib < 8

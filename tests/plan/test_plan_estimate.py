@@ -94,7 +94,7 @@ def test_pairs_without_a_correction_are_not_trained_on() -> None:
 def rates_of() -> Rates:
     engine = EngineRates(start_s=20, memory_gib=2, prompt_tokens_s=1000, answer_tokens_s=50)
     train = TrainRates(start_s=5, forward_tokens_s=400, train_tokens_s=100, memory_gib=1, train_gib=3)
-    scoring = ScoringRates(tokens_s=160, peak_gib=2)
+    scoring = ScoringRates(tokens_s=160, gold_tokens_s=100, peak_gib=2)
     return Rates(judges={"triage.judge": engine}, policy=engine, train=train, scoring=scoring)
 
 

@@ -180,7 +180,7 @@ LOAD = Workload(
 )
 ENGINE = EngineRates(start_s=20, memory_gib=2, prompt_tokens_s=1000, answer_tokens_s=50)
 TRAIN = TrainRates(start_s=5, forward_tokens_s=400, train_tokens_s=100, memory_gib=1, train_gib=3)
-SCORING = ScoringRates(tokens_s=160, peak_gib=2)
+SCORING = ScoringRates(tokens_s=160, gold_tokens_s=100, peak_gib=2)
 PANEL = "evaluate.panel=[{backend: vllm, model: p, num_cpus: 2, num_gpus: 4}, {backend: rules}]"
 
 

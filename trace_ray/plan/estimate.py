@@ -15,9 +15,9 @@ from trace_ray.plan.rates import Rates, TrainRates
 from trace_ray.plan.workload import Workload
 from trace_ray.realign.zero import used_stage
 
-# What surrounds the measured pieces, read off two runs of the demo on 2 cores. A start is the measured start of a process
-# with torch, transformers and the model: on a busy or slow machine all of these grow with it.
-RAY_START_S = 10.0
+# What surrounds the measured pieces, read off runs of the demo and of the SmolLM2 example on 2 cores. A start is the
+# measured start of a process with torch, transformers and the model: on a busy or slow machine all of these grow with it.
+RAY_START_S = 7.0
 """Ray itself, its first worker processes and Ray Data's first operator."""
 POOL_START_S = 3.0
 """A pool of actors on a Ray that is up."""
@@ -26,13 +26,13 @@ IMPACT_STARTS = 3.5
 TRAINER_STARTS = 8.0
 """Ray Train's controller and worker group, then DeepSpeed."""
 EXPORT_STARTS = 1.5
-RAY_GIB = 1.1
+RAY_GIB = 0.7
 """Ray's own processes, its object store and a fresh driver."""
 DRIVER_GIB = 0.5
 """What the driver holds once it has loaded a tokenizer."""
 TOP_K_BYTES = 8
 """Of one stored token and its log-prob; each worker reads all. A prompt's tokens are counted too: at most so much."""
-TRAINER_GIB = 1.3
+TRAINER_GIB = 1.0
 """Ray Train's controller and DeepSpeed."""
 
 
@@ -134,7 +134,7 @@ def impact_workers(load: Workload, config: Config, have: Resources) -> int:
 
 def impact_seconds(load: Workload, rates: Rates, config: Config, have: Resources) -> float:
     """Returns the time of making the direction and scoring every conflict once."""
-    gold = load.gold_tokens / rates.train.train_tokens_s
+    gold = load.gold_tokens / rates.scoring.gold_tokens_s
     scores = load.scored_tokens / rates.scoring.tokens_s
     return IMPACT_STARTS * rates.train.start_s + (gold + scores) / impact_workers(load, config, have)
 

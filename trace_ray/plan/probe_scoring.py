@@ -42,12 +42,14 @@ def measure_scoring(config: Config, rows: list[dict[str, Any]]) -> ScoringRates:
         }
         for r in taken
     ]
+    tokens = sum(map(_tokens, taken))
+    begun = time.perf_counter()
     direction = gold_gradient(model.eval(), gold, beta=config.objective.beta, batch_tokens=impact.batch_tokens)
     scorer = Scorer(model.requires_grad_(False), direction)
-    started = time.perf_counter()
+    between = time.perf_counter()
     run_requests(taken, scorer, impact.batch_tokens, share_prompts=impact.share_prompts)
-    seconds = time.perf_counter() - started
-    return ScoringRates(tokens_s=sum(map(_tokens, taken)) / seconds, peak_gib=peak_gib())
+    scored = time.perf_counter() - between
+    return ScoringRates(tokens_s=tokens / scored, gold_tokens_s=tokens / (between - begun), peak_gib=peak_gib())
 
 
 def _filling(requests: list[Any], batch_tokens: int) -> list[Any]:

@@ -56,9 +56,15 @@ class TrainRates:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringRates:
-    """Stage 2 in one worker: ``tokens_s`` scored, prompts counted with each response; peak_gib: of it and of the gradient."""
+    """Stage 2 in one worker.
+
+    Args:
+        tokens_s: scored, prompts counted with each response; gold_tokens_s: of the gold batch's gradient.
+        peak_gib: of both.
+    """
 
     tokens_s: float
+    gold_tokens_s: float
     peak_gib: float
 
 
@@ -88,6 +94,8 @@ def with_given(rates: Rates, config: Config) -> Rates:
     scoring = rates.scoring
     if plan.forward_tokens_s:
         scoring = replace(scoring, tokens_s=plan.forward_tokens_s / SCORE_FORWARDS)
+    if plan.train_tokens_s:
+        scoring = replace(scoring, gold_tokens_s=plan.train_tokens_s)
     judges = {
         name: replace(
             known,
@@ -143,7 +151,9 @@ def given(config: Config) -> Rates:
             memory_gib=0.0,
             train_gib=0.0,
         ),
-        scoring=ScoringRates(tokens_s=plan.forward_tokens_s / SCORE_FORWARDS, peak_gib=0.0),
+        scoring=ScoringRates(
+            tokens_s=plan.forward_tokens_s / SCORE_FORWARDS, gold_tokens_s=plan.train_tokens_s, peak_gib=0.0
+        ),
     )
 
 
