@@ -21,9 +21,9 @@ class RunRecord:
     """What is compared of one run; None or empty where the run did not measure it.
 
     Args:
-        name: method and folder; tpa: {base | realigned: {group: percent}}, interval likewise; asr: {attack: percent} of
-            the realigned model, asr_base of its base, asr_counts: {one of UNCLEAR: {model: {attack: percent}}}; drift:
-            kl_to_base and perplexities; capability: as the harness.
+        name: method and, where it is called otherwise, folder; tpa: {base | realigned: {group: percent}}, interval
+            likewise; asr: {attack: percent} of the realigned model, asr_base of its base, asr_counts: {one of UNCLEAR:
+            {model: {attack: percent}}}; drift: kl_to_base and perplexities; capability: as the harness.
         seconds, peak_bytes: by stage; tokens: judged and trained; facts: policy, base model, weight_norm and so on.
         lineage: the steps before this run.
     """
@@ -56,10 +56,11 @@ def collect(run: Run) -> RunRecord:
     peaks = {stage: recorded_peak(artifact.place) for stage, artifact in folders.items()}
     attacks = metrics.get("attacks", {})
     asr = attacks.get("asr", {})
+    method, folder = model["method"], run.place.name
     return RunRecord(
-        name=f"{model['method']} ({run.place.name})",
+        name=method if method == folder else f"{method} ({folder})",
         run=run.place.uri,
-        method=model["method"],
+        method=method,
         tpa=metrics["tpa"],
         interval=metrics.get("tpa_interval", {}),
         asr=asr.get("realigned", {}),
