@@ -47,8 +47,9 @@ def test_rows_in_are_rows_out_and_rejects(tmp_path: Path) -> None:
         ([0, 2, 3, 3], [1, (1 << 40) + 1]),
         ([0, 3, 3], [1, (1 << 40) + 1]),
         ([1, 1, 3], [1, (1 << 40) + 1]),  # the same count and the same plain sum
+        ([2, 3], [1, (1 << 40) + 1]),  # row 0 adds nothing to a sum
     ],
-    ids=["lost", "doubled", "one for another", "of equal sum"],
+    ids=["lost", "doubled", "one for another", "of equal sum", "row 0 lost"],
 )
 def test_a_lost_or_doubled_row_publishes_nothing(tmp_path: Path, triaged: list[int], rejects: list[int]) -> None:
     run = run_with(tmp_path, triaged, rejects)
