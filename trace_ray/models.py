@@ -12,15 +12,17 @@ from trace_ray.staging import local_model
 from trace_ray.text import ChatTokenizer
 
 
-def load_tokenizer(path: str, revision: str = "main", trusted: bool = False) -> Any:
-    """Returns the tokenizer. Raises UserError where there is none at ``path``."""
+def load_tokenizer(path: str, revision: str = "main", trusted: bool = False, setting: str = "model.path") -> Any:
+    """Returns the tokenizer. Raises UserError, naming ``setting``, where there is none at ``path``."""
     environment.prepare()
     from transformers import AutoTokenizer
 
+    if path.startswith(("/", ".")) and not Path(path).exists():  # transformers would call it no hub id
+        raise UserError(setting, path, "no tokenizer there: no such folder")
     try:
         return AutoTokenizer.from_pretrained(local_model(path), revision=revision, trust_remote_code=trusted)
     except (OSError, ValueError) as error:
-        raise UserError("model.path", path, f"no tokenizer there: {_first_line(error)}") from None
+        raise UserError(setting, path, f"no tokenizer there: {_first_line(error)}") from None
 
 
 def load_chat_tokenizer(config: ModelConfig) -> ChatTokenizer:

@@ -61,7 +61,7 @@ class Reader:
             return cls(load_tokenizer(model.path, model.revision, model.trusted), config, math.inf)
         if not judge.model:
             raise UserError(f"{name}.model", "empty", f"name the judge's model, or set {name}.backend=rules")
-        tokenizer = load_tokenizer(judge.model, judge.revision, judge.trusted)
+        tokenizer = load_tokenizer(judge.model, judge.revision, judge.trusted, f"{name}.model")
         if not tokenizer.chat_template:
             raise UserError(f"{name}.model", judge.model, "its tokenizer has no chat template; use an instruct model")
         return cls(tokenizer, config, int(judge.engine.get("max_model_len", judge.max_model_len)) - 1)
