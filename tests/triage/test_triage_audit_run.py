@@ -58,7 +58,9 @@ def test_figures_are_stored_with_the_run_and_make_a_decision(run: Run, tmp_path:
     path.write_text("".join(json.dumps(one) + "\n" for one in labels))
     figures = audit(run, path, "--calibration", "platt")
     stored = json.loads((run.place / "audit.json").read_text())
+    curve = stored.pop("roc")  # hundreds of numbers: kept, not printed
     assert stored == figures
+    assert curve["violations_found"][-1] == 1
     assert stored["pairs"] == 150
     assert sum(stored["confusion"].values()) == 75  # the half that the calibration was not fitted on
     assert decision_of(stored["decision"]).calibration.kind == "platt"
