@@ -83,7 +83,7 @@ def test_every_problem_is_told_at_once() -> None:
         "realign",
         "model.path",
         "corpus.paths",
-        "model.path",
+        "triage.judge.model",
     ]
     assert len(set(lines)) == len(lines)
 
