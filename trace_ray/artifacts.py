@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from trace_ray import __version__
+from trace_ray.code_version import code_version
 from trace_ray.errors import StaleRunError, UserError
 from trace_ray.storage import Location
 
@@ -112,7 +112,7 @@ class Artifact:
             (self.place / "part-empty.parquet").write_parquet(schema.empty_table())
         inputs = json.loads((self.place / INPUTS).read_text())
         manifest = {
-            "code_version": __version__,
+            "code_version": code_version(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "inputs_hash": inputs_hash(inputs),
             "inputs": inputs,

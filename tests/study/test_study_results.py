@@ -12,15 +12,36 @@ import pytest
 from trace_ray.config import StorageConfig
 from trace_ray.storage import locate
 from trace_ray.study.__main__ import report
-from trace_ray.study.cells import SEEDS, VARIANTS, Cell, full_plan, reduced_plan
-from trace_ray.study.results import estimate, markdown_table, plot_ablation, plot_noise, plot_scale
+from trace_ray.study.cells import (
+    ABLATIONS,
+    METHODS,
+    RATES,
+    SEEDS,
+    TUNING_SEEDS,
+    VARIANTS,
+    Cell,
+    full_plan,
+    reduced_plan,
+    tuning_plan,
+)
+from trace_ray.study.results import (
+    estimate,
+    markdown_table,
+    noise_table,
+    plot_ablation,
+    plot_noise,
+    plot_scale,
+    scale_table,
+)
 from trace_ray.study.run import result_file
+from trace_ray.study.tuning import at_rates, chosen_rates, tuning_table
 
 
 def result(method: str, tpa: float, seed: int = 0, pairs: int = 900, noise: float = 0.0) -> dict[str, Any]:
     return {
         "cell": {"method": method, "pairs": pairs, "seed": seed, "noise": noise, "variant": ""},
         "label": method,
+        "code": "0.1.0+abc",
         "tpa": tpa,
         "tpa_base": 75.0,
         "tpa_by_source": {"sensitive_educational": 100.0, "benign": 80.0, "zero_tolerance": 60.0},
@@ -81,11 +102,11 @@ def test_the_full_plan_holds_the_papers_comparison() -> None:
     assert len({cell.name for cell in cells}) == len(cells)
     plain = {(c.method, c.pairs, c.seed) for c in cells if not c.noise and not c.variant}
     sizes, seeds = {c.pairs for c in cells}, {c.seed for c in cells}
-    assert (len(sizes), len(seeds)) == (3, 3)
+    assert (len(sizes), len(seeds)) == (3, 5)
     methods = ("trace", "naive_oracle_dpo", "dpo_gold", "rdpo", "npo", "u2a", "no_triage", "no_kl", "no_impact")
     assert plain >= set(product(methods, sizes, seeds))
     noisy = {(c.method, c.noise, c.seed) for c in cells if c.noise}
-    assert noisy >= set(product(("trace", "dpo_gold", "u2a"), (0.1, 0.2), seeds))
+    assert noisy >= set(product(("trace", "no_impact", "dpo_gold", "u2a"), (0.1, 0.2), seeds))
     varied = {c.variant: c.config() for c in cells if c.method == "trace" and c.variant}
     assert varied["weight_norm sum"].impact.weight_norm == "sum"
     assert varied["ipo"].objective.INVERT.loss == "ipo"
@@ -98,16 +119,58 @@ def test_the_full_plan_holds_the_papers_comparison() -> None:
     )
 
 
+def tuned(method: str, rate: float, tpa: float, kl: float = 0.01) -> dict[str, Any]:
+    found = result(method, tpa)
+    return found | {"kl_to_base": kl, "cell": found["cell"] | {"rate": rate}}
+
+
+def test_each_method_gets_the_rate_of_highest_agreement_and_of_equals_the_one_that_drifts_least() -> None:
+    low, high = RATES[0], RATES[-1]
+    tuning = [tuned("trace", low, 90, 0.2), tuned("trace", low, 100, 0.2), tuned("trace", high, 95, 0.1)]
+    tuning += [tuned("npo", low, 75), tuned("npo", high, 60), tuned("no_kl", low, 75), tuned("no_kl", high, 99)]
+    rates = chosen_rates(tuning)
+    assert rates["npo"] == low
+    assert rates["trace"] == high  # 95 either way: the second number decides
+    assert {rates[name] for name in ABLATIONS} == {high}, "an ablation keeps trace's rate, whatever its own best"
+    cells = at_rates([Cell(method="npo", pairs=9, seed=0), Cell(method="no_kl", pairs=9, seed=0)], rates)
+    assert [cell.rate for cell in cells] == [low, high]
+    assert [cell.config().realign.learning_rate for cell in cells] == [low, high]
+
+
+def test_the_tuning_shows_every_method_at_every_rate_on_worlds_of_its_own() -> None:
+    cells = list(tuning_plan())
+    assert {(c.method, c.rate, c.seed) for c in cells} == set(product((*METHODS, *ABLATIONS), RATES, TUNING_SEEDS))
+    assert not {c.seed for c in cells} & {c.seed for c in (*full_plan(), *reduced_plan())}
+    tuning = [tuned("trace", rate, 70 + i) for i, rate in enumerate(RATES)]
+    assert tuning_table(tuning, {"trace": RATES[1]}).splitlines()[2] == "| trace | 70.0 | **71.0** | 72.0 | 73.0 |"
+
+
+def test_the_tables_of_sizes_and_of_noise() -> None:
+    results = [result("trace", tpa, seed) for seed, tpa in enumerate((80.0, 90.0, 100.0))]
+    results += [result("npo", 50, pairs=300), result("trace", 60, noise=0.2), result("trace", 70, noise=0.1)]
+    assert scale_table(results).splitlines() == [
+        "| TPA, % | 300 pairs | 900 pairs |",
+        "|---|---|---|",
+        "| trace |  | 90.0 ± 24.8 |",
+        "| npo | 50.0 |  |",
+    ]
+    assert noise_table(results).splitlines()[::2] == [
+        "| TPA, % | 0% damaged | 10% damaged | 20% damaged |",
+        "| trace | 90.0 ± 24.8 | 70.0 | 60.0 |",
+    ]
+
+
 def test_a_report_is_made_of_stored_cells_and_says_how_often_the_judge_was_wrong(tmp_path: Path) -> None:
     folder = locate(str(tmp_path), StorageConfig())
-    cells = [Cell(method="trace", pairs=900, seed=seed) for seed in SEEDS]
+    cells = [Cell(method="trace", pairs=900, seed=seed) for seed in SEEDS[:3]]
     for cell, tpa in zip(cells, (80.0, 90.0, 100.0), strict=True):
         result_file(folder, cell).write_text(json.dumps(result("trace", tpa, cell.seed)))
-    errors = {"a": {"response_error": 0.001}, "b": {"response_error": 0.0123}}
+    errors = {"a": {"response_error": 0.001, "pair_error": 0.02}, "b": {"response_error": 0.0123, "pair_error": 0.01}}
     (folder / "judge_errors.json").write_text(json.dumps(errors))
     report(folder, cells)
-    text = (folder / "table.md").read_text()
-    assert "| trace | 900 | 0% | 3 | 90.0 ± 24.8 |" in text
+    assert "| trace | 900 | 0% | 3 | 90.0 ± 24.8 |" in (folder / "table.md").read_text()
+    text = (folder / "judge.md").read_text()
     assert "TPA of the base: 75.0 %" in text
-    assert "wrong on at most 1.23%" in text
+    assert "wrong on at most 1.23% of a corpus' responses and 2.00% of its pairs" in text
+    assert text.endswith("Computed by code 0.1.0+abc.\n")
     assert (folder / "ablation.svg").exists()

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from trace_ray import __version__
 from trace_ray.artifacts import Run
+from trace_ray.code_version import code_version
 from trace_ray.config import Config
 from trace_ray.staging import local_model
 
@@ -34,7 +34,7 @@ def card_facts(run: Run, config: Config, metrics: list[dict[str, Any]]) -> dict[
         "steps": len(metrics),
         "tokens": sum(row["tokens"] for row in metrics),
         "at the last step": json.dumps(ended),
-        "made by": f"trace-ray {__version__}",
+        "made by": f"trace-ray {code_version()}",
     }
 
 

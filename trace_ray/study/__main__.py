@@ -1,7 +1,8 @@
 """``python -m trace_ray.study --out DIR [--plan full|reduced]``: the paper's comparison on the synthetic world.
 
-Each finished cell is one JSON file: run it again and only the missing ones are computed. The corpora are judged by the tiny
-vLLM judge first, once each; training and answers run in this process' workers without Ray, with the stages' own code.
+First every method is given the learning rate that suits it, on worlds that the comparison does not use. Each finished cell
+is one JSON file: run it again and only the missing ones are computed. The corpora are judged by the tiny vLLM judge first,
+once each; training and answers run in this process' workers without Ray, with the stages' own code.
 """
 
 from __future__ import annotations
@@ -16,9 +17,18 @@ from pathlib import Path
 from trace_ray import environment
 from trace_ray.config import StorageConfig
 from trace_ray.storage import Location, locate
-from trace_ray.study.cells import PLANS, SEEDS, SIZES, Cell
-from trace_ray.study.results import Result, markdown_table, plot_ablation, plot_noise, plot_scale
+from trace_ray.study.cells import PLANS, SEEDS, SIZES, Cell, tuning_plan
+from trace_ray.study.results import (
+    Result,
+    markdown_table,
+    noise_table,
+    plot_ablation,
+    plot_noise,
+    plot_scale,
+    scale_table,
+)
 from trace_ray.study.run import result_file, run_study
+from trace_ray.study.tuning import at_rates, chosen_rates, tuning_table
 
 
 def main() -> None:
@@ -29,28 +39,48 @@ def main() -> None:
     arguments = parser.parse_args()
     environment.prepare()
     folder = locate(str(arguments.out), StorageConfig())
-    cells = list(PLANS[arguments.plan]())
     started = time.monotonic()
+    rates = tune(folder, list(tuning_plan()), arguments.workers)
+    cells = at_rates(PLANS[arguments.plan](), rates)
     run_study(folder, cells, arguments.workers)
-    print(f"{len(cells)} cells, {time.monotonic() - started:.0f} s in this session")  # noqa: T201
+    print(f"{len(cells)} cells, {time.monotonic() - started:.0f} s in this session, tuning included")  # noqa: T201
     report(folder, cells)
 
 
+def tune(folder: Location, cells: Sequence[Cell], workers: int) -> dict[str, float]:
+    """Runs the tuning's cells, prints and writes their table; returns the learning rate of each method."""
+    run_study(folder, cells, workers)
+    results = _stored(folder, cells)
+    rates = chosen_rates(results)
+    _tell(folder, "tuning.md", tuning_table(results, rates))
+    return rates
+
+
 def report(folder: Location, cells: Sequence[Cell]) -> None:
-    """Prints and writes the table and the plots, and the judge's error rates."""
-    results: list[Result] = [json.loads(result_file(folder, cell).read_text()) for cell in cells]
+    """Prints and writes the tables and the plots, and the judge's error rates."""
+    results = _stored(folder, cells)
     judged = json.loads((folder / "judge_errors.json").read_text())
-    worst = max(entry["response_error"] for entry in judged.values())
-    text = markdown_table(results)
-    text += f"\n\nTPA of the base: {results[0]['tpa_base']:.1f} %. "
-    text += f"The triage judge was wrong on at most {worst:.2%} of a corpus' responses."
-    (folder / "table.md").write_text(text + "\n")
+    worst = {kind: max(entry[kind] for entry in judged.values()) for kind in ("response_error", "pair_error")}
+    for name, table in (("scale.md", scale_table), ("noise.md", noise_table), ("table.md", markdown_table)):
+        _tell(folder, name, table(results))
+    said = f"TPA of the base: {results[0]['tpa_base']:.1f} %. The triage judge was wrong on at most "
+    said += f"{worst['response_error']:.2%} of a corpus' responses and {worst['pair_error']:.2%} of its pairs."
+    said += f" Computed by code {', '.join(sorted({r['code'] for r in results}))}."
+    _tell(folder, "judge.md", said)
     out = Path(folder.path)
     plot_scale(results, out / "scale.svg")
     plot_noise(results, out / "noise.svg")
     plot_ablation(results, SIZES[1], out / "ablation.svg")
-    print(f"\n{text}\n")  # noqa: T201
     print(json.dumps({"cells": len(results), "seeds": len(SEEDS), "table": str(out / "table.md")}))  # noqa: T201
+
+
+def _stored(folder: Location, cells: Sequence[Cell]) -> list[Result]:
+    return [json.loads(result_file(folder, cell).read_text()) for cell in cells]
+
+
+def _tell(folder: Location, name: str, text: str) -> None:
+    (folder / name).write_text(text + "\n")
+    print(f"\n{text}\n")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from trace_ray.config import Config
@@ -12,13 +12,17 @@ from trace_ray.config_load import conf_folder, load_config
 from trace_ray.synth.demo import MODELS
 
 SIZES = (300, 900, 2700)
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 METHODS = ("trace", "trace_oracle", "naive_oracle_dpo", "dpo_gold", "rdpo", "npo", "u2a")
 ABLATIONS = ("no_triage", "no_kl", "no_impact")
 NOISE_RATES = (0.1, 0.2)
-NOISE_METHODS = ("trace", "dpo_gold", "u2a", "naive_oracle_dpo")
+NOISE_METHODS = ("trace", "no_impact", "dpo_gold", "u2a", "naive_oracle_dpo")
 T_MAX = 60
 """Optimizer steps of every cell, whatever its size: Algorithm 1's T_max. U2A takes as many in each of its rounds."""
+
+RATES = (1.4e-4, 2.8e-4, 5.5e-4, 1.1e-3)
+TUNING_SEEDS = (100, 101)
+"""Every method is tried at every learning rate on worlds of these seeds, which nothing else uses: ``tuning.py``."""
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "weight_norm sum": ("impact.weight_norm=sum",),
@@ -41,14 +45,27 @@ in which all conflicts together weigh as much as all RETAIN pairs together, not 
 dpo would prefer, without pushing anything down: dpo and npo lower every response of a conflict's prompt in the end. ipo's
 margin is 1 / (2 tau): 1.7 nats with tau 0.3, where a refusal's first word leads by 2.2 in the base."""
 
-LENGTHS: dict[str, tuple[str, ...]] = {
-    "trace": ("one epoch", "180 steps", "sft, 180 steps"),
-    "naive_oracle_dpo": ("one epoch", "180 steps", "balanced", "balanced, 180 steps"),
-    "dpo_gold": ("180 steps",),
-    "npo": ("20 steps",),
-    "u2a": ("20 steps",),
-}
-"""What could change the comparison: longer and shorter trainings, and conflicts weighted up. At every size."""
+AT_EVERY_SIZE = (
+    ("trace", "weight_norm sum"),
+    ("trace", "one epoch"),
+    ("naive_oracle_dpo", "one epoch"),
+    ("naive_oracle_dpo", "balanced"),
+)
+AT_THE_MIDDLE = (
+    ("trace", "ipo"),
+    ("trace", "ipo, tau 0.1"),
+    ("trace", "gauss_newton"),
+)
+LENGTHS = (
+    ("trace", "180 steps"),
+    ("trace", "sft, 180 steps"),
+    ("naive_oracle_dpo", "180 steps"),
+    ("naive_oracle_dpo", "balanced, 180 steps"),
+    ("dpo_gold", "180 steps"),
+    ("npo", "20 steps"),
+    ("u2a", "20 steps"),
+)
+"""What could change the comparison, at the middle size: longer trainings, and shorter ones for what has no anchor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +76,7 @@ class Cell:
         method: a row of conf/methods; pairs: of the training corpus; seed: of corpus, adapter and order.
         noise: share of triage's labels damaged, half of them flipped and half swapped.
         variant: a name of ``VARIANTS``, or empty.
+        rate: learning rate; None = the demo's, which was tuned for trace.
         overrides: further settings, the same for all cells of a study.
     """
 
@@ -67,6 +85,7 @@ class Cell:
     seed: int
     noise: float = 0.0
     variant: str = ""
+    rate: float | None = None
     overrides: tuple[str, ...] = field(default=())
 
     @property
@@ -77,7 +96,8 @@ class Cell:
     @property
     def name(self) -> str:
         """Returns a file name; it changes with anything that the result depends on."""
-        digest = hashlib.sha256(json.dumps([VARIANTS.get(self.variant), self.overrides]).encode()).hexdigest()[:8]
+        settings = [VARIANTS.get(self.variant), self.overrides, self.rate]
+        digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
         noise = f"-noise{round(100 * self.noise)}" if self.noise else ""
         return f"{self.label.replace(' ', '-')}-n{self.pairs}{noise}-seed{self.seed}-{digest}"
 
@@ -92,6 +112,7 @@ class Cell:
             f"corpus.noise.seed={self.seed}",
             f"corpus.noise.flip={self.noise / 2}",
             f"corpus.noise.swap={self.noise / 2}",
+            *([] if self.rate is None else [f"realign.learning_rate={self.rate}"]),
             *VARIANTS.get(self.variant, ()),
             *self.overrides,
         ]
@@ -104,23 +125,23 @@ def full_plan() -> Iterator[Cell]:
     for seed in SEEDS:
         yield from (Cell(method=m, pairs=n, seed=seed) for n in SIZES for m in (*METHODS, *ABLATIONS))
         yield from (Cell(method=m, pairs=middle, seed=seed, noise=r) for m in NOISE_METHODS for r in NOISE_RATES)
-        yield from (
-            Cell(method="trace", pairs=middle, seed=seed, variant=v) for v in ("ipo", "ipo, tau 0.1", "gauss_newton")
-        )
-        yield from (Cell(method="trace", pairs=n, seed=seed, variant="weight_norm sum") for n in SIZES)
-        yield from _lengths(SIZES, seed)
-
-
-def _lengths(sizes: Sequence[int], seed: int) -> Iterator[Cell]:
-    for pairs in sizes:
-        yield from (Cell(method=m, pairs=pairs, seed=seed, variant=v) for m, some in LENGTHS.items() for v in some)
+        yield from (Cell(method=m, pairs=n, seed=seed, variant=v) for n in SIZES for m, v in AT_EVERY_SIZE)
+        yield from (Cell(method=m, pairs=middle, seed=seed, variant=v) for m, v in (*AT_THE_MIDDLE, *LENGTHS))
 
 
 def reduced_plan() -> Iterator[Cell]:
-    """Yields the comparison at the middle size alone, without noise: minutes instead of an hour."""
+    """Yields the comparison at the middle size alone, without noise: a third of the time."""
     for seed in SEEDS:
         yield from (Cell(method=m, pairs=SIZES[1], seed=seed) for m in (*METHODS, *ABLATIONS))
-        yield from _lengths(SIZES[1:2], seed)
+        yield from (Cell(method=m, pairs=SIZES[1], seed=seed, variant=v) for m, v in LENGTHS)
+
+
+def tuning_plan() -> Iterator[Cell]:
+    """Yields every method at every learning rate, on worlds that the other plans do not use."""
+    for seed in TUNING_SEEDS:
+        yield from (
+            Cell(method=m, pairs=SIZES[1], seed=seed, rate=rate) for m in (*METHODS, *ABLATIONS) for rate in RATES
+        )
 
 
 PLANS = {"full": full_plan, "reduced": reduced_plan}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -28,7 +28,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Returns mean and interval over seeds. Three seeds are few: t is 4.3 there, and equal values give a width of 0."""
+    """Returns mean and interval over seeds. Five are few: t is 2.8 there, and equal values give a width of 0."""
     from scipy import stats
 
     count = len(values)
@@ -76,6 +76,31 @@ def markdown_table(results: Iterable[Result]) -> str:
     for (label, pairs, noise), found in grouped(results).items():
         values = [_shown([of(r) for r in found], digits) for _, of, digits in COLUMNS]
         lines.append(f"| {' | '.join([label, str(pairs), f'{noise:.0%}', str(len(found)), *values])} |")
+    return "\n".join(lines)
+
+
+def scale_table(results: Sequence[Result]) -> str:
+    """Returns TPA by method or variant (rows) and size (columns), without noise; a size that was not run is empty."""
+    clean = grouped(r for r in results if not r["cell"]["noise"])
+    sizes = sorted({pairs for _, pairs, _ in clean})
+    rows = {label: [clean.get((label, n, 0.0), []) for n in sizes] for label, _, _ in clean}
+    return _tpa_table([f"{n:,} pairs" for n in sizes], rows)
+
+
+def noise_table(results: Sequence[Result]) -> str:
+    """Returns TPA by method (rows) and share of damaged labels (columns), for the methods that were run with noise."""
+    plain = grouped(r for r in results if not r["cell"]["variant"])
+    rates = sorted({noise for _, _, noise in plain})
+    noisy = dict.fromkeys((label, pairs) for label, pairs, noise in plain if noise)
+    rows = {label: [plain.get((label, pairs, rate), []) for rate in rates] for label, pairs in noisy}
+    return _tpa_table([f"{rate:.0%} damaged" for rate in rates], rows)
+
+
+def _tpa_table(columns: Sequence[str], rows: Mapping[str, Sequence[Sequence[Result]]]) -> str:
+    lines = [f"| TPA, % | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
+    for label, cells in rows.items():
+        shown = [estimate([r["tpa"] for r in cell]).text() if cell else "" for cell in cells]
+        lines.append(f"| {label} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 

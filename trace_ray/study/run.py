@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from trace_ray import environment
+from trace_ray.code_version import code_version
 from trace_ray.storage import Location
 from trace_ray.study.cells import Cell
 
@@ -62,6 +63,7 @@ def _run_cell(job: tuple[Location, Cell]) -> str:
     trained = realign_cell(triaged, config)
     result: dict[str, Any] = {
         "cell": asdict(cell),
+        "code": code_version(),
         "label": cell.label,
         **measure(trained.model, rows, config),
         "tpa_base": measure_base(rows, config),

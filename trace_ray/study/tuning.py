@@ -1,0 +1,46 @@
+"""Learning rates by method: what suits one method on this world ruins another, and a comparison at one rate favours one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from statistics import mean
+
+from trace_ray.study.cells import ABLATIONS, RATES, Cell
+from trace_ray.study.results import Result
+
+
+def chosen_rates(tuning: Iterable[Result]) -> dict[str, float]:
+    """Returns for each method the rate of highest mean TPA on the tuning worlds, of equals the one that drifts least.
+
+    An ablation is trace without one part: it keeps trace's rate. How it does at the others stands in the tuning's table.
+
+    Args:
+        tuning: results of ``cells.tuning_plan``.
+    """
+    by: dict[str, dict[float, list[Result]]] = {}
+    for result in tuning:
+        by.setdefault(result["cell"]["method"], {}).setdefault(result["cell"]["rate"], []).append(result)
+    best = {method: max(rates, key=lambda rate: _worth(rates[rate])) for method, rates in by.items()}
+    return best | dict.fromkeys(ABLATIONS, best["trace"])
+
+
+def _worth(results: Sequence[Result]) -> tuple[float, float]:
+    return mean(r["tpa"] for r in results), -mean(r["kl_to_base"] for r in results)
+
+
+def at_rates(cells: Iterable[Cell], rates: Mapping[str, float]) -> list[Cell]:
+    """Returns the cells, each at its method's learning rate."""
+    return [replace(cell, rate=rates[cell.method]) for cell in cells]
+
+
+def tuning_table(tuning: Sequence[Result], rates: Mapping[str, float]) -> str:
+    """Returns mean TPA by method and learning rate, the rate that the study takes in bold."""
+    lines = [f"| TPA, % | {' | '.join(f'{rate:.1e}' for rate in RATES)} |", f"|{'---|' * (len(RATES) + 1)}"]
+    for method in dict.fromkeys(result["cell"]["method"] for result in tuning):
+        shown = []
+        for rate in RATES:
+            mine = [r["tpa"] for r in tuning if (r["cell"]["method"], r["cell"]["rate"]) == (method, rate)]
+            shown.append(f"**{mean(mine):.1f}**" if rates[method] == rate else f"{mean(mine):.1f}")
+        lines.append(f"| {method} | {' | '.join(shown)} |")
+    return "\n".join(lines)
