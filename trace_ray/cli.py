@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +41,7 @@ Method = Annotated[
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, after the files")]
 
+AsJson = Annotated[bool, typer.Option("--json", help="for machines: one JSON document on standard output")]
 StorageOverrides = Annotated[list[str] | None, typer.Argument(help="storage.key=value, to reach a run in S3")]
 
 
@@ -86,10 +87,11 @@ def _run(files: Sequence[Path], overrides: Sequence[str], uri: str, method: str 
 
 
 @app.command()
-def run(config: Files, run: RunUri, overrides: Overrides = None, method: Method = None) -> None:
+def run(
+    config: Files, run: RunUri, overrides: Overrides = None, method: Method = None, as_json: AsJson = False
+) -> None:
     """All stages, in order; a stage that is done is left alone, an interrupted one goes on."""
-    finished = _run(config, overrides or [], run, method, STAGES)
-    _show(finished)
+    _show(_run(config, overrides or [], run, method, STAGES), as_json=as_json)
 
 
 def _stage_command(stage: str, text: str) -> None:
@@ -112,7 +114,7 @@ def plan(
     overrides: Overrides = None,
     method: Method = None,
     run: Annotated[str | None, typer.Option("--run", help="check that this folder can be written to")] = None,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Rows, tokens, hours, memory and price before anything starts, and every problem at once."""
     from trace_ray.pipeline import absolute_models
@@ -133,15 +135,17 @@ def plan(
 
 
 @app.command()
-def demo(overrides: Overrides = None, run: RunUri = "runs/demo", method: Method = None) -> None:
+def demo(
+    overrides: Overrides = None, run: RunUri = "runs/demo", method: Method = None, as_json: AsJson = False
+) -> None:
     """The embedded default: a synthetic policy shift, tiny models, minutes on a CPU; ends in a table and a report."""
     from trace_ray.pipeline import run_folder
     from trace_ray.synth.demo import write_corpus
 
     storage = load_storage([text for text in overrides or [] if text.startswith("storage.")])
     corpus = write_corpus(run_folder(run, storage).place / "corpus")
-    finished = _run([conf_folder() / "examples" / "demo.yaml"], [*corpus, *(overrides or [])], run, method, STAGES)
-    _show(finished)
+    example = conf_folder() / "examples" / "demo.yaml"
+    _show(_run([example], [*corpus, *(overrides or [])], run, method, STAGES), as_json=as_json)
 
 
 @app.command()
@@ -170,7 +174,7 @@ def audit(
 def status(
     run: RunUri,
     overrides: StorageOverrides = None,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="again every two seconds until all is done")] = False,
 ) -> None:
     """What is done and what is not."""
@@ -222,6 +226,7 @@ def export_scored(
 def compare(
     runs: Annotated[list[str], typer.Argument(help="folders of finished runs")],
     html: Annotated[Path | None, typer.Option("--html", help="also write one self-contained page")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Finished runs side by side: agreement, attacks, drift, capability, cost."""
     from trace_ray.compare.collect import collect_all, differences
@@ -230,13 +235,16 @@ def compare(
     from trace_ray.pipeline import run_folder
 
     records = collect_all([run_folder(uri, load_storage([])) for uri in runs])
-    _stdout().print(comparison_table([record.name for record in records], comparison(records)))
+    if as_json:
+        print(json.dumps([asdict(record) for record in records], indent=1))
+    else:
+        _stdout().print(comparison_table([record.name for record in records], comparison(records)))
     for warning in differences(records):
         CONSOLE.print(f"[yellow]{warning}")
     if html:
         html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(comparison_page(records), encoding="utf-8")
-        _stdout().print(f"page: {html}", soft_wrap=True)
+        CONSOLE.print(f"page: {html}", soft_wrap=True)
 
 
 app.add_typer(rating_app, name="rate")
@@ -269,12 +277,15 @@ def _stdout() -> Console:
     return Console(width=None if sys.stdout.isatty() else 110)
 
 
-def _show(run: Run) -> None:
-    """Prints the run's table on standard output."""
+def _show(run: Run, *, as_json: bool) -> None:
+    """Prints the run's tables, or its summary, on standard output."""
     from trace_ray.summary import run_summary
 
-    out = _stdout()
     summary = run_summary(run)
+    if as_json:
+        print(json.dumps(summary | {"report": run.report.uri}, indent=1))
+        return
+    out = _stdout()
     for table in summary_tables(summary):
         out.print(table)
     out.print(f"report: {run.report.uri}", soft_wrap=True)

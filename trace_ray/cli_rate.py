@@ -68,7 +68,7 @@ def panel(
 def score(
     files: Annotated[list[str], typer.Argument(help="CSV files that raters or the panel made")],
     out: Out,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="the results as they stand in results.json")] = False,
 ) -> None:
     """Win rates with 95 % intervals and Krippendorff's alpha; writes results.json."""
     from trace_ray.evaluate.rating.stage import score_ratings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,14 @@ def test_the_command_prints_the_table_and_writes_the_page(tmp_path: Path, runs: 
     assert result.exit_code == 0, result.output
     assert "95.0 [90.0, 100.0]" in result.output
     assert "<svg" in page.read_text()
+
+
+def test_machines_get_the_same_figures(runs: list[Run]) -> None:
+    result = CliRunner().invoke(app, ["compare", *(run.place.path for run in runs), "--json"])
+    first, second = json.loads(result.stdout)
+    assert (first["method"], second["method"]) == ("trace", "npo<b>")
+    assert first["tpa"]["realigned"]["all"] == 95.0
+    assert first["capability"]["base"]["results"]["gsm8k"]["exact_match"]["value"] == 0.25
 
 
 def test_an_unfinished_run_and_a_repeated_one_are_mistakes(tmp_path: Path, runs: list[Run]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -72,6 +74,16 @@ def test_the_merged_model_loads_in_plain_transformers(finished: tuple[Run, list[
     folder = finished[0].model.place.path + "/merged"
     AutoModelForCausalLM.from_pretrained(folder)
     assert AutoTokenizer.from_pretrained(folder).chat_template
+
+
+def test_machines_are_told_what_people_are(finished: tuple[Run, list[str]]) -> None:
+    run, overrides = finished
+    demo = str(conf_folder() / "examples" / "demo.yaml")
+    words = [sys.executable, "-m", "trace_ray.cli", "run", "-c", demo, "--run", run.place.uri, "--json", *overrides]
+    told = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    assert told["evaluation"]["n"]["all"] == 16
+    assert set(told["seconds"]) == {"triage", "impact", "realign", "evaluate"}
+    assert told["report"] == run.report.uri
 
 
 def test_running_again_redoes_nothing_and_a_change_is_refused(finished: tuple[Run, list[str]]) -> None:
