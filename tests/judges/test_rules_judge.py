@@ -47,6 +47,7 @@ def test_each_rule_equals_plain_python(rule: dict[str, object], broken: object) 
     requests = [f"{'short' if i % 2 else 'long'} please" for i in range(len(TEXTS))]
     judged = RulesJudge(ruled(**rule)).opinions(requests, TEXTS)
     assert [one.p_violates for one in judged] == [float(broken(q, t)) for q, t in zip(requests, TEXTS, strict=True)]  # type: ignore[operator]
+    assert RulesJudge(ruled(**rule)).opinions([], []) == []  # a block without a correction to judge
 
 
 def test_broken_clauses_are_named() -> None:

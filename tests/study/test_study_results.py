@@ -132,17 +132,23 @@ def test_each_method_gets_the_rate_of_highest_agreement_and_of_equals_the_one_th
     assert rates["npo"] == low
     assert rates["trace"] == high  # 95 either way: the second number decides
     assert {rates[name] for name in ABLATIONS} == {high}, "an ablation keeps trace's rate, whatever its own best"
-    cells = at_rates([Cell(method="npo", pairs=9, seed=0), Cell(method="no_kl", pairs=9, seed=0)], rates)
-    assert [cell.rate for cell in cells] == [low, high]
-    assert [cell.config().realign.learning_rate for cell in cells] == [low, high]
+    cells = [Cell(method=name, pairs=9, seed=0) for name in ("npo", "no_kl")]
+    cells.append(Cell(method="naive_oracle_dpo", variant="balanced, 180 steps", pairs=9, seed=0))
+    cells = at_rates(cells, rates | {"naive_oracle_dpo": low, "naive_oracle_dpo balanced": high})
+    assert [cell.rate for cell in cells] == [low, high, high]
+    assert [cell.config().realign.learning_rate for cell in cells] == [low, high, high]
 
 
 def test_the_tuning_shows_every_method_at_every_rate_on_worlds_of_its_own() -> None:
     cells = list(tuning_plan())
-    assert {(c.method, c.rate, c.seed) for c in cells} == set(product((*METHODS, *ABLATIONS), RATES, TUNING_SEEDS))
+    recipes = (*METHODS, *ABLATIONS, "naive_oracle_dpo balanced")
+    assert {(c.recipe, c.rate, c.seed) for c in cells} == set(product(recipes, RATES, TUNING_SEEDS))
+    assert {c.recipe for c in full_plan()} == set(recipes), "every cell's recipe has a rate"
     assert not {c.seed for c in cells} & {c.seed for c in (*full_plan(), *reduced_plan())}
     tuning = [tuned("trace", rate, 70 + i) for i, rate in enumerate(RATES)]
-    assert tuning_table(tuning, {"trace": RATES[1]}).splitlines()[2] == "| trace | 70.0 | **71.0** | 72.0 | 73.0 |"
+    assert (
+        tuning_table(tuning, {"trace": RATES[1]}).splitlines()[2] == "| trace | 70.0 | **71.0** | 72.0 | 73.0 | 74.0 |"
+    )
 
 
 def test_the_tables_of_sizes_and_of_noise() -> None:

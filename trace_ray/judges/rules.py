@@ -22,7 +22,7 @@ def words(texts: pa.Array) -> pa.Array:
 
 def violates(policy: PolicyConfig, prompts: pa.Array, responses: pa.Array) -> pa.Array:
     """Returns for each response whether any clause's rule is broken, as a boolean array."""
-    broken = pa.array([False] * len(responses))
+    broken = _none_of(responses)
     for one in broken_clauses(policy, prompts, responses).values():
         broken = pc.or_(broken, one)
     return broken
@@ -35,7 +35,7 @@ def broken_clauses(policy: PolicyConfig, prompts: pa.Array, responses: pa.Array)
 
 
 def _broken(rule: RuleConfig, prompts: pa.Array, responses: pa.Array) -> pa.Array:
-    wrong: Any = pa.array([False] * len(responses))
+    wrong = _none_of(responses)
     if rule.max_words:
         wrong = pc.or_(wrong, pc.greater(words(responses), rule.max_words))
     if rule.min_words:
@@ -53,6 +53,11 @@ def _broken(rule: RuleConfig, prompts: pa.Array, responses: pa.Array) -> pa.Arra
     if rule.unless_prompt:
         wrong = pc.and_(wrong, pc.invert(pc.match_substring_regex(prompts, rule.unless_prompt)))
     return wrong
+
+
+def _none_of(responses: pa.Array) -> Any:
+    """False for each response; of no response a boolean array too, where pyarrow alone would make one of nulls."""
+    return pa.array([False] * len(responses), pa.bool_())
 
 
 def word_limit(policy: PolicyConfig) -> int:

@@ -20,9 +20,11 @@ NOISE_METHODS = ("trace", "no_impact", "dpo_gold", "u2a", "naive_oracle_dpo")
 T_MAX = 60
 """Optimizer steps of every cell, whatever its size: Algorithm 1's T_max. U2A takes as many in each of its rounds."""
 
-RATES = (1.4e-4, 2.8e-4, 5.5e-4, 1.1e-3)
+RATES = (1.4e-4, 2.8e-4, 5.5e-4, 1.1e-3, 2.2e-3)
 TUNING_SEEDS = (100, 101)
-"""Every method is tried at every learning rate on worlds of these seeds, which nothing else uses: ``tuning.py``."""
+BALANCED = "balanced"
+TUNED = (*((method, "") for method in (*METHODS, *ABLATIONS)), ("naive_oracle_dpo", BALANCED))
+"""Each of these is tried at every learning rate on worlds of seeds that nothing else uses: ``tuning.py``."""
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "weight_norm sum": ("impact.weight_norm=sum",),
@@ -37,8 +39,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "objective.INVERT.suppress=[]",
         "realign.max_steps=180",
     ),
-    "balanced": ("objective.retain=anchor", "objective.alpha_kl=1"),
-    "balanced, 180 steps": ("objective.retain=anchor", "objective.alpha_kl=1", "realign.max_steps=180"),
+    BALANCED: ("objective.retain=anchor", "objective.alpha_kl=1"),
+    f"{BALANCED}, 180 steps": ("objective.retain=anchor", "objective.alpha_kl=1", "realign.max_steps=180"),
 }
 """A method with settings changed. TRACE's own are weight_norm mean, dpo and curvature identity; ``balanced`` is a DPO baseline
 in which all conflicts together weigh as much as all RETAIN pairs together, not each pair as each other. ``sft`` raises what
@@ -49,7 +51,7 @@ AT_EVERY_SIZE = (
     ("trace", "weight_norm sum"),
     ("trace", "one epoch"),
     ("naive_oracle_dpo", "one epoch"),
-    ("naive_oracle_dpo", "balanced"),
+    ("naive_oracle_dpo", BALANCED),
 )
 AT_THE_MIDDLE = (
     ("trace", "ipo"),
@@ -60,7 +62,7 @@ LENGTHS = (
     ("trace", "180 steps"),
     ("trace", "sft, 180 steps"),
     ("naive_oracle_dpo", "180 steps"),
-    ("naive_oracle_dpo", "balanced, 180 steps"),
+    ("naive_oracle_dpo", f"{BALANCED}, 180 steps"),
     ("dpo_gold", "180 steps"),
     ("npo", "20 steps"),
     ("u2a", "20 steps"),
@@ -92,6 +94,11 @@ class Cell:
     def label(self) -> str:
         """What the tables call it: method and variant."""
         return f"{self.method} {self.variant}".strip()
+
+    @property
+    def recipe(self) -> str:
+        """What a learning rate is chosen for: the method; conflicts that weigh more make it another one."""
+        return f"{self.method} {BALANCED}" if self.variant.startswith(BALANCED) else self.method
 
     @property
     def name(self) -> str:
@@ -139,9 +146,7 @@ def reduced_plan() -> Iterator[Cell]:
 def tuning_plan() -> Iterator[Cell]:
     """Yields every method at every learning rate, on worlds that the other plans do not use."""
     for seed in TUNING_SEEDS:
-        yield from (
-            Cell(method=m, pairs=SIZES[1], seed=seed, rate=rate) for m in (*METHODS, *ABLATIONS) for rate in RATES
-        )
+        yield from (Cell(method=m, variant=v, pairs=SIZES[1], seed=seed, rate=rate) for m, v in TUNED for rate in RATES)
 
 
 PLANS = {"full": full_plan, "reduced": reduced_plan}

@@ -11,17 +11,18 @@ from trace_ray.study.results import Result
 
 
 def chosen_rates(tuning: Iterable[Result]) -> dict[str, float]:
-    """Returns for each method the rate of highest mean TPA on the tuning worlds, of equals the one that drifts least.
+    """Returns for each method (``Cell.recipe``) the rate of highest mean TPA on the tuning worlds.
 
-    An ablation is trace without one part: it keeps trace's rate. How it does at the others stands in the tuning's table.
+    Of equals it is the one that drifts least. An ablation is trace without one part: it keeps trace's rate. How it does at
+    the others stands in the tuning's table.
 
     Args:
         tuning: results of ``cells.tuning_plan``.
     """
     by: dict[str, dict[float, list[Result]]] = {}
     for result in tuning:
-        by.setdefault(result["cell"]["method"], {}).setdefault(result["cell"]["rate"], []).append(result)
-    best = {method: max(rates, key=lambda rate: _worth(rates[rate])) for method, rates in by.items()}
+        by.setdefault(result["label"], {}).setdefault(result["cell"]["rate"], []).append(result)
+    best = {recipe: max(rates, key=lambda rate: _worth(rates[rate])) for recipe, rates in by.items()}
     return best | dict.fromkeys(ABLATIONS, best["trace"])
 
 
@@ -31,16 +32,16 @@ def _worth(results: Sequence[Result]) -> tuple[float, float]:
 
 def at_rates(cells: Iterable[Cell], rates: Mapping[str, float]) -> list[Cell]:
     """Returns the cells, each at its method's learning rate."""
-    return [replace(cell, rate=rates[cell.method]) for cell in cells]
+    return [replace(cell, rate=rates[cell.recipe]) for cell in cells]
 
 
 def tuning_table(tuning: Sequence[Result], rates: Mapping[str, float]) -> str:
     """Returns mean TPA by method and learning rate, the rate that the study takes in bold."""
     lines = [f"| TPA, % | {' | '.join(f'{rate:.1e}' for rate in RATES)} |", f"|{'---|' * (len(RATES) + 1)}"]
-    for method in dict.fromkeys(result["cell"]["method"] for result in tuning):
+    for recipe in dict.fromkeys(result["label"] for result in tuning):
         shown = []
         for rate in RATES:
-            mine = [r["tpa"] for r in tuning if (r["cell"]["method"], r["cell"]["rate"]) == (method, rate)]
-            shown.append(f"**{mean(mine):.1f}**" if rates[method] == rate else f"{mean(mine):.1f}")
-        lines.append(f"| {method} | {' | '.join(shown)} |")
+            mine = [r["tpa"] for r in tuning if (r["label"], r["cell"]["rate"]) == (recipe, rate)]
+            shown.append(f"**{mean(mine):.1f}**" if rates[recipe] == rate else f"{mean(mine):.1f}")
+        lines.append(f"| {recipe} | {' | '.join(shown)} |")
     return "\n".join(lines)
