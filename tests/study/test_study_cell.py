@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from trace_ray.config import Config, JudgeConfig, StorageConfig
 from trace_ray.judges.backends import make_judge
@@ -78,9 +79,19 @@ def test_the_judged_corpus_is_labelled_and_every_correction_complies(triaged: pa
     assert judge_errors(wrong) == {"response_error": 0.5, "pair_error": 1}
 
 
-def test_every_method_gets_the_same_steps(triaged: pa.Table) -> None:
-    steps = {m: realign_cell(triaged, cell(m, variant="20 steps")).facts["steps"] for m in ("trace", "npo")}
-    assert steps == {"trace": 20, "npo": 20}
+def test_every_method_takes_the_same_steps_and_u2a_as_many_a_round(triaged: pa.Table) -> None:
+    taken: dict[str, int] = {}
+
+    def count(*_: Any) -> None:
+        taken[method] = taken.get(method, 0) + 1
+
+    hook = register_optimizer_step_post_hook(count)
+    for method in (*METHODS, *ABLATIONS):
+        told = realign_cell(triaged, cell(method, overrides=("realign.max_steps=3",))).facts["steps"]
+        assert told == taken[method]
+    hook.remove()
+    assert taken.pop("u2a") == 9
+    assert set(taken.values()) == {3}
     assert [step_budget(pairs, cell("trace", variant="one epoch")) for pairs in (80, 81)] == [5, 6]
 
 

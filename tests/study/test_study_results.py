@@ -33,7 +33,7 @@ from trace_ray.study.results import (
     plot_scale,
     scale_table,
 )
-from trace_ray.study.run import result_file
+from trace_ray.study.run import result_file, results_folder
 from trace_ray.study.tuning import at_rates, chosen_rates, tuning_table
 
 
@@ -42,6 +42,7 @@ def result(method: str, tpa: float, seed: int = 0, pairs: int = 900, noise: floa
         "cell": {"method": method, "pairs": pairs, "seed": seed, "noise": noise, "variant": ""},
         "label": method,
         "code": "0.1.0+abc",
+        "steps": 60,
         "tpa": tpa,
         "tpa_base": 75.0,
         "tpa_by_source": {"sensitive_educational": 100.0, "benign": 80.0, "zero_tolerance": 60.0},
@@ -67,8 +68,8 @@ def test_the_table_has_one_row_a_group_over_its_seeds() -> None:
     ]
     lines = markdown_table(results).splitlines()
     assert len(lines) == 4
-    assert lines[2].startswith("| trace | 900 | 0% | 3 | 90.0 ± 24.8 | 100.0 ± 0.0 | 70.0 ± 0.0 |")
-    assert "| npo | 900 | 10% | 1 | 1.0 |" in lines[3]
+    assert lines[2].startswith("| trace | 900 | 0% | 3 | 60 | 90.0 ± 24.8 | 100.0 ± 0.0 | 70.0 ± 0.0 |")
+    assert "| npo | 900 | 10% | 1 | 60 | 1.0 |" in lines[3]
     assert lines[3].endswith("| 1.5 | 2.0 | 0.2 | 256 | 512 |")  # s of scoring, training, KL; MiB of scoring, in all
     del results[0]["peak_bytes_by_phase"], results[0]["seconds"]["kl"]
     assert markdown_table(results).splitlines()[2].endswith("| 1.5 ± 0.0 | 2.0 ± 0.0 | - | - | 512 ± 0 |")
@@ -88,6 +89,18 @@ def test_a_cell_is_named_by_all_that_its_result_depends_on() -> None:
     cells = [Cell(method="trace", pairs=n, seed=s, noise=r, variant=v) for n, s, r, v in grid]
     cells.append(Cell(method="trace", pairs=3, seed=0, overrides=("realign.epochs=2",)))
     assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_results_of_another_code_are_not_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = locate(str(tmp_path), StorageConfig())
+    mine = results_folder(out)
+    assert results_folder(out) == mine
+    monkeypatch.setattr("trace_ray.study.run.code_version", lambda: "0.1.0+other")
+    assert results_folder(out) != mine
+    monkeypatch.undo()
+    (tmp_path / "demo.yaml").write_text("realign: {}")
+    monkeypatch.setattr("trace_ray.study.run.conf_folder", lambda: tmp_path)
+    assert results_folder(out) != mine
 
 
 def test_the_seed_reaches_corpus_noise_adapter_and_order() -> None:
@@ -146,8 +159,8 @@ def test_the_tuning_shows_every_method_at_every_rate_on_worlds_of_its_own() -> N
     assert {c.recipe for c in full_plan()} == set(recipes), "every cell's recipe has a rate"
     assert not {c.seed for c in cells} & {c.seed for c in (*full_plan(), *reduced_plan())}
     tuning = [tuned("trace", rate, 70 + i) for i, rate in enumerate(RATES)]
-    assert (
-        tuning_table(tuning, {"trace": RATES[1]}).splitlines()[2] == "| trace | 70.0 | **71.0** | 72.0 | 73.0 | 74.0 |"
+    assert tuning_table(tuning, {"trace": RATES[1]}).splitlines()[2] == (
+        "| trace | 70.0 | **71.0** | 72.0 | 73.0 | 74.0 | 75.0 | 76.0 |"
     )
 
 
@@ -174,7 +187,7 @@ def test_a_report_is_made_of_stored_cells_and_says_how_often_the_judge_was_wrong
     errors = {"a": {"response_error": 0.001, "pair_error": 0.02}, "b": {"response_error": 0.0123, "pair_error": 0.01}}
     (folder / "judge_errors.json").write_text(json.dumps(errors))
     report(folder, cells)
-    assert "| trace | 900 | 0% | 3 | 90.0 ± 24.8 |" in (folder / "table.md").read_text()
+    assert "| trace | 900 | 0% | 3 | 60 | 90.0 ± 24.8 |" in (folder / "table.md").read_text()
     text = (folder / "judge.md").read_text()
     assert "TPA of the base: 75.0 %" in text
     assert "wrong on at most 1.23% of a corpus' responses and 2.00% of its pairs" in text

@@ -1,8 +1,9 @@
 """``python -m trace_ray.study --out DIR [--plan full|reduced]``: the paper's comparison on the synthetic world.
 
 First every method is given the learning rate that suits it, on worlds that the comparison does not use. Each finished cell
-is one JSON file: run it again and only the missing ones are computed. The corpora are judged by the tiny vLLM judge first,
-once each; training and answers run in this process' workers without Ray, with the stages' own code.
+is one JSON file: run it again and only the missing ones are computed; changed code begins anew. The corpora are judged by
+the tiny vLLM judge first, once each; training and answers run in this process' workers without Ray, with the stages' own
+code.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from trace_ray.study.results import (
     plot_scale,
     scale_table,
 )
-from trace_ray.study.run import result_file, run_study
+from trace_ray.study.run import result_file, results_folder, run_study
 from trace_ray.study.tuning import at_rates, chosen_rates, tuning_table
 
 
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: the cores)")
     arguments = parser.parse_args()
     environment.prepare()
-    folder = locate(str(arguments.out), StorageConfig())
+    folder = results_folder(locate(str(arguments.out), StorageConfig()))
     started = time.monotonic()
     rates = tune(folder, list(tuning_plan()), arguments.workers)
     cells = at_rates(PLANS[arguments.plan](), rates)

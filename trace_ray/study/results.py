@@ -71,11 +71,12 @@ def _mib(result: Result, *phases: str) -> float | None:
 
 def markdown_table(results: Iterable[Result]) -> str:
     """Returns one row a method, size and noise rate: mean ± half-width of the 95 % interval over seeds."""
-    head = ["method", "pairs", "noise", "seeds", *(name for name, _, _ in COLUMNS)]
+    head = ["method", "pairs", "noise", "seeds", "steps", *(name for name, _, _ in COLUMNS)]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for (label, pairs, noise), found in grouped(results).items():
         values = [_shown([of(r) for r in found], digits) for _, of, digits in COLUMNS]
-        lines.append(f"| {' | '.join([label, str(pairs), f'{noise:.0%}', str(len(found)), *values])} |")
+        about = [label, str(pairs), f"{noise:.0%}", str(len(found)), str(found[0]["steps"])]
+        lines.append(f"| {' | '.join([*about, *values])} |")
     return "\n".join(lines)
 
 

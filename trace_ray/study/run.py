@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 from collections.abc import Sequence
@@ -10,8 +11,19 @@ from typing import Any
 
 from trace_ray import environment
 from trace_ray.code_version import code_version
+from trace_ray.config_load import conf_folder
 from trace_ray.storage import Location
 from trace_ray.study.cells import Cell
+from trace_ray.synth.demo import MODELS
+
+
+def results_folder(out: Location) -> Location:
+    """Returns the folder below ``out`` of this code's results: cells of another code, method or model are not theirs."""
+    digest = hashlib.sha256(code_version().encode())
+    for root in (conf_folder(), MODELS):
+        for file in sorted(file for file in root.rglob("*") if file.is_file()):
+            digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    return out / f"code-{digest.hexdigest()[:8]}"
 
 
 def run_study(folder: Location, cells: Sequence[Cell], workers: int) -> None:
