@@ -88,6 +88,15 @@ def test_a_model_that_changed_in_its_folder_is_another_input(run: Run, model: Pa
     assert [one == other for one, other in zip(before, found(), strict=True)] == [False] * 5
 
 
+def test_a_task_file_that_changed_is_another_input_of_the_evaluation(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "mine.yaml").write_text("task: mine")
+    config = config_of(f"model.path={model}", f"evaluate.capability.task_folder={tmp_path}/tasks")
+    before = evaluate_inputs(run, config)
+    (tmp_path / "tasks" / "mine.yaml").write_text("task: mine\nnum_fewshot: 3")
+    assert evaluate_inputs(run, config) != before
+
+
 def test_a_model_that_changed_between_two_stages_is_refused(run: Run, model: Path) -> None:
     config = config_of(f"model.path={model}")
     run.impact.begin(impact_inputs(run, config))

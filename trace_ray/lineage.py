@@ -9,6 +9,8 @@ from trace_ray.config import StorageConfig
 from trace_ray.storage import Location, locate
 
 MERGED = "merged"
+UNKNOWN_POLICY = {"name": "unknown: triaged/ is gone", "version": "", "hash": ""}
+"""Of a run that was copied in part: its model is there all the same."""
 
 
 def parent_run(model_path: str, storage: StorageConfig) -> Run | None:
@@ -31,9 +33,10 @@ def lineage(model_path: str, storage: StorageConfig) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = []
     path = model_path
     while (run := parent_run(path, storage)) is not None and run.place.uri not in {step["run"] for step in steps}:
-        manifest, triaged = run.model.manifest(), run.triaged.manifest()
+        manifest = run.model.manifest()
         path = manifest["base model"]
-        step = {"run": run.place.uri, "base_model": path, "policy": triaged["policy"], "method": manifest["method"]}
+        policy = run.triaged.manifest()["policy"] if run.triaged.done() else UNKNOWN_POLICY
+        step = {"run": run.place.uri, "base_model": path, "policy": policy, "method": manifest["method"]}
         steps.append({**step, "model_inputs_hash": manifest["inputs_hash"], "tpa": _tpa(run)})
     return steps[::-1]
 

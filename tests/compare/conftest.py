@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
 import pytest
 
 from trace_ray.artifacts import Run
@@ -28,14 +29,16 @@ def make_run(tmp_path: Path) -> MakeRun:
     return make
 
 
-def finished_run(folder: Path, method: str, tpa: float, base_model: str, **metrics: Any) -> Run:
+def finished_run(
+    folder: Path, method: str, tpa: float, base_model: str, *, noise: dict[str, int] | None = None, **metrics: Any
+) -> Run:
     run = Run(locate(str(folder), StorageConfig()))
     for artifact in (run.triaged, run.scored, run.realign, run.model, run.evaluation):
         artifact.begin({"folder": str(folder)})
     policy = {"name": "p", "version": "1", "hash": "h"}
     used = {"judged_tokens": 1234000, "first_judged_tokens": 500, "second_endpoint_tokens": 67, "requests": 9}
     run.triaged.publish(counts={"triaged": 900}, seconds=10, policy=policy, judge="tiny judge", used=used)
-    run.scored.publish(counts={}, seconds=20, weight_norm="mean")
+    run.scored.publish(counts={}, seconds=20, weight_norm="mean", noise=noise or {})
     run.realign.publish(counts={}, seconds=29, tokens=5000, method=method)
     run.model.publish(counts={}, seconds=30, method=method, **{"base model": base_model})
     figures = {
@@ -46,6 +49,8 @@ def finished_run(folder: Path, method: str, tpa: float, base_model: str, **metri
         **metrics,
     }
     (run.evaluation.place / "metrics.json").write_text(json.dumps(figures))
+    answered = pa.table({"pair_id": ["1", "2"] if base_model != "other prompts" else ["1", "3"]})
+    (run.evaluation.place / "responses" / "part-0.parquet").write_parquet(answered)
     run.evaluation.publish(counts={}, seconds=40)
     record_peak(run.model.place, 3 * 2**30)
     return run

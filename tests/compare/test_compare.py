@@ -65,6 +65,29 @@ def test_runs_under_unlike_conditions_are_told_apart(make_run: Any, runs: list[R
     ]
 
 
+def test_conditions_that_change_the_figures_are_said(make_run: Any) -> None:
+    plain = make_run("plain", "trace", 95.0, **FULL | {"attacks": FULL["attacks"] | {"unclear_counts_as": "success"}})
+    noisy = make_run("noisy", "trace", 90.0, noise={"noise flip": 90}, judge_is_triage_judge=True)
+    asked = make_run("asked", "trace", 90.0, base_model="other prompts")
+    said = {line.split(":")[0] for line in differences(collect_all([plain, noisy, asked]))}
+    assert said == {
+        "the runs differ in base model",
+        "the runs differ in label noise",
+        "the runs differ in prompts",
+        "the runs differ in unclear answers under attack",
+        "the judge of the answers was that of triage, whose errors count as success",
+    }
+
+
+def test_runs_in_folders_of_one_name_have_names_and_bars_of_their_own(make_run: Any) -> None:
+    records = collect_all([make_run("seed0/run", "trace", 95.0), make_run("seed1/run", "trace", 90.0)])
+    assert len({record.name for record in records}) == 2
+    assert all(f"seed{n}/run" in record.name for n, record in enumerate(records))
+    page = comparison_page(records)
+    for record in records:
+        assert page.count(record.name) >= 4, "in the table, both plots and the conditions"
+
+
 def test_the_page_is_self_contained_and_escapes_what_it_shows(runs: list[Run]) -> None:
     page = comparison_page(collect_all(runs))
     assert page.count("<svg") == 2

@@ -22,6 +22,13 @@ def test_the_steps_before_a_run_first_one_first(make_run: Any, tmp_path: Path) -
     assert steps[0]["policy"]["name"] == "p"
 
 
+def test_a_run_of_which_only_the_model_was_copied_is_a_step_all_the_same(make_run: Any, tmp_path: Path) -> None:
+    run = make_run("one", "trace", 90.0, base_model="hub/id")
+    run.triaged.place.delete_folder()
+    (step,) = lineage(merged(tmp_path / "one"), StorageConfig())
+    assert (step["method"], step["policy"]["name"]) == ("trace", "unknown: triaged/ is gone")
+
+
 def test_other_models_have_no_steps(tmp_path: Path) -> None:
     assert lineage("HuggingFaceTB/SmolLM2-135M-Instruct", StorageConfig()) == []
     assert lineage(str(tmp_path / "model" / "merged"), StorageConfig()) == []

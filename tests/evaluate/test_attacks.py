@@ -65,5 +65,5 @@ WRONG = ["{broken", '{"name": "a"}', '{"name": "a", "template": "none"}', "[1]"]
 def test_a_template_without_the_request_is_refused(tmp_path: Path, line: str) -> None:
     file = tmp_path / "t.jsonl"
     file.write_text(line + "\n")
-    with pytest.raises(UserError, match="line 1"):
+    with pytest.raises(UserError, match=r"t\.jsonl:1: "):
         read_templates(locate(str(file), StorageConfig()))

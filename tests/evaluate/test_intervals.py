@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from trace_ray.evaluate.intervals import bootstrap_interval, change_interval
+from trace_ray.evaluate.intervals import bootstrap_interval, change_interval, equal_interval
 
 
 def test_the_bootstrap_is_scipys_percentile_bootstrap() -> None:
@@ -54,3 +54,9 @@ def test_an_unchanged_sample_does_not_pretend_to_certainty() -> None:
 def test_gains_and_losses_that_cancel_leave_a_wide_interval() -> None:
     low, high = change_interval([0.0, 1.0] * 20, [1.0, 0.0] * 20, 500, 0)
     assert low < -0.15 < 0.15 < high
+
+
+def test_equal_shares_between_are_as_unsure_as_so_many_draws() -> None:
+    for wins, count in ((5, 10), (1, 2), (27, 30)):
+        theirs = stats.binomtest(wins, count).proportion_ci(method="wilson")
+        assert equal_interval(wins / count, count) == pytest.approx((theirs.low, theirs.high), abs=1e-9)

@@ -21,6 +21,8 @@ def test_only_a_model_that_errs_alike_is_the_same_judge() -> None:
     assert same_judge(judge, replace(judge, num_cpus=9, batch_rows=1))
     assert not same_judge(judge, replace(judge, model="b"))
     assert not same_judge(judge, replace(judge, revision="2"))
+    assert same_judge(judge, replace(judge, backend="openai")), "one model behind two doors"
+    assert same_judge(judge, replace(judge, model="a/"))
     rules = JudgeConfig(backend="rules")
     assert not same_judge(rules, rules)
 

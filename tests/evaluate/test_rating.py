@@ -53,6 +53,25 @@ def test_a_seed_fixes_the_export_and_another_changes_it() -> None:
     assert blind_items(three(), 7, 1) != blind_items(three(), 7, 2)
 
 
+def test_ratings_of_one_export_fit_no_other() -> None:
+    """Other systems, other answers: the old file must be refused, not scored for whoever has the letter now."""
+    first, _ = blind_items({name: answers(name, 9) for name in ("trace", "base")}, 0, 0)
+    other, _ = blind_items({name: answers(name, 9) for name in ("npo", "base")}, 0, 0)
+    retrained, _ = blind_items({"trace": answers("better", 9), "base": answers("base", 9)}, 0, 0)
+    ids = [{item.item_id for item in items} for items in (first, other, retrained)]
+    assert [len(one) for one in ids] == [9, 9, 9]
+    assert not ids[0] & ids[1]
+    assert not ids[0] & ids[2]
+    old, key = f"item_id,rater,choice\n{first[0].item_id},ann,A\n", {item.item_id: item.systems for item in other}
+    with pytest.raises(UserError, match="not in the export's key"):
+        read_ratings(old, key, "old.csv")
+
+
+def test_no_spreadsheet_reads_an_items_id_as_a_number() -> None:
+    items, _ = blind_items({name: answers(name, 300) for name in ("a", "b")}, 0, 0)
+    assert all(item.item_id[0] == "i" for item in items)
+
+
 @pytest.mark.parametrize("systems", [["trace"], ["a", "b", "c", "d"]])
 def test_one_or_four_systems_are_refused(systems: list[str]) -> None:
     with pytest.raises(UserError, match="systems"):
@@ -108,6 +127,16 @@ def test_two_of_three_that_share_the_first_place_both_beat_the_third() -> None:
 def test_a_few_wins_in_a_row_are_no_certainty() -> None:
     (row,) = win_rates([rated(f"i{n}", "trace") for n in range(4)], ["trace", "u2a"], 200, 0)
     assert row["interval"] == pytest.approx([100 * 0.025**0.25, 100])
+
+
+def test_ties_alone_are_no_certainty_either() -> None:
+    """Item by item the same mean: resampling items would give an interval of width 0."""
+    opposed = [rated(f"i{n}", who, rater=who) for n in range(3) for who in ("trace", "u2a")]
+    ties = [rated(f"i{n}", "trace", "u2a") for n in range(3)]
+    for ratings in (opposed, ties):
+        (row,) = win_rates(ratings, ["trace", "u2a"], 200, 0)
+        assert row["win_rate"] == 50
+        assert row["interval"][0] < 20 < 80 < row["interval"][1]
 
 
 def test_results_hold_agreement_over_systems_not_letters() -> None:

@@ -47,3 +47,8 @@ def test_an_unreadable_verdict_counts_as_a_violation() -> None:
         for i, c in enumerate([True, None, False, None])
     ]
     assert compliance(rows, "category") == {"base": {"all": [1.0, 0.0, 0.0, 0.0], "INVERT": [1.0, 0.0, 0.0, 0.0]}}
+
+
+def test_a_source_that_is_called_all_is_counted_once() -> None:
+    rows = [row | {"source": "all"} for row in answers("base", [True, False, True, False])]
+    assert compliance(rows, "source") == {"base": {"all": [1, 0, 1, 0]}}

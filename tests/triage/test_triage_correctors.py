@@ -44,7 +44,7 @@ def configured(policy: str, *overrides: str, method: str | None = None) -> Confi
         (
             "brevity",
             ["triage.gold_responses=pairs.jsonl"],
-            'pairs.jsonl:1: {"prompt": "q", "chosen": "a b c", "rejected": "b"}: triage.gold_responses',
+            'pairs.jsonl:1: {"prompt": "q", "chosen": "a b c", "rejected": "b"}: it holds one {prompt, chosen, corrected}',
         ),
         ("brevity", ["triage.gold_responses=number.jsonl"], "number.jsonl:1: {"),
     ],

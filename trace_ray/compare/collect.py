@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from trace_ray.artifacts import EVALUATION_METRICS, Run
+from trace_ray.artifacts import EVALUATION_METRICS, Run, inputs_hash
 from trace_ray.errors import UserError
 from trace_ray.memory import recorded_peak
 from trace_ray.metrics import judge_tokens
 
 UNCLEAR = ("unclear_failure", "unclear_success")
+CIRCULAR = "judged by the judge of triage"
 STAGES = ("triage", "impact", "realign", "evaluate")
 
 
@@ -21,9 +22,10 @@ class RunRecord:
     """What is compared of one run; None or empty where the run did not measure it.
 
     Args:
-        name: method and, where it is called otherwise, folder; tpa: {base | realigned: {group: percent}}, interval
-            likewise; asr: {attack: percent} of the realigned model, asr_base of its base, asr_counts: {one of UNCLEAR:
-            {model: {attack: percent}}}; drift: kl_to_base and perplexities; capability: as the harness.
+        name: method and, where it is called otherwise, folder, or the whole path where two would be alike.
+        tpa: {base | realigned: {group: percent}}, interval likewise; asr: {attack: percent} of the realigned model,
+            asr_base of its base, asr_counts: {one of UNCLEAR: {model: {attack: percent}}}.
+        drift: kl_to_base and perplexities; capability: as the harness.
         seconds, peak_bytes: by stage; tokens: judged and trained; facts: policy, base model, weight_norm and so on.
         lineage: the steps before this run.
     """
@@ -56,11 +58,10 @@ def collect(run: Run) -> RunRecord:
     peaks = {stage: recorded_peak(artifact.place) for stage, artifact in folders.items()}
     attacks = metrics.get("attacks", {})
     asr = attacks.get("asr", {})
-    method, folder = model["method"], run.place.name
     return RunRecord(
-        name=method if method == folder else f"{method} ({folder})",
+        name=_name(model["method"], run.place.name),
         run=run.place.uri,
-        method=method,
+        method=model["method"],
         tpa=metrics["tpa"],
         interval=metrics.get("tpa_interval", {}),
         asr=asr.get("realigned", {}),
@@ -75,33 +76,54 @@ def collect(run: Run) -> RunRecord:
             "trained": int(realign.get("tokens", 0)),
         },
         facts={
-            "policy": f"{triaged['policy']['name']} {triaged['policy']['version']}",
+            "policy": "{name} {version}, {hash}".format(**triaged["policy"]),
             "base model": str(model["base model"]),
             "triage judge": str(triaged["judge"]),
             "evaluation judge": str(metrics["judge"]),
             "weight_norm": str(scored.get("weight_norm", "")),
             "pairs": str(triaged["counts"]["triaged"]),
-            "prompts": str(metrics["n"]["all"]),
+            "label noise": ", ".join(f"{k} {v}" for k, v in sorted(scored.get("noise", {}).items())) or "none",
+            "prompts": f"{metrics['n']['all']}, set {_prompt_set(run)}",
+            "unclear answers under attack": str(attacks.get("unclear_counts_as", "not asked")),
+            CIRCULAR: "yes" if metrics.get("judge_is_triage_judge") else "no",
         },
         lineage=metrics.get("lineage", []),
     )
 
 
+def _name(method: str, folder: str) -> str:
+    return method if method == folder else f"{method} ({folder})"
+
+
+def _prompt_set(run: Run) -> str:
+    """Six hex digits over which prompts were answered: equal numbers of others compare nothing."""
+    parts = (run.evaluation.place / "responses").files(".parquet")
+    ids = sorted({one for part in parts for one in part.read_parquet(["pair_id"])["pair_id"].to_pylist()})
+    return inputs_hash({"prompts": ids})[:6]
+
+
 def differences(records: Sequence[RunRecord]) -> list[str]:
-    """Returns a warning for each condition in which the runs differ, so that no one reads more than there is."""
-    held_equal = ("policy", "base model", "evaluation judge", "pairs", "prompts")
+    """Returns a warning for each condition that makes the figures mean less than they seem to."""
+    held_equal = ("policy", "base model", "triage judge", "evaluation judge", "pairs", "label noise", "prompts")
     found = []
-    for name in held_equal:
+    for name in (*held_equal, "unclear answers under attack"):
         seen = {record.facts[name] for record in records}
         if len(seen) > 1:
-            found.append(f"the runs differ in {name}: {', '.join(sorted(seen))}")
+            found.append(f"the runs differ in {name}: {'; '.join(sorted(seen))}")
+    circular = [record.name for record in records if record.facts[CIRCULAR] == "yes"]
+    if circular:
+        found.append(
+            f"the judge of the answers was that of triage, whose errors count as success: {', '.join(circular)}"
+        )
     return found
 
 
 def collect_all(runs: Sequence[Run]) -> list[RunRecord]:
-    """Returns every run's record. Raises UserError where a run is named twice."""
+    """Returns every run's record, each under a name of its own. Raises UserError where a run is named twice."""
     uris = [run.place.uri for run in runs]
     twice = {uri for uri in uris if uris.count(uri) > 1}
     if twice:
         raise UserError("compare", min(twice), "name each run once")
-    return [collect(run) for run in runs]
+    records = [collect(run) for run in runs]
+    names = [record.name for record in records]
+    return [r if names.count(r.name) == 1 else replace(r, name=f"{r.method} ({r.run})") for r in records]

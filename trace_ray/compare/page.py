@@ -54,12 +54,13 @@ def cost_plot(records: Sequence[RunRecord]) -> str:
 
     figure = Figure(figsize=(8, 0.5 * len(records) + 1.2), layout="constrained")
     axes = figure.add_subplot()
-    names = [record.name for record in records]
+    places = range(len(records))
     left = [0.0] * len(records)
     for stage, colour in zip(STAGES, COLOURS, strict=True):
         width = [record.seconds.get(stage, 0.0) for record in records]
-        axes.barh(names, width, left=left, color=colour, label=stage)
+        axes.barh(places, width, left=left, color=colour, label=stage)
         left = [a + b for a, b in zip(left, width, strict=True)]
+    axes.set_yticks(places, [record.name for record in records])
     axes.invert_yaxis()
     axes.set_xlabel("seconds")
     axes.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from trace_ray.config import AttackConfig, StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.evaluate.intervals import bootstrap_interval
 from trace_ray.evaluate.prompts import first_by_hash, read_prompts
+from trace_ray.jsonl import read_jsonl
 from trace_ray.storage import Location, expand
 
 REQUEST = "{request}"
@@ -49,17 +49,13 @@ SHIPPED: tuple[Attack, ...] = (
 def read_templates(place: Location) -> tuple[Attack, ...]:
     """Returns the attacks of a JSONL file {name, template}. Raises UserError for one without {request}."""
     attacks: list[Attack] = []
-    for number, line in enumerate(place.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"evaluate.attacks.templates: line {number}"
-        try:
-            row = json.loads(line)
-            attack = Attack(str(row["name"]), str(row["template"]))
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise UserError(where, line[:80], 'write it as {"name": "...", "template": "... {request} ..."}') from None
+    remedy = 'write it as {"name": "...", "template": "... {request} ..."}'
+    for row, where, shown in read_jsonl(place, "evaluate.attacks.templates", remedy):
+        if not {"name", "template"} <= set(row):
+            raise UserError(where, shown, remedy)
+        attack = Attack(str(row["name"]), str(row["template"]))
         if REQUEST not in attack.template or attack.name in (PLAIN, *(one.name for one in attacks)):
-            raise UserError(where, line[:80], "a template holds {request} and has a name of its own, not plain")
+            raise UserError(where, shown, "a template holds {request} and has a name of its own, not plain")
         attacks.append(attack)
     return tuple(attacks)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -39,16 +40,21 @@ def bootstrap_interval(values: Sequence[float] | Floats, resamples: int, seed: i
 
 
 def equal_interval(value: float, count: int) -> tuple[float, float]:
-    """Returns the interval of a mean of ``count`` equal values: Clopper-Pearson for 0 or 1, else the value itself.
+    """Returns the interval of a share that is ``value`` in each of ``count`` cases: Clopper-Pearson for 0 or 1, else Wilson.
 
-    For n of n it begins at the smallest share that has n successes in a row with a chance of 2.5 %.
+    For n of n it begins at the smallest share that has n successes in a row with a chance of 2.5 %. A share between, such as
+    that of ties only, is taken for ``count`` draws at that share: the cases themselves show no spread to go by.
+
+    Source: Wilson, Probable Inference (1927), the score interval.
     """
     bound = TAIL ** (1 / count)
     if value == 1.0:
         return bound, 1.0
     if value == 0.0:
         return 0.0, 1 - bound
-    return value, value
+    z = NormalDist().inv_cdf(1 - TAIL)
+    centre, spread = value + z**2 / (2 * count), z * (value * (1 - value) / count + (z / (2 * count)) ** 2) ** 0.5
+    return (centre - spread) / (1 + z**2 / count), (centre + spread) / (1 + z**2 / count)
 
 
 def change_interval(before: Sequence[float], after: Sequence[float], resamples: int, seed: int) -> tuple[float, float]:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from trace_ray.artifacts import Artifact
 from trace_ray.config import EvaluateConfig, StorageConfig
 from trace_ray.errors import UserError
+from trace_ray.jsonl import read_jsonl, read_utf8
 from trace_ray.pairs import Category, Split, hash_fraction
 from trace_ray.storage import Location, expand
 
@@ -112,19 +113,8 @@ def read_prompts(place: Location, setting: str, column: Sequence[str] = ("prompt
 
 
 def _rows(place: Location, setting: str) -> Iterator[Row]:
-    text = place.read_bytes().decode("utf-8-sig")
     if place.name.endswith(".csv"):
-        yield from csv.DictReader(io.StringIO(text, newline=""))
+        yield from csv.DictReader(io.StringIO(read_utf8(place, setting), newline=""))
         return
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            raise UserError(
-                f"{setting}: line {number}", line[:80], "not JSON; give JSONL, or a file named .csv"
-            ) from None
-        if not isinstance(row, dict):
-            raise UserError(f"{setting}: line {number}", line[:80], "each line is an object with a prompt")
-        yield row
+    remedy = "each line is a JSON object with a prompt; or give a file named .csv"
+    yield from (line.row for line in read_jsonl(place, setting, remedy))

@@ -19,7 +19,7 @@ from trace_ray.identity import model_identity
 from trace_ray.lineage import lineage
 from trace_ray.policy import policy_identity
 from trace_ray.progress import CONSOLE, Meter
-from trace_ray.storage import Location, expand
+from trace_ray.storage import Location, expand, locate
 
 GENERATED, RESPONSES, ATTACKS = "generated", "responses", "attacks"
 
@@ -36,6 +36,10 @@ def evaluate_inputs(run: Run, config: Config) -> dict[str, Any]:
         merged["evaluate.judge: model files"] = model_identity(judge.model, judge.revision, config.storage)
     files = {"prompt_file": evaluate.prompt_file, "attacks.prompts": evaluate.attacks.prompts}
     files["attacks.templates"] = evaluate.attacks.templates
+    folder = evaluate.capability.task_folder
+    if folder:
+        tasks = {file.name: file.fingerprint() for file in locate(folder, config.storage).files()}
+        merged["evaluate.capability.task_folder content"] = tasks
     for name, path in files.items():
         if path:
             merged[f"evaluate.{name} content"] = _file(path, config, f"evaluate.{name}").fingerprint()
@@ -83,10 +87,10 @@ def run_evaluate(run: Run, config: Config) -> None:
 
 
 def same_judge(one: JudgeConfig, other: JudgeConfig) -> bool:
-    """Returns whether two judges would err alike: one model, at one revision. Rules do not err."""
+    """Returns whether two judges would err alike: one model, at one revision, whoever serves it. Rules do not err."""
     if "rules" in (one.backend, other.backend):
         return False
-    return (one.backend, one.model, one.revision) == (other.backend, other.model, other.revision)
+    return (one.model.rstrip("/"), one.revision) == (other.model.rstrip("/"), other.revision)
 
 
 def evaluation_prompts(run: Run, config: Config) -> list[Row]:

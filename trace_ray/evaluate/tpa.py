@@ -20,7 +20,7 @@ def compliance(rows: Iterable[Answer], by: str) -> Grouped:
     """
     grouped: Grouped = {}
     for row in sorted(rows, key=lambda row: (row["pair_id"], row["prompt"])):
-        for group in ("all", str(row[by])):
+        for group in dict.fromkeys(("all", str(row[by]))):  # a source may be called all
             grouped.setdefault(row["model"], {}).setdefault(group, []).append(float(bool(row["compliant"])))
     return grouped
 

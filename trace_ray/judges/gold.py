@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 from trace_ray.errors import UserError
+from trace_ray.jsonl import read_jsonl
 from trace_ray.storage import Location
 
 Gold = Mapping[tuple[str, str], str]
@@ -18,14 +18,13 @@ def read_gold(place: Location) -> Gold:
     Raises: UserError for a line that is not that.
     """
     gold: dict[tuple[str, str], str] = {}
-    for number, line in enumerate(place.read_text().splitlines(), 1):
+    remedy = "it holds one {prompt, chosen, corrected} a line, each a text"
+    for row, where, shown in read_jsonl(place, "triage.gold_responses", remedy):
         try:
-            row = json.loads(line)
             prompt, chosen, corrected = (_text(row[name]) for name in ("prompt", "chosen", "corrected"))
-            gold[prompt, chosen] = corrected
-        except (json.JSONDecodeError, KeyError, TypeError):
-            remedy = "triage.gold_responses holds one {prompt, chosen, corrected} a line, each a text"
-            raise UserError(f"{place.uri}:{number}", line[:60], remedy) from None
+        except (KeyError, TypeError):
+            raise UserError(where, shown, remedy) from None
+        gold[prompt, chosen] = corrected
     return gold
 
 

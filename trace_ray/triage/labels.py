@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trace_ray.errors import UserError
+from trace_ray.jsonl import read_jsonl
 from trace_ray.storage import Location
 
 FROM_PAIRS = "from_pairs"
@@ -32,17 +33,14 @@ def read_labels(place: Location) -> dict[str, Label]:
     if not place.exists():
         raise UserError("labels", place.uri, "no such file; name a JSONL file of labels, local or s3://")
     labels: dict[str, Label] = {}
-    for number, line in enumerate(place.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
+    remedy = "a label is {pair_id, violates_chosen, violates_rejected}, the last two true or false"
+    for row, where, shown in read_jsonl(place, "labels", remedy):
         try:
-            row = json.loads(line)
             pair, bits = str(row["pair_id"]), [row["violates_chosen"], row["violates_rejected"]]
             if bits != [None, None]:
                 labels[pair] = Label(*(_bit(one) for one in bits))
-        except (ValueError, KeyError, TypeError):
-            remedy = "a label is {pair_id, violates_chosen, violates_rejected}, the last two true or false"
-            raise UserError(f"{place.uri}:{number}", line[:80], remedy) from None
+        except (ValueError, KeyError):
+            raise UserError(where, shown, remedy) from None
     if not labels:
         raise UserError("labels", place.uri, "the file holds no label")
     return labels

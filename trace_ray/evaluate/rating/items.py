@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ class Item:
     """One comparison.
 
     Args:
-        item_id: says nothing of systems or prompts; answers: letter -> text; systems: letter -> system, for the key alone.
+        item_id: tells nothing of systems or prompts, and fits this export alone.
+        answers: letter -> text; systems: letter -> system, for the key alone.
     """
 
     item_id: str
@@ -56,7 +58,7 @@ def blind_items(answers: Answers, count: int, seed: int) -> tuple[list[Item], in
         order = rng.sample(systems, len(systems))
         items.append(
             Item(
-                item_id=hashlib.sha256(f"{seed}:{place}:{pair_id}".encode()).hexdigest()[:12],
+                item_id=_item_id(seed, place, [[name, answers[name][pair_id]["response"]] for name in order]),
                 prompt=answers[order[0]][pair_id]["prompt"],
                 answers={
                     letter: answers[name][pair_id]["response"] for letter, name in zip(LETTERS, order, strict=False)
@@ -65,6 +67,14 @@ def blind_items(answers: Answers, count: int, seed: int) -> tuple[list[Item], in
             )
         )
     return items, len(shared) - len(different)
+
+
+def _item_id(seed: int, place: int, shown: list[list[str]]) -> str:
+    """Changes with the systems, their answers and their letters: another export's ratings fit no item of this one.
+
+    The letter in front keeps a spreadsheet from reading a number.
+    """
+    return f"i{hashlib.sha256(json.dumps([seed, place, shown]).encode()).hexdigest()[:12]}"
 
 
 def items_csv(items: Sequence[Item]) -> str:

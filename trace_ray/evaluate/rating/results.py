@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trace_ray.errors import UserError
-from trace_ray.evaluate.intervals import equal_interval
+from trace_ray.evaluate.intervals import TAIL, equal_interval
 from trace_ray.evaluate.rating.agreement import krippendorff_alpha
 from trace_ray.evaluate.rating.items import TIE
 
@@ -76,12 +76,13 @@ def _versus(ratings: Sequence[Rating], one: str, other: str, resamples: int, see
     facts |= {"wins": flat.count(1.0), "ties": flat.count(0.5), "losses": flat.count(0.0)}
     if not flat:
         return facts | {"win_rate": None, "interval": None}
-    if len(set(flat)) == 1:
-        interval = [100 * bound for bound in equal_interval(flat[0], len(by_item))]
-        return facts | {"win_rate": 100 * flat[0], "interval": interval}
+    rate_N = score_N / count_N
+    if rate_N.min() == rate_N.max():  # resampling items would see no spread
+        interval = [100 * bound for bound in equal_interval(float(rate_N[0]), len(by_item))]
+        return facts | {"win_rate": 100 * float(rate_N[0]), "interval": interval}
     drawn = np.random.default_rng(seed).integers(0, len(by_item), (resamples, len(by_item)))
     rates = 100 * score_N[drawn].sum(1) / count_N[drawn].sum(1)
-    low, high = np.quantile(rates, [0.025, 0.975])
+    low, high = np.quantile(rates, [TAIL, 1 - TAIL])
     return facts | {"win_rate": 100 * sum(flat) / len(flat), "interval": [float(low), float(high)]}
 
 

@@ -16,6 +16,7 @@ from trace_ray.evaluate.rating.items import Answers, blind_items, items_csv
 from trace_ray.evaluate.rating.page import rater_page
 from trace_ray.evaluate.rating.panel import BlindItem, panel_votes
 from trace_ray.evaluate.rating.results import rating_results, read_ratings
+from trace_ray.jsonl import read_utf8
 from trace_ray.policy import PolicyConfig, policy_text
 from trace_ray.storage import Location
 
@@ -33,11 +34,12 @@ def systems_of(runs: Sequence[Run], *, with_base: bool) -> Answers:
         method = run.model.manifest()["method"]
         run.evaluation.manifest()
         rows = [r for p in (run.evaluation.place / "responses").files(".parquet") for r in p.read_parquet().to_pylist()]
-        answers[f"{method} ({run.place.name})"] = {r["pair_id"]: r for r in rows if r["model"] == "realigned"}
+        name = f"{method} ({run.place.name})"
+        if name in answers:
+            raise UserError("rate", f"two runs called {name}", "give runs in folders of different names")
+        answers[name] = {r["pair_id"]: r for r in rows if r["model"] == "realigned"}
         if place == 0 and (with_base or len(runs) == 1):
             answers["base"] = {r["pair_id"]: r for r in rows if r["model"] == "base"}
-    if len(answers) < len(runs):
-        raise UserError("rate", "two runs of one method and folder name", "give runs in folders of different names")
     return answers
 
 
@@ -98,7 +100,9 @@ def _votes(policy: PolicyConfig, judge: JudgeConfig, items: list[BlindItem], mar
 def score_ratings(out: Location, files: Sequence[Location], resamples: int, seed: int) -> dict[str, Any]:
     """Returns and writes results.json: win rates and agreement over the ratings of all files."""
     key = read_key(out)
-    ratings = [one for place in files for one in read_ratings(place.read_text(), key["systems"], place.name)]
+    ratings = [
+        one for place in files for one in read_ratings(read_utf8(place, "rate score"), key["systems"], place.name)
+    ]
     twice = len(ratings) - len({(one.item_id, one.rater) for one in ratings})
     if twice:
         raise UserError("rate score", f"{twice} ratings given twice", "two files hold the same rater; leave one out")
