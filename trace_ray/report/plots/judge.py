@@ -31,6 +31,7 @@ def _between(certainty: Certainty, low: float, high: float) -> float:
 
 def _certainty(figure: Any, judge: JudgeSection, certainty: Certainty, *, narrow: bool) -> None:
     both = figure.subplots(2, 1, sharex=True) if narrow else figure.subplots(1, 2, sharey=True)
+    figure.get_layout_engine().set(wspace=0.08)  # one's last tick and the other's first would touch
     for axes, name in zip(both, ("chosen", "rejected"), strict=True):
         counts = getattr(certainty, name)
         left = [i / BINS for i in range(BINS)]
