@@ -110,19 +110,20 @@ def _shown(values: Sequence[float | None], digits: int) -> str:
     return estimate(known).text(digits) if len(known) == len(values) else "-"
 
 
-_COLOURS = (
-    "#0072b2",
-    "#56b4e9",
-    "#d55e00",
-    "#e69f00",
-    "#cc79a7",
-    "#7f4f24",
-    "#999999",
-    "#009e73",
-    "#6a3d9a",
-    "#000000",
-)
-_MARKERS = tuple("osD^vP*XhH")
+_COLOURS = {
+    "trace": "#0072b2",
+    "trace_oracle": "#56b4e9",
+    "naive_oracle_dpo": "#d55e00",
+    "dpo_gold": "#e69f00",
+    "rdpo": "#cc79a7",
+    "npo": "#7f4f24",
+    "u2a": "#999999",
+    "no_triage": "#009e73",
+    "no_kl": "#6a3d9a",
+    "no_impact": "#000000",
+}
+_MARKERS = dict(zip(_COLOURS, "osD^vP*XhH", strict=True))
+"""A method looks the same in every plot."""
 
 
 def plot_scale(results: Sequence[Result], out: Path) -> None:
@@ -171,19 +172,25 @@ def _lines(results: Sequence[Result], place: Callable[[Result], int], label: str
         return
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_prop_cycle(color=_COLOURS, marker=_MARKERS)
     methods = list(dict.fromkeys(r["label"] for r in results))
     for number, method in enumerate(methods):
         mine = {at: [r["tpa"] for r in results if r["label"] == method and place(r) == at] for at in places}
         found = [estimate(values) for values in mine.values()]
         aside = 0.5 * ((number + 0.5) / len(methods) - 0.5)
-        at = [i + aside for i in range(len(places))]
         axes.errorbar(
-            at, [e.mean for e in found], yerr=_within_percent(found), capsize=2, linewidth=1, markersize=5, label=method
+            [i + aside for i in range(len(places))],
+            [e.mean for e in found],
+            yerr=_within_percent(found),
+            color=_COLOURS[method],
+            marker=_MARKERS[method],
+            markersize=5,
+            linewidth=1,
+            capsize=2,
+            label=method,
         )
     axes.axhline(results[0]["tpa_base"], color="#888", linestyle="--", linewidth=1, label="base")
     axes.set_xticks(range(len(places)), [str(one) for one in places])
-    axes.set_ylim(-3, 105)
+    axes.set_ylim(top=103)
     axes.set_xlabel(label)
     axes.set_ylabel("TPA, %")
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
