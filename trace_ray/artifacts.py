@@ -28,6 +28,18 @@ def inputs_hash(inputs: Inputs) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def read_json(place: Location) -> dict[str, Any]:
+    """Returns an object that trace-ray wrote. Raises UserError where it is gone, cut short or something else."""
+    try:
+        value = json.loads(place.read_text())
+    except (FileNotFoundError, ValueError):
+        value = None
+    if not isinstance(value, dict):
+        remedy = "it is damaged or gone; delete its folder's _DONE, or the folder, and run again"
+        raise UserError(place.uri, "no JSON object", remedy)
+    return value
+
+
 @dataclass(frozen=True)
 class Artifact:
     """One folder of a run, such as triaged/: unfinished until it holds _DONE.
@@ -49,7 +61,7 @@ class Artifact:
         """Returns what was published. Raises UserError where the stage has not finished."""
         if not self.done():
             raise UserError(self.place.uri, "not finished", f"run the stage that writes {self.name}/ first")
-        return dict(json.loads((self.place / MANIFEST).read_text()))
+        return read_json(self.place / MANIFEST)
 
     def begin(self, inputs: Inputs) -> bool:
         """Claims the folder for these inputs.
@@ -60,7 +72,7 @@ class Artifact:
         record = self.place / INPUTS
         now = json.loads(json.dumps(inputs))
         if record.exists():
-            _refuse_changed(self.place.uri, json.loads(record.read_text()), now)
+            _refuse_changed(self.place.uri, read_json(record), now)
             return not self.done()
         self.place.make()
         record.write_text(json.dumps(now, indent=1, sort_keys=True))
@@ -79,7 +91,7 @@ class Artifact:
         sections = {name.partition(".")[0] for name in now}
         before = {
             name: value
-            for name, value in json.loads(record.read_text()).items()
+            for name, value in read_json(record).items()
             if name in now or (" " not in name and "." in name and name.partition(".")[0] in sections)
         }
         _refuse_changed(self.place.uri, before, {name: now[name] for name in before if name in now})

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,12 +20,11 @@ from typer.exceptions import TyperException
 from trace_ray.artifacts import CONFIG, STAGES, Run
 from trace_ray.cli_rate import rating_app
 from trace_ray.cli_tables import comparison_table, status_table, summary_tables
-from trace_ray.config import Config
 from trace_ray.config_check import check_config
-from trace_ray.config_load import conf_folder, load_config, load_storage, load_text, method_names
+from trace_ray.config_load import conf_folder, load_config, load_storage, method_names
 from trace_ray.errors import UserError
 from trace_ray.progress import CONSOLE
-from trace_ray.storage import locate
+from trace_ray.storage import locate, nearby
 
 WATCH_SECONDS = 2.0
 
@@ -46,10 +47,14 @@ StorageOverrides = Annotated[list[str] | None, typer.Argument(help="storage.key=
 
 
 DEBUG = "TRACE_RAY_DEBUG"
+FLAGS = ("--debug", "--quiet")
+"""Read before the command, and so moved there from wherever they were typed."""
 
 
 def main() -> None:
-    """Runs the command line; a user's mistake is one line and exit code 2, with its trace only under --debug."""
+    """Runs the command line: whatever goes wrong is one line, with its trace only under --debug; exit code 2 for mistakes."""
+    words = sys.argv[1:]
+    sys.argv[1:] = [word for word in words if word in FLAGS] + [word for word in words if word not in FLAGS]
     try:
         sys.exit(app(standalone_mode=False))
     except typer.Abort:
@@ -58,12 +63,27 @@ def main() -> None:
         if said := " ".join(error.format_message().split()):
             print(f"trace-ray: {said} See trace-ray --help", file=sys.stderr)
         sys.exit(2)
-    except UserError as error:
+    except Exception as error:  # the last door: what passes it would be a page of traces
         if os.environ.get(DEBUG) == "1":
             raise
-        print(f"trace-ray: {error}", file=sys.stderr)
+        code, said = told(error)
+        print(f"trace-ray: {said}", file=sys.stderr)
         sys.stderr.flush()
-        sys.exit(2)
+        sys.exit(code)
+
+
+def told(error: Exception) -> tuple[int, str]:
+    """Returns the exit code and the line for what ended a command; of a fault that is nobody's mistake the trace is kept."""
+    if isinstance(error, UserError):
+        return 2, str(error)
+    said = " ".join(str(error).split())[:300]
+    if type(error).__module__.partition(".")[0] == "botocore":
+        return 2, f"storage: {said}: look at credentials, bucket, storage.region and storage.endpoint"
+    if isinstance(error, OSError) and error.filename is not None:
+        return 2, f"{error.filename}: {error.strerror}: name a file or folder that can be read, or written, there"
+    with tempfile.NamedTemporaryFile("w", prefix="trace-ray-", suffix=".txt", delete=False, encoding="utf-8") as kept:
+        kept.writelines(traceback.format_exception(error))
+    return 1, f"{type(error).__name__}: {said}: not foreseen; its trace is in {kept.name}, or run with --debug"
 
 
 @app.callback()
@@ -160,9 +180,11 @@ def audit(
 
     Another run uses what is stored with triage.audit_file=RUN/audit.json.
     """
+    from trace_ray.pipeline import run_folder, stored_config
     from trace_ray.triage.audit import audit_run, without_curve
 
-    opened, settings = _opened(run, overrides or [])
+    opened = run_folder(run, load_storage(overrides or []))
+    settings = stored_config(opened, run)
     triage = replace(settings.triage, audit_labels=labels, audit_file="")
     triage = replace(triage, calibration=calibration) if calibration else triage
     triage = replace(triage, false_invert_rate=false_invert_rate) if false_invert_rate else triage
@@ -186,7 +208,7 @@ def status(
     opened = run_folder(run, load_storage(overrides or []))
     rows = list(states(opened))
     if all(state == "-" for _, state, _ in rows) and not (opened.place / CONFIG).exists():
-        raise UserError("--run", run, "no run has begun there")
+        raise UserError("--run", run, f"no run has begun there{nearby(opened.place)}")
     if as_json:
         print(json.dumps([{"artefact": name, "state": state, **facts} for name, state, facts in rows]))
         return
@@ -260,17 +282,6 @@ def import_gguf(
     from trace_ray.gguf import convert_gguf, packaged_gguf
 
     print(convert_gguf(file or packaged_gguf(package), out))
-
-
-def _opened(uri: str, overrides: Sequence[str]) -> tuple[Run, Config]:
-    """A run that exists and its configuration; how S3 is reached is said by the overrides or by the environment."""
-    from trace_ray.pipeline import run_folder
-
-    opened = run_folder(uri, load_storage(overrides))
-    config = opened.place / "config.yaml"
-    if not config.exists():
-        raise UserError("--run", uri, "no run there")
-    return opened, load_text(config.read_text(), config.uri)
 
 
 def _stdout() -> Console:

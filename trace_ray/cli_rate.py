@@ -10,9 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trace_ray.artifacts import Run
-from trace_ray.config import Config
-from trace_ray.config_load import load_config, load_storage, load_text
+from trace_ray.config_load import load_config, load_storage
 from trace_ray.errors import UserError
 from trace_ray.storage import Location, locate
 
@@ -22,29 +20,22 @@ Out = Annotated[str, typer.Option("--out", help="folder of the export")]
 _RESAMPLES = 2000
 
 
-def _config_of(run: Run, uri: str) -> Config:
-    config = run.place / "config.yaml"
-    if not config.exists():
-        raise UserError("rate", uri, "no run there")
-    return load_text(config.read_text(), config.uri)
-
-
 @rating_app.command()
 def export(
     runs: Annotated[list[str], typer.Argument(help="one run (against its base), or two or three")],
     out: Out,
-    items: Annotated[int, typer.Option("--items", help="comparisons at most; 0 = all")] = 100,
+    items: Annotated[int, typer.Option("--items", min=0, help="comparisons at most; 0 = all")] = 100,
     seed: Annotated[int, typer.Option("--seed", help="fixes which prompts and which letters")] = 0,
     base: Annotated[bool, typer.Option("--base", help="with two runs: the first one's base as a third")] = False,
 ) -> None:
     """Writes items.csv and rater.html, blind, and key.json, which raters must not see."""
     from trace_ray.evaluate.rating.stage import export_items
-    from trace_ray.pipeline import run_folder
+    from trace_ray.pipeline import run_folder, stored_config
 
     storage = load_storage([])
     opened = [run_folder(uri, storage) for uri in runs]
     place = locate(out, storage)
-    written = export_items(opened, _config_of(opened[0], runs[0]), place, items, seed, with_base=base)
+    written = export_items(opened, stored_config(opened[0], runs[0]), place, items, seed, with_base=base)
     print(f"{written} items: give raters {out}/rater.html or {out}/items.csv; keep {out}/key.json")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from trace_ray.config import Config, StorageConfig
 from trace_ray.config_check import check_config
@@ -60,9 +60,7 @@ def load_storage(overrides: Sequence[str]) -> StorageConfig:
 
 def load_text(text: str, where: str) -> Config:
     """Returns a checked configuration from yaml that ``dump_config`` wrote into a run's folder."""
-    import yaml
-
-    config = _merged([(where, yaml.safe_load(text))])
+    config = _merged([(where, _mapping(text, where))])
     check_config(config)
     return config
 
@@ -105,20 +103,55 @@ def dump_config(config: Config) -> str:
     return str(OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
-def _yaml_layers(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _yaml(text: str) -> Any:
+    """Returns what yaml text says: a date is the text that it is, and a key given twice is no yaml.
+
+    Raises: ValueError for text that is not that.
+    """
     import yaml
 
+    class Strict(yaml.SafeLoader):  # type: ignore[misc] # yaml has no types
+        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+            first: [(tag, pattern) for tag, pattern in some if tag != "tag:yaml.org,2002:timestamp"]
+            for first, some in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+            twice = {key for key in keys if keys.count(key) > 1}
+            if twice:
+                raise ValueError(f"{min(twice)} is given twice{node.start_mark}")
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(text, Strict)  # noqa: S506 - a safe loader
+    except yaml.YAMLError as error:
+        raise ValueError(error) from None
+
+
+def _mapping(text: str, where: str) -> dict[str, Any]:
+    """Returns a configuration file's settings. Raises UserError where it holds something else."""
+    try:
+        values = _yaml(text)
+    except ValueError as error:
+        raise UserError(where, "not yaml", " ".join(str(error).split())) from None
+    if not isinstance(values, dict):
+        raise UserError(where, type(values).__name__, "a configuration file holds a mapping of settings")
+    return values
+
+
+def _yaml_layers(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
     if path in seen:
         raise UserError(str(path), "include", "the file includes itself")
+    if path.is_dir():
+        raise UserError("-c", path, "a folder; name a file in it")
     if not path.is_file():
         neighbours = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise UserError("-c", path, f"no such file{nearest(str(path), neighbours)}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(str(path), "not yaml", " ".join(str(error).split())) from None
-    if not isinstance(values, dict):
-        raise UserError(str(path), type(values).__name__, "a configuration file holds a mapping of settings")
+        values = _mapping(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise UserError(str(path), "not yaml", str(error)) from None
     included = values.pop("include", [])
     if not isinstance(included, list) or not all(isinstance(name, str) for name in included):
         raise UserError(str(path), f"include: {included}", "give a list of files: include: [base.yaml]")
@@ -128,14 +161,12 @@ def _yaml_layers(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[str, dict
 
 
 def _override(text: str) -> dict[str, Any]:
-    import yaml
-
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise UserError("override", text, "write it as key.path=value")
     try:
-        nested: Any = yaml.safe_load(value) if value else ""
-    except yaml.YAMLError as error:
+        nested: Any = _yaml(value) if value else ""
+    except ValueError as error:
         raise UserError(f"override {key}", "not yaml", " ".join(str(error).split())) from None
     for part in reversed(key.split(".")):
         nested = {part: nested}
@@ -147,5 +178,17 @@ def _explain(error: Exception) -> str:
     section, key = getattr(error, "object_type", None), str(getattr(error, "key", ""))
     if "not in" in message and is_dataclass(section):
         siblings = [item.name for item in fields(section)]
-        return f"unknown setting{nearest(key, siblings)}; known here: {', '.join(siblings)}"
+        return f"unknown setting{_elsewhere(key) or nearest(key, siblings)}; known here: {', '.join(siblings)}"
+    if "is not a TupleConfig" in message:
+        return "it is a list: write it in brackets, [one, two]"
+    if "is not a subclass of" in message:
+        return "it is a section: give its settings, {backend: rules}"
     return message
+
+
+def _elsewhere(key: str) -> str:
+    """Returns `` (did you mean 'realign.learning_rate'?)`` for a setting's name without its section, else an empty string."""
+    config = Config()
+    sections = [item.name for item in fields(config) if is_dataclass(getattr(config, item.name))]
+    found = [name for name in sections if key in {item.name for item in fields(getattr(config, name))}]
+    return f" (did you mean '{found[0]}.{key}'?)" if len(found) == 1 else ""

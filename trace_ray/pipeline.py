@@ -16,15 +16,16 @@ from trace_ray.artifacts import CONFIG, INPUTS, STAGES, TRAINING_METRICS, Artifa
 from trace_ray.capacity import unmet
 from trace_ray.config import Config, JudgeConfig, StorageConfig, settings
 from trace_ray.config_check import check_needed
-from trace_ray.config_load import dump_config
+from trace_ray.config_load import dump_config, load_text
 from trace_ray.errors import UserError
 from trace_ray.identity import model_identity
+from trace_ray.jsonl import read_utf8
 from trace_ray.memory import PeakMemory, record_peak
 from trace_ray.object_store import check_reachable
 from trace_ray.policy import policy_identity
 from trace_ray.run_lock import driver_lock
 from trace_ray.staging import share_settings
-from trace_ray.storage import locate, refuse_escapes
+from trace_ray.storage import locate, nearby, refuse_escapes
 
 Note = Callable[[str, str], None]
 
@@ -222,6 +223,18 @@ def user_error_in(error: BaseException) -> UserError | None:
     return None
 
 
+def stored_config(run: Run, uri: str) -> Config:
+    """Returns the configuration that a run keeps in its folder. Raises UserError where there is none, or none to read.
+
+    Args:
+        uri: what the user called the run.
+    """
+    place = run.place / CONFIG
+    if not place.exists():
+        raise UserError("--run", uri, f"no run there{nearby(run.place)}")
+    return load_text(read_utf8(place, "--run"), place.uri)
+
+
 def status(run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yields (artefact, ``done`` | ``begun`` | ``-``, counts) for each folder of the run."""
     for stage in STAGES:
@@ -239,7 +252,8 @@ def status(run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
 def _begun_counts(artifact: Artifact) -> dict[str, Any]:
     if artifact.name == "realign":
         metrics = artifact.place / TRAINING_METRICS
-        last = json.loads(metrics.read_text().splitlines()[-1]) if metrics.exists() else {}
+        lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []  # the last may be half written
+        last = json.loads(lines[-1]) if lines else {}
         return {"step": last.get("step", 0), "steps": last.get("steps", "?")}
     parts = (artifact.place / "scores").files(".parquet") if artifact.name == "impact" else artifact.parts()
     return {"parts": len(parts)}

@@ -54,15 +54,20 @@ class Meter:
     def advance(self, amount: int, note: str = "") -> None:
         self.done += amount
         self.note = note or self.note
-        self._live.update(self._task, total=self.total or None, completed=self.done, note=f"{self.unit} {self.note}")
-        if not CONSOLE.is_terminal and time.monotonic() - self._printed > _PLAIN_SECONDS:
+        note = f"{self.unit}, {self.rate():.1f}/s {self.note}"
+        self._live.update(self._task, total=self.total or None, completed=self.done, note=note)
+        if not CONSOLE.is_terminal and not CONSOLE.quiet and time.monotonic() - self._printed > _PLAIN_SECONDS:
             self._printed = time.monotonic()
             sys.stderr.write(f"{self.label}: {self.line()}\n")
             sys.stderr.flush()
 
+    def rate(self) -> float:
+        """Returns what this process did a second, in ``unit``."""
+        return (self.done - self._first) / max(1e-9, time.monotonic() - self.start)
+
     def line(self) -> str:
         """Returns the state in words: ``120/300 rows, 4.1/s, ETA 44 s``."""
-        rate = (self.done - self._first) / max(1e-9, time.monotonic() - self.start)
+        rate = self.rate()
         eta = f", ETA {(self.total - self.done) / rate:.0f} s" if self.total and rate > 0 else ""
         total = f"/{self.total}" if self.total else ""
         return f"{self.done}{total} {self.unit}, {rate:.1f}/s{eta}{' ' if self.note else ''}{self.note}"

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from trace_ray import object_store
 from trace_ray.config import StorageConfig
-from trace_ray.errors import UserError
+from trace_ray.errors import UserError, nearest
 from trace_ray.object_store import Entry
 
 _EDGE_BYTES = 1 << 16
@@ -207,15 +207,24 @@ def expand(patterns: tuple[str, ...], storage: StorageConfig, setting: str) -> l
     for pattern in patterns:
         matches = _matches(pattern, storage)
         if not matches:
-            raise UserError(setting, pattern, "no such file; give an existing file, folder or glob (local or s3://)")
+            remedy = "give an existing file, folder or glob (local or s3://)"
+            raise UserError(setting, pattern, f"no such file{nearby(locate(pattern, storage))}; {remedy}")
         for match in matches:
             found.setdefault(match.path, match)
     return list(found.values())
 
 
+def nearby(place: Location) -> str:
+    """Returns `` (did you mean 'x'?)`` for what is named like a local place that is not there, else an empty string."""
+    parent = Path(place.path).parent
+    if not place.is_local or not parent.is_dir() or not os.access(parent, os.R_OK):
+        return ""
+    return nearest(place.name, [entry.name for entry in parent.iterdir()])
+
+
 def _matches(pattern: str, storage: StorageConfig) -> list[Location]:
     place = locate(pattern, storage)
-    if any(mark in pattern for mark in "*?["):
+    if any(mark in pattern for mark in "*?[") and not (place.is_local and os.path.exists(place.path)):
         if place.is_local:
             names = sorted(name for name in glob.glob(place.path, recursive=True) if Path(name).is_file())
         else:

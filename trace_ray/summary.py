@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from trace_ray.artifacts import EVALUATION_METRICS, STAGES, Run
+from trace_ray.artifacts import EVALUATION_METRICS, STAGES, Run, read_json
 
 
 def run_summary(run: Run) -> dict[str, Any]:
@@ -19,7 +18,6 @@ def run_summary(run: Run) -> dict[str, Any]:
         manifest = run.triaged.manifest()
         summary |= {"counts": manifest["counts"], "audit": manifest["audit"], "policy": manifest["policy"]}
         summary["triage_judge"] = manifest["judge"]
-    metrics = run.evaluation.place / EVALUATION_METRICS
     if run.evaluation.done():
-        summary["evaluation"] = json.loads(metrics.read_text())
+        summary["evaluation"] = read_json(run.evaluation.place / EVALUATION_METRICS)
     return summary

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trace_ray.artifacts import EVALUATION_METRICS, Run, inputs_hash
+from trace_ray.artifacts import EVALUATION_METRICS, Run, inputs_hash, read_json
 from trace_ray.errors import UserError
 from trace_ray.memory import recorded_peak
 from trace_ray.metrics import judge_tokens
@@ -50,7 +49,7 @@ class RunRecord:
 def collect(run: Run) -> RunRecord:
     """Returns the record of a run whose evaluation is finished. Raises UserError otherwise."""
     run.evaluation.manifest()
-    metrics = json.loads((run.evaluation.place / EVALUATION_METRICS).read_text())
+    metrics = read_json(run.evaluation.place / EVALUATION_METRICS)
     folders = dict(zip(STAGES, (run.triaged, run.scored, run.model, run.evaluation), strict=True))
     manifests = {stage: artifact.manifest() for stage, artifact in folders.items()}
     triaged, scored, model = manifests["triage"], manifests["impact"], manifests["realign"]

@@ -1,0 +1,190 @@
+"""What a command says when a run's folder, a file or trace-ray itself is broken: one line, and the right exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from tests.compare.conftest import finished_run
+from trace_ray import cli
+from trace_ray.config import StorageConfig
+from trace_ray.config_load import load_config
+from trace_ray.errors import UserError
+from trace_ray.progress import CONSOLE, Meter
+from trace_ray.storage import expand
+
+Told = tuple[int, str, str]
+
+
+@pytest.fixture
+def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+    """Runs the command line in a folder of its own: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(cli.DEBUG, "0")  # what --debug sets goes with the test
+
+    def run(*words: str) -> Told:
+        monkeypatch.setattr("sys.argv", ["trace-ray", *words])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        said = capsys.readouterr()
+        return int(stopped.value.code or 0), said.out, said.err
+
+    return run
+
+
+def assert_one_line(told: Told, said: str, code: int = 2) -> None:
+    assert told[0] == code, told
+    assert told[2].startswith("trace-ray: "), told
+    assert told[2].count("\n") == 1, told
+    assert said in told[2]
+
+
+def a_run(name: str = "run") -> Path:
+    finished_run(Path(name), "trace", 90.0, "tiny")
+    return Path(name)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"counts": '])
+@pytest.mark.parametrize("file", ["triaged/manifest.json", "evaluation/manifest.json"])
+def test_a_damaged_manifest_is_said_to_be(say: Callable[..., Told], file: str, text: str) -> None:
+    damaged = a_run() / file
+    damaged.write_text(text)
+    assert_one_line(say("status", "--run", "run"), f"{file}: no JSON object: it is damaged or gone")
+    damaged.unlink()
+    assert_one_line(say("compare", "run"), f"{file}: no JSON object: it is damaged or gone")
+
+
+def test_figures_that_are_half_written_are_no_fault(say: Callable[..., Told]) -> None:
+    run = a_run()
+    (run / "realign" / "_DONE").unlink()
+    lines = ['{"step": 1, "steps": 9}', '{"step": 2, "steps": 9}', '{"step": 3, "st']
+    for text, step in (("\n".join(lines), 2), ("", 0), (lines[0][:9], 0)):
+        (run / "realign" / "metrics.jsonl").write_text(text)
+        code, out, _ = say("status", "--run", "run", "--json")
+        assert code == 0
+        assert {row["artefact"]: row for row in json.loads(out)}["realign"]["step"] == step
+
+
+@pytest.mark.parametrize("text", ["", "- a", "a: [", "a: 1\na: 2", "\x00"])
+def test_a_damaged_configuration_of_a_run(say: Callable[..., Told], text: str) -> None:
+    (a_run() / "config.yaml").write_text(text)
+    for words in (["audit", "--labels", "l.jsonl", "--run", "run"], ["rate", "export", "run", "--out", "out"]):
+        assert_one_line(say(*words), "run/config.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["init", "file/x.yaml"], "file"),
+        (["compare", "run", "--html", "."], "."),
+        (["compare", "run", "--html", "file/x.html"], "file"),
+        (["plan", "-c", "."], "-c: .: a folder; name a file in it"),
+        (["status", "--run", "rum"], "--run: rum: no run has begun there (did you mean 'run'?)"),
+        (["audit", "--labels", "l.jsonl", "--run", "rum"], "--run: rum: no run there (did you mean 'run'?)"),
+        (["rate", "export", "run", "--out", "out", "--items", "-5"], "--items"),
+    ],
+)
+def test_a_file_where_a_folder_is_needed_and_the_other_way_round(
+    say: Callable[..., Told], words: list[str], said: str
+) -> None:
+    a_run()
+    Path("file").write_text("")
+    assert_one_line(say(*words), said)
+
+
+def test_storage_without_credentials_is_a_mistake_and_no_trace(
+    say: Callable[..., Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "none")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert_one_line(
+        say("rate", "score", "s3://nobody/anna.csv", "--out", "out"), "storage: Unable to locate credentials"
+    )
+
+
+def test_what_nobody_foresaw_keeps_its_trace_in_a_file(
+    say: Callable[..., Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyError("no such\nthing")
+
+    monkeypatch.setattr("trace_ray.pipeline.status", broken)
+    told = say("status", "--run", str(a_run()))
+    assert_one_line(told, "KeyError: ", code=1)
+    kept = next(Path(word) for word in told[2].replace(",", " ").split() if word.endswith(".txt"))
+    assert "in broken" in kept.read_text()
+    kept.unlink()
+    monkeypatch.setattr("sys.argv", ["trace-ray", "status", "--run", "run", "--debug"])
+    with pytest.raises(KeyError):
+        cli.main()
+
+
+def test_flags_are_read_wherever_they_stand(say: Callable[..., Told], monkeypatch: pytest.MonkeyPatch) -> None:
+    a_run()
+    assert say("status", "--run", "run", "--quiet")[0] == 0
+    assert CONSOLE.quiet
+    assert say("status", "--run", "run")[0] == 0
+    assert not CONSOLE.quiet
+    monkeypatch.setattr("sys.argv", ["trace-ray", "status", "--debug", "--run", "nowhere"])
+    with pytest.raises(UserError):
+        cli.main()
+
+
+def test_a_meter_says_nothing_where_quiet_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trace_ray.progress._PLAIN_SECONDS", -1.0)
+    for quiet in (False, True):
+        monkeypatch.setattr(CONSOLE, "quiet", quiet)
+        with Meter("judge", 10) as meter:
+            meter.advance(3)
+        assert ("3/10 rows" in capsys.readouterr().err) is not quiet
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("realign: {workers: 1}\nrealign: {workers: 2}", "not yaml: realign is given twice"),
+        ("learning_rate: 1", "did you mean 'realign.learning_rate'?"),
+        ("corpus: {paths: pairs.jsonl}", "corpus.paths: it is a list: write it in brackets"),
+        ("triage: {first_judge: 3}", "it is a section: give its settings"),
+    ],
+)
+def test_a_file_of_settings_that_says_something_else(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError) as refused:
+        load_config([tmp_path / "c.yaml"])
+    assert said in str(refused.value)
+
+
+def test_a_date_is_a_version_like_any_other(tmp_path: Path) -> None:
+    for version in ("2026-05-01", "2026-02-30"):
+        (tmp_path / "c.yaml").write_text(f"policy: {{name: p, version: {version}, text: t}}")
+        assert load_config([tmp_path / "c.yaml"]).policy.version == version
+
+
+def test_a_name_with_brackets_is_the_file_of_that_name(tmp_path: Path) -> None:
+    (tmp_path / "pairs[1].jsonl").write_text("{}")
+    (found,) = expand((str(tmp_path / "pairs[1].jsonl"),), StorageConfig(), "corpus.paths")
+    assert found.name == "pairs[1].jsonl"
+    with pytest.raises(UserError, match=r"did you mean 'pairs\[1\]\.jsonl'"):
+        expand((str(tmp_path / "pairs[2].jsonl"),), StorageConfig(), "corpus.paths")
+
+
+def test_the_line_of_each_kind_of_end() -> None:
+    class NoCredentialsError(Exception):
+        __module__ = "botocore.exceptions"
+
+    assert cli.told(UserError("a", "b", "c")) == (2, "a: b: c")
+    assert cli.told(NoCredentialsError("Unable to locate credentials"))[0] == 2
+    assert cli.told(FileNotFoundError(2, "No such file", "x.csv"))[1].startswith("x.csv: No such file: ")
+    assert isinstance(typer.Abort(), Exception)
