@@ -106,7 +106,7 @@ def ray_job(name: str, groups: tuple[Group, ...], config: str) -> Yaml:
         "backoffLimit": 3,
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 600,
-        "activeDeadlineSeconds": 172800,
+        "activeDeadlineSeconds": 14 * 86400,  # of a run that hangs; 100 M pairs take five days (SCALING.md)
         "submitterPodTemplate": {"spec": _submitter()},
         "rayClusterSpec": cluster_spec(groups),
     }

@@ -49,6 +49,9 @@ def load_model(config: ModelConfig) -> Any:
             use_safetensors=True,
             trust_remote_code=config.trusted,
         )
+    except ImportError as error:  # an attention whose package is not installed
+        remedy = f"{_first_line(error)}; install it, or use sdpa or eager"
+        raise UserError("model.attention", config.attention, remedy) from None
     except (OSError, ValueError) as error:
         raise UserError("model.path", config.path, f"no safetensors model there: {_first_line(error)}") from None
     if config.attention == "sdpa" and getattr(model.config, "attn_logit_softcapping", None):

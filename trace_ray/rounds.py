@@ -1,7 +1,7 @@
 """U2A (arXiv 2504.06659) as a short loop over the stages that exist: train, rescore at the trained adapter, reweigh.
 
 Each round is a run of its own below RUN/realign/rounds/NUMBER. Its gain is the impact of the same loss on the same
-direction, at the adapter the round before ended with: gain = < grad J, grad l > (METHOD section 4).
+direction, at the adapter the round before ended with: gain = < grad J, grad l > (U2A, its selection).
 """
 
 from __future__ import annotations

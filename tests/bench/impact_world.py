@@ -1,6 +1,6 @@
 """The synthetic world in one process, for ``impact_validity.py``: pairs, gold batch, training on weighted pairs, TPA.
 
-The loss of a step is the hybrid objective of METHOD section 3 (``losses.term_loss`` on conflicts, token KL on RETAIN),
+The loss of a step is the hybrid objective of TRACE (``losses.term_loss`` on conflicts, token KL on RETAIN),
 without Ray and DeepSpeed, so that a hundred trainings take minutes.
 """
 

@@ -26,7 +26,7 @@ LOSSES: dict[str, tuple[TermConfig, dict[str, Any]]] = {
 
 
 def by_hand(name: str, r_w: torch.Tensor, r_l: torch.Tensor, n_w: int, n_l: int, logp_l: torch.Tensor) -> torch.Tensor:
-    """METHOD section 3, written out; w = chosen (suppressed), l = rejected (preferred)."""
+    """The losses written out by hand; w = chosen (suppressed), l = rejected (preferred)."""
     d = r_l - r_w
 
     def sigmoid(z: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Methods are rows of conf/methods: each is what METHOD section 4 says, whatever was loaded before it."""
+"""Methods are rows of conf/methods: each is what its paper says."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def gold_gradient(
         beta: as in training.
         batch_tokens: padded tokens a forward, both responses counted.
         reference: log pi_ref of both sides of each row; None = the model is at theta_ref.
-    Source: METHOD section 2, Algorithm 2.
+    Source: TRACE (arXiv 2511.02623), Algorithm 2.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}

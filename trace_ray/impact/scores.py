@@ -145,9 +145,3 @@ def _head_direction(model: Any, linear: torch.nn.Linear, direction: Direction) -
         return None
     weight_VD = torch.zeros_like(linear.weight) if weight is None else weight.to(linear.weight)
     return Head(weight_VD.detach(), None if bias is None else bias.to(linear.weight), 0.0)
-
-
-def score_batch(model: Any, batch: PackedBatch, direction: Direction) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns (log pi(y|x), s(y)), both shape (B,), float32, of a batch of one response a row."""
-    scored = Scorer(model, direction).score(batch)
-    return scored.logp_S, scored.score_B

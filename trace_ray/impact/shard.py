@@ -132,7 +132,7 @@ def loss_gains(
     """Returns < v, grad l_i(theta) > of each row's loss at the model's present parameters, at theta_ref or anywhere.
 
     With v = grad J / gamma at the same parameters and npo on the responses to forget these are U2A's gains
-    (METHOD section 4): positive where a step down the loss also lowers J.
+    (U2A, arXiv 2504.06659): positive where a step down the loss also lowers J.
 
     Args:
         rows: of SCORED_SCHEMA: category, tokens and reference log-probs of the term's responses.
