@@ -6,7 +6,9 @@ Those that only workers can meet are tested where they arise: tests/impact/test_
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,10 +114,60 @@ def test_without_a_mistake_there_is_none(say: Say) -> None:
         ("objective.INVERT={loss: npo, prefer: chosen, suppress: [rejected]}", "npo takes no preferred response"),
         ("plan.train_tokens_s=0", "give plan.train_tokens_s"),
         ("plan.manifest=nowhere.yaml", "plan.manifest: nowhere.yaml"),
+        ("triage.audit_labels=nowhere.jsonl", "triage.audit_labels: nowhere.jsonl: no such file"),
+        ("triage.audit_labels=pairs.jsonl", "triage.audit_labels: "),
+        ("triage.audit_file=pairs.jsonl", "triage.audit_file: "),
+        ("triage.review_labels=nowhere.jsonl", "triage.review_labels: nowhere.jsonl: no such file"),
+        ("triage.verdict_store=pairs.jsonl", "triage.verdict_store: pairs.jsonl: a file is there: name a folder"),
+        ("evaluate.prompt_file=nowhere.csv", "evaluate.prompt_file: nowhere.csv: no such file"),
+        ("evaluate.attacks.prompts=nowhere.csv", "evaluate.attacks.prompts: nowhere.csv: no such file"),
+        ("evaluate.attacks.templates=pairs.jsonl", "evaluate.attacks.templates: "),
     ],
 )
 def test_a_wrong_setting(say: Say, override: str, said: str) -> None:
     assert_one_line(say(*given("plan", override)), said)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            ["triage.corrector=judge", "triage.judge.backend=rules"],
+            "triage.corrector: judge: triage.judge.backend=rules",
+        ),
+        (["triage.gold_responses=nowhere.jsonl"], "triage.gold_responses: nowhere.jsonl: no such file"),
+        (["triage.gold_responses=pairs.jsonl"], "triage.gold_responses: "),
+    ],
+)
+def test_corrections_that_nobody_can_write(say: Say, more: list[str], said: str) -> None:
+    assert_one_line(say(*given("plan", "triage.correct=true", *more)), said)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("realign.trackers=[wandb]", "realign.trackers: wandb: pip install wandb"),
+        ("evaluate.capability.tasks=[mmlu]", "evaluate.capability.tasks: ['mmlu']: lm-evaluation-harness is not"),
+    ],
+)
+def test_packages_that_are_not_there(say: Say, monkeypatch: pytest.MonkeyPatch, override: str, said: str) -> None:
+    find = importlib.util.find_spec
+    absent = ("wandb", "lm_eval")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name in absent else find(name, *more))
+    assert_one_line(say(*given("plan", override)), said)
+
+
+@pytest.mark.parametrize("setting", ["model.path", "triage.judge.model"])
+def test_a_model_without_weights(say: Say, here: Path, setting: str) -> None:
+    source = MODELS / ("policy" if setting == "model.path" else "judge")
+    shutil.copytree(source, "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    assert_one_line(say(*given("plan", f"{setting}=bare")), f"{setting}: {here}/bare: no *.safetensors file there")
+
+
+def test_plan_says_what_a_begun_run_would_refuse(say: Say, here: Path) -> None:
+    run = Run(locate(str(here / "run"), StorageConfig()))
+    run.triaged.begin({"triage.threshold": 0.25})
+    assert_one_line(say(*given("plan", "--run", "run")), "triage.threshold: 0.5: this run was begun with 0.25")
 
 
 def test_a_model_id_that_the_hub_does_not_have(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
 from trace_ray.models import load_chat_tokenizer
+from trace_ray.pipeline import hold_settings, run_folder
 from trace_ray.plan.estimate import Resources, StageEstimate
 from trace_ray.plan.judges import reading_judges
 from trace_ray.plan.reading import Reader
@@ -53,6 +54,11 @@ def check_tokenizers(config: Config, problems: list[UserError]) -> bool:
         if judge.backend == "vllm":
             attempt(problems, lambda name=name, judge=judge: Reader.of(name, judge, config))  # type: ignore[misc]
     return len(problems) == before and bool(config.model.path)
+
+
+def check_begun(uri: str, config: Config) -> None:
+    """Raises UserError where the run was begun with other settings, or its folder is none that a run may have."""
+    hold_settings(run_folder(uri, config.storage), config, STAGES)
 
 
 def check_run_folder(uri: str, config: Config) -> None:
