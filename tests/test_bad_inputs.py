@@ -232,6 +232,12 @@ def test_a_wrong_corpus(say: Say, lines: list[str], said: str) -> None:
     assert_one_line(say(*given("plan", "corpus.test_paths=[]", "evaluate.prompt_file=held_out.jsonl")), said)
 
 
+def test_junk_to_train_on_beside_good_held_out_pairs(say: Say) -> None:
+    Path("pairs.jsonl").write_text("{broken\n[1, 2]\n")
+    told = say(*given("plan"))
+    assert_one_line(told, "corpus.paths: ['pairs.jsonl']: none of its sampled rows can be read as a pair")
+
+
 @pytest.mark.parametrize("share", [0.0, 1e-9])
 def test_nothing_is_held_out(say: Say, share: float) -> None:
     told = say(*given("plan", "corpus.test_paths=[]", f"corpus.holdout={share}"))
@@ -303,12 +309,20 @@ def test_a_wrong_kind_of_corpus(say: Say, make: Callable[[], str], said: str) ->
         (["rate", "export", "nowhere", "--out", "out"], "nowhere: no run there"),
         (["import-gguf", "out", "--file", "pairs.jsonl"], "does not begin as a GGUF file does"),
         (["import-gguf", "out", "--package", "nosuch_package"], "no GGUF file installed"),
+        (["import-gguf", "out", "--package", "no.such"], "--package: no.such: no GGUF file installed"),
+        (["import-gguf", "out", "--package", ".such"], "--package: .such: no GGUF file installed"),
         (["init", "pairs.jsonl"], "is there already"),
     ],
     ids=lambda value: " ".join([value[0], *value[-2:]]) if isinstance(value, list) else "",
 )
 def test_a_wrong_command(say: Say, arguments: list[str], said: str) -> None:
     assert_one_line(say(*arguments), said)
+
+
+@pytest.mark.parametrize("rest", [b"", b"\x03\0\0\0", b"\xff" * 40, b"\x03\0\0\0" + b"\0" * 16])
+def test_a_gguf_file_that_was_cut_short(say: Say, rest: bytes) -> None:
+    Path("cut.gguf").write_bytes(b"GGUF" + rest)
+    assert_one_line(say("import-gguf", "out", "--file", "cut.gguf"), "cut.gguf: it cannot be read as a model")
 
 
 def test_a_run_that_was_begun_from_other_inputs(say: Say, here: Path) -> None:

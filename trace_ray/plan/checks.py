@@ -88,7 +88,9 @@ def check_pairs(sample: Sample, load: Workload, config: Config) -> Iterator[User
     """Yields what the sampled pairs lack that a stage would stop for."""
     seen = f"{len(sample.pairs)} pairs sampled"
     train = {pair.category for pair in sample.pairs if not pair.test}
-    if not load.trained["INVERT"] + load.trained["PUNISH"]:
+    if not train and config.corpus.test_paths:  # held-out pairs have files of their own: these gave none
+        yield UserError("corpus.paths", list(config.corpus.paths), "none of its sampled rows can be read as a pair")
+    elif not load.trained["INVERT"] + load.trained["PUNISH"]:
         yield UserError("corpus", seen, "no sampled pair conflicts with the policy: check policy and corpus")
     elif train == {"PUNISH"} and config.objective.PUNISH.prefer != "corrected":
         remedy = "all of them PUNISH, so no pair holds a compliant response: add some, or use --method trace_oracle"
