@@ -6,7 +6,9 @@ Those that only workers can meet are tested where they arise: tests/impact/test_
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,11 +113,77 @@ def test_without_a_mistake_there_is_none(say: Say) -> None:
         ("objective.PUNISH={loss: dpo, prefer: corrected, suppress: [chosen]}", "no response is corrected unless"),
         ("objective.INVERT={loss: npo, prefer: chosen, suppress: [rejected]}", "npo takes no preferred response"),
         ("plan.train_tokens_s=0", "give plan.train_tokens_s"),
+        ("plan.train_tokens_s=-5", "plan.train_tokens_s: -5.0: give tokens a second, or 0"),
+        ("plan.gpu_hour_price=-1", "plan.gpu_hour_price: -1.0: give a price of 0 or more"),
+        ("plan.invert_share=1.5", "plan.invert_share: 1.5: give a share in [0, 1]"),
+        (
+            "plan.invert_share=0.95",
+            "plan.invert_share: 0.95: with plan.punish_share = 0.1 they are more than all pairs",
+        ),
+        ("plan.cpus=-1", "plan.cpus: -1.0: give a number of cores"),
+        ("plan.gpus=-1", "plan.gpus: -1.0: give a number of GPUs"),
+        ("plan.sample_rows=0", "plan.sample_rows: 0: give at least 1 pair"),
+        ("impact.max_retries=-2", "impact.max_retries: -2: give at least -1, which stands for retries without end"),
+        ("realign.max_failures=-2", "realign.max_failures: -2: give at least -1"),
+        ("triage.judge.endpoint.top_logprobs=0", "triage.judge.endpoint.top_logprobs: 0: give at least 1"),
+        ("policy.clauses=[{id: a, rule: {max_words: -1}}]", "policy.clauses[a].rule.max_words: -1: give a number"),
+        ("triage.judge.engine={max_model_len: abc}", "triage.judge.engine.max_model_len: abc: give a number of tokens"),
+        ("evaluate.engine={max_model_len: 0}", "evaluate.engine.max_model_len: 0: give a number of tokens"),
         ("plan.manifest=nowhere.yaml", "plan.manifest: nowhere.yaml"),
+        ("triage.audit_labels=nowhere.jsonl", "triage.audit_labels: nowhere.jsonl: no such file"),
+        ("triage.audit_labels=pairs.jsonl", "triage.audit_labels: "),
+        ("triage.audit_file=pairs.jsonl", "triage.audit_file: "),
+        ("triage.review_labels=nowhere.jsonl", "triage.review_labels: nowhere.jsonl: no such file"),
+        ("triage.verdict_store=pairs.jsonl", "triage.verdict_store: pairs.jsonl: a file is there: name a folder"),
+        ("evaluate.prompt_file=nowhere.csv", "evaluate.prompt_file: nowhere.csv: no such file"),
+        ("evaluate.attacks.prompts=nowhere.csv", "evaluate.attacks.prompts: nowhere.csv: no such file"),
+        ("evaluate.attacks.templates=pairs.jsonl", "evaluate.attacks.templates: "),
     ],
 )
 def test_a_wrong_setting(say: Say, override: str, said: str) -> None:
     assert_one_line(say(*given("plan", override)), said)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            ["triage.corrector=judge", "triage.judge.backend=rules"],
+            "triage.corrector: judge: triage.judge.backend=rules",
+        ),
+        (["triage.gold_responses=nowhere.jsonl"], "triage.gold_responses: nowhere.jsonl: no such file"),
+        (["triage.gold_responses=pairs.jsonl"], "triage.gold_responses: "),
+    ],
+)
+def test_corrections_that_nobody_can_write(say: Say, more: list[str], said: str) -> None:
+    assert_one_line(say(*given("plan", "triage.correct=true", *more)), said)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("realign.trackers=[wandb]", "realign.trackers: wandb: pip install wandb"),
+        ("evaluate.capability.tasks=[mmlu]", "evaluate.capability.tasks: ['mmlu']: lm-evaluation-harness is not"),
+    ],
+)
+def test_packages_that_are_not_there(say: Say, monkeypatch: pytest.MonkeyPatch, override: str, said: str) -> None:
+    find = importlib.util.find_spec
+    absent = ("wandb", "lm_eval")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name in absent else find(name, *more))
+    assert_one_line(say(*given("plan", override)), said)
+
+
+@pytest.mark.parametrize("setting", ["model.path", "triage.judge.model"])
+def test_a_model_without_weights(say: Say, here: Path, setting: str) -> None:
+    source = MODELS / ("policy" if setting == "model.path" else "judge")
+    shutil.copytree(source, "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    assert_one_line(say(*given("plan", f"{setting}=bare")), f"{setting}: {here}/bare: no *.safetensors file there")
+
+
+def test_plan_says_what_a_begun_run_would_refuse(say: Say, here: Path) -> None:
+    run = Run(locate(str(here / "run"), StorageConfig()))
+    run.triaged.begin({"triage.threshold": 0.25})
+    assert_one_line(say(*given("plan", "--run", "run")), "triage.threshold: 0.5: this run was begun with 0.25")
 
 
 def test_a_model_id_that_the_hub_does_not_have(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +230,12 @@ def test_a_file_of_settings_that_is_not_there(say: Say) -> None:
 def test_a_wrong_corpus(say: Say, lines: list[str], said: str) -> None:
     Path("pairs.jsonl").write_text("".join(f"{line}\n" for line in lines))
     assert_one_line(say(*given("plan", "corpus.test_paths=[]", "evaluate.prompt_file=held_out.jsonl")), said)
+
+
+def test_junk_to_train_on_beside_good_held_out_pairs(say: Say) -> None:
+    Path("pairs.jsonl").write_text("{broken\n[1, 2]\n")
+    told = say(*given("plan"))
+    assert_one_line(told, "corpus.paths: ['pairs.jsonl']: none of its sampled rows can be read as a pair")
 
 
 @pytest.mark.parametrize("share", [0.0, 1e-9])
@@ -235,12 +309,20 @@ def test_a_wrong_kind_of_corpus(say: Say, make: Callable[[], str], said: str) ->
         (["rate", "export", "nowhere", "--out", "out"], "nowhere: no run there"),
         (["import-gguf", "out", "--file", "pairs.jsonl"], "does not begin as a GGUF file does"),
         (["import-gguf", "out", "--package", "nosuch_package"], "no GGUF file installed"),
+        (["import-gguf", "out", "--package", "no.such"], "--package: no.such: no GGUF file installed"),
+        (["import-gguf", "out", "--package", ".such"], "--package: .such: no GGUF file installed"),
         (["init", "pairs.jsonl"], "is there already"),
     ],
     ids=lambda value: " ".join([value[0], *value[-2:]]) if isinstance(value, list) else "",
 )
 def test_a_wrong_command(say: Say, arguments: list[str], said: str) -> None:
     assert_one_line(say(*arguments), said)
+
+
+@pytest.mark.parametrize("rest", [b"", b"\x03\0\0\0", b"\xff" * 40, b"\x03\0\0\0" + b"\0" * 16])
+def test_a_gguf_file_that_was_cut_short(say: Say, rest: bytes) -> None:
+    Path("cut.gguf").write_bytes(b"GGUF" + rest)
+    assert_one_line(say("import-gguf", "out", "--file", "cut.gguf"), "cut.gguf: it cannot be read as a model")
 
 
 def test_a_run_that_was_begun_from_other_inputs(say: Say, here: Path) -> None:

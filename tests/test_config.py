@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from trace_ray.config import settings
+from trace_ray.config import Config, settings
 from trace_ray.config_bounds import BOUNDS
+from trace_ray.config_check import check_config, config_problems
 from trace_ray.config_load import conf_folder, dump_config, load_config
 from trace_ray.errors import UserError
 from trace_ray.judges.backends import judge_fingerprint
@@ -42,6 +45,30 @@ def test_a_mistake_is_one_line_that_says_what_to_do(override: str, said: str) ->
     assert "\n" not in str(caught.value)
 
 
+def changed(config: Config, dotted: str, value: object) -> Config:
+    section, name = dotted.split(".")
+    return replace(config, **{section: replace(getattr(config, section), **{name: value})})
+
+
+def test_all_mistakes_are_known_at_once_and_the_first_is_raised() -> None:
+    config = load_config([], BASE)
+    assert config_problems(config) == []
+    wrong = {"model.dtype": "fp16", "realign.learning_rate": math.nan, "realign.workers": 0, "impact.gamma": -1.0}
+    for dotted, value in wrong.items():
+        config = changed(config, dotted, value)
+    problems = config_problems(config)
+    assert sorted(problem.where for problem in problems) == sorted(wrong)
+    with pytest.raises(UserError) as caught:
+        check_config(config)
+    assert str(caught.value) == str(problems[0])
+
+
+def test_a_misspelt_word_is_not_at_odds_with_anything() -> None:
+    realign = replace(Config().realign, offload="al", kl_reference="same_weight")
+    problems = config_problems(replace(load_config([], BASE), realign=realign))
+    assert [problem.where for problem in problems] == ["realign.kl_reference", "realign.offload"]
+
+
 def test_a_dumped_configuration_loads_to_the_same(tmp_path: Path) -> None:
     config = load_config([], [*BASE, "policy.clauses=[{id: a, rule: {max_words: 50}}]", "lora.target_modules=[a, b]"])
     (tmp_path / "c.yaml").write_text(dump_config(config))
@@ -65,9 +92,9 @@ def test_an_unknown_method_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("name", list(BOUNDS))
-def test_each_bounded_number_refuses_minus_one(name: str) -> None:
-    with pytest.raises(UserError, match=f"^{re.escape(name)}: -1(.0)?: give"):
-        load_config([], [*BASE, f"{name}=-1"])
+def test_each_bounded_number_refuses_minus_two(name: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(name)}: -2(.0)?: give"):
+        load_config([], [*BASE, f"{name}=-2"])
 
 
 @pytest.mark.parametrize("where", ["triage.judge", "evaluate"])

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as pads
+import pytest
 
 from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
+from trace_ray.errors import UserError
 from trace_ray.export_pairs import export_pairs
 from trace_ray.pairs import SCORED_SCHEMA
 from trace_ray.storage import locate
@@ -48,6 +50,15 @@ def test_sides_and_weights(tmp_path: Path) -> None:
     assert sides == [("p1", "r1", "c1"), ("p2", "y2", "c2"), ("p4", "c4", "r4")]
     assert [one["weight"] for one in found] == [0.5, 1.0, 2.0]
     assert {turn["role"] for one in found for turn in one["chosen"] + one["rejected"]} == {"assistant"}
+
+
+def test_a_used_folder_is_left_alone(tmp_path: Path) -> None:
+    exported(tmp_path)
+    run, storage = Run(locate(str(tmp_path / "run"), StorageConfig())), StorageConfig()
+    with pytest.raises(UserError, match="out: holds files already: name another folder"):
+        export_pairs(run, locate(str(tmp_path / "out"), storage))
+    with pytest.raises(UserError, match=r"part-0\.parquet: a file: name a folder"):
+        export_pairs(run, locate(str(tmp_path / "out" / "part-0.parquet"), storage))
 
 
 def test_trl_trains_on_it_as_it_is(tmp_path: Path) -> None:

@@ -6,15 +6,16 @@ A bundle that no group can hold, or a pool larger than its groups may grow, wait
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trace_ray.config import Config
 from trace_ray.errors import UserError
 
 _SETTING = "plan.manifest"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,8 @@ def read_groups(path: str) -> list[NodeGroup]:
 
     try:
         documents = list(yaml.safe_load_all(Path(path).read_text(encoding="utf-8")))
+    except UnicodeDecodeError:
+        raise UserError(_SETTING, path, "not a text: name a yaml file, see clusters/") from None
     except (OSError, yaml.YAMLError) as error:
         raise UserError(_SETTING, path, " ".join(str(error).split())[:200]) from None
     for document in documents:
@@ -120,26 +123,39 @@ def read_groups(path: str) -> list[NodeGroup]:
 
 
 def groups_of(manifest: dict[str, Any]) -> list[NodeGroup]:
-    """Returns the worker groups of a RayCluster or RayJob manifest, or of an AWS cluster launcher file."""
+    """Returns the worker groups of a RayCluster or RayJob manifest, or of an AWS cluster launcher file.
+
+    Raises: KeyError, TypeError or ValueError where a part of it is missing, of another kind, or no number.
+    """
     if "available_node_types" in manifest:
-        kinds = manifest["available_node_types"].items()
-        return [
-            NodeGroup(
-                name=name,
-                cpus=kind["resources"].get("CPU", 0),
-                gpus=kind["resources"].get("GPU", 0),
-                most=kind.get("max_workers", 0),
-            )
-            for name, kind in kinds
-            if name != manifest["head_node_type"]
-        ]
-    spec = manifest["spec"].get("rayClusterSpec", manifest["spec"])
-    return [
-        NodeGroup(
-            name=group["groupName"],
-            cpus=float(group["rayStartParams"]["num-cpus"]),
-            gpus=float(group["rayStartParams"].get("num-gpus", 0)),
-            most=group["maxReplicas"],
-        )
-        for group in spec["workerGroupSpecs"]
-    ]
+        kinds = _of_kind(dict, manifest, "available_node_types")
+        return [_launched(name, _of_kind(dict, kinds, name)) for name in kinds if name != manifest["head_node_type"]]
+    spec = _of_kind(dict, manifest, "spec")
+    if "rayClusterSpec" in spec:
+        spec = _of_kind(dict, spec, "rayClusterSpec")
+    return [_worker_group(group) for group in _of_kind(list, spec, "workerGroupSpecs")]
+
+
+def _launched(name: str, kind: Mapping[str, Any]) -> NodeGroup:
+    resources = _of_kind(dict, kind, "resources")
+    cpus, gpus = (float(resources.get(unit, 0)) for unit in ("CPU", "GPU"))
+    return NodeGroup(name=name, cpus=cpus, gpus=gpus, most=int(kind.get("max_workers", 0)))
+
+
+def _worker_group(group: Mapping[str, Any]) -> NodeGroup:
+    started = _of_kind(dict, group, "rayStartParams")
+    return NodeGroup(
+        name=group["groupName"],
+        cpus=float(started["num-cpus"]),
+        gpus=float(started.get("num-gpus", 0)),
+        most=int(group["maxReplicas"]),
+    )
+
+
+def _of_kind(kind: type[T], parent: Mapping[str, Any], name: str) -> T:
+    """The part of this name, where it is what Ray expects there."""
+    part = parent[name]
+    if not isinstance(part, kind):
+        expected = "a list" if kind is list else "a mapping"
+        raise TypeError(f"{name} is {'empty' if part is None else f'a {type(part).__name__}'}, not {expected}")
+    return part

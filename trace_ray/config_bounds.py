@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
 
@@ -28,6 +28,8 @@ def _positive(what: str) -> Bound:
 
 
 _SHARE: Bound = (lambda value: 0 <= value < 1, "give a share in [0, 1)")
+_PART: Bound = (lambda value: 0 <= value <= 1, "give a share in [0, 1]")
+_RATE: Bound = _or_more("tokens a second, or 0 to have it measured")
 _PROBABILITY: Bound = (lambda value: 0 < value < 1, "give a probability in (0, 1)")
 
 BOUNDS: dict[str, Bound] = {
@@ -56,6 +58,7 @@ BOUNDS: dict[str, Bound] = {
     "impact.part_bytes": _least(1),
     "impact.num_cpus": _or_more("a number of cores"),
     "impact.num_gpus": _or_more("a number of GPUs, or a share of one"),
+    "impact.max_retries": _least(-1, ", which stands for retries without end"),
     "impact.seed": _or_more(),
     "impact.retain_per_conflict": _or_more(),
     "objective.beta": _positive("positive scale"),
@@ -86,6 +89,7 @@ BOUNDS: dict[str, Bound] = {
     "realign.weight_decay": _or_more(),
     "realign.max_grad_norm": _or_more("a norm, or 0 for no clipping"),
     "realign.seed": _or_more(),
+    "realign.max_failures": _least(-1, ", which stands for restarts without end"),
     "ray.local_cpus": _or_more("a number of cores, or 0 for all of this machine"),
     "evaluate.prompts": _or_more("a number of prompts, or 0 for all"),
     "evaluate.max_new_tokens": _least(1),
@@ -101,32 +105,70 @@ BOUNDS: dict[str, Bound] = {
     "evaluate.capability.batch_size": _least(1),
     "report.top_pairs": _or_more(),
     "report.examples": _or_more(),
+    "plan.sample_rows": _least(1, " pair"),
+    "plan.invert_share": _PART,
+    "plan.punish_share": _PART,
+    "plan.judge_tokens_s": _RATE,
+    "plan.answer_tokens_s": _RATE,
+    "plan.forward_tokens_s": _RATE,
+    "plan.train_tokens_s": _RATE,
+    "plan.cpus": _or_more("a number of cores, or 0 for what there is"),
+    "plan.gpus": _or_more("a number of GPUs, or 0 for what there is"),
+    "plan.cpu_hour_price": _or_more("a price of 0 or more"),
+    "plan.gpu_hour_price": _or_more("a price of 0 or more"),
     "storage.max_attempts": _least(1),
     "storage.connect_timeout_s": _positive("positive number of seconds"),
     "storage.read_timeout_s": _positive("positive number of seconds"),
 }
 
 
-def check_bounds(config: Config) -> None:
-    """Raises UserError at the first number that is out of its bounds, or at odds with another."""
+def bound_problems(config: Config) -> Iterator[UserError]:
+    """Yields every number that is out of its bounds, or at odds with another."""
+    endless = list(_not_finite(config))
+    yield from endless
+    yield from _bad_words(config)
+    said = {problem.where for problem in endless}
+    for name, (holds, remedy) in BOUNDS.items():
+        value = attrgetter(name)(config)
+        if name not in said and not holds(value):
+            yield UserError(name, value, remedy)
+    yield from _at_odds(config)
+
+
+def _not_finite(config: Config) -> Iterator[UserError]:
     for name, value, _ in leaves(config):
         for number in value.values() if isinstance(value, dict) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
-                raise UserError(name, number, "give a finite number")
-    for name, (holds, remedy) in BOUNDS.items():
-        value = attrgetter(name)(config)
-        if not holds(value):
-            raise UserError(name, value, remedy)
+                yield UserError(name, number, "give a finite number")
+
+
+def _bad_words(config: Config) -> Iterator[UserError]:
+    """The limits of the policy's rules, which stand in a list and so have no row in BOUNDS."""
+    for clause in config.policy.clauses:
+        for name in ("max_words", "min_words"):
+            words = getattr(clause.rule, name) if clause.rule is not None else 0
+            if words < 0:
+                remedy = "give a number of words, or 0 for no limit"
+                yield UserError(f"policy.clauses[{clause.id}].rule.{name}", words, remedy)
+
+
+def _at_odds(config: Config) -> Iterator[UserError]:
     noise, triage, impact, realign = config.corpus.noise, config.triage, config.impact, config.realign
     if noise.flip < 0 or noise.swap < 0 or noise.flip + noise.swap > 1:
         said = f"flip {noise.flip}, swap {noise.swap}"
-        raise UserError("corpus.noise", said, "give rates of 0 or more that sum to at most 1")
+        yield UserError("corpus.noise", said, "give rates of 0 or more that sum to at most 1")
     if not 0 <= triage.escalate_from <= triage.escalate_to <= 1:
         remedy = "give probabilities with escalate_from <= escalate_to"
-        raise UserError("triage.escalate_from", triage.escalate_from, remedy)
+        yield UserError("triage.escalate_from", triage.escalate_from, remedy)
     if (impact.score_norm, impact.parameters) == ("cosine", "full"):
         remedy = "gradient norms are known for impact.parameters=lora only: use none or per_token"
-        raise UserError("impact.score_norm", impact.score_norm, remedy)
-    if not 0 <= realign.min_workers <= realign.workers:
+        yield UserError("impact.score_norm", impact.score_norm, remedy)
+    if realign.workers >= 1 and not 0 <= realign.min_workers <= realign.workers:
         remedy = f"give 0, or at most realign.workers = {realign.workers}"
-        raise UserError("realign.min_workers", realign.min_workers, remedy)
+        yield UserError("realign.min_workers", realign.min_workers, remedy)
+    shares = (config.plan.invert_share, config.plan.punish_share)
+    if all(0 <= share <= 1 for share in shares) and sum(shares) > 1:
+        remedy = (
+            f"with plan.punish_share = {shares[1]:g} they are more than all pairs: give shares that sum to at most 1"
+        )
+        yield UserError("plan.invert_share", shares[0], remedy)

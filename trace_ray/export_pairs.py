@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 
 from trace_ray.artifacts import Run
+from trace_ray.errors import UserError
 from trace_ray.pairs import MESSAGES, Category
 from trace_ray.storage import Location
 
@@ -49,7 +51,12 @@ def export_pairs(run: Run, out: Location) -> tuple[int, int]:
     """Writes one parquet file a part of scored/ into the folder ``out``.
 
     Returns: (pairs written, pairs left out for want of a compliant response).
+    Raises: UserError where the folder holds files: readers would take another export's parts as part of this one.
     """
+    if out.fs.get_file_info(out.path).type == pafs.FileType.File:
+        raise UserError(out.uri, "a file", "name a folder")
+    if out.entries():
+        raise UserError(out.uri, "holds files already", "name another folder")
     written = left_out = 0
     for name, rows in _parts(run):
         kept = [one for one in map(preference, rows) if one is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import struct
 from pathlib import Path
 
 from trace_ray import environment
@@ -10,8 +11,14 @@ from trace_ray.errors import UserError
 
 
 def packaged_gguf(package: str) -> Path:
-    """Returns the GGUF file inside an installed Python package, without importing it."""
-    spec = importlib.util.find_spec(package)
+    """Returns the GGUF file inside an installed Python package, without importing it.
+
+    Raises: UserError where there is no such package, or no such file in it.
+    """
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # of a dotted name the parent is imported, which may not be there
+        spec = None
     folders = list(spec.submodule_search_locations or []) if spec else []
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
     if not files:
@@ -26,6 +33,8 @@ def convert_gguf(file: Path, out: Path, dtype: str = "float32") -> Path:
 
     transformers dequantises the file but refuses to save that object, so the weights move to a model built from the
     configuration alone.
+
+    Raises: UserError for a file that is missing, no GGUF file, cut short, or of an architecture that is not known.
     """
     if not file.is_file():
         raise UserError("GGUF file", file, "no such file")
@@ -36,7 +45,14 @@ def convert_gguf(file: Path, out: Path, dtype: str = "float32") -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    loaded = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=getattr(torch, dtype))
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            str(file.parent), gguf_file=file.name, dtype=getattr(torch, dtype)
+        )
+    except (struct.error, ValueError, KeyError, IndexError, OSError) as error:
+        said = " ".join(str(error).split())[:160]
+        remedy = f"it cannot be read as a model ({said}): fetch it again if it was cut short"
+        raise UserError("GGUF file", file, remedy) from None
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config

@@ -124,7 +124,7 @@ def run_stages(
     config = absolute_models(config)
     try:
         with driver_lock(run.place):
-            _hold_settings(run, config, stages)
+            hold_settings(run, config, stages)
             with _config_beside(run, dump_config(config)):
                 _run_stages(run, config, stages, note)
     except Exception as error:
@@ -134,7 +134,7 @@ def run_stages(
         raise mistake from error
 
 
-def _hold_settings(run: Run, config: Config, stages: Sequence[str]) -> None:
+def hold_settings(run: Run, config: Config, stages: Sequence[str]) -> None:
     """Raises StaleRunError where any stage was begun under other settings: a stage alone would mix two configurations."""
     now = settings(config, "") | {"policy": policy_identity(config.policy)}
     if {"impact", "realign", "evaluate"} & set(stages):

@@ -45,6 +45,7 @@ def test_groups_are_read_from_manifests_and_launcher_files(tmp_path: Path) -> No
         assert {group.gpus for group in groups if group.name.startswith("trainer")} == {4}
 
 
+LAUNCHER = "available_node_types: {head: {}, w: {resources: {CPU: '%s'}, max_workers: '3'}}\nhead_node_type: head"
 CLUSTER = "kind: RayCluster\nspec: {workerGroupSpecs: [%s]}"
 
 
@@ -59,13 +60,26 @@ CLUSTER = "kind: RayCluster\nspec: {workerGroupSpecs: [%s]}"
         ),
         ("kind: RayJob\nspec: {clusterSelector: {a: b}}", "KeyError 'workerGroupSpecs'"),
         ("kind: [", "while parsing"),
+        ("kind: RayCluster\nspec:", "spec is empty, not a mapping: each worker group must"),
+        ("kind: RayJob\nspec: {rayClusterSpec: }", "rayClusterSpec is empty, not a mapping"),
+        ("kind: RayCluster\nspec: {workerGroupSpecs: {a: b}}", "workerGroupSpecs is a dict, not a list"),
+        ("available_node_types: [a]\nhead_node_type: a", "available_node_types is a list, not a mapping"),
+        (LAUNCHER % "eight", "could not convert string to float: 'eight'"),
+        ("a group: \xe9", "not a text: name a yaml file"),
         (None, "No such file"),
     ],
 )
 def test_a_file_without_readable_groups_is_one_line(tmp_path: Path, text: str | None, said: str) -> None:
     file = tmp_path / "cluster.yaml"
     if text:
-        file.write_text(text)
+        file.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=said) as caught:
         read_groups(str(file))
     assert (caught.value.where, "\n" in str(caught.value)) == ("plan.manifest", False)
+
+
+def test_numbers_may_be_written_as_texts(tmp_path: Path) -> None:
+    group = "{groupName: w, maxReplicas: '3', rayStartParams: {num-cpus: '8'}}"
+    for text in (CLUSTER % group, LAUNCHER % 8):
+        (tmp_path / "cluster.yaml").write_text(text)
+        assert read_groups(str(tmp_path / "cluster.yaml")) == [NodeGroup(name="w", cpus=8, gpus=0, most=3)]

@@ -14,6 +14,7 @@ from trace_ray.errors import UserError
 from trace_ray.judges.backends import check_corrector, corrector_kind
 from trace_ray.storage import locate
 from trace_ray.triage import stage
+from trace_ray.triage.given import with_gold
 
 RULES = "triage.judge.backend=rules"
 CORRECT = "triage.correct=true"
@@ -47,6 +48,10 @@ def configured(policy: str, *overrides: str, method: str | None = None) -> Confi
             'pairs.jsonl:1: {"prompt": "q", "chosen": "a b c", "rejected": "b"}: it holds one {prompt, chosen, corrected}',
         ),
         ("brevity", ["triage.gold_responses=number.jsonl"], "number.jsonl:1: {"),
+        ("brevity", ["triage.audit_labels=pairs.jsonl"], "triage.audit_labels: "),
+        ("brevity", ["triage.review_labels=pairs.jsonl"], "triage.review_labels: "),
+        ("brevity", ["triage.audit_file=pairs.jsonl"], "triage.audit_file: "),
+        ("brevity", ["triage.audit_file=audit.json"], "audit.json: no audit with a decision"),
     ],
 )
 def test_what_can_correct_nothing_is_refused_before_anything_begins(
@@ -54,6 +59,8 @@ def test_what_can_correct_nothing_is_refused_before_anything_begins(
 ) -> None:
     monkeypatch.setattr(stage, "ensure_ray", lambda _: pytest.fail("a cluster was started"))
     (here / "number.jsonl").write_text(json.dumps(GOLD | {"corrected": 3}) + "\n")
+    decision = {"calibration": {"kind": "none"}, "threshold": "high", "band": 0.1}
+    (here / "audit.json").write_text(json.dumps({"decision": decision}))
     run = Run(locate(str(here / "run"), StorageConfig()))
     with pytest.raises(UserError) as refused:
         stage.run_triage(run, configured(policy, RULES, CORRECT, *overrides))
@@ -79,6 +86,6 @@ def test_what_can_correct_is_left_alone(policy: str, overrides: list[str], kind:
 
 def test_workers_are_given_the_full_address_of_gold_responses(here: Path) -> None:
     gold = ["triage.gold_responses=gold.jsonl"]
-    given = stage._with_gold(configured("synth_new", RULES, *gold, method="dpo_gold"))
+    given = with_gold(configured("synth_new", RULES, *gold, method="dpo_gold"))
     assert given.gold_responses == str(here / "gold.jsonl")
-    assert stage._with_gold(configured("synth_new", RULES, *gold)).gold_responses == "gold.jsonl"  # corrects nothing
+    assert with_gold(configured("synth_new", RULES, *gold)).gold_responses == "gold.jsonl"  # corrects nothing

@@ -21,6 +21,7 @@ from trace_ray.triage import stage
 from trace_ray.triage.audit import Labelled, audit
 from trace_ray.triage.calibrate import Calibration, Decision
 from trace_ray.triage.canaries import ATTACKS, SEEDS
+from trace_ray.triage.given import Given
 from trace_ray.triage.labels import Label
 from trace_ray.triage.publish import ReadRows
 from trace_ray.triage.work import CANARIES, Work
@@ -100,7 +101,7 @@ def test_judging_and_correcting_share_a_budget_that_resumes_keep(
         config = Config(triage=TriageConfig(judge=judge, correct=True, corrector="judge"), policy=POLICY)
         known = task(tmp_path, PUNISH, config.triage)
         judged = stage._judge(config, known, plan, {})
-        return stage._decide(config, known, plan, decision, judged.counts)
+        return stage._decide(config, known, plan, Given({}, {}, decision), judged.counts)
 
     for limit, asked in (
         (asked_to_judge - 1, asked_to_judge - 1),  # spent before the block is judged

@@ -15,6 +15,7 @@ from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
 from trace_ray.models import load_chat_tokenizer
+from trace_ray.pipeline import hold_settings, run_folder
 from trace_ray.plan.estimate import Resources, StageEstimate
 from trace_ray.plan.judges import reading_judges
 from trace_ray.plan.reading import Reader
@@ -55,6 +56,11 @@ def check_tokenizers(config: Config, problems: list[UserError]) -> bool:
     return len(problems) == before and bool(config.model.path)
 
 
+def check_begun(uri: str, config: Config) -> None:
+    """Raises UserError where the run was begun with other settings, or its folder is none that a run may have."""
+    hold_settings(run_folder(uri, config.storage), config, STAGES)
+
+
 def check_run_folder(uri: str, config: Config) -> None:
     """Raises UserError where the run's folder cannot be written to."""
     probe = locate(uri, config.storage) / f".trace-ray-plan-{uuid.uuid4().hex}"
@@ -82,7 +88,9 @@ def check_pairs(sample: Sample, load: Workload, config: Config) -> Iterator[User
     """Yields what the sampled pairs lack that a stage would stop for."""
     seen = f"{len(sample.pairs)} pairs sampled"
     train = {pair.category for pair in sample.pairs if not pair.test}
-    if not load.trained["INVERT"] + load.trained["PUNISH"]:
+    if not train and config.corpus.test_paths:  # held-out pairs have files of their own: these gave none
+        yield UserError("corpus.paths", list(config.corpus.paths), "none of its sampled rows can be read as a pair")
+    elif not load.trained["INVERT"] + load.trained["PUNISH"]:
         yield UserError("corpus", seen, "no sampled pair conflicts with the policy: check policy and corpus")
     elif train == {"PUNISH"} and config.objective.PUNISH.prefer != "corrected":
         remedy = "all of them PUNISH, so no pair holds a compliant response: add some, or use --method trace_oracle"

@@ -15,6 +15,7 @@ from trace_ray.plan.estimate import StageEstimate, estimate
 from trace_ray.plan.measure import measure
 from trace_ray.plan.rates import Rates, given, with_given
 from trace_ray.plan.sample import read_sample
+from trace_ray.plan.unready import unready, without_weights
 from trace_ray.plan.workload import Workload, workload
 
 
@@ -53,12 +54,15 @@ def make_plan(config: Config, run_uri: str | None, note: Callable[[str], None] =
     have = checks.cluster_size(config, groups)
     if run_uri:
         checks.attempt(problems, lambda: checks.check_run_folder(run_uri, config))
+        checks.attempt(problems, lambda: checks.check_begun(run_uri, config))
     if groups:
         problems += shortages(config, groups)
     elif not manifest:
         problems += checks.check_resources(config, have)
     sources = checks.find_sources(config, problems)
     loads = checks.check_tokenizers(config, problems)
+    empty = list(without_weights(config))
+    problems += [*unready(config), *empty]
     sample = checks.attempt(problems, lambda: read_sample(sources, config)) if sources and loads else None
     if sample is None:
         return Plan(distinct(problems), None, None, [], 0)
@@ -66,7 +70,7 @@ def make_plan(config: Config, run_uri: str | None, note: Callable[[str], None] =
     asked = [*triage_asked(sample.pairs, sample.readings, config), *evaluation_asked(load, config)]
     problems += checks.check_pairs(sample, load, config)
     if config.plan.measure:
-        rates, failed = measure(sample, config, note)
+        rates, failed = measure(sample, config, note) if not empty else (None, [])
         problems += failed
     else:
         rates = checks.attempt(problems, lambda: given(config))

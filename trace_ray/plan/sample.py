@@ -22,7 +22,7 @@ from trace_ray.pairs import RESPONSE_NAMES, Category, Split, prompt_text
 from trace_ray.plan.judges import EVALUATION, PANEL
 from trace_ray.plan.reading import Questions, Reader, judged_tokens, readers
 from trace_ray.plan.workload import Prompts, SampledPair
-from trace_ray.storage import locate
+from trace_ray.storage import expand
 from trace_ray.triage.verdict import categorise
 
 _ALL_BYTES = 1 << 40
@@ -112,7 +112,8 @@ def known_corrections(pairs: pa.Table, config: Config) -> list[str | None]:
     found: list[str | None] = [None] * len(chosen)
     if corrector_kind(config.policy, triage) == "gold":
         requests = [prompt_text(prompt) for prompt in pairs["prompt"].to_pylist()]
-        found = GoldCorrector(locate(triage.gold_responses, config.storage)).drafts(requests, chosen)
+        place = expand((triage.gold_responses,), config.storage, "triage.gold_responses")[0]
+        found = GoldCorrector(place).drafts(requests, chosen)
     elif triage.correct and (limit := rules.word_limit(config.policy)):
         found = [rules.cut_to_words(text, limit) for text in chosen]
     categories = pairs["category"].to_pylist() if "category" in pairs.column_names else [Category.PUNISH] * len(chosen)

@@ -23,18 +23,20 @@ class Label(NamedTuple):
     rejected: bool
 
 
-def read_labels(place: Location) -> dict[str, Label]:
+def read_labels(place: Location, setting: str = "labels") -> dict[str, Label]:
     """Returns {pair_id: Label} from a JSONL file with pair_id, violates_chosen and violates_rejected.
 
     A row whose two labels are null, as in a review file, is not labelled yet and left out.
 
+    Args:
+        setting: named in errors.
     Raises: UserError where there is no such file, a line is no label, or none is there.
     """
     if not place.exists():
-        raise UserError("labels", place.uri, "no such file; name a JSONL file of labels, local or s3://")
+        raise UserError(setting, place.uri, "no such file; name a JSONL file of labels, local or s3://")
     labels: dict[str, Label] = {}
     remedy = "a label is {pair_id, violates_chosen, violates_rejected}, the last two true or false"
-    for row, where, shown in read_jsonl(place, "labels", remedy):
+    for row, where, shown in read_jsonl(place, setting, remedy):
         try:
             pair, bits = str(row["pair_id"]), [row["violates_chosen"], row["violates_rejected"]]
             if bits != [None, None]:
@@ -42,7 +44,7 @@ def read_labels(place: Location) -> dict[str, Label]:
         except (ValueError, KeyError):
             raise UserError(where, shown, remedy) from None
     if not labels:
-        raise UserError("labels", place.uri, "the file holds no label")
+        raise UserError(setting, place.uri, "the file holds no label")
     return labels
 
 

@@ -23,18 +23,18 @@ from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
 from trace_ray.identity import model_identity
-from trace_ray.judges.backends import check_corrector, corrector_kind, judge_fingerprint
-from trace_ray.judges.gold import read_gold
+from trace_ray.judges.backends import check_corrector, judge_fingerprint
 from trace_ray.judges.prompt import PROMPT_VERSION
 from trace_ray.pairs import Split
 from trace_ray.policy import policy_identity
 from trace_ray.progress import Meter
-from trace_ray.storage import Location, expand, locate
+from trace_ray.storage import Location, locate
 from trace_ray.triage.audit import AUDIT_FILE, Labelled, audit, refuse_bad_judge, refuse_unreached_rate
 from trace_ray.triage.block import merge_counts
 from trace_ray.triage.calibrate import Calibration, Decision, decision_of
+from trace_ray.triage.given import Given, label_files, read_given, with_gold
 from trace_ray.triage.guard import deaths
-from trace_ray.triage.labels import FROM_PAIRS, Label, read_labels
+from trace_ray.triage.labels import Label
 from trace_ray.triage.publish import ReadRows, TriageOutcome, publish
 from trace_ray.triage.work import PLAN, Work
 from trace_ray.triage.workers import DecideActor, JudgeActor, Task, needs_model_for_corrections, needs_model_to_judge
@@ -52,7 +52,7 @@ def triage_inputs(config: Config, sources: list[Source]) -> dict[str, Any]:
     for moved in ("corpus.paths", "corpus.test_paths"):
         kept.pop(moved)
     for name in ("audit_labels", "audit_file", "review_labels", "gold_responses"):
-        for place in _label_files(config, name):
+        for place in label_files(config, name):
             files[f"triage.{name} content"] = place.fingerprint()
             kept.pop(f"triage.{name}", None)
     for name, judge in triage_judges(config.triage).items():
@@ -65,13 +65,13 @@ def run_triage(run: Run, config: Config) -> None:
     """Writes triaged/ and rejects/. Raises JudgeRejectedError where canaries or audit refuse the judge."""
     check_corrector(config.policy, config.triage)
     sources = corpus_sources(config.corpus, config.storage)
-    triage = _with_gold(config)
+    triage = with_gold(config)
+    given = read_given(config)  # before the run is begun: a file that is mended counts as another input
     inputs = triage_inputs(config, sources)
     started = time.monotonic()
     begun = [run.triaged.begin(inputs), run.rejects.begin(inputs)]
     if not any(begun):
         return
-    labels = _labels(config)
     ensure_ray(config.ray)
     work = Work.of(run)
     read = _read_corpus(config, sources, work)
@@ -83,12 +83,12 @@ def run_triage(run: Run, config: Config) -> None:
         stores=_stores(config),
         deaths=deaths(work.attempts),
     )
-    judged = _judge(config, task, read, labels)
+    judged = _judge(config, task, read, given.labels)
     figures = _audit(run, config, judged)
-    stored = json.loads(_label_files(config, "audit_file")[0].read_text()) if config.triage.audit_file else figures
+    audited = decision_of(figures["decision"]) if figures else None
     plain = Decision(Calibration(), config.triage.threshold, config.triage.abstain_band)
-    decision = decision_of(stored["decision"]) if stored else plain
-    decided = _decide(config, task, read, decision, judged.counts)
+    given = replace(given, decision=given.decision or audited or plain)
+    decided = _decide(config, task, read, given, judged.counts)
     used = merge_counts([judged.counts, decided.used, *work.unfinished_use()])
     publish(run, config, TriageOutcome(read, used, decided.counts, figures), started)
 
@@ -239,12 +239,8 @@ def _audit(run: Run, config: Config, judged: _Judged) -> dict[str, Any] | None:
     return figures
 
 
-def _decide(
-    config: Config, task: Task, read: ReadRows, decision: Decision, used_to_judge: Mapping[str, int]
-) -> _Decided:
+def _decide(config: Config, task: Task, read: ReadRows, given: Given, used_to_judge: Mapping[str, int]) -> _Decided:
     triage = config.triage
-    reviewed = _label_files(config, "review_labels")
-    overruled = read_labels(reviewed[0]) if reviewed else {}
     done = task.work.finished("decide")
     tallies = list(done.values())
     blocks = [block for block in range(read.blocks) if block not in done]
@@ -252,7 +248,7 @@ def _decide(
         decided = [tally.get("used", {}) for tally in tallies]
         spent = merge_counts([used_to_judge, *decided, *task.work.unfinished_use()])
         task = replace(task, config=_within_budget(task.config, spent, ("judge", "first_judge", "corrector_judge")))
-    arguments = (task, decision, overruled)
+    arguments = (task, given.decision, given.overruled)
     models = needs_model_for_corrections(config.policy, triage)
     running = _pool(DecideActor, arguments, blocks, triage.judge) if models else _tasks(DecideActor, arguments, blocks)
     with Meter("triage: decide", read.rows) as meter:
@@ -306,25 +302,3 @@ def _stores(config: Config) -> dict[str, Location]:
         model = _identity(config, triage.second_judge)
         stores["second"] = place / judge_fingerprint(config.policy, triage, triage.second_judge, model)
     return stores
-
-
-def _label_files(config: Config, name: str) -> list[Location]:
-    value = getattr(config.triage, name)
-    return expand((value,), config.storage, f"triage.{name}") if value not in ("", FROM_PAIRS) else []
-
-
-def _with_gold(config: Config) -> TriageConfig:
-    """Returns the settings with the full address of gold responses that will be used, once each of them can be read."""
-    if corrector_kind(config.policy, config.triage) != "gold":
-        return config.triage
-    place = expand((config.triage.gold_responses,), config.storage, "triage.gold_responses")[0]
-    read_gold(place)
-    return replace(config.triage, gold_responses=place.uri)
-
-
-def _labels(config: Config) -> Mapping[str, Label] | None:
-    """None = from_pairs."""
-    files = _label_files(config, "audit_labels")
-    if files:
-        return read_labels(files[0])
-    return None if config.triage.audit_labels == FROM_PAIRS else {}

@@ -1,0 +1,89 @@
+"""What the stages would refuse before their first piece of work: files, packages and folders that settings name."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+
+import pyarrow.fs as pafs
+
+from trace_ray.config import CapabilityConfig, Config
+from trace_ray.config_check import triage_judges
+from trace_ray.errors import UserError
+from trace_ray.evaluate.attacks import attacking_prompts, read_templates
+from trace_ray.evaluate.prompts import own_prompts
+from trace_ray.judges.backends import check_corrector
+from trace_ray.realign.trackers import check_trackers
+from trace_ray.storage import expand, locate
+from trace_ray.triage.given import audit_decision, audit_labels, review_labels, with_gold
+
+
+def unready(config: Config) -> Iterator[UserError]:
+    """Yields what a stage would stop for at once."""
+    yield from _unreadable(config)
+    works: list[Callable[[], object]] = [
+        lambda: check_corrector(config.policy, config.triage),
+        lambda: check_trackers(config.realign.trackers),
+        lambda: check_harness(config.evaluate.capability),
+        lambda: check_store(config),
+    ]
+    for work in works:
+        try:
+            work()
+        except UserError as error:
+            yield error
+
+
+def _unreadable(config: Config) -> Iterator[UserError]:
+    """Reads each file as its stage does."""
+    triage, evaluate, attacks = config.triage, config.evaluate, config.evaluate.attacks
+    reads: list[tuple[str, str, Callable[[], object]]] = [
+        ("triage.audit_labels", triage.audit_labels, lambda: audit_labels(config)),
+        ("triage.audit_file", triage.audit_file, lambda: audit_decision(config)),
+        ("triage.review_labels", triage.review_labels, lambda: review_labels(config)),
+        ("triage.gold_responses", triage.gold_responses, lambda: with_gold(config)),
+        ("evaluate.prompt_file", evaluate.prompt_file, lambda: own_prompts(evaluate, config.storage)),
+        ("evaluate.attacks.prompts", attacks.prompts, lambda: attacking_prompts(attacks, config.storage)),
+        ("evaluate.attacks.templates", attacks.templates, lambda: _templates(config)),
+    ]
+    for setting, name, read in reads:
+        try:
+            if name:
+                read()
+        except UserError as error:
+            yield error
+        except OSError as error:
+            yield UserError(setting, name, f"cannot be read: {' '.join(str(error).split())[:160]}")
+
+
+def _templates(config: Config) -> None:
+    """Reads templates on their own: evaluate wants the file even where no prompts are attacked with it."""
+    where = "evaluate.attacks.templates"
+    read_templates(expand((config.evaluate.attacks.templates,), config.storage, where)[0])
+
+
+def check_harness(config: CapabilityConfig) -> None:
+    """Raises UserError where tasks are asked of a harness that is not installed here."""
+    if config.tasks and importlib.util.find_spec("lm_eval") is None:
+        remedy = "lm-evaluation-harness is not installed: pip install 'trace-ray[eval]', or leave the tasks out"
+        raise UserError("evaluate.capability.tasks", list(config.tasks), remedy)
+
+
+def check_store(config: Config) -> None:
+    """Raises UserError where the folder of shared verdicts is a file."""
+    store = config.triage.verdict_store
+    if not store:
+        return
+    place = locate(store, config.storage)
+    if place.fs.get_file_info(place.path).type == pafs.FileType.File:
+        raise UserError("triage.verdict_store", store, "a file is there: name a folder")
+
+
+def without_weights(config: Config) -> Iterator[UserError]:
+    """Yields the models whose local folder holds no weights, which a plan that measures nothing never loads."""
+    judges = triage_judges(config.triage) | {"evaluate.judge": config.evaluate.judge}
+    models = {f"{name}.model": judge.model for name, judge in judges.items() if judge.backend == "vllm"}
+    for setting, path in {"model.path": config.model.path, **models}.items():
+        if os.path.isdir(path) and not locate(path, config.storage).files(".safetensors"):
+            yield UserError(setting, path, "no *.safetensors file there: download the model's weights too")
