@@ -14,7 +14,7 @@ import typer
 from tests.compare.conftest import finished_run
 from trace_ray import cli
 from trace_ray.config import StorageConfig
-from trace_ray.config_load import load_config
+from trace_ray.config_load import conf_folder, load_config
 from trace_ray.errors import UserError
 from trace_ray.progress import CONSOLE, Meter
 from trace_ray.storage import expand
@@ -178,6 +178,18 @@ def test_a_name_with_brackets_is_the_file_of_that_name(tmp_path: Path) -> None:
     assert found.name == "pairs[1].jsonl"
     with pytest.raises(UserError, match=r"did you mean 'pairs\[1\]\.jsonl'"):
         expand((str(tmp_path / "pairs[2].jsonl"),), StorageConfig(), "corpus.paths")
+
+
+def test_a_plan_tells_every_setting_that_is_wrong_at_once(say: Callable[..., Told]) -> None:
+    wrong = ["realign.workers=0", "impact.gamma=-1", "model.dtype=fp16"]
+    demo = str(conf_folder() / "examples" / "demo.yaml")
+    code, _, err = say("plan", "-c", demo, *wrong)
+    assert code == 2
+    for setting in wrong:
+        assert f"trace-ray: {setting.partition('=')[0]}: " in err, err
+    code, out, err = say("plan", "-c", demo, "--json", *wrong)
+    assert code == 2
+    assert [f"trace-ray: {one}" for one in json.loads(out)["problems"]] == err.splitlines()
 
 
 def test_the_line_of_each_kind_of_end() -> None:

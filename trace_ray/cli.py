@@ -8,10 +8,10 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,8 +20,8 @@ from typer.exceptions import TyperException
 from trace_ray.artifacts import CONFIG, STAGES, Run
 from trace_ray.cli_rate import rating_app
 from trace_ray.cli_tables import comparison_table, status_table, summary_tables
-from trace_ray.config_check import check_config
-from trace_ray.config_load import conf_folder, load_config, load_storage, method_names
+from trace_ray.config_check import check_config, config_problems
+from trace_ray.config_load import conf_folder, load_config, load_storage, method_names, read_config
 from trace_ray.errors import UserError
 from trace_ray.progress import CONSOLE
 from trace_ray.storage import locate, nearby
@@ -133,7 +133,9 @@ def plan(
     config: Files,
     overrides: Overrides = None,
     method: Method = None,
-    run: Annotated[str | None, typer.Option("--run", help="check that this folder can be written to")] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="check that this folder can be written to, or goes on")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Rows, tokens, hours, memory and price before anything starts, and every problem at once."""
@@ -141,16 +143,23 @@ def plan(
     from trace_ray.plan.plan import make_plan
     from trace_ray.plan.show import plan_tables
 
-    settings = absolute_models(load_config(config, overrides or [], method))
+    settings = absolute_models(read_config(config, overrides or [], method))
+    if wrong := config_problems(settings):
+        _tell_problems(wrong, {"problems": [str(one) for one in wrong]} if as_json else None)
     made = make_plan(settings, run, lambda piece: CONSOLE.print(f"measuring: {piece}"))
-    if as_json:
-        print(json.dumps(made.as_json(), indent=1))
-    else:
+    if not as_json:
         for table in plan_tables(made, settings):
             _stdout().print(table)
-    for problem in made.problems:
+    _tell_problems(made.problems, made.as_json() if as_json else None)
+
+
+def _tell_problems(problems: Sequence[object], document: Mapping[str, Any] | None) -> None:
+    """Prints the document, and each problem as a line of its own; exits with 2 where there is one."""
+    if document is not None:
+        print(json.dumps(document, indent=1))
+    for problem in problems:
         print(f"trace-ray: {problem}", file=sys.stderr)
-    if made.problems:
+    if problems:
         raise typer.Exit(2)
 
 

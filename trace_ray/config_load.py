@@ -33,21 +33,25 @@ def method_file(name: str) -> Path:
 
 
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = (), method: str | None = None) -> Config:
-    """Merges defaults, files in order, the method's row and overrides, then checks the whole.
+    """Returns ``read_config``'s configuration once it is checked. Raises UserError as that does, and for settings at odds."""
+    config = read_config(files, overrides, method)
+    check_config(config)
+    return config
+
+
+def read_config(files: Sequence[str | Path], overrides: Sequence[str] = (), method: str | None = None) -> Config:
+    """Merges defaults, files in order, the method's row and overrides; values are not checked.
 
     Args:
         files: yaml files; each may name others to read before it under ``include``, relative to itself.
         overrides: ``key.path=value``, the value in yaml.
         method: a row of conf/methods.
-    Returns: the checked configuration.
-    Raises: UserError for an unreadable file, an unknown key, a wrong type or value, or settings at odds.
+    Raises: UserError for an unreadable file, an unknown key or a wrong type.
     """
     sources = [*files, *([method_file(method)] if method else [])]
     layers = [layer for source in sources for layer in _yaml_layers(Path(source), ())]
     layers += [(f"override {text}", _override(text)) for text in overrides]
-    config = _merged(layers)
-    check_config(config)
-    return config
+    return _merged(layers)
 
 
 def load_storage(overrides: Sequence[str]) -> StorageConfig:
