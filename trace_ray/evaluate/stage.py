@@ -59,10 +59,11 @@ def run_evaluate(run: Run, config: Config) -> None:
     place, evaluate = run.evaluation.place, config.evaluate
     same = same_judge(evaluate.judge, config.triage.judge)
     if same:
-        CONSOLE.print(
-            f"[yellow]evaluate.judge is the judge of triage ({evaluate.judge.model}): its mistakes count as agreement; "
+        warning = (
+            f"evaluate.judge is the judge of triage ({evaluate.judge.model}): its mistakes count as agreement; "
             "name another model, or a rules policy"
         )
+        CONSOLE.print(warning, style="yellow", markup=False, emoji=False)
     prompts = evaluation_prompts(run, config)
     attacks = attacking_prompts(evaluate.attacks, config.storage)
     ensure_ray(config.ray)
