@@ -239,6 +239,41 @@ def test_a_refused_judge_is_reported_though_triage_never_finished(tmp_path: Path
     assert 'id="gap"' not in page
 
 
+DECISION = {"calibration": {"kind": "platt"}, "threshold": 0.7, "band": 0.1}
+
+
+def test_an_audit_after_triage_is_shown_as_one(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path)
+    made.triage()
+    (made.run.place / "audit.json").write_text(json.dumps(AUDIT | {"decision": DECISION}))
+    judge = judge_section(made.run, config_of().triage)
+    assert judge is not None
+    assert (judge.threshold, judge.abstain_band) == (0.5, 0.0)  # what triage used, not what the audit advises
+    page = render(made.run, config_of())
+    assert "by <code>trace-ray audit</code> after triage" in page
+    assert "threshold 0.7, band ± 0.1 and calibration platt, not of what triage used" in page
+    assert "never compared with labels" not in page
+    (made.run.triaged.place / "audit.json").write_text(json.dumps(AUDIT | {"pairs": 77}))
+    judge = judge_section(made.run, config_of().triage)
+    assert judge is not None
+    assert judge.audit is not None
+    assert (judge.audit.figures["pairs"], judge.audit.afterwards) == (77, False)
+
+
+def test_a_decision_from_another_audit_is_shown_as_triage_took_it(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path)
+    made.triage()
+    manifest = made.run.triaged.place / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"decision": DECISION}))
+    config = config_of("triage.audit_file=runs/first/audit.json")
+    judge = judge_section(made.run, config.triage)
+    assert judge is not None
+    assert (judge.threshold, judge.abstain_band) == (0.7, 0.1)
+    page = render(made.run, config)
+    assert "<code>runs/first/audit.json</code>" in page
+    assert "never compared with labels" not in page
+
+
 def test_what_later_stages_store_is_shown(tmp_path: Path) -> None:
     """The names are those of triage's audit.json and manifest, evaluation's metrics.json, the pipeline's resources.json."""
     made = MadeRun(tmp_path)

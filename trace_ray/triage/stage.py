@@ -90,7 +90,7 @@ def run_triage(run: Run, config: Config) -> None:
     decision = decision_of(stored["decision"]) if stored else plain
     decided = _decide(config, task, read, decision, judged.counts)
     used = merge_counts([judged.counts, decided.used, *work.unfinished_use()])
-    publish(run, config, TriageOutcome(read, used, decided.counts, figures), started)
+    publish(run, config, TriageOutcome(read, used, decided.counts, decision, figures), started)
 
 
 @dataclass(frozen=True)

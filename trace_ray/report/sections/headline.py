@@ -55,7 +55,8 @@ def _judge(judge: JudgeSection) -> Card:
     if judge.audit is None:
         exact = judge.judge == "rules"
         answer, tone = ("Exact", "good") if exact else ("Not audited", "warn")
-        text = "The policy's own rules decide, in code." if exact else "No labels were given: its errors are unknown."
+        unknown = "Threshold and calibration are another audit's." if judge.audit_file else "No labels were given."
+        text = "The policy's own rules decide, in code." if exact else f"{unknown} Its errors here are unknown."
         return Card(question, answer, text, "judge", tone)
     figures = judge.audit.figures
     if figures["auc"] is None or figures["auc"] < judge.min_auc:

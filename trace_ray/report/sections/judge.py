@@ -13,8 +13,8 @@ from trace_ray.artifacts import Run
 from trace_ray.config import TriageConfig
 from trace_ray.pairs import Category
 from trace_ray.report.tally import published
+from trace_ray.triage.audit import AUDIT_FILE
 
-AUDIT = "audit.json"
 BINS = 20
 
 
@@ -36,13 +36,15 @@ class JudgeAudit:
     """The judge against labels.
 
     Args:
-        figures: audit.json as triage wrote it.
+        figures: audit.json as it was written.
+        afterwards: by `trace-ray audit` once triage was done, so that its decision is none of triage's.
         roc: (false alarms, violations found) points; empty where the labels are of one class.
         reliability: (P(violates) said, share that violates, responses) of each bin; empty where none was stored.
         confusion: rows are the label's categories, columns the judge's; both in the order of ``names``.
     """
 
     figures: Mapping[str, Any]
+    afterwards: bool
     roc: list[tuple[float, float]]
     reliability: list[tuple[float, float, int]]
     names: list[str]
@@ -55,6 +57,7 @@ class JudgeSection:
 
     Args:
         threshold, abstain_band: as triage used them, which an audit may have chosen.
+        audit_file: another audit's file that triage took them from; empty without one.
         certainty: None for rules, which are always sure.
         canaries: how hostile text fared: pass_rate, tried, unreadable, by_attack; None where none were tried.
         judges: agreement of two judges: share, kappa, responses; None with one.
@@ -64,6 +67,7 @@ class JudgeSection:
     judge: str
     threshold: float
     abstain_band: float
+    audit_file: str
     min_auc: float
     audit: JudgeAudit | None
     certainty: Certainty | None
@@ -74,18 +78,18 @@ class JudgeSection:
 
 def judge_section(run: Run, triage: TriageConfig) -> JudgeSection | None:
     """Returns the judge's figures; those of an audit even where it stopped the run."""
-    place, done = run.triaged.place / AUDIT, run.triaged.done()
-    figures = json.loads(place.read_text()) if place.exists() else None
-    if figures is None and not done:
+    done, audit = run.triaged.done(), stored_audit(run)
+    if audit is None and not done:
         return None
     manifest = run.triaged.manifest() if done else {}
-    decision = (figures or {}).get("decision", {})
+    decision = manifest.get("decision") or (audit.figures.get("decision", {}) if audit and not audit.afterwards else {})
     return JudgeSection(
         judge=triage.judge.model or triage.judge.backend,
         threshold=decision.get("threshold", triage.threshold),
         abstain_band=decision.get("band", triage.abstain_band),
+        audit_file=triage.audit_file,
         min_auc=triage.min_auc,
-        audit=judge_audit(figures) if figures else None,
+        audit=audit,
         certainty=certainty(run) if done and triage.judge.backend != "rules" else None,
         canaries=manifest.get("canaries"),
         judges=manifest.get("judges"),
@@ -93,12 +97,21 @@ def judge_section(run: Run, triage: TriageConfig) -> JudgeSection | None:
     )
 
 
-def judge_audit(figures: Mapping[str, Any]) -> JudgeAudit:
+def stored_audit(run: Run) -> JudgeAudit | None:
+    """Returns triage's own audit, else that of `trace-ray audit`; None where the judge was not compared with labels."""
+    for folder in (run.triaged.place, run.place):
+        if (folder / AUDIT_FILE).exists():
+            return judge_audit(json.loads((folder / AUDIT_FILE).read_text()), afterwards=folder == run.place)
+    return None
+
+
+def judge_audit(figures: Mapping[str, Any], *, afterwards: bool) -> JudgeAudit:
     """Returns audit.json's figures ready to be shown; curves only where they were stored."""
     names = [c.value for c in Category if any(c.value in key.split("->") for key in figures["confusion"])]
     rows: Sequence[Mapping[str, Any]] = figures.get("reliability") or []
     return JudgeAudit(
         figures=figures,
+        afterwards=afterwards,
         roc=list(zip(*figures["roc"].values(), strict=True)) if figures["roc"] else [],
         reliability=[(row["said"], row["share"], row["responses"]) for row in rows],
         names=names,

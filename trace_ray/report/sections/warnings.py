@@ -52,7 +52,12 @@ def _of_judge(judge: JudgeSection | None) -> Iterator[Caution]:
     if judge.audit is None:
         if judge.judge != "rules":
             remedy = "label a sample and set triage.audit_labels, or run `trace-ray audit`"
-            yield Caution("bad", "The triage judge was never compared with labels: its errors are unknown.", remedy)
+            text = (
+                "The triage judge was compared with labels in another audit only (triage.audit_file), not in this run."
+                if judge.audit_file
+                else "The triage judge was never compared with labels: its errors are unknown."
+            )
+            yield Caution("note" if judge.audit_file else "bad", text, remedy)
         return
     figures = judge.audit.figures
     if figures["auc"] is None or figures["auc"] < judge.min_auc:
