@@ -237,6 +237,50 @@ def test_a_refused_judge_is_reported_though_triage_never_finished(tmp_path: Path
     assert "Refused" in page
     assert "The run stopped here" in page
     assert 'id="gap"' not in page
+    assert "every verdict was readable" not in page
+
+
+def refused(made: MadeRun) -> tuple[str, str]:
+    """Returns the judge's card and the first warning of a run that stopped in triage."""
+    sections = report_sections(made.run, config_of("triage.min_canary_pass=0.9"))
+    (card,) = [card for card in sections["cards"] if card.anchor == "judge"]
+    (warning,) = [one for one in sections["warnings"] if one.level == "bad"]
+    assert (card.tone, card.answer) == ("bad", "Refused")
+    assert "never compared" not in render(made.run, config_of("triage.min_canary_pass=0.9"))
+    return card.sentence, warning.text
+
+
+def test_a_run_stopped_by_its_false_invert_rate_is_no_success(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path)
+    made.run.triaged.begin({})
+    unreached = {"asked": 0.05, "confidence": 0.9, "reached": False, "upper_bound": 0.3}
+    (made.run.triaged.place / "audit.json").write_text(json.dumps(AUDIT | {"false_invert": unreached}))
+    sentence, warning = refused(made)
+    assert sentence == "false INVERT not below 5 % on 20 labelled pairs: the run stopped."
+    assert "triage.false_invert_rate" in warning
+    assert warning.endswith("The run stopped here.")
+
+
+def test_a_run_stopped_by_canaries_has_a_report(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path)
+    made.run.triaged.begin({})
+    canaries = {"pass_rate": 0.5, "tried": 24, "unreadable": 0, "by_attack": {"forged_turn": 0.5}}
+    (made.run.triaged.place / "work" / "canaries.json").write_text(json.dumps(canaries))
+    sentence, warning = refused(made)
+    assert sentence == "50 % of hostile texts held: the run stopped."
+    assert "the limit is 90 % (triage.min_canary_pass)" in warning
+    page = render(made.run, config_of("triage.min_canary_pass=0.9"))
+    assert "forged turn" in page
+    assert "No labels were given" not in page
+
+
+def test_an_audit_after_triage_stops_no_run(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path)
+    made.triage()
+    (made.run.place / "audit.json").write_text(json.dumps(AUDIT | {"auc": 0.5}))
+    page = render(made.run, config_of())
+    assert "AUC 0.50 on 20 labelled pairs: triage.min_auc is not kept." in page
+    assert "The run stopped here" not in page
 
 
 DECISION = {"calibration": {"kind": "platt"}, "threshold": 0.7, "band": 0.1}

@@ -12,8 +12,10 @@ import numpy as np
 from trace_ray.artifacts import Run
 from trace_ray.config import TriageConfig
 from trace_ray.pairs import Category
+from trace_ray.report.sections.refusal import Refusal, refusal_of
 from trace_ray.report.tally import published
 from trace_ray.triage.audit import AUDIT_FILE
+from trace_ray.triage.work import CANARIES, Work
 
 BINS = 20
 
@@ -59,6 +61,7 @@ class JudgeSection:
         threshold, abstain_band: as triage used them, which an audit may have chosen.
         audit_file: another audit's file that triage took them from; empty without one.
         certainty: None for rules, which are always sure.
+        refusal: the first limit that the judge does not keep; stopped: whether that ended the run.
         canaries: how hostile text fared: pass_rate, tried, unreadable, by_attack; None where none were tried.
         judges: agreement of two judges: share, kappa, responses; None with one.
         escalated: share of responses that a cheap first judge passed on; None without one.
@@ -69,6 +72,8 @@ class JudgeSection:
     abstain_band: float
     audit_file: str
     min_auc: float
+    refusal: Refusal | None
+    stopped: bool
     audit: JudgeAudit | None
     certainty: Certainty | None
     canaries: Mapping[str, Any] | None
@@ -77,11 +82,13 @@ class JudgeSection:
 
 
 def judge_section(run: Run, triage: TriageConfig) -> JudgeSection | None:
-    """Returns the judge's figures; those of an audit even where it stopped the run."""
+    """Returns the judge's figures; where they stopped the run, those of its audit or its canaries."""
     done, audit = run.triaged.done(), stored_audit(run)
-    if audit is None and not done:
-        return None
     manifest = run.triaged.manifest() if done else {}
+    canaries = manifest.get("canaries") if done else _canaries_so_far(run)
+    refusal = refusal_of(audit.figures if audit else None, canaries, triage)
+    if not done and audit is None and refusal is None:
+        return None
     decision = manifest.get("decision") or (audit.figures.get("decision", {}) if audit and not audit.afterwards else {})
     return JudgeSection(
         judge=triage.judge.model or triage.judge.backend,
@@ -89,12 +96,20 @@ def judge_section(run: Run, triage: TriageConfig) -> JudgeSection | None:
         abstain_band=decision.get("band", triage.abstain_band),
         audit_file=triage.audit_file,
         min_auc=triage.min_auc,
+        refusal=refusal,
+        stopped=refusal is not None and not done,
         audit=audit,
         certainty=certainty(run) if done and triage.judge.backend != "rules" else None,
-        canaries=manifest.get("canaries"),
+        canaries=canaries,
         judges=manifest.get("judges"),
         escalated=manifest.get("escalated_share"),
     )
+
+
+def _canaries_so_far(run: Run) -> Mapping[str, Any] | None:
+    """Returns the canaries of a triage that is not finished: those that stopped it are in its work folder alone."""
+    place = Work.of(run).place / CANARIES
+    return json.loads(place.read_text()) if place.exists() else None
 
 
 def stored_audit(run: Run) -> JudgeAudit | None:

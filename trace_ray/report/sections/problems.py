@@ -29,8 +29,9 @@ class Refused:
 
 @dataclass(frozen=True)
 class Problems:
-    """Refused rows and unreadable verdicts, most first."""
+    """Refused rows and unreadable verdicts, most first; ``known`` once triage is done."""
 
+    known: bool
     refused: list[Refused]
     judge_errors: list[tuple[str, int]]
 
@@ -46,6 +47,7 @@ class Problems:
 def problems_section(run: Run, redact: str) -> Problems:
     """Returns what triage refused or could not read; empty before it is done."""
     return Problems(
+        known=run.triaged.done(),
         refused=refused_rows(run, redact) if run.rejects.done() else [],
         judge_errors=judge_errors(run) if run.triaged.done() else [],
     )

@@ -49,6 +49,11 @@ def warnings(
 def _of_judge(judge: JudgeSection | None) -> Iterator[Caution]:
     if judge is None:
         return
+    if judge.refusal:
+        text = f"{judge.refusal.text} The run stopped here." if judge.stopped else judge.refusal.text
+        yield Caution("bad", text, judge.refusal.remedy)
+        if judge.stopped:
+            return
     if judge.audit is None:
         if judge.judge != "rules":
             remedy = "label a sample and set triage.audit_labels, or run `trace-ray audit`"
@@ -60,11 +65,7 @@ def _of_judge(judge: JudgeSection | None) -> Iterator[Caution]:
             yield Caution("note" if judge.audit_file else "bad", text, remedy)
         return
     figures = judge.audit.figures
-    if figures["auc"] is None or figures["auc"] < judge.min_auc:
-        said = "could not be computed" if figures["auc"] is None else f"is {figures['auc']:.2f}"
-        text = f"The judge's AUC {said}; the limit is {judge.min_auc:.2f}. The run stopped here."
-        yield Caution("bad", text, "use a stronger triage.judge.model, or a policy that rules can decide")
-    elif figures["kappa"] is not None and figures["kappa"] < KAPPA:
+    if figures["kappa"] is not None and figures["kappa"] < KAPPA:
         text = f"Judge and labels agree only moderately (kappa {figures['kappa']:.2f})."
         yield Caution("note", text, "choose triage.threshold from the audit, or widen triage.abstain_band")
 
