@@ -182,6 +182,19 @@ def test_the_lineage_names_policy_data_models_and_command(made: MadeRun) -> None
     assert lineage.command.startswith("trace-ray run -c ")
 
 
+def test_rules_are_rules_though_a_model_is_named(tmp_path: Path) -> None:
+    """As where a file of settings for a model judge is followed by backend=rules."""
+    made = MadeRun(tmp_path)
+    made.triage()
+    config = config_of("triage.judge.backend=rules", "triage.judge.revision=abc")
+    assert ("triage judge", "rules") in lineage_section(made.run, config).models
+    (card,) = [card for card in report_sections(made.run, config)["cards"] if card.anchor == "judge"]
+    assert (card.answer, card.tone) == ("Exact", "good")
+    page = render(made.run, config)
+    assert "not audited" not in page
+    assert "never compared" not in page
+
+
 def test_a_run_in_s3_is_made_again_from_the_configuration_on_the_page(tmp_path: Path) -> None:
     """Its config.yaml is no local file, which -c wants; a folder's name may hold a blank."""
     place = replace(

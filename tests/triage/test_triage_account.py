@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from trace_ray.artifacts import Run
-from trace_ray.config import Config, StorageConfig
+from trace_ray.config import Config, JudgeConfig, StorageConfig, TriageConfig
 from trace_ray.corpus.blocks import row_sum
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.storage import locate
@@ -44,7 +44,9 @@ def test_rows_in_are_rows_out_and_rejects(tmp_path: Path) -> None:
 def test_the_decision_that_triage_took_is_published(tmp_path: Path) -> None:
     """An audit's file may have chosen it: the configuration alone does not say."""
     run = run_with(tmp_path, [0, 2, 3], [1, (1 << 40) + 1])
-    publish(run, Config(), outcome(), 0.0)
+    rules = TriageConfig(judge=JudgeConfig(backend="rules", model="left/over"))
+    publish(run, Config(triage=rules), outcome(), 0.0)
+    assert run.triaged.manifest()["judge"] == "rules"
     stored = decision_of(run.triaged.manifest()["decision"])
     assert (stored.calibration.kind, stored.threshold, stored.band) == ("platt", 0.6, 0.05)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from trace_ray.artifacts import EVALUATION_METRICS, Run
 from trace_ray.cluster import ensure_ray
-from trace_ray.config import Config, JudgeConfig, settings
+from trace_ray.config import Config, JudgeConfig, judge_name, settings
 from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import MODELS, AnswerJudge, Chunk, Generator, chunks
 from trace_ray.evaluate.attacks import attack_metrics, attacking_prompts
@@ -80,7 +80,7 @@ def run_evaluate(run: Run, config: Config) -> None:
         rows = _answers(place / ATTACKS, attacks)
         metrics["attacks"] = attack_metrics(rows, evaluate.attacks, evaluate.resamples, evaluate.seed)
     metrics |= _model_metrics(run, config)
-    facts = {"judge": evaluate.judge.model or evaluate.judge.backend, "judge_is_triage_judge": same}
+    facts = {"judge": judge_name(evaluate.judge), "judge_is_triage_judge": same}
     facts |= {"lineage": lineage(config.model.path, config.storage)}
     (place / EVALUATION_METRICS).write_text(json.dumps(metrics | facts, indent=1))
     counts = {"prompts": len(prompts), "responses": len(MODELS) * len(prompts), "attacks": len(MODELS) * len(attacks)}

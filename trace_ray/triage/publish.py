@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trace_ray.artifacts import Run
-from trace_ray.config import Config
+from trace_ray.config import Config, judge_name
 from trace_ray.corpus.blocks import row_sum
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.policy import policy_hash
@@ -50,10 +50,9 @@ def publish(run: Run, config: Config, outcome: TriageOutcome, started: float) ->
     work = Work.of(run)
     canaries = json.loads((work.place / CANARIES).read_text()) if (work.place / CANARIES).exists() else None
     reviewed = _write_review(run, work)
-    judge = config.triage.judge
     facts = {
         "policy": {"name": config.policy.name, "version": config.policy.version, "hash": policy_hash(config.policy)},
-        "judge": judge.model or judge.backend,
+        "judge": judge_name(config.triage.judge),
         "used": outcome.used,
         "decision": asdict(outcome.decision),
         "audit": without_curve(outcome.figures) if outcome.figures else None,

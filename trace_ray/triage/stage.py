@@ -15,7 +15,7 @@ from typing import Any
 
 from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
-from trace_ray.config import Config, JudgeConfig, TriageConfig, settings
+from trace_ray.config import Config, JudgeConfig, TriageConfig, judge_name, settings
 from trace_ray.config_check import triage_judges
 from trace_ray.corpus.blocks import SourceGroup, block_count, finished_groups, regroup
 from trace_ray.corpus.files import count_rows
@@ -176,7 +176,7 @@ def _judge(config: Config, task: Task, read: ReadRows, labels: Mapping[str, Labe
             if labels != {} and len(labelled) >= enough and len(tallies) < read.blocks:
                 plain = replace(triage, calibration="none", false_invert_rate=0.0)
                 figures = _stored_audit(task.work, labelled, plain)
-                refuse_bad_judge(figures, triage.min_auc, triage.judge.model)
+                refuse_bad_judge(figures, triage.min_auc, judge_name(triage.judge))
     return _Judged(labelled, merge_counts([tally["counts"] for tally in tallies]))
 
 
@@ -234,7 +234,7 @@ def _audit(run: Run, config: Config, judged: _Judged) -> dict[str, Any] | None:
             )
         return None
     figures = _stored_audit(Work.of(run), judged.labelled, config.triage)
-    refuse_bad_judge(figures, config.triage.min_auc, config.triage.judge.model)
+    refuse_bad_judge(figures, config.triage.min_auc, judge_name(config.triage.judge))
     refuse_unreached_rate(figures)
     return figures
 

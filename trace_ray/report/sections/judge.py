@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from trace_ray.artifacts import Run
-from trace_ray.config import TriageConfig
+from trace_ray.config import TriageConfig, judge_name
 from trace_ray.pairs import Category
 from trace_ray.report.sections.refusal import Refusal, refusal_of
 from trace_ray.report.tally import published
@@ -91,7 +91,7 @@ def judge_section(run: Run, triage: TriageConfig) -> JudgeSection | None:
         return None
     decision = manifest.get("decision") or (audit.figures.get("decision", {}) if audit and not audit.afterwards else {})
     return JudgeSection(
-        judge=triage.judge.model or triage.judge.backend,
+        judge=judge_name(triage.judge),
         threshold=decision.get("threshold", triage.threshold),
         abstain_band=decision.get("band", triage.abstain_band),
         audit_file=triage.audit_file,

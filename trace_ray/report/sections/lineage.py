@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 
 from trace_ray.artifacts import CONFIG, EVALUATION_METRICS, Artifact, Run
-from trace_ray.config import Config
+from trace_ray.config import Config, judge_name
 from trace_ray.config_load import dump_config
 from trace_ray.policy import policy_hash, policy_text
 
@@ -83,15 +83,10 @@ def _corpus(run: Run) -> list[tuple[str, str]]:
 
 
 def _models(config: Config) -> list[tuple[str, str]]:
-    named = (
-        ("model to realign", config.model.path, config.model.revision),
-        ("triage judge", config.triage.judge.model or config.triage.judge.backend, config.triage.judge.revision),
-        (
-            "evaluation judge",
-            config.evaluate.judge.model or config.evaluate.judge.backend,
-            config.evaluate.judge.revision,
-        ),
-    )
+    triage, evaluation = config.triage.judge, config.evaluate.judge
+    named = [("model to realign", config.model.path, config.model.revision)]
+    for role, judge in (("triage judge", triage), ("evaluation judge", evaluation)):
+        named.append((role, judge_name(judge), "main" if judge.backend == "rules" else judge.revision))
     return [(role, path if revision == "main" else f"{path} @ {revision}") for role, path, revision in named if path]
 
 
