@@ -182,6 +182,27 @@ def test_the_lineage_names_policy_data_models_and_command(made: MadeRun) -> None
     assert lineage.command.startswith("trace-ray run -c ")
 
 
+def test_every_judge_of_triage_is_named(made: MadeRun) -> None:
+    more = [f"triage.{name}_judge.model=some/{name}" for name in ("first", "second", "corrector")]
+    models = lineage_section(made.run, config_of(*more)).models
+    for name in ("first", "second", "corrector"):
+        assert (f"triage {name} judge", f"some/{name}") in models
+
+
+def test_labels_damaged_on_purpose_are_disclosed(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path)
+    made.triage()
+    made.impact()
+    assert "damaged on purpose" not in render(made.run, config_of())
+    manifest = made.run.scored.place / "manifest.json"
+    noise = {"noise flip": 1200, "noise swap": 34}
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"noise": noise}))
+    (said,) = [one for one in report_sections(made.run, config_of())["warnings"] if "on purpose" in one.text]
+    assert said.level == "bad"
+    assert said.text.startswith("The labels of 1,234 training rows were damaged")
+    assert said.text.endswith("1,200 by flip, 34 by swap.")
+
+
 def test_rules_are_rules_though_a_model_is_named(tmp_path: Path) -> None:
     """As where a file of settings for a model judge is followed by backend=rules."""
     made = MadeRun(tmp_path)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from trace_ray.report.sections.change import ChangeSection
 from trace_ray.report.sections.gap import Gap
 from trace_ray.report.sections.impact import ImpactSection
 from trace_ray.report.sections.judge import JudgeSection
+from trace_ray.report.sections.lineage import Lineage
 from trace_ray.report.sections.problems import Problems
 
 ABSTAIN_PERCENT = 10.0
@@ -35,15 +36,25 @@ def warnings(
     impact: ImpactSection | None,
     change: ChangeSection | None,
     problems: Problems,
+    lineage: Lineage,
 ) -> list[Caution]:
     """Returns the warnings, ``bad`` ones first."""
     found = [
+        *_of_noise(lineage.noise),
         *_of_judge(judge),
         *(_of_gap(gap, problems) if gap else ()),
         *(_of_impact(impact) if impact else ()),
         *(_of_change(change) if change else ()),
     ]
     return sorted(found, key=lambda one: one.level != "bad")
+
+
+def _of_noise(noise: Mapping[str, int]) -> Iterator[Caution]:
+    """Noise is laid over triage's verdicts, so neither the corpus' nor the judge's figures show it."""
+    if noise:
+        kinds = ", ".join(f"{rows:,} by {kind.removeprefix('noise ')}" for kind, rows in sorted(noise.items()))
+        text = f"The labels of {sum(noise.values()):,} training rows were damaged on purpose (corpus.noise): {kinds}."
+        yield Caution("bad", text, "set corpus.noise.flip and corpus.noise.swap to 0 for a model to be used")
 
 
 def _of_judge(judge: JudgeSection | None) -> Iterator[Caution]:
