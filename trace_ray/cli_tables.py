@@ -46,8 +46,10 @@ def summary_tables(summary: Mapping[str, Any]) -> list[Table]:
     for split in ("train", "test"):
         pairs.add_row(split, *(str(counts.get(f"{split} {name}", 0)) for name in names))
     if audit := summary.get("audit"):
-        said = f"{audit['agreement']:.3f}, AUC {audit['auc']:.3f}"
-        pairs.caption = f"judge agrees with {audit['pairs']} labelled pairs: {said}"
+        checked = audit.get("checked_pairs", audit["pairs"])
+        over = "" if checked == audit["pairs"] else f" over all {audit['pairs']}"
+        said = f"{audit['agreement']:.3f}, AUC {audit['auc']:.3f}{over}"
+        pairs.caption = f"judge agrees with {checked} labelled pairs: {said}"
     tables = [pairs]
     if figures := summary.get("evaluation"):
         tables.append(_agreement("category", figures["tpa"], figures["n"]))

@@ -320,6 +320,22 @@ def test_an_audit_after_triage_stops_no_run(tmp_path: Path) -> None:
 DECISION = {"calibration": {"kind": "platt"}, "threshold": 0.7, "band": 0.1}
 
 
+def test_figures_of_the_held_back_half_are_said_to_be(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path)
+    made.triage(AUDIT | {"pairs": 40, "checked_pairs": 20})
+    page = " ".join(render(made.run, config_of()).split())
+    assert (
+        "<strong>40</strong> labelled pairs; AUC, ROC and readable over all, the rest over the 20 not used to" in page
+    )
+    assert "of 20 labelled pairs not used to fit get the label&#39;s category; AUC 0.910 over all 40," in page
+    made.run.triaged.place.fs.delete_file((made.run.triaged.place / "audit.json").path)
+    (made.run.place / "audit.json").write_text(json.dumps(AUDIT | {"pairs": 40}))  # of an older version
+    judge = judge_section(made.run, config_of().triage)
+    assert judge is not None
+    assert judge.audit is not None
+    assert judge.audit.held_back == 20
+
+
 def test_an_audit_after_triage_is_shown_as_one(tmp_path: Path) -> None:
     made = MadeRun(tmp_path)
     made.triage()
@@ -331,7 +347,7 @@ def test_an_audit_after_triage_is_shown_as_one(tmp_path: Path) -> None:
     assert "by <code>trace-ray audit</code> after triage" in page
     assert "threshold 0.7, band ± 0.1 and calibration platt, not of what triage used" in page
     assert "never compared with labels" not in page
-    (made.run.triaged.place / "audit.json").write_text(json.dumps(AUDIT | {"pairs": 77}))
+    (made.run.triaged.place / "audit.json").write_text(json.dumps(AUDIT | {"pairs": 77, "checked_pairs": 77}))
     judge = judge_section(made.run, config_of().triage)
     assert judge is not None
     assert judge.audit is not None

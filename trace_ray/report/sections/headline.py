@@ -62,10 +62,10 @@ def _judge(judge: JudgeSection) -> Card:
         text = "The policy's own rules decide, in code." if exact else f"{unknown} Its errors here are unknown."
         return Card(question, answer, text, "judge", tone)
     figures = judge.audit.figures
-    sentence = (
-        f"of {figures['pairs']:,} labelled pairs get the label's category; AUC {figures['auc']:.3f}, "
-        f"kappa {_said(figures['kappa'], '.2f')}."
-    )
+    held = judge.audit.held_back
+    pairs = f"{held:,} labelled pairs not used to fit" if held else f"{figures['pairs']:,} labelled pairs"
+    auc = f"AUC {figures['auc']:.3f}" + (f" over all {figures['pairs']:,}" if held else "")
+    sentence = f"of {pairs} get the label's category; {auc}, kappa {_said(figures['kappa'], '.2f')}."
     return Card(question, _said(figures["agreement"], ".1%").replace("%", " %"), sentence, "judge", "good")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from trace_ray.artifacts import Run
 from trace_ray.config import TriageConfig, judge_name
 from trace_ray.pairs import Category
-from trace_ray.report.sections.refusal import Refusal, refusal_of
+from trace_ray.report.sections.refusal import Refusal, checked_pairs, refusal_of
 from trace_ray.report.tally import published
 from trace_ray.triage.audit import AUDIT_FILE
 from trace_ray.triage.work import CANARIES, Work
@@ -39,6 +39,7 @@ class JudgeAudit:
 
     Args:
         figures: audit.json as it was written.
+        held_back: pairs that all but AUC, ROC and readable are figures of, where a calibration took the rest; else 0.
         afterwards: by `trace-ray audit` once triage was done, so that its decision is none of triage's.
         roc: (false alarms, violations found) points; empty where the labels are of one class.
         reliability: (P(violates) said, share that violates, responses) of each bin; empty where none was stored.
@@ -46,6 +47,7 @@ class JudgeAudit:
     """
 
     figures: Mapping[str, Any]
+    held_back: int
     afterwards: bool
     roc: list[tuple[float, float]]
     reliability: list[tuple[float, float, int]]
@@ -123,9 +125,11 @@ def stored_audit(run: Run) -> JudgeAudit | None:
 def judge_audit(figures: Mapping[str, Any], *, afterwards: bool) -> JudgeAudit:
     """Returns audit.json's figures ready to be shown; curves only where they were stored."""
     names = [c.value for c in Category if any(c.value in key.split("->") for key in figures["confusion"])]
+    checked = checked_pairs(figures)
     rows: Sequence[Mapping[str, Any]] = figures.get("reliability") or []
     return JudgeAudit(
         figures=figures,
+        held_back=checked if checked < figures["pairs"] else 0,
         afterwards=afterwards,
         roc=list(zip(*figures["roc"].values(), strict=True)) if figures["roc"] else [],
         reliability=[(row["said"], row["share"], row["responses"]) for row in rows],

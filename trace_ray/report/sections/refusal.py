@@ -23,6 +23,11 @@ class Refusal:
     remedy: str
 
 
+def checked_pairs(figures: Mapping[str, Any]) -> int:
+    """Returns how many pairs no calibration was fitted on; an older audit's confusion counts them too."""
+    return int(figures.get("checked_pairs", sum(figures["confusion"].values())))
+
+
 def refusal_of(
     figures: Mapping[str, Any] | None, canaries: Mapping[str, Any] | None, triage: TriageConfig
 ) -> Refusal | None:
@@ -32,13 +37,15 @@ def refusal_of(
 
 def _of_audit(figures: Mapping[str, Any], triage: TriageConfig) -> Refusal | None:
     """Returns the limit at which ``triage.audit`` refuses a judge of these figures."""
-    auc, asked, pairs = figures["auc"], figures.get("false_invert"), f"on {figures['pairs']:,} labelled pairs"
+    auc, asked = figures["auc"], figures.get("false_invert")
     if auc is None or auc < triage.min_auc:
+        pairs = f"on {figures['pairs']:,} labelled pairs"
         said = "could not be computed" if auc is None else f"is {auc:.2f}"
         text = f"The judge's AUC {said}; the limit is {triage.min_auc:.2f} (triage.min_auc)."
         remedy = "use a stronger triage.judge.model, or a policy that rules can decide"
         return Refusal("triage.min_auc", f"{'no AUC' if auc is None else f'AUC {auc:.2f}'} {pairs}", text, remedy)
     if asked is not None and not asked["reached"]:
+        pairs = f"on {checked_pairs(figures):,} labelled pairs"
         rate = f"{100 * asked['asked']:.3g} %"
         text = (
             f"No abstain band keeps false INVERT verdicts below {rate} (triage.false_invert_rate) with confidence "
