@@ -345,7 +345,7 @@ def test_an_audit_after_triage_is_shown_as_one(tmp_path: Path) -> None:
     assert (judge.threshold, judge.abstain_band) == (0.5, 0.0)  # what triage used, not what the audit advises
     page = render(made.run, config_of())
     assert "by <code>trace-ray audit</code> after triage" in page
-    assert "threshold 0.7, band ± 0.1 and calibration platt, not of what triage used" in page
+    assert "threshold 0.7, band ± 0.1 and calibration platt, which triage need not have used" in page
     assert "never compared with labels" not in page
     (made.run.triaged.place / "audit.json").write_text(json.dumps(AUDIT | {"pairs": 77, "checked_pairs": 77}))
     judge = judge_section(made.run, config_of().triage)
