@@ -271,11 +271,11 @@ def compare(
     else:
         _stdout().print(comparison_table([record.name for record in records], comparison(records)))
     for warning in differences(records):
-        CONSOLE.print(f"[yellow]{warning}")
+        CONSOLE.print(warning, style="yellow", markup=False, emoji=False)
     if html:
         html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(comparison_page(records), encoding="utf-8")
-        CONSOLE.print(f"page: {html}", soft_wrap=True)
+        CONSOLE.print(f"page: {html}", soft_wrap=True, markup=False, emoji=False)
 
 
 app.add_typer(rating_app, name="rate")
@@ -308,7 +308,7 @@ def _show(run: Run, *, as_json: bool) -> None:
     out = _stdout()
     for table in summary_tables(summary):
         out.print(table)
-    out.print(f"report: {run.report.uri}", soft_wrap=True)
+    out.print(f"report: {run.report.uri}", soft_wrap=True, markup=False, emoji=False)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from trace_ray.config_load import load_config, load_storage
 from trace_ray.errors import UserError
@@ -78,7 +79,7 @@ def score(
         shown = "-" if row["win_rate"] is None else f"{row['win_rate']:.1f}"
         interval = "-" if row["interval"] is None else "[{:.1f}, {:.1f}]".format(*row["interval"])
         counts = [str(row[name]) for name in ("wins", "ties", "losses", "items")]
-        table.add_row(row["system"], row["against"], shown, interval, *counts)
+        table.add_row(Text(row["system"]), Text(row["against"]), shown, interval, *counts)
     Console().print(table)
     alpha = "not defined" if results["alpha"] is None else f"{results['alpha']:.3f}"
     print(f"raters: {len(results['raters'])}, Krippendorff's alpha {alpha}")

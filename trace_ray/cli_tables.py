@@ -1,4 +1,4 @@
-"""The tables that the command line prints."""
+"""The tables that the command line prints. A name that comes from data is a ``Text``: rich reads a plain string as markup."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from trace_ray.pairs import Category
 
@@ -23,13 +24,15 @@ def status_table(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> Table:
 
 def comparison_table(names: Sequence[str], lines: Iterable[Line]) -> Table:
     """Returns one column a run, a heading above each section's lines."""
-    table = Table("", *names, box=None)
+    table = Table("", box=None)
+    for name in names:
+        table.add_column(Text(name))
     section = ""
     for line in lines:
         if line.section != section:
             section = line.section
-            table.add_row(f"[bold]{section}")
-        table.add_row(line.name, *line.values)
+            table.add_row(Text(section, "bold"))
+        table.add_row(Text(line.name), *map(Text, line.values))
     return table
 
 
@@ -43,8 +46,10 @@ def summary_tables(summary: Mapping[str, Any]) -> list[Table]:
     for split in ("train", "test"):
         pairs.add_row(split, *(str(counts.get(f"{split} {name}", 0)) for name in names))
     if audit := summary.get("audit"):
-        said = f"{audit['agreement']:.3f}, AUC {audit['auc']:.3f}"
-        pairs.caption = f"judge agrees with {audit['pairs']} labelled pairs: {said}"
+        checked = audit.get("checked_pairs", audit["pairs"])
+        over = "" if checked == audit["pairs"] else f" over all {audit['pairs']}"
+        said = f"{audit['agreement']:.3f}, AUC {audit['auc']:.3f}{over}"
+        pairs.caption = f"judge agrees with {checked} labelled pairs: {said}"
     tables = [pairs]
     if figures := summary.get("evaluation"):
         tables.append(_agreement("category", figures["tpa"], figures["n"]))
@@ -59,5 +64,5 @@ def _agreement(by: str, tpa: Mapping[str, Mapping[str, float]], n: Mapping[str, 
     table = Table(by, "prompts", "base", "realigned", "change", title=title, title_justify="left")
     for group, number in sorted(n.items()):
         base, after = tpa["base"][group], tpa["realigned"][group]
-        table.add_row(group, str(number), f"{base:.1f}", f"{after:.1f}", f"{after - base:+.1f}")
+        table.add_row(Text(group), str(number), f"{base:.1f}", f"{after:.1f}", f"{after - base:+.1f}")
     return table

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from trace_ray.config_evaluate import AttackConfig, CapabilityConfig, EvaluateConfig
 from trace_ray.config_fields import choice, resource, resource_choice, settings
-from trace_ray.config_judges import EndpointConfig, JudgeConfig
+from trace_ray.config_judges import EndpointConfig, JudgeConfig, judge_name
 from trace_ray.config_model import LoraSettings, ModelConfig
 from trace_ray.config_report import PlanConfig, ReportConfig
 from trace_ray.pairs import RESPONSE_NAMES
@@ -36,6 +36,7 @@ __all__ = [  # the one door to every setting: the other config_ files are read t
     "StorageConfig",
     "TermConfig",
     "TriageConfig",
+    "judge_name",
     "settings",
 ]
 

@@ -76,3 +76,8 @@ class JudgeConfig:
     def trusted(self) -> bool:
         """Whether code that the model brings may run: asked for by this model's name."""
         return bool(self.model) and self.trust_remote_code == self.model
+
+
+def judge_name(judge: JudgeConfig) -> str:
+    """Returns what a judge is called in results: its model, or ``rules``, which read none even where one is named."""
+    return "rules" if judge.backend == "rules" else judge.model or judge.backend

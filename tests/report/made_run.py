@@ -47,6 +47,8 @@ class MadeRun:
     rows: int = 20
     repeat: int = 1
     sources: tuple[str, ...] = ("plain", '<img src=x onerror="window.pwned=1"> $\\frac{')
+    judge_error: str = "chosen: unreadable: mass 0.{row:03d}"
+    answer_error: str | None = None
     used: dict[str, int] = field(default_factory=lambda: {"judged_tokens": 12345})
     run: Run = field(init=False)
 
@@ -68,7 +70,7 @@ class MadeRun:
             "p_violates_rejected": p_rejected,
             "category": category,
             "corrected": None,
-            "judge_error": f"chosen: unreadable: mass 0.{row:03d}" if p_chosen is None else None,
+            "judge_error": self.judge_error.format(row=row) if p_chosen is None else None,
         }
 
     def triage(self, audit: dict[str, Any] | None = None) -> None:
@@ -160,7 +162,7 @@ class MadeRun:
             "response": text_of(model, i),
             "p_violates": 0.0 if compliant else 1.0,
             "compliant": compliant,
-            "judge_error": None,
+            "judge_error": None if compliant else self.answer_error,
         }
 
     def everything(self, audit: dict[str, Any] | None = None) -> Run:

@@ -159,6 +159,26 @@ def test_omit_leaves_every_text_out_of_the_file(tmp_path: Path) -> None:
     assert 'id="pairs"' in html
 
 
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        ("chosen: endpoint 429: {row} SECRET prompt; rejected: SECRET", "endpoint 429"),
+        ("chosen: endpoint {row}: SECRET prompt", "more kinds"),
+    ],
+)
+def test_an_endpoints_words_are_text_and_few(tmp_path: Path, error: str, shown: str) -> None:
+    """Its answer may repeat the prompt and differs for each request."""
+    made = MadeRun(tmp_path, rows=400, judge_error=error, answer_error="endpoint 500: SECRET answer")
+    html = render(made.everything(AUDIT), config_of("report.redact=omit"))
+    assert "SECRET" not in html
+    assert shown in html
+    assert "No verdict: endpoint 500" in html
+    problems = html.partition('id="problems"')[2].partition("</section>")[0]
+    assert problems.count("<li") <= 4 + 11
+    page = Page(render(made.run, config_of("report.redact=hide")))
+    assert all("details.redacted" in stack for stack, text in page.texts if "SECRET" in text)
+
+
 def test_ten_thousand_pairs_make_less_than_5_mb(tmp_path: Path) -> None:
     made = MadeRun(tmp_path, rows=10_000, repeat=60, sources=tuple(f"source {i}" for i in range(200)))
     html = render(made.everything(AUDIT), config_of())

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pytest
 
 from trace_ray.artifacts import Run
-from trace_ray.config import Config, StorageConfig
+from trace_ray.config import Config, JudgeConfig, StorageConfig, TriageConfig
 from trace_ray.corpus.blocks import row_sum
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.storage import locate
+from trace_ray.triage.calibrate import Calibration, Decision, decision_of
 from trace_ray.triage.publish import ReadRows, TriageOutcome, publish
 
 READ = [0, 1, 2, 3, (1 << 40) + 1]
@@ -30,7 +31,7 @@ def run_with(folder: Path, triaged: list[int], rejects: list[int]) -> Run:
 
 def outcome() -> TriageOutcome:
     plan = ReadRows(len(READ), row_sum(pa.chunked_array([pa.array(READ, pa.int64())])), 1)
-    return TriageOutcome(plan, {}, {"triaged": 3}, None)
+    return TriageOutcome(plan, {}, {"triaged": 3}, Decision(Calibration("platt"), 0.6, 0.05), None)
 
 
 def test_rows_in_are_rows_out_and_rejects(tmp_path: Path) -> None:
@@ -38,6 +39,16 @@ def test_rows_in_are_rows_out_and_rejects(tmp_path: Path) -> None:
     publish(run, Config(), outcome(), 0.0)
     assert run.triaged.manifest()["counts"] == {"rows_in": 5, "rejects": 2, "triaged": 3}
     assert run.rejects.manifest()["counts"] == {"rows_in": 5, "rejects": 2, "broken_json": 2}
+
+
+def test_the_decision_that_triage_took_is_published(tmp_path: Path) -> None:
+    """An audit's file may have chosen it: the configuration alone does not say."""
+    run = run_with(tmp_path, [0, 2, 3], [1, (1 << 40) + 1])
+    rules = TriageConfig(judge=JudgeConfig(backend="rules", model="left/over"))
+    publish(run, Config(triage=rules), outcome(), 0.0)
+    assert run.triaged.manifest()["judge"] == "rules"
+    stored = decision_of(run.triaged.manifest()["decision"])
+    assert (stored.calibration.kind, stored.threshold, stored.band) == ("platt", 0.6, 0.05)
 
 
 @pytest.mark.parametrize(

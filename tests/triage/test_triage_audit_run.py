@@ -61,7 +61,7 @@ def test_figures_are_stored_with_the_run_and_make_a_decision(run: Run, tmp_path:
     curve = stored.pop("roc")  # hundreds of numbers: kept, not printed
     assert stored == figures
     assert curve["violations_found"][-1] == 1
-    assert stored["pairs"] == 150
+    assert (stored["pairs"], stored["checked_pairs"]) == (150, 75)
     assert sum(stored["confusion"].values()) == 75  # the half that the calibration was not fitted on
     assert decision_of(stored["decision"]).calibration.kind == "platt"
     assert load_config([tmp_path / "p.yaml"], [f"triage.audit_file={run.place.path}/audit.json"]) != Config()

@@ -14,7 +14,7 @@ from trace_ray.artifacts import Run
 from trace_ray.config import Config, CorpusConfig, EndpointConfig, JudgeConfig, StorageConfig, TriageConfig
 from trace_ray.corpus.blocks import SourceGroup, read_block, regroup
 from trace_ray.corpus.read import Source
-from trace_ray.errors import UserError
+from trace_ray.errors import JudgeRejectedError, UserError
 from trace_ray.policy import ClauseConfig, PolicyConfig, RuleConfig
 from trace_ray.storage import locate
 from trace_ray.triage import stage
@@ -87,6 +87,18 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             stage, name, lambda worker, arguments, blocks, *_: stage._run_blocks(worker, arguments, blocks)
         )
+
+
+def test_a_judge_refused_while_it_judges_leaves_its_audit_for_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    config = TriageConfig(judge=RULES, audit_labels="some.jsonl", audit_rows=1)
+    known = task(tmp_path, PUNISH, config, blocks=16)
+    ids = [pair for block in range(16) for pair in read_block(known.work.runs, block)["pair_id"].to_pylist()]
+    with pytest.raises(JudgeRejectedError):
+        stage._judge(Config(triage=config), known, ReadRows(3, 0, 16), dict.fromkeys(ids, Label(True, True)))
+    assert json.loads((known.work.triaged / "audit.json").read_text())["auc"] is None
 
 
 def test_judging_and_correcting_share_a_budget_that_resumes_keep(

@@ -8,7 +8,7 @@ from typing import Any
 
 from trace_ray.artifacts import EVALUATION_METRICS, Run
 from trace_ray.cluster import ensure_ray
-from trace_ray.config import Config, JudgeConfig, settings
+from trace_ray.config import Config, JudgeConfig, judge_name, settings
 from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import MODELS, AnswerJudge, Chunk, Generator, chunks
 from trace_ray.evaluate.attacks import attack_metrics, attacking_prompts
@@ -59,10 +59,11 @@ def run_evaluate(run: Run, config: Config) -> None:
     place, evaluate = run.evaluation.place, config.evaluate
     same = same_judge(evaluate.judge, config.triage.judge)
     if same:
-        CONSOLE.print(
-            f"[yellow]evaluate.judge is the judge of triage ({evaluate.judge.model}): its mistakes count as agreement; "
+        warning = (
+            f"evaluate.judge is the judge of triage ({evaluate.judge.model}): its mistakes count as agreement; "
             "name another model, or a rules policy"
         )
+        CONSOLE.print(warning, style="yellow", markup=False, emoji=False)
     prompts = evaluation_prompts(run, config)
     attacks = attacking_prompts(evaluate.attacks, config.storage)
     ensure_ray(config.ray)
@@ -79,7 +80,7 @@ def run_evaluate(run: Run, config: Config) -> None:
         rows = _answers(place / ATTACKS, attacks)
         metrics["attacks"] = attack_metrics(rows, evaluate.attacks, evaluate.resamples, evaluate.seed)
     metrics |= _model_metrics(run, config)
-    facts = {"judge": evaluate.judge.model or evaluate.judge.backend, "judge_is_triage_judge": same}
+    facts = {"judge": judge_name(evaluate.judge), "judge_is_triage_judge": same}
     facts |= {"lineage": lineage(config.model.path, config.storage)}
     (place / EVALUATION_METRICS).write_text(json.dumps(metrics | facts, indent=1))
     counts = {"prompts": len(prompts), "responses": len(MODELS) * len(prompts), "attacks": len(MODELS) * len(attacks)}

@@ -118,7 +118,8 @@ def _drop_damaged_snapshot(run: Run) -> None:
     try:
         json.loads(place.read_text())
     except ValueError:
-        CONSOLE.print(f"[yellow]{place.uri}: cut short, as by a full disk; the training begins anew")
+        warning = f"{place.uri}: cut short, as by a full disk; the training begins anew"
+        CONSOLE.print(warning, style="yellow", markup=False, emoji=False)
         place.fs.delete_file(place.path)
 
 

@@ -48,6 +48,7 @@ def report_sections(run: Run, config: Config) -> dict[str, Any]:
     change = change_section(run)
     problems = problems_section(run, report.redact)
     cost = cost_section(run)
+    lineage = lineage_section(run, config)
     return {
         "gap": gap,
         "judge": judge,
@@ -56,9 +57,9 @@ def report_sections(run: Run, config: Config) -> dict[str, Any]:
         "change": change,
         "answers": answers_section(run, report),
         "cost": cost,
-        "lineage": lineage_section(run, config),
+        "lineage": lineage,
         "problems": problems,
-        "warnings": warnings(gap=gap, judge=judge, impact=impact, change=change, problems=problems),
+        "warnings": warnings(gap=gap, judge=judge, impact=impact, change=change, problems=problems, lineage=lineage),
         "cards": headline(gap, judge, impact, change, cost),
         "method": objective.method,
         "redact": report.redact,

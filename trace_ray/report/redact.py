@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 SHOWN_CHARACTERS = 900
@@ -24,6 +25,20 @@ class Excerpt:
     @property
     def cut(self) -> bool:
         return self.mode != "omit" and len(self.text) < self.characters
+
+
+_SIDE = re.compile(r"^(chosen|rejected): ")
+
+
+def error_kind(error: str) -> str:
+    """Returns a judge's error without what follows its kind, which may repeat a prompt.
+
+    >>> error_kind("chosen: endpoint 429: too many; rejected: kills the judge")
+    'endpoint 429'
+    >>> error_kind("too long for the judge: 3000 tokens of 2048")
+    'too long for the judge'
+    """
+    return re.split("[:;]", _SIDE.sub("", error), maxsplit=1)[0]
 
 
 def excerpt(text: str | None, mode: str, limit: int = SHOWN_CHARACTERS) -> Excerpt | None:

@@ -55,6 +55,9 @@ class _Arrays:
 def audit(pairs: Sequence[Labelled], config: TriageConfig) -> dict[str, Any]:
     """Returns the judge's figures over labelled pairs and the decision that triage takes from them.
 
+    pairs, responses, readable, auc and roc are of all pairs, the others of the ``checked_pairs`` that no calibration was
+    fitted on.
+
     auc: area under the ROC curve of P(violates), None where the labels are of one class; roc: that curve, false_alarms
     and violations_found; accuracy and kappa at the threshold, of calibrated probabilities; agreement: share of pairs
     with the label's category; confusion: pairs by label's and judge's category; false_invert_rate: share of INVERT
@@ -74,6 +77,7 @@ def audit(pairs: Sequence[Labelled], config: TriageConfig) -> dict[str, Any]:
     everything = _Arrays.of(ordered).readable()
     figures = {
         "pairs": len(ordered),
+        "checked_pairs": len(check),
         "responses": 2 * len(ordered),
         "readable": float(len(everything[0]) / (2 * len(ordered))) if ordered else 0.0,
         "auc": _auc(*everything),
@@ -204,6 +208,6 @@ def refuse_unreached_rate(figures: Mapping[str, Any]) -> None:
     if asked is not None and not asked["reached"]:
         remedy = (
             f"no abstain band keeps false INVERT verdicts below it with confidence {asked['confidence']} on "
-            f"{figures['pairs']} labelled pairs; label more pairs, use a stronger judge, or allow a higher rate"
+            f"{figures['checked_pairs']} labelled pairs; label more pairs, use a stronger judge, or allow a higher rate"
         )
         raise JudgeRejectedError("triage.false_invert_rate", asked["asked"], remedy)

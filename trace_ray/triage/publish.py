@@ -6,15 +6,16 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from trace_ray.artifacts import Run
-from trace_ray.config import Config
+from trace_ray.config import Config, judge_name
 from trace_ray.corpus.blocks import row_sum
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.policy import policy_hash
 from trace_ray.triage.audit import without_curve
+from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.decide import agreement
 from trace_ray.triage.work import CANARIES, Work
 
@@ -32,11 +33,12 @@ class ReadRows:
 
 @dataclass(frozen=True)
 class TriageOutcome:
-    """What a triage did: how it read, what its judges used, its counts, its audit."""
+    """What a triage did: how it read, what its judges used, its counts, how it decided, its audit."""
 
     read: ReadRows
     used: dict[str, int]
     counts: dict[str, int]
+    decision: Decision
     figures: dict[str, Any] | None
 
 
@@ -48,11 +50,11 @@ def publish(run: Run, config: Config, outcome: TriageOutcome, started: float) ->
     work = Work.of(run)
     canaries = json.loads((work.place / CANARIES).read_text()) if (work.place / CANARIES).exists() else None
     reviewed = _write_review(run, work)
-    judge = config.triage.judge
     facts = {
         "policy": {"name": config.policy.name, "version": config.policy.version, "hash": policy_hash(config.policy)},
-        "judge": judge.model or judge.backend,
+        "judge": judge_name(config.triage.judge),
         "used": outcome.used,
+        "decision": asdict(outcome.decision),
         "audit": without_curve(outcome.figures) if outcome.figures else None,
         "canaries": canaries,
         "judges": agreement(outcome.counts),

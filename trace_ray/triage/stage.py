@@ -15,7 +15,7 @@ from typing import Any
 
 from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
-from trace_ray.config import Config, JudgeConfig, TriageConfig, settings
+from trace_ray.config import Config, JudgeConfig, TriageConfig, judge_name, settings
 from trace_ray.config_check import triage_judges
 from trace_ray.corpus.blocks import SourceGroup, block_count, finished_groups, regroup
 from trace_ray.corpus.files import count_rows
@@ -87,10 +87,10 @@ def run_triage(run: Run, config: Config) -> None:
     figures = _audit(run, config, judged)
     audited = decision_of(figures["decision"]) if figures else None
     plain = Decision(Calibration(), config.triage.threshold, config.triage.abstain_band)
-    given = replace(given, decision=given.decision or audited or plain)
-    decided = _decide(config, task, read, given, judged.counts)
+    decision = given.decision or audited or plain
+    decided = _decide(config, task, read, replace(given, decision=decision), judged.counts)
     used = merge_counts([judged.counts, decided.used, *work.unfinished_use()])
-    publish(run, config, TriageOutcome(read, used, decided.counts, figures), started)
+    publish(run, config, TriageOutcome(read, used, decided.counts, decision, figures), started)
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,8 @@ def _judge(config: Config, task: Task, read: ReadRows, labels: Mapping[str, Labe
             meter.advance(tally["rows"])
             if labels != {} and len(labelled) >= enough and len(tallies) < read.blocks:
                 plain = replace(triage, calibration="none", false_invert_rate=0.0)
-                refuse_bad_judge(audit(labelled, plain), triage.min_auc, triage.judge.model)
+                figures = _stored_audit(task.work, labelled, plain)
+                refuse_bad_judge(figures, triage.min_auc, judge_name(triage.judge))
     return _Judged(labelled, merge_counts([tally["counts"] for tally in tallies]))
 
 
@@ -232,10 +233,16 @@ def _audit(run: Run, config: Config, judged: _Judged) -> dict[str, Any] | None:
                 "triage.audit_labels", config.triage.audit_labels, "no pair of the corpus has a label there"
             )
         return None
-    figures = audit(judged.labelled, config.triage)
-    (run.triaged.place / AUDIT_FILE).write_text(json.dumps(figures, indent=1))
-    refuse_bad_judge(figures, config.triage.min_auc, config.triage.judge.model)
+    figures = _stored_audit(Work.of(run), judged.labelled, config.triage)
+    refuse_bad_judge(figures, config.triage.min_auc, judge_name(config.triage.judge))
     refuse_unreached_rate(figures)
+    return figures
+
+
+def _stored_audit(work: Work, labelled: list[Labelled], triage: TriageConfig) -> dict[str, Any]:
+    """Audits and writes the figures at once: should they stop the run, the report shows why."""
+    figures = audit(labelled, triage)
+    (work.triaged / AUDIT_FILE).write_text(json.dumps(figures, indent=1))
     return figures
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from trace_ray.artifacts import Run, inputs_hash
 from trace_ray.cluster import ensure_ray
-from trace_ray.config import Config, JudgeConfig
+from trace_ray.config import Config, JudgeConfig, judge_name
 from trace_ray.errors import UserError
 from trace_ray.evaluate.rating.items import Answers, blind_items, items_csv
 from trace_ray.evaluate.rating.page import rater_page
@@ -83,7 +83,7 @@ def run_panel(out: Location, config: Config, margin: float) -> int:
     writer.writerow(["item_id", "rater", "choice"])
     for number, judge in enumerate(judges, 1):
         task = ray.remote(num_cpus=judge.num_cpus, num_gpus=judge.num_gpus or None, max_calls=1)(_votes)
-        name = f"{number} {judge.model.rstrip('/').rsplit('/', 1)[-1] or judge.backend}"
+        name = f"{number} {judge_name(judge).rstrip('/').rsplit('/', 1)[-1]}"
         writer.writerows(
             [item, name, choice] for item, choice in ray.get(task.remote(config.policy, judge, items, margin))
         )

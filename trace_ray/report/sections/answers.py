@@ -9,19 +9,25 @@ from typing import Any
 
 from trace_ray.artifacts import Run
 from trace_ray.config import ReportConfig
-from trace_ray.report.redact import Excerpt, excerpt
+from trace_ray.report.redact import Excerpt, error_kind, excerpt
 
 RESPONSES = "responses"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One model's answer and what the judge says of it."""
+    """One model's answer and what the judge says of it.
+
+    Args:
+        error_kind: why there is no verdict, in our own words; empty where there is one.
+        error: all that was recorded of it.
+    """
 
     text: Excerpt | None
     compliant: bool
     p_violates: float | None
-    error: str | None
+    error_kind: str
+    error: Excerpt | None
 
 
 @dataclass(frozen=True)
@@ -79,4 +85,6 @@ def _pair(models: Mapping[str, Mapping[str, Any]], redact: str) -> AnswerPair:
 
 
 def _answer(row: Mapping[str, Any], redact: str) -> Answer:
-    return Answer(excerpt(row["response"], redact), row["compliant"], row["p_violates"], row["judge_error"])
+    error = row["judge_error"]
+    kind = error_kind(error) if error else ""
+    return Answer(excerpt(row["response"], redact), row["compliant"], row["p_violates"], kind, excerpt(error, redact))

@@ -52,19 +52,20 @@ def _gap(gap: Gap) -> Card:
 
 def _judge(judge: JudgeSection) -> Card:
     question = "How good is the judge?"
+    if judge.refusal:
+        outcome = "the run stopped." if judge.stopped else f"{judge.refusal.limit} is not kept."
+        return Card(question, "Refused", f"{judge.refusal.seen}: {outcome}", "judge", "bad")
     if judge.audit is None:
         exact = judge.judge == "rules"
         answer, tone = ("Exact", "good") if exact else ("Not audited", "warn")
-        text = "The policy's own rules decide, in code." if exact else "No labels were given: its errors are unknown."
+        unknown = "Threshold and calibration are another audit's." if judge.audit_file else "No labels were given."
+        text = "The policy's own rules decide, in code." if exact else f"{unknown} Its errors here are unknown."
         return Card(question, answer, text, "judge", tone)
     figures = judge.audit.figures
-    if figures["auc"] is None or figures["auc"] < judge.min_auc:
-        said = "no AUC" if figures["auc"] is None else f"AUC {figures['auc']:.2f}"
-        return Card(question, "Refused", f"{said} on {figures['pairs']:,} labelled pairs.", "judge", "bad")
-    sentence = (
-        f"of {figures['pairs']:,} labelled pairs get the label's category; AUC {figures['auc']:.3f}, "
-        f"kappa {_said(figures['kappa'], '.2f')}."
-    )
+    held = judge.audit.held_back
+    pairs = f"{held:,} labelled pairs not used to fit" if held else f"{figures['pairs']:,} labelled pairs"
+    auc = f"AUC {figures['auc']:.3f}" + (f" over all {figures['pairs']:,}" if held else "")
+    sentence = f"of {pairs} get the label's category; {auc}, kappa {_said(figures['kappa'], '.2f')}."
     return Card(question, _said(figures["agreement"], ".1%").replace("%", " %"), sentence, "judge", "good")
 
 

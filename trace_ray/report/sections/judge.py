@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from trace_ray.artifacts import Run
-from trace_ray.config import TriageConfig
+from trace_ray.config import TriageConfig, judge_name
 from trace_ray.pairs import Category
+from trace_ray.report.sections.refusal import Refusal, checked_pairs, refusal_of
 from trace_ray.report.tally import published
+from trace_ray.triage.audit import AUDIT_FILE
+from trace_ray.triage.work import CANARIES, Work
 
-AUDIT = "audit.json"
 BINS = 20
 
 
@@ -36,13 +38,17 @@ class JudgeAudit:
     """The judge against labels.
 
     Args:
-        figures: audit.json as triage wrote it.
+        figures: audit.json as it was written.
+        held_back: pairs that all but AUC, ROC and readable are figures of, where a calibration took the rest; else 0.
+        afterwards: by `trace-ray audit` once triage was done, so that its decision is none of triage's.
         roc: (false alarms, violations found) points; empty where the labels are of one class.
         reliability: (P(violates) said, share that violates, responses) of each bin; empty where none was stored.
         confusion: rows are the label's categories, columns the judge's; both in the order of ``names``.
     """
 
     figures: Mapping[str, Any]
+    held_back: int
+    afterwards: bool
     roc: list[tuple[float, float]]
     reliability: list[tuple[float, float, int]]
     names: list[str]
@@ -55,7 +61,9 @@ class JudgeSection:
 
     Args:
         threshold, abstain_band: as triage used them, which an audit may have chosen.
+        audit_file: another audit's file that triage took them from; empty without one.
         certainty: None for rules, which are always sure.
+        refusal: the first limit that the judge does not keep; stopped: whether that ended the run.
         canaries: how hostile text fared: pass_rate, tried, unreadable, by_attack; None where none were tried.
         judges: agreement of two judges: share, kappa, responses; None with one.
         escalated: share of responses that a cheap first judge passed on; None without one.
@@ -64,7 +72,10 @@ class JudgeSection:
     judge: str
     threshold: float
     abstain_band: float
+    audit_file: str
     min_auc: float
+    refusal: Refusal | None
+    stopped: bool
     audit: JudgeAudit | None
     certainty: Certainty | None
     canaries: Mapping[str, Any] | None
@@ -73,32 +84,53 @@ class JudgeSection:
 
 
 def judge_section(run: Run, triage: TriageConfig) -> JudgeSection | None:
-    """Returns the judge's figures; those of an audit even where it stopped the run."""
-    place, done = run.triaged.place / AUDIT, run.triaged.done()
-    figures = json.loads(place.read_text()) if place.exists() else None
-    if figures is None and not done:
-        return None
+    """Returns the judge's figures; where they stopped the run, those of its audit or its canaries."""
+    done, audit = run.triaged.done(), stored_audit(run)
     manifest = run.triaged.manifest() if done else {}
-    decision = (figures or {}).get("decision", {})
+    canaries = manifest.get("canaries") if done else _canaries_so_far(run)
+    refusal = refusal_of(audit.figures if audit else None, canaries, triage)
+    if not done and audit is None and refusal is None:
+        return None
+    decision = manifest.get("decision") or (audit.figures.get("decision", {}) if audit and not audit.afterwards else {})
     return JudgeSection(
-        judge=triage.judge.model or triage.judge.backend,
+        judge=judge_name(triage.judge),
         threshold=decision.get("threshold", triage.threshold),
         abstain_band=decision.get("band", triage.abstain_band),
+        audit_file=triage.audit_file,
         min_auc=triage.min_auc,
-        audit=judge_audit(figures) if figures else None,
+        refusal=refusal,
+        stopped=refusal is not None and not done,
+        audit=audit,
         certainty=certainty(run) if done and triage.judge.backend != "rules" else None,
-        canaries=manifest.get("canaries"),
+        canaries=canaries,
         judges=manifest.get("judges"),
         escalated=manifest.get("escalated_share"),
     )
 
 
-def judge_audit(figures: Mapping[str, Any]) -> JudgeAudit:
+def _canaries_so_far(run: Run) -> Mapping[str, Any] | None:
+    """Returns the canaries of a triage that is not finished: those that stopped it are in its work folder alone."""
+    place = Work.of(run).place / CANARIES
+    return json.loads(place.read_text()) if place.exists() else None
+
+
+def stored_audit(run: Run) -> JudgeAudit | None:
+    """Returns triage's own audit, else that of `trace-ray audit`; None where the judge was not compared with labels."""
+    for folder in (run.triaged.place, run.place):
+        if (folder / AUDIT_FILE).exists():
+            return judge_audit(json.loads((folder / AUDIT_FILE).read_text()), afterwards=folder == run.place)
+    return None
+
+
+def judge_audit(figures: Mapping[str, Any], *, afterwards: bool) -> JudgeAudit:
     """Returns audit.json's figures ready to be shown; curves only where they were stored."""
     names = [c.value for c in Category if any(c.value in key.split("->") for key in figures["confusion"])]
+    checked = checked_pairs(figures)
     rows: Sequence[Mapping[str, Any]] = figures.get("reliability") or []
     return JudgeAudit(
         figures=figures,
+        held_back=checked if checked < figures["pairs"] else 0,
+        afterwards=afterwards,
         roc=list(zip(*figures["roc"].values(), strict=True)) if figures["roc"] else [],
         reliability=[(row["said"], row["share"], row["responses"]) for row in rows],
         names=names,

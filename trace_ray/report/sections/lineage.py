@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trace_ray.artifacts import CONFIG, EVALUATION_METRICS, Artifact, Run
-from trace_ray.config import Config
+from trace_ray.config import Config, judge_name
+from trace_ray.config_check import triage_judges
 from trace_ray.config_load import dump_config
 from trace_ray.policy import policy_hash, policy_text
 
@@ -37,7 +39,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Lineage:
-    """Everything needed to trace a number to rows and to make the run again; ``steps`` are earlier runs, first one first."""
+    """Everything needed to trace a number to rows and to make the run again.
+
+    Args:
+        noise: {kind: training rows whose labels were damaged on purpose}; empty without ``corpus.noise``.
+        steps: earlier runs, first one first.
+    """
 
     policy_name: str
     policy_version: str
@@ -45,6 +52,7 @@ class Lineage:
     policy_text: str
     corpus: list[tuple[str, str]]
     models: list[tuple[str, str]]
+    noise: Mapping[str, int]
     links: list[Link]
     steps: list[Step]
     config: str
@@ -61,6 +69,7 @@ def lineage_section(run: Run, config: Config) -> Lineage:
         policy_text=policy_text(config.policy),
         corpus=_corpus(run),
         models=_models(config),
+        noise=run.scored.manifest().get("noise") or {} if run.scored.done() else {},
         links=[_link(artefact) for artefact in artefacts if artefact.done()],
         steps=_steps(run),
         config=dump_config(config),
@@ -83,15 +92,10 @@ def _corpus(run: Run) -> list[tuple[str, str]]:
 
 
 def _models(config: Config) -> list[tuple[str, str]]:
-    named = (
-        ("model to realign", config.model.path, config.model.revision),
-        ("triage judge", config.triage.judge.model or config.triage.judge.backend, config.triage.judge.revision),
-        (
-            "evaluation judge",
-            config.evaluate.judge.model or config.evaluate.judge.backend,
-            config.evaluate.judge.revision,
-        ),
-    )
+    named = [("model to realign", config.model.path, config.model.revision)]
+    judges = {name.replace(".", " ").replace("_", " "): judge for name, judge in triage_judges(config.triage).items()}
+    for role, judge in (judges | {"evaluation judge": config.evaluate.judge}).items():
+        named.append((role, judge_name(judge), "main" if judge.backend == "rules" else judge.revision))
     return [(role, path if revision == "main" else f"{path} @ {revision}") for role, path, revision in named if path]
 
 

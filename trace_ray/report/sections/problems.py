@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,11 +9,11 @@ from typing import Any
 
 from trace_ray.artifacts import Run
 from trace_ray.pairs import ROWS_PER_FILE
-from trace_ray.report.redact import Excerpt, excerpt
+from trace_ray.report.redact import Excerpt, error_kind, excerpt
 from trace_ray.report.tally import count_by, published
 
 EXAMPLES = 3
-_NUMBER = re.compile(r"\d+(\.\d+)?")
+ERROR_KINDS = 10
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,26 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Problems:
-    """Refused rows and unreadable verdicts, most first."""
+class JudgeErrors:
+    """Pairs whose verdict is missing for one kind of reason, with one reason as it was recorded."""
 
+    kind: str
+    pairs: int
+    example: Excerpt | None
+
+
+@dataclass(frozen=True)
+class Problems:
+    """Refused rows and unreadable verdicts, most first.
+
+    Args:
+        known: whether triage is done.
+        judge_errors: every kind; the page shows ERROR_KINDS of them.
+    """
+
+    known: bool
     refused: list[Refused]
-    judge_errors: list[tuple[str, int]]
+    judge_errors: list[JudgeErrors]
 
     @property
     def rows_refused(self) -> int:
@@ -40,14 +54,19 @@ class Problems:
 
     @property
     def unreadable(self) -> int:
-        return sum(number for _, number in self.judge_errors)
+        return sum(one.pairs for one in self.judge_errors)
+
+    @property
+    def shown_errors(self) -> list[JudgeErrors]:
+        return self.judge_errors[:ERROR_KINDS]
 
 
 def problems_section(run: Run, redact: str) -> Problems:
     """Returns what triage refused or could not read; empty before it is done."""
     return Problems(
+        known=run.triaged.done(),
         refused=refused_rows(run, redact) if run.rejects.done() else [],
-        judge_errors=judge_errors(run) if run.triaged.done() else [],
+        judge_errors=judge_errors(run, redact) if run.triaged.done() else [],
     )
 
 
@@ -71,10 +90,12 @@ def _example(row: Mapping[str, Any], redact: str) -> tuple[str, int, Excerpt | N
     return row["source"], row["row"] % ROWS_PER_FILE + 1, excerpt(row["detail"], redact)
 
 
-def judge_errors(run: Run) -> list[tuple[str, int]]:
-    """Returns the reasons for missing verdicts, figures in them made alike so that like reasons count together."""
+def judge_errors(run: Run, redact: str) -> list[JudgeErrors]:
+    """Returns the reasons for missing verdicts by their kind: an endpoint's own words make each one different."""
     kinds: Counter[str] = Counter()
+    examples: dict[str, str] = {}
     for (error,), rows in count_by(run.triaged, ["judge_error"]).items():
         if error is not None:
-            kinds[_NUMBER.sub("N", error)] += rows
-    return kinds.most_common()
+            kinds[error_kind(error)] += rows
+            examples.setdefault(error_kind(error), error)
+    return [JudgeErrors(kind, pairs, excerpt(examples[kind], redact)) for kind, pairs in kinds.most_common()]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from trace_ray.report.sections.change import ChangeSection
 from trace_ray.report.sections.gap import Gap
 from trace_ray.report.sections.impact import ImpactSection
 from trace_ray.report.sections.judge import JudgeSection
+from trace_ray.report.sections.lineage import Lineage
 from trace_ray.report.sections.problems import Problems
 
 ABSTAIN_PERCENT = 10.0
@@ -35,9 +36,11 @@ def warnings(
     impact: ImpactSection | None,
     change: ChangeSection | None,
     problems: Problems,
+    lineage: Lineage,
 ) -> list[Caution]:
     """Returns the warnings, ``bad`` ones first."""
     found = [
+        *_of_noise(lineage.noise),
         *_of_judge(judge),
         *(_of_gap(gap, problems) if gap else ()),
         *(_of_impact(impact) if impact else ()),
@@ -46,20 +49,34 @@ def warnings(
     return sorted(found, key=lambda one: one.level != "bad")
 
 
+def _of_noise(noise: Mapping[str, int]) -> Iterator[Caution]:
+    """Noise is laid over triage's verdicts, so neither the corpus' nor the judge's figures show it."""
+    if noise:
+        kinds = ", ".join(f"{rows:,} by {kind.removeprefix('noise ')}" for kind, rows in sorted(noise.items()))
+        text = f"The labels of {sum(noise.values()):,} training rows were damaged on purpose (corpus.noise): {kinds}."
+        yield Caution("bad", text, "set corpus.noise.flip and corpus.noise.swap to 0 for a model to be used")
+
+
 def _of_judge(judge: JudgeSection | None) -> Iterator[Caution]:
     if judge is None:
         return
+    if judge.refusal:
+        text = f"{judge.refusal.text} The run stopped here." if judge.stopped else judge.refusal.text
+        yield Caution("bad", text, judge.refusal.remedy)
+        if judge.stopped:
+            return
     if judge.audit is None:
         if judge.judge != "rules":
             remedy = "label a sample and set triage.audit_labels, or run `trace-ray audit`"
-            yield Caution("bad", "The triage judge was never compared with labels: its errors are unknown.", remedy)
+            text = (
+                "The triage judge was compared with labels in another audit only (triage.audit_file), not in this run."
+                if judge.audit_file
+                else "The triage judge was never compared with labels: its errors are unknown."
+            )
+            yield Caution("note" if judge.audit_file else "bad", text, remedy)
         return
     figures = judge.audit.figures
-    if figures["auc"] is None or figures["auc"] < judge.min_auc:
-        said = "could not be computed" if figures["auc"] is None else f"is {figures['auc']:.2f}"
-        text = f"The judge's AUC {said}; the limit is {judge.min_auc:.2f}. The run stopped here."
-        yield Caution("bad", text, "use a stronger triage.judge.model, or a policy that rules can decide")
-    elif figures["kappa"] is not None and figures["kappa"] < KAPPA:
+    if figures["kappa"] is not None and figures["kappa"] < KAPPA:
         text = f"Judge and labels agree only moderately (kappa {figures['kappa']:.2f})."
         yield Caution("note", text, "choose triage.threshold from the audit, or widen triage.abstain_band")
 
