@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trace_ray.artifacts import EVALUATION_METRICS, Run
+from trace_ray.report.sections.gap import SHOWN_GROUPS
 from trace_ray.report.sections.measures import Measure, other_measures
 
 
@@ -47,7 +48,8 @@ class ChangeSection:
     """Before and after.
 
     Args:
-        by_category: ``all`` first; by_source: empty where there is one source only.
+        by_category: ``all`` first; by_source: ``all`` and the largest sources, empty where there is one source only.
+        more_sources: how many smaller ones are left out.
         other: title -> lines of what else evaluation measured.
     """
 
@@ -55,6 +57,7 @@ class ChangeSection:
     judge_is_triage_judge: bool
     by_category: list[ChangeRow]
     by_source: list[ChangeRow]
+    more_sources: int
     unclear: Mapping[str, int]
     mean_words: Mapping[str, float]
     other: Mapping[str, list[Measure]]
@@ -69,12 +72,14 @@ def change_section(run: Run) -> ChangeSection | None:
     if not run.evaluation.done():
         return None
     metrics = json.loads((run.evaluation.place / EVALUATION_METRICS).read_text())
-    sources = change_rows(metrics["tpa_by_source"], metrics["n_by_source"], metrics["tpa_by_source_interval"], {})
+    every = change_rows(metrics["tpa_by_source"], metrics["n_by_source"], metrics["tpa_by_source_interval"], {})
+    sources = sorted(every[1:], key=lambda row: (-row.prompts, row.name))
     return ChangeSection(
         judge=metrics["judge"],
         judge_is_triage_judge=metrics["judge_is_triage_judge"],
         by_category=change_rows(metrics["tpa"], metrics["n"], metrics["tpa_interval"], metrics["tpa_change"]),
-        by_source=sources if len(sources) > 2 else [],
+        by_source=[*every[:1], *sources[:SHOWN_GROUPS]] if len(sources) > 1 else [],
+        more_sources=max(0, len(sources) - SHOWN_GROUPS),
         unclear=metrics["unclear"],
         mean_words=metrics["mean_words"],
         other=other_measures(metrics),
