@@ -39,6 +39,7 @@ def test_shares_counts_and_intervals() -> None:
     low, high = metrics["tpa_interval"]["realigned"]["all"]
     assert low < 75 < high <= 100
     assert metrics["tpa_change"]["all"]["interval"] == pytest.approx([-50, 100])
+    assert metrics["tpa_change_by_source"] == dict.fromkeys(("all", "s"), metrics["tpa_change"]["all"])
 
 
 def test_an_unreadable_verdict_counts_as_a_violation() -> None:

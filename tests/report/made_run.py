@@ -41,7 +41,7 @@ def text_of(name: str, row: int) -> str:
 
 @dataclass
 class MadeRun:
-    """Writes a run's artefacts; ``rows`` pairs, two sources, one of them hostile."""
+    """Writes a run's artefacts; ``rows`` pairs, two sources, one of them hostile; ``prompts`` held out."""
 
     folder: Path
     rows: int = 20
@@ -49,6 +49,8 @@ class MadeRun:
     sources: tuple[str, ...] = ("plain", '<img src=x onerror="window.pwned=1"> $\\frac{')
     judge_error: str = "chosen: unreadable: mass 0.{row:03d}"
     answer_error: str | None = None
+    prompts: int = 8
+    answer_sources: tuple[str, ...] = ("plain",)
     used: dict[str, int] = field(default_factory=lambda: {"judged_tokens": 12345})
     run: Run = field(init=False)
 
@@ -142,21 +144,21 @@ class MadeRun:
     def evaluate(self) -> None:
         run = self.run
         run.evaluation.begin({"model": "x"})
-        rows = [self._answer(model, i) for model in ("base", "realigned") for i in range(8)]
+        rows = [self._answer(model, i) for model in ("base", "realigned") for i in range(self.prompts)]
         place = run.evaluation.place / "responses"
         (place / "part-0.parquet").write_parquet(pa.Table.from_pylist(rows, schema=RESPONSE_SCHEMA))
         judged = {"judge": "rules", "judge_is_triage_judge": False}
         metrics = evaluation_metrics(rows, resamples=200, seed=0) | judged
         (run.evaluation.place / "metrics.json").write_text(json.dumps(metrics))
-        run.evaluation.publish(counts={"prompts": 8, "responses": 16}, seconds=50)
+        run.evaluation.publish(counts={"prompts": self.prompts, "responses": 2 * self.prompts}, seconds=50)
 
     def _answer(self, model: str, i: int) -> dict[str, Any]:
-        """Prompts 0-3 (INVERT) are gained, 4-5 (RETAIN) lost, 6-7 kept."""
+        """Prompts 0-3 (INVERT) are gained, 4-5 (RETAIN) lost, the others kept."""
         compliant = (i >= 4) if model == "base" else (i < 4 or i >= 6)
         return {
             "pair_id": f"{i:032x}",
             "prompt": text_of("asked", i),
-            "source": "plain",
+            "source": self.answer_sources[i % len(self.answer_sources)],
             "category": "INVERT" if i < 4 else "RETAIN",
             "model": model,
             "response": text_of(model, i),

@@ -38,6 +38,12 @@ CONTRAST = """
 })()
 """
 
+SEARCH = """(() => {
+  const input = document.querySelector("[data-search=top-pairs] input");
+  input.value = "%s";
+  input.dispatchEvent(new Event("input"));
+})()"""
+
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -103,6 +109,26 @@ def test_more_are_shown_on_demand(browser: Chromium, page: Path) -> None:
     shown = "[...document.querySelectorAll('#top-pairs > li')].filter((e) => !e.hidden).length"
     assert browser.ask(shown) == 18
     assert browser.ask("document.querySelector('[data-more=top-pairs]').hidden") is True
+
+
+def test_a_pair_is_found_by_its_whole_id(browser: Chromium, page: Path) -> None:
+    browser.open(page)
+    browser.ask(SEARCH % f"{41:032x}")
+    assert browser.ask("[...document.querySelectorAll('#top-pairs > li')].filter((e) => !e.hidden).length") == 1
+
+
+@pytest.mark.parametrize(("words", "before", "printed"), [("", 10, 18), ("PUNISH", 6, 6), ("INVERT", 10, 12)])
+def test_paper_shows_every_entry_that_fits_the_filter(
+    browser: Chromium, page: Path, words: str, before: int, printed: int
+) -> None:
+    browser.open(page)
+    browser.ask(SEARCH % words)
+    shown = "[...document.querySelectorAll('#top-pairs > li')].filter((e) => !e.hidden).length"
+    counts = [browser.ask(shown)]
+    for event in ("beforeprint", "afterprint"):
+        browser.ask(f"dispatchEvent(new Event('{event}'))")
+        counts.append(browser.ask(shown))
+    assert counts == [before, printed, before]
 
 
 def test_it_prints(browser: Chromium, page: Path, tmp_path: Path) -> None:

@@ -180,7 +180,9 @@ def test_an_endpoints_words_are_text_and_few(tmp_path: Path, error: str, shown: 
 
 
 def test_ten_thousand_pairs_make_less_than_5_mb(tmp_path: Path) -> None:
-    made = MadeRun(tmp_path, rows=10_000, repeat=60, sources=tuple(f"source {i}" for i in range(200)))
+    sources = tuple(f"source {i} " + "long " * 30 for i in range(1500))
+    made = MadeRun(tmp_path, rows=10_000, repeat=60, sources=sources, prompts=1500, answer_sources=sources)
     html = render(made.everything(AUDIT), config_of())
     assert len(html.encode()) < 5_000_000
-    assert html.count("<li data-category") == 100 + 8
+    assert html.count("<li data-category") == 100 + config_of().report.examples
+    assert "1,488 more in" in html

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.report.page import render, report_sections
+from trace_ray.report.plots.change import change_picture
 from trace_ray.report.redact import excerpt
 from trace_ray.report.sections.answers import answers_section
 from trace_ray.report.sections.change import change_section
@@ -101,6 +103,43 @@ def test_before_and_after_by_category(made: MadeRun) -> None:
     assert [row.change for row in change.by_category] == [25.0, 100.0, -50.0]
     assert [row.clear for row in change.by_category] == [False, True, False]
     assert change.by_source == []
+    assert change.by_category[1].said() == "+100.0 (39.8 to 100.0)"
+    assert change.by_category[2].said() == "-50.0 (-100.0 to 0.0), unclear"
+    page = render(made.run, config_of())
+    assert change.by_category[2].said() in page
+    assert change.overall.said(" points") in page
+
+
+def test_only_the_largest_sources_are_shown_and_a_long_name_leaves_the_plot_its_room(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path, prompts=30, answer_sources=("large", *(f"{i} " + "x" * 128 for i in range(13)), "large"))
+    made.everything()
+    change = change_section(made.run)
+    assert change is not None
+    assert [row.name[:5] for row in change.by_source[:3]] == ["all", "large", "0 xxx"]
+    assert (len(change.by_source), change.more_sources) == (13, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns where names leave a plot no room
+        drawn = change_picture(change.by_source, "source")
+    assert "x" * 27 + "…" in drawn.wide
+    assert "x" * 28 not in drawn.wide
+
+
+def test_a_sources_change_has_its_own_interval_where_one_was_stored(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path, prompts=30, answer_sources=("one", "two"))
+    made.everything()
+    place = made.run.evaluation.place / "metrics.json"
+    metrics = json.loads(place.read_text())
+    change = change_section(made.run)
+    assert change is not None
+    stored = {row.name: row.difference for row in change.by_source}
+    assert stored == {name: tuple(one["interval"]) for name, one in metrics["tpa_change_by_source"].items()}
+    assert "no interval of the change was stored" not in render(made.run, config_of())
+    del metrics["tpa_change_by_source"]
+    place.write_text(json.dumps(metrics))
+    older = change_section(made.run)
+    assert older is not None
+    assert [row.said() for row in older.by_source] == [f"{row.change:+.1f}, unclear" for row in change.by_source]
+    assert "no interval of the change was stored" in render(made.run, config_of())
 
 
 def test_every_kind_of_answer_is_shown_early(made: MadeRun) -> None:

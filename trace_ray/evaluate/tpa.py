@@ -33,7 +33,8 @@ def percent(values: Sequence[float]) -> float:
 def evaluation_metrics(rows: list[dict[str, Any]], resamples: int, seed: int) -> dict[str, Any]:
     """Returns what metrics.json holds of the answers: TPA in percent overall, by category and by source, and counts.
 
-    ``tpa_interval`` and ``tpa_change`` hold 95 % intervals, of each model's TPA and of the paired change between them.
+    ``tpa_interval`` and ``tpa_change`` hold 95 % intervals, of each model's TPA and of the paired change between them;
+    those by source are named likewise.
     """
     by_category, by_source = compliance(rows, "category"), compliance(rows, "source")
     models = sorted(by_category)
@@ -44,6 +45,7 @@ def evaluation_metrics(rows: list[dict[str, Any]], resamples: int, seed: int) ->
         "n": {group: len(v) for group, v in by_category[models[0]].items()} if models else {},
         "tpa_by_source": _map(by_source, percent),
         "tpa_by_source_interval": _map(by_source, lambda v: _percents(bootstrap_interval(v, resamples, seed))),
+        "tpa_change_by_source": _changes(by_source, resamples, seed),
         "n_by_source": {group: len(v) for group, v in by_source[models[0]].items()} if models else {},
     }
     for model in models:

@@ -61,6 +61,11 @@ def picture(plot: Plot, *, name: str, label: str, wide: float, narrow: float) ->
     return Picture(label, **drawn)
 
 
+def shortened(text: str, limit: int) -> str:
+    """Returns a name of at most ``limit`` characters: a longer one takes the plot's room, up to all of it."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 def _svg(plot: Plot, name: str, height: float, size: str) -> Markup:
     import matplotlib as mpl
     from matplotlib.figure import Figure

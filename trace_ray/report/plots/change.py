@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trace_ray.report.figure import Picture, picture
+from trace_ray.report.figure import Picture, picture, shortened
 from trace_ray.report.sections.change import ChangeRow
 from trace_ray.report.theme import LIGHT
 
 _MODELS = (("base", "o", 0.14), ("realigned", "D", -0.14))
+_NAME_CHARACTERS = {"wide": 30, "narrow": 20}
 
 
 def change_picture(rows: Sequence[ChangeRow], name: str) -> Picture:
@@ -33,7 +34,9 @@ def _draw(figure: Any, rows: Sequence[ChangeRow], *, narrow: bool) -> None:
             axes.plot([one.low, one.high], [at - offset] * 2, color=LIGHT[model], linewidth=2.2, alpha=0.45)
             label = f"{model} model" if at == 0 else None
             axes.plot(one.value, at - offset, marker, color=LIGHT[model], markersize=7, label=label, linestyle="none")
-    axes.set_yticks(range(len(rows)), [row.name if narrow else f"{row.name}  ({row.prompts})" for row in rows])
+    names = [shortened(row.name, _NAME_CHARACTERS["narrow" if narrow else "wide"]) for row in rows]
+    labels = names if narrow else [f"{name}  ({row.prompts})" for name, row in zip(names, rows, strict=True)]
+    axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(-2, 102)
     axes.set_xticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])

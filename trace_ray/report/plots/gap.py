@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trace_ray.pairs import Category
-from trace_ray.report.figure import Picture, picture
+from trace_ray.report.figure import Picture, picture, shortened
 from trace_ray.report.sections.gap import ALL, Gap, Shares
 from trace_ray.report.theme import LIGHT
 
@@ -53,7 +53,7 @@ def _draw(figure: Any, rows: list[Shares], *, narrow: bool) -> None:
                 text = f"{share:.0f} %" if share >= 1 else ""
                 axes.text(start + share / 2, place, text, ha="center", va="center", color=LIGHT["on-fill"])
         left = [a + b for a, b in zip(left, shares, strict=True)]
-    names = [_shortened(row.name, _NAME_CHARACTERS[size]) for row in rows]
+    names = [shortened(row.name, _NAME_CHARACTERS[size]) for row in rows]
     if narrow:
         axes.set_yticks([])
         for place, name, row in zip(places, names, rows, strict=True):
@@ -66,7 +66,3 @@ def _draw(figure: Any, rows: list[Shares], *, narrow: bool) -> None:
     axes.set_xticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
     axes.tick_params(axis="both", length=0)
     axes.spines[["left", "bottom"]].set_visible(False)
-
-
-def _shortened(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"

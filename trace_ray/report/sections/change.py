@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trace_ray.artifacts import EVALUATION_METRICS, Run
+from trace_ray.report.sections.gap import SHOWN_GROUPS
 from trace_ray.report.sections.measures import Measure, other_measures
 
 
@@ -41,13 +42,23 @@ class ChangeRow:
             return self.difference[0] > 0 or self.difference[1] < 0
         return self.base.high < self.realigned.low or self.realigned.high < self.base.low
 
+    def said(self, unit: str = "") -> str:
+        """Returns the change with what is known of its certainty, in words: colour alone would not reach everyone.
+
+        >>> ChangeRow("all", 8, Measured(50.0, 12.0, 88.0), Measured(75.0, 38.0, 100.0), (-37.5, 75.0)).said(" points")
+        '+25.0 points (-37.5 to 75.0), unclear'
+        """
+        interval = "" if self.difference is None else f" ({self.difference[0]:z.1f} to {self.difference[1]:z.1f})"
+        return f"{self.change:+z.1f}{unit}{interval}" + ("" if self.clear else ", unclear")
+
 
 @dataclass(frozen=True)
 class ChangeSection:
     """Before and after.
 
     Args:
-        by_category: ``all`` first; by_source: empty where there is one source only.
+        by_category: ``all`` first; by_source: ``all`` and the largest sources, empty where there is one source only.
+        more_sources: how many smaller ones are left out.
         other: title -> lines of what else evaluation measured.
     """
 
@@ -55,6 +66,7 @@ class ChangeSection:
     judge_is_triage_judge: bool
     by_category: list[ChangeRow]
     by_source: list[ChangeRow]
+    more_sources: int
     unclear: Mapping[str, int]
     mean_words: Mapping[str, float]
     other: Mapping[str, list[Measure]]
@@ -63,18 +75,30 @@ class ChangeSection:
     def overall(self) -> ChangeRow:
         return self.by_category[0]
 
+    @property
+    def intervals_stored(self) -> bool:
+        """Returns whether every row has its change's interval; older runs have none by source."""
+        return all(row.difference is not None for row in (*self.by_category, *self.by_source))
+
 
 def change_section(run: Run) -> ChangeSection | None:
     """Returns before and after; None before evaluation is done."""
     if not run.evaluation.done():
         return None
     metrics = json.loads((run.evaluation.place / EVALUATION_METRICS).read_text())
-    sources = change_rows(metrics["tpa_by_source"], metrics["n_by_source"], metrics["tpa_by_source_interval"], {})
+    every = change_rows(
+        metrics["tpa_by_source"],
+        metrics["n_by_source"],
+        metrics["tpa_by_source_interval"],
+        metrics.get("tpa_change_by_source", {}),  # runs evaluated before it was stored have none
+    )
+    sources = sorted(every[1:], key=lambda row: (-row.prompts, row.name))
     return ChangeSection(
         judge=metrics["judge"],
         judge_is_triage_judge=metrics["judge_is_triage_judge"],
         by_category=change_rows(metrics["tpa"], metrics["n"], metrics["tpa_interval"], metrics["tpa_change"]),
-        by_source=sources if len(sources) > 2 else [],
+        by_source=[*every[:1], *sources[:SHOWN_GROUPS]] if len(sources) > 1 else [],
+        more_sources=max(0, len(sources) - SHOWN_GROUPS),
         unclear=metrics["unclear"],
         mean_words=metrics["mean_words"],
         other=other_measures(metrics),

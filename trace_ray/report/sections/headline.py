@@ -78,8 +78,8 @@ def _change(change: ChangeSection) -> Card:
     row = change.overall
     tone = "good" if row.change > 0 and row.clear else "bad" if row.change < 0 and row.clear else "warn"
     sentence = (
-        f"of answers to {row.prompts:,} held-out prompts comply after realignment; before, {row.base.value:.3g} % did "
-        f"({row.change:+.1f} points)."
+        f"of answers to {row.prompts:,} held-out prompts comply after realignment; before, {row.base.value:.3g} % did: "
+        f"{row.said(' points')}."
     )
     return Card(
         "What changed in the model?", f"{row.base.value:.3g} → {row.realigned.value:.3g} %", sentence, "change", tone

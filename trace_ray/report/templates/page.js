@@ -6,18 +6,18 @@ for (const controls of document.querySelectorAll("[data-search]")) {
   const entries = [...document.getElementById(name).children];
   const [input, select, status] = ["input", "select", "[role=status]"].map((one) => controls.querySelector(one));
   const more = document.querySelector(`[data-more="${name}"]`);
-  const texts = entries.map((entry) => entry.textContent.toLowerCase());
+  const texts = entries.map((entry) => `${entry.textContent} ${entry.dataset.id || ""}`.toLowerCase());
   let room = PAGE;
-  const show = () => {
+  const show = (limit = room) => {
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
     let found = 0;
     entries.forEach((entry, i) => {
       const fits = (!select.value || entry.dataset.category === select.value) && words.every((word) => texts[i].includes(word));
       found += fits;
-      entry.hidden = !fits || found > room;
+      entry.hidden = !fits || found > limit;
     });
-    status.textContent = `${Math.min(found, room)} shown of ${found} found, ${entries.length} in all`;
-    more.hidden = found <= room;
+    status.textContent = `${Math.min(found, limit)} shown of ${found} found, ${entries.length} in all`;
+    more.hidden = found <= limit;
   };
   const filter = () => { room = PAGE; show(); };
   input.addEventListener("input", filter);
@@ -30,6 +30,9 @@ for (const controls of document.querySelectorAll("[data-search]")) {
     next.tabIndex = -1;
     next.focus({ preventScroll: true });
   });
+  // "Show more" cannot be pressed on paper: what fits the filter is printed.
+  addEventListener("beforeprint", () => show(Infinity));
+  addEventListener("afterprint", () => show());
   controls.hidden = false;
   show();
 }
