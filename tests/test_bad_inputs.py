@@ -216,6 +216,13 @@ def test_a_file_of_settings_that_is_not_there(say: Say) -> None:
     assert_one_line(say("run", "-c", "mien.yaml", "--run", "run"), "no such file (did you mean 'mine.yaml'?)")
 
 
+def test_a_method_that_trains_on_no_conflict_of_the_corpus(say: Say) -> None:
+    Path("pairs.jsonl").write_text("".join(f"{line}\n" for line in lines_of(*[PUNISH, RETAIN] * 3)))
+    wrong = given("plan", "--method", "naive_oracle_dpo")
+    said = "objective.method: naive_oracle_dpo: it trains on no PUNISH, and no other conflict was found"
+    assert_one_line(say(*wrong), said)
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [

@@ -15,6 +15,7 @@ from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
 from trace_ray.models import load_chat_tokenizer
+from trace_ray.pairs import CONFLICTS
 from trace_ray.pipeline import hold_settings, run_folder
 from trace_ray.plan.estimate import Resources, StageEstimate
 from trace_ray.plan.judges import reading_judges
@@ -91,7 +92,12 @@ def check_pairs(sample: Sample, load: Workload, config: Config) -> Iterator[User
     if not train and config.corpus.test_paths:  # held-out pairs have files of their own: these gave none
         yield UserError("corpus.paths", list(config.corpus.paths), "none of its sampled rows can be read as a pair")
     elif not load.trained["INVERT"] + load.trained["PUNISH"]:
-        yield UserError("corpus", seen, "no sampled pair conflicts with the policy: check policy and corpus")
+        skipped = sorted(name for name in train if name in {category.value for category in CONFLICTS})
+        if skipped:
+            remedy = f"it trains on no {' and no '.join(skipped)}, and no other conflict was found: use another method"
+            yield UserError("objective.method", config.objective.method, remedy)
+        else:
+            yield UserError("corpus", seen, "no sampled pair conflicts with the policy: check policy and corpus")
     elif train == {"PUNISH"} and config.objective.PUNISH.prefer != "corrected":
         remedy = "all of them PUNISH, so no pair holds a compliant response: add some, or use --method trace_oracle"
         yield UserError("corpus", seen, remedy)
