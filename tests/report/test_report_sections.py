@@ -27,7 +27,7 @@ from trace_ray.report.sections.impact import effective_size, head_share, impact_
 from trace_ray.report.sections.judge import judge_section
 from trace_ray.report.sections.lineage import lineage_section
 from trace_ray.report.sections.problems import problems_section
-from trace_ray.report.sections.training import thinned, training_section
+from trace_ray.report.sections.training import thinned, training_caption, training_section
 from trace_ray.storage import locate
 
 
@@ -183,14 +183,26 @@ def test_every_kind_of_answer_is_shown_early(made: MadeRun) -> None:
 
 
 def test_curves_are_thinned_by_means_and_empty_ones_left_out(made: MadeRun) -> None:
-    training = training_section(made.run, "trace", 1)
+    training = training_section(made.run, config_of().objective, 1)
     assert training is not None
     assert set(training.curves) == {"mean loss of a pair", "mean margin (implicit reward)", "learning rate"}
     assert training.curves["mean loss of a pair"] == {"INVERT": [(i, 1.0 / i) for i in range(1, 6)]}
     assert training.trained == {"INVERT": 10, "PUNISH": 0, "RETAIN": 30}
+    assert training.caption in render(made.run, config_of())
     long = thinned([(float(i), float(i % 2)) for i in range(10_000)], points=100)
     assert len(long) == 100
     assert {value for _, value in long} == {0.5}
+
+
+def test_the_caption_of_training_follows_the_losses() -> None:
+    trace = training_caption(config_of().objective, margin=True)
+    assert "fall for INVERT, PUNISH." in trace
+    assert "near 0 for RETAIN: it is the KL" in trace
+    assert "A margin is relative to the reference" in trace
+    relabelled = config_of(
+        "objective.PUNISH.loss=skip", "objective.RETAIN.loss=dpo", "objective.RETAIN.suppress=[rejected]"
+    )
+    assert training_caption(relabelled.objective, margin=False) == "Loss should fall for INVERT, RETAIN."
 
 
 def test_costs_are_those_of_the_manifests(made: MadeRun) -> None:
