@@ -128,7 +128,7 @@ class MadeRun:
         for artifact in (run.realign, run.model):
             artifact.begin({"scored": "x"})
         rows = [
-            {"step": i, "steps": steps, "tokens": 100, "lr": 1e-4, "grad_norm": None}
+            {"step": i, "steps": steps, "tokens": 100, "lr": 1e-4, "grad_norm": None, "memory_gib": 0.5 * i}
             | {
                 "INVERT/loss": 1.0 / i,
                 "INVERT/pairs": 2,

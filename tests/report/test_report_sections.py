@@ -214,6 +214,10 @@ def test_costs_are_those_of_the_manifests(made: MadeRun) -> None:
         ("evaluate", 50, None),
     ]
     assert cost.seconds == 120
+    assert cost.worker_gib == 2.5
+    page = render(made.run, config_of())
+    assert "13,622 tokens were counted in triage, impact, realign." in page
+    assert "driver's node; one training worker, on whichever node, held up to 2.5 GiB" in page
 
 
 @pytest.mark.parametrize(
@@ -227,7 +231,10 @@ def test_costs_are_those_of_the_manifests(made: MadeRun) -> None:
 def test_every_judges_tokens_are_a_cost(tmp_path: Path, used: dict[str, int], tokens: int | None) -> None:
     made = MadeRun(tmp_path, used=used)
     made.triage()
-    assert cost_section(made.run).stages[0].tokens == tokens
+    cost = cost_section(made.run)
+    assert (cost.stages[0].tokens, cost.worker_gib) == (tokens, None)
+    (card,) = [card for card in report_sections(made.run, config_of())["cards"] if card.anchor == "cost"]
+    assert ("tokens" in card.sentence) == (tokens is not None)
 
 
 @pytest.mark.parametrize("missing", ["kappa", "agreement"])

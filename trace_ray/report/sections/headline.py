@@ -109,5 +109,7 @@ def _impact(impact: ImpactSection) -> Card:
 
 def _cost(cost: CostSection) -> Card:
     slowest = max(cost.stages, key=lambda stage: stage.seconds)
-    sentence = f"in all; {slowest.stage} took {duration(slowest.seconds)}, {cost.tokens:,} tokens were processed."
+    sentence = f"in all; {slowest.stage} took {duration(slowest.seconds)}."
+    if cost.counted:
+        sentence += f" {cost.tokens:,} tokens were counted in {', '.join(cost.counted)}."
     return Card("What did it cost?", duration(cost.seconds), sentence, "cost")
