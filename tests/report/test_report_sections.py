@@ -103,6 +103,7 @@ def test_a_method_that_weighs_retain_counts_it_everywhere(tmp_path: Path) -> Non
     (card,) = [c for c in report_sections(made.run, config)["cards"] if c.anchor == "impact"]
     assert "of 18 weighed pairs; 3 have weight 0" in card.sentence
     page = render(made.run, config)
+    assert "(objective.retain = pair). The higher the impact" in page
     assert "of the weighed pairs (at or below 0: weight 0)" in page
     assert "conflicts, heaviest first" not in page
 
