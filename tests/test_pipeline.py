@@ -15,6 +15,7 @@ from trace_ray.artifacts import Run
 from trace_ray.config import Config, ModelConfig, RealignConfig, StorageConfig, settings
 from trace_ray.config_load import load_config
 from trace_ray.errors import StaleRunError, UserError
+from trace_ray.memory import recorded_peak
 from trace_ray.pipeline import run_stages, user_error_in
 from trace_ray.storage import locate
 
@@ -97,6 +98,22 @@ def test_a_run_that_stops_before_it_begins_a_stage_leaves_the_configuration(
         run_stages(run, replace(config, corpus=corpus), ["triage"])
     place = run.place / "config.yaml"
     assert (place.read_text() if place.exists() else None) == before
+
+
+def test_the_peak_of_an_interrupted_stage_is_kept(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is recorded where the stage stopped before it had a folder."""
+    begins = iter((False, True))
+
+    def interrupted(run: Run, _config: Config) -> None:
+        if next(begins):
+            run.triaged.begin({})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trace_ray.pipeline.stage_runner", lambda _stage: interrupted)
+    for begun in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            run_stages(run, config, ["triage"])
+        assert (recorded_peak(run.triaged.place) is not None) == begun
 
 
 def test_another_policy_threshold_or_base_is_another_evaluation(config: Config, run: Run) -> None:

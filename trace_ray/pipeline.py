@@ -192,10 +192,13 @@ def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note) -> 
         folders, before = artefacts_of(run, stage), _is_done(run, stage)
         if not before:
             note(stage, "start")
-        with PeakMemory() as memory:
-            stage_runner(stage)(run, config)
-        if folders and not before:
-            record_peak(folders[-1].place, memory.peak_bytes)
+        memory = PeakMemory()
+        try:
+            with memory:
+                stage_runner(stage)(run, config)
+        finally:  # an interrupted stage is resumed, and its peak may have been before
+            if folders and not before and (folders[-1].place / INPUTS).exists():
+                record_peak(folders[-1].place, memory.peak_bytes)
         note(stage, "up to date" if before else "done")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from trace_ray.artifacts import Run
-from trace_ray.config import Config, StorageConfig
+from trace_ray.config import Config, ObjectiveConfig, StorageConfig
 from trace_ray.config_load import conf_folder, load_config
 from trace_ray.evaluate.tpa import evaluation_metrics
 from trace_ray.pairs import REJECT_SCHEMA, RESPONSE_SCHEMA, SCORED_SCHEMA, TRIAGED_SCHEMA
@@ -51,6 +51,7 @@ class MadeRun:
     answer_error: str | None = None
     prompts: int = 8
     answer_sources: tuple[str, ...] = ("plain",)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     used: dict[str, int] = field(default_factory=lambda: {"judged_tokens": 12345})
     run: Run = field(init=False)
 
@@ -105,8 +106,10 @@ class MadeRun:
         run = self.run
         rows = [row for row in map(self.pair, range(self.rows)) if row["category"] != "ABSTAIN"]
         for row in rows:
-            impact = float(row["row"] - 2) if row["category"] != "RETAIN" else None
+            impact = float(row["row"] - 2) if row["category"] in self.objective.weighed else None
             row |= {"impact": impact, "weight": 1.0 if impact is None else max(0.0, impact)}
+            if self.objective.weights == "uniform":
+                row["weight"] = 1.0
         for artifact in (run.impact, run.scored):
             artifact.begin({"triaged": "x"})
         (run.scored.place / "part-0.parquet").write_parquet(pa.Table.from_pylist(rows, schema=SCORED_SCHEMA))
@@ -118,7 +121,7 @@ class MadeRun:
             "max": 9.0,
             "effective_sample_size": 3.0,
         }
-        facts = {"summary": {"INVERT": figures, "PUNISH": figures}, "weight_norm": "mean"}
+        facts = {"summary": dict.fromkeys(self.objective.weighed, figures), "weight_norm": "mean"}
         run.impact.publish(counts={"INVERT": 4}, seconds=20, response_tokens=777, **facts)
         run.scored.publish(counts={"INVERT": 4, "PUNISH": 2, "untrained": 3}, seconds=20, **facts)
 
@@ -127,7 +130,7 @@ class MadeRun:
         for artifact in (run.realign, run.model):
             artifact.begin({"scored": "x"})
         rows = [
-            {"step": i, "steps": steps, "tokens": 100, "lr": 1e-4, "grad_norm": None}
+            {"step": i, "steps": steps, "tokens": 100, "lr": 1e-4, "grad_norm": None, "memory_gib": 0.5 * i}
             | {
                 "INVERT/loss": 1.0 / i,
                 "INVERT/pairs": 2,

@@ -27,7 +27,7 @@ from trace_ray.report.sections.impact import effective_size, head_share, impact_
 from trace_ray.report.sections.judge import judge_section
 from trace_ray.report.sections.lineage import lineage_section
 from trace_ray.report.sections.problems import problems_section
-from trace_ray.report.sections.training import thinned, training_section
+from trace_ray.report.sections.training import thinned, training_caption, training_section
 from trace_ray.storage import locate
 
 
@@ -83,9 +83,44 @@ def test_the_heaviest_conflicts_come_first(made: MadeRun) -> None:
     assert impact.top[0].roles == {"chosen": "suppressed", "rejected": "suppressed"}
     assert impact.top[1].roles == {"chosen": "suppressed", "rejected": "preferred"}
     assert impact.top[3].roles == {}
-    assert impact.conflicts == 6
+    assert impact.pairs == 6
     assert impact.clamped == 3
     assert impact.head_share == pytest.approx(100 * 10 / 27)
+
+
+def test_a_method_that_weighs_retain_counts_it_everywhere(tmp_path: Path) -> None:
+    """Rows 0 to 19 without the two of ABSTAIN have impact row - 2: 3 of 18 are at or below 0."""
+    config = config_of("objective.retain=pair")
+    made = MadeRun(tmp_path, objective=config.objective)
+    made.triage()
+    made.impact()
+    impact = impact_section(made.run, config.report, config.objective)
+    assert impact is not None
+    assert {name: len(found) for name, found in impact.impacts.items()} == {"INVERT": 4, "PUNISH": 2, "RETAIN": 12}
+    assert (impact.pairs, impact.clamped, impact.pairs_are) == (18, 3, "weighed pairs")
+    assert impact.head_share == pytest.approx(100 * (16 + 15) / sum(row - 2 for row in range(3, 19) if row != 9))
+    assert impact.top[0].category == "RETAIN"
+    (card,) = [c for c in report_sections(made.run, config)["cards"] if c.anchor == "impact"]
+    assert "of 18 weighed pairs; 3 have weight 0" in card.sentence
+    page = render(made.run, config)
+    assert "(objective.retain = pair). The higher the impact" in page
+    assert "of the weighed pairs (at or below 0: weight 0)" in page
+    assert "conflicts, heaviest first" not in page
+
+
+def test_uniform_weights_are_not_told_by_impact(tmp_path: Path) -> None:
+    config = config_of("objective.weights=uniform")
+    made = MadeRun(tmp_path, objective=config.objective)
+    made.triage()
+    made.impact()
+    impact = impact_section(made.run, config.report, config.objective)
+    assert impact is not None
+    assert [row.impact for row in impact.top] == [10.0, 9.0, 8.0, 0.0, -1.0, -2.0]
+    assert (impact.effective, impact.effective_of("INVERT"), impact.effective_of("PUNISH")) == (6, 4, 2)
+    page = render(made.run, config)
+    assert "The 6 pairs of highest impact" in page
+    for absent in ("weight 0", "heaviest", "highest weight"):
+        assert absent not in page.split('id="impact"')[1].split('id="training"')[0], absent
 
 
 def test_weights_are_described_as_they_are() -> None:
@@ -149,14 +184,26 @@ def test_every_kind_of_answer_is_shown_early(made: MadeRun) -> None:
 
 
 def test_curves_are_thinned_by_means_and_empty_ones_left_out(made: MadeRun) -> None:
-    training = training_section(made.run, "trace", 1)
+    training = training_section(made.run, config_of().objective, 1)
     assert training is not None
     assert set(training.curves) == {"mean loss of a pair", "mean margin (implicit reward)", "learning rate"}
     assert training.curves["mean loss of a pair"] == {"INVERT": [(i, 1.0 / i) for i in range(1, 6)]}
     assert training.trained == {"INVERT": 10, "PUNISH": 0, "RETAIN": 30}
+    assert training.caption in render(made.run, config_of())
     long = thinned([(float(i), float(i % 2)) for i in range(10_000)], points=100)
     assert len(long) == 100
     assert {value for _, value in long} == {0.5}
+
+
+def test_the_caption_of_training_follows_the_losses() -> None:
+    trace = training_caption(config_of().objective, margin=True)
+    assert "fall for INVERT, PUNISH." in trace
+    assert "near 0 for RETAIN: it is the KL" in trace
+    assert "A margin is relative to the reference" in trace
+    relabelled = config_of(
+        "objective.PUNISH.loss=skip", "objective.RETAIN.loss=dpo", "objective.RETAIN.suppress=[rejected]"
+    )
+    assert training_caption(relabelled.objective, margin=False) == "Loss should fall for INVERT, RETAIN."
 
 
 def test_costs_are_those_of_the_manifests(made: MadeRun) -> None:
@@ -168,6 +215,10 @@ def test_costs_are_those_of_the_manifests(made: MadeRun) -> None:
         ("evaluate", 50, None),
     ]
     assert cost.seconds == 120
+    assert cost.worker_gib == 2.5
+    page = render(made.run, config_of())
+    assert "13,622 tokens were counted in triage, impact, realign." in page
+    assert "driver's node; one training worker, on whichever node, held up to 2.5 GiB" in page
 
 
 @pytest.mark.parametrize(
@@ -181,7 +232,10 @@ def test_costs_are_those_of_the_manifests(made: MadeRun) -> None:
 def test_every_judges_tokens_are_a_cost(tmp_path: Path, used: dict[str, int], tokens: int | None) -> None:
     made = MadeRun(tmp_path, used=used)
     made.triage()
-    assert cost_section(made.run).stages[0].tokens == tokens
+    cost = cost_section(made.run)
+    assert (cost.stages[0].tokens, cost.worker_gib) == (tokens, None)
+    (card,) = [card for card in report_sections(made.run, config_of())["cards"] if card.anchor == "cost"]
+    assert ("tokens" in card.sentence) == (tokens is not None)
 
 
 @pytest.mark.parametrize("missing", ["kappa", "agreement"])

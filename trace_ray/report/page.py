@@ -53,7 +53,7 @@ def report_sections(run: Run, config: Config) -> dict[str, Any]:
         "gap": gap,
         "judge": judge,
         "impact": impact,
-        "training": training_section(run, objective.method, config.realign.epochs),
+        "training": training_section(run, objective, config.realign.epochs),
         "change": change,
         "answers": answers_section(run, report),
         "cost": cost,

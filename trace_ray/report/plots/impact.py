@@ -1,4 +1,4 @@
-"""Impacts by category, and how few conflicts carry how much weight."""
+"""Impacts by category, and how few pairs carry how much weight."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from trace_ray.report.theme import LIGHT
 
 
 def impact_picture(impact: ImpactSection) -> Picture:
-    """Returns a histogram of impacts and the curve of cumulated weight."""
+    """Returns a histogram of impacts and, where weights differ, the curve of cumulated weight."""
     said = "; ".join(
         f"{name}: median {row['median']:.3g}, {100 * row['share_clamped']:.0f} % at or below 0"
         for name, row in sorted(impact.summary.items())
     )
+    head = "" if impact.uniform else f" The heaviest tenth carries {impact.head_share:.0f} % of all weight."
     return picture(
         lambda figure, narrow: _draw(figure, impact, narrow=narrow),
         name="impact",
-        label=f"Impacts by category ({said}). The heaviest tenth carries {impact.head_share:.0f} % of all weight.",
+        label=f"Impacts by category ({said}).{head}",
         wide=3.2,
-        narrow=5.6,
+        narrow=2.8 if impact.uniform else 5.6,
     )
 
 
 def _draw(figure: Any, impact: ImpactSection, *, narrow: bool) -> None:
-    left, right = figure.subplots(2, 1) if narrow else figure.subplots(1, 2)
-    _histogram(left, impact)
-    _concentration(right, impact)
-    for axes in (left, right):
+    drawn = (_histogram,) if impact.uniform else (_histogram, _concentration)
+    places = figure.subplots(*((len(drawn), 1) if narrow else (1, len(drawn))), squeeze=False)
+    for draw, axes in zip(drawn, places.flatten(), strict=True):
+        draw(axes, impact)
         axes.tick_params(length=0)
 
 
@@ -43,18 +44,19 @@ def _histogram(axes: Any, impact: ImpactSection) -> None:
     values = [np.clip(impact.impacts[name], low, high) for name in names]
     axes.hist(values, bins=edges, stacked=True, color=[LIGHT[n.lower()] for n in names], label=names, linewidth=0)
     axes.axvline(0, color=LIGHT["ink"], linewidth=1)
-    axes.set_title("Impact of each conflict (at or below 0: weight 0)", color=LIGHT["ink"])
-    axes.set_ylabel("conflicts")
+    clamped = "" if impact.uniform else " (at or below 0: weight 0)"
+    axes.set_title(f"Impacts of the {impact.pairs_are}{clamped}", color=LIGHT["ink"])
+    axes.set_ylabel(impact.pairs_are)
     axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
     axes.legend()
 
 
 def _concentration(axes: Any, impact: ImpactSection) -> None:
-    ordered = np.sort(impact.weights)[::-1]
+    ordered = np.sort(impact.every_weight)[::-1]
     share = 100 * np.cumsum(ordered) / max(ordered.sum(), 1e-300)
     at = np.unique(np.linspace(0, len(ordered) - 1, 200).astype(int)) if len(ordered) else np.empty(0, int)
     axes.plot([0, 100], [0, 100], color=LIGHT["line"], linewidth=1)
     if len(at):
         axes.plot([0, *(100 * (at + 1) / len(ordered))], [0, *share[at]], color=LIGHT["realigned"], linewidth=2)
-    axes.set_title("Weight carried by the heaviest conflicts", color=LIGHT["ink"])
-    axes.set(xlabel="% of conflicts, heaviest first", ylabel="% of all weight", xlim=(0, 100), ylim=(0, 102))
+    axes.set_title(f"Weight carried by the heaviest {impact.pairs_are}", color=LIGHT["ink"])
+    axes.set(xlabel=f"% of {impact.pairs_are}, heaviest first", ylabel="% of all weight", xlim=(0, 100), ylim=(0, 102))

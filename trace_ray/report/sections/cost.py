@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
-from trace_ray.artifacts import Artifact, Run
+from trace_ray.artifacts import TRAINING_METRICS, Artifact, Run
 from trace_ray.memory import recorded_peak
 from trace_ray.metrics import judge_tokens
 
@@ -28,9 +29,14 @@ class StageCost:
 
 @dataclass(frozen=True)
 class CostSection:
-    """The stages that are done, in order."""
+    """The stages that are done, in order.
+
+    Args:
+        worker_gib: peak memory of one training worker, wherever it ran; None where none was recorded.
+    """
 
     stages: list[StageCost]
+    worker_gib: float | None
 
     @property
     def seconds(self) -> float:
@@ -39,6 +45,11 @@ class CostSection:
     @property
     def tokens(self) -> int:
         return sum(stage.tokens or 0 for stage in self.stages)
+
+    @property
+    def counted(self) -> list[str]:
+        """Returns the stages that recorded tokens."""
+        return [stage.stage for stage in self.stages if stage.tokens is not None]
 
 
 def cost_section(run: Run) -> CostSection:
@@ -57,7 +68,13 @@ def cost_section(run: Run) -> CostSection:
     if run.evaluation.done():
         m = run.evaluation.manifest()
         stages.append(_stage("evaluate", run.evaluation, m["counts"]["responses"], "answers", m.get("tokens")))
-    return CostSection(stages)
+    return CostSection(stages, _worker_gib(run))
+
+
+def _worker_gib(run: Run) -> float | None:
+    place = run.realign.place / TRAINING_METRICS
+    rows = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
+    return max((row["memory_gib"] for row in rows if "memory_gib" in row), default=None)
 
 
 def _impact_tokens(impact: Artifact) -> int | None:

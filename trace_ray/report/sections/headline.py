@@ -35,7 +35,7 @@ def headline(
         _judge(judge) if judge else None,
         _change(change) if change else None,
         _kept(change) if change else None,
-        _impact(impact) if impact and impact.conflicts else None,
+        _impact(impact) if impact and impact.pairs else None,
         _cost(cost) if cost.stages else None,
     ]
     return [card for card in cards if card]
@@ -99,15 +99,18 @@ def _impact(impact: ImpactSection) -> Card:
     if impact.weights_kind == "u2a":
         text = "The conflicts of highest impact were picked, and weighed anew in each round of training."
         return Card("Which pairs matter?", "By rounds", text, "impact")
-    if impact.weights_kind == "uniform":
+    if impact.uniform:
         return Card("Which pairs matter?", "All alike", "The weights were set to be uniform.", "impact")
     sentence = (
-        f"of all weight lies on the heaviest tenth of {impact.conflicts:,} conflicts; {impact.clamped:,} have weight 0."
+        f"of all weight lies on the heaviest tenth of {impact.pairs:,} {impact.pairs_are}; "
+        f"{impact.clamped:,} have weight 0."
     )
     return Card("Which pairs matter?", f"{impact.head_share:.0f} %", sentence, "impact")
 
 
 def _cost(cost: CostSection) -> Card:
     slowest = max(cost.stages, key=lambda stage: stage.seconds)
-    sentence = f"in all; {slowest.stage} took {duration(slowest.seconds)}, {cost.tokens:,} tokens were processed."
+    sentence = f"in all; {slowest.stage} took {duration(slowest.seconds)}."
+    if cost.counted:
+        sentence += f" {cost.tokens:,} tokens were counted in {', '.join(cost.counted)}."
     return Card("What did it cost?", duration(cost.seconds), sentence, "cost")

@@ -1,4 +1,4 @@
-"""Which conflicts matter: impacts by category, how concentrated the weights are, and the pairs of highest weight."""
+"""Which pairs matter: impacts by category, how concentrated the weights are, and the pairs of highest weight."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from trace_ray.artifacts import Run
 from trace_ray.config import ObjectiveConfig, ReportConfig, TermConfig
-from trace_ray.pairs import CONFLICTS, RESPONSE_NAMES, prompt_text
+from trace_ray.pairs import RESPONSE_NAMES, Category, prompt_text
 from trace_ray.report.redact import Excerpt, excerpt
 from trace_ray.report.tally import published
 
@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TopPair:
-    """A conflict of high weight as the page shows it; ``roles``: response -> preferred or suppressed, empty at weight 0."""
+    """A weighed pair of high rank as the page shows it; ``roles``: response -> preferred or suppressed, empty at weight 0."""
 
     rank: int
     pair_id: str
@@ -39,61 +39,80 @@ class TopPair:
 
 @dataclass(frozen=True)
 class ImpactSection:
-    """Impacts and weights over all conflicts.
+    """Impacts and weights over all weighed pairs: the conflicts, and RETAIN where the method weighs it too.
 
     Args:
-        summary: per category: count, share_clamped, min, q25, median, q75, max, effective_sample_size.
-        impacts: per category; weights: of every conflict.
-        head_share: share in percent of all weight that the heaviest tenth of the conflicts carries.
-        effective: effective sample size over all conflicts.
+        summary: per category: count, share_clamped, min, q25, median, q75, max; as impact alone tells, whatever the weights.
+        impacts, weights: per category, as stored.
+        top: of highest weight; of highest impact where the weights are uniform.
     """
 
     summary: Mapping[str, Mapping[str, float]]
     weight_norm: str
     weights_kind: str
     impacts: Mapping[str, Floats]
-    weights: Floats
-    head_share: float
-    effective: float
+    weights: Mapping[str, Floats]
     top: list[TopPair]
 
     @property
-    def conflicts(self) -> int:
-        return len(self.weights)
+    def every_weight(self) -> Floats:
+        return np.concatenate(list(self.weights.values())) if self.weights else np.empty(0)
+
+    @property
+    def pairs(self) -> int:
+        return len(self.every_weight)
+
+    @property
+    def pairs_are(self) -> str:
+        return "weighed pairs" if Category.RETAIN in self.weights else "conflicts"
+
+    @property
+    def uniform(self) -> bool:
+        return self.weights_kind == "uniform"
 
     @property
     def clamped(self) -> int:
-        """Returns the conflicts of weight 0: seen by nobody in training."""
-        return int((self.weights <= 0).sum())
+        """Returns the pairs of weight 0: seen by nobody in training."""
+        return int((self.every_weight <= 0).sum())
+
+    @property
+    def head_share(self) -> float:
+        return head_share(self.every_weight)
+
+    @property
+    def effective(self) -> float:
+        return effective_size(self.every_weight)
+
+    def effective_of(self, category: str) -> float:
+        """Returns a category's effective sample size by its stored weights: the summary's is by impact."""
+        return effective_size(self.weights.get(category, np.empty(0)))
 
 
 def impact_section(run: Run, report: ReportConfig, objective: ObjectiveConfig) -> ImpactSection | None:
     """Returns impacts, weights and top pairs; None before impact is done."""
     if not run.scored.done():
         return None
-    impacts: dict[str, list[Floats]] = {name.value: [] for name in CONFLICTS}
-    weights: list[Floats] = []
-    for table in published(run.scored, ["category", "impact", "weight"]):
-        for name, found in impacts.items():
+    columns = ("impact", "weight")
+    found: dict[str, dict[str, list[Floats]]] = {column: {} for column in columns}
+    for table in published(run.scored, ["category", *columns]):
+        for name in objective.weighed:
             mine = table.filter(pc.equal(table["category"], name))
-            found.append(mine["impact"].to_numpy().astype(float))
-            weights.append(mine["weight"].to_numpy().astype(float))
-    every = np.concatenate(weights) if weights else np.empty(0)
+            for column in columns if len(mine) else ():
+                found[column].setdefault(name, []).append(mine[column].to_numpy().astype(float))
+    impacts, weights = ({name: np.concatenate(parts) for name, parts in found[one].items()} for one in columns)
     manifest = run.scored.manifest()
     return ImpactSection(
         summary=manifest["summary"],
         weight_norm=manifest["weight_norm"],
         weights_kind=objective.weights,
-        impacts={name: np.concatenate(found) for name, found in impacts.items() if sum(map(len, found))},
-        weights=every,
-        head_share=head_share(every),
-        effective=effective_size(every),
+        impacts=impacts,
+        weights=weights,
         top=top_pairs(run, report, objective),
     )
 
 
 def head_share(weights: Floats, head: float = 0.1) -> float:
-    """Returns the percent of all weight on the heaviest ``head`` of the conflicts, at least one.
+    """Returns the percent of all weight on the heaviest ``head`` of the pairs, at least one.
 
     >>> head_share(np.array([8.0, 1.0, 1.0]))
     80.0
@@ -115,12 +134,16 @@ def effective_size(weights: Floats) -> float:
 
 
 def top_pairs(run: Run, report: ReportConfig, objective: ObjectiveConfig) -> list[TopPair]:
-    """Returns the conflicts of highest weight, ties by pair_id; one part is held at a time."""
+    """Returns the weighed pairs of highest weight, of highest impact where all weigh alike; ties by pair_id.
+
+    One part is held at a time.
+    """
+    ranked_by = "impact" if objective.weights == "uniform" else "weight"
     light = ["pair_id", "category", "source", "prompt", "weight", "impact", "p_violates_chosen", "p_violates_rejected"]
     best: list[dict[str, Any]] = []
     for table in published(run.scored, [*light, *RESPONSE_NAMES]):
-        conflicts = table.filter(pc.is_valid(table["impact"])).to_pylist()
-        best = heapq.nsmallest(report.top_pairs, [*best, *conflicts], key=lambda r: (-r["weight"], r["pair_id"]))
+        weighed = table.filter(pc.is_finite(table["impact"])).to_pylist()  # an anchor's is null
+        best = heapq.nsmallest(report.top_pairs, [*best, *weighed], key=lambda r: (-r[ranked_by], r["pair_id"]))
     return [_shown(rank, row, report.redact, objective) for rank, row in enumerate(best, 1)]
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from trace_ray.artifacts import TRAINING_METRICS, Run
+from trace_ray.config import ObjectiveConfig
 from trace_ray.pairs import TRAINED
 
 POINTS = 240
-_SHOWN = {"loss": "mean loss of a pair", "margin": "mean margin (implicit reward)"}
+MARGIN = "mean margin (implicit reward)"
+_SHOWN = {"loss": "mean loss of a pair", "margin": MARGIN}
 
 Curve = list[tuple[float, float]]
 """(step, value) points."""
@@ -24,6 +26,7 @@ class TrainingSection:
     Args:
         curves: title -> {series name -> points}; the categories' names, or ``all``.
         trained: pairs seen by category.
+        caption: what the curves should do, which depends on each category's loss.
     """
 
     steps: int
@@ -33,23 +36,44 @@ class TrainingSection:
     method: str
     curves: Mapping[str, Mapping[str, Curve]]
     trained: Mapping[str, int]
+    caption: str
 
 
-def training_section(run: Run, method: str, epochs: int) -> TrainingSection | None:
+def training_section(run: Run, objective: ObjectiveConfig, epochs: int) -> TrainingSection | None:
     """Returns what realign has written, finished or not; None before its first step."""
     place = run.realign.place / TRAINING_METRICS
     rows = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
     if not rows:
         return None
+    curves = training_curves(rows)
     return TrainingSection(
         steps=rows[-1]["step"],
         planned=rows[-1]["steps"],
         epochs=epochs,
         tokens=sum(row["tokens"] for row in rows),
-        method=method,
-        curves=training_curves(rows),
+        method=objective.method,
+        curves=curves,
         trained={name: sum(row.get(f"{name}/pairs", 0) for row in rows) for name in TRAINED},
+        caption=training_caption(objective, margin=MARGIN in curves),
     )
+
+
+def training_caption(objective: ObjectiveConfig, *, margin: bool) -> str:
+    """Returns what the curves should do; ``margin``: whether one was recorded.
+
+    A KL starts at 0, every other loss above it: dpo of a pair at ln 2, where model and reference are still the same.
+    """
+    losses = {name.value: objective.term(name).loss for name in TRAINED}
+    falling = [name for name, loss in losses.items() if loss not in ("skip", "kl")]
+    anchored = [name for name, loss in losses.items() if loss == "kl"]
+    said = [f"Loss should fall for {', '.join(falling)}."] if falling else []
+    if anchored:
+        said.append(f"Loss should stay near 0 for {', '.join(anchored)}: it is the KL to the reference.")
+    if margin:
+        said.append(
+            "A margin is relative to the reference: above 0, the new preference is stronger than the reference had it."
+        )
+    return " ".join(said)
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
