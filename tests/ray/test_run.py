@@ -19,6 +19,9 @@ from trace_ray.pipeline import run_stages
 from trace_ray.storage import locate
 from trace_ray.synth.demo import write_corpus
 
+HANDLER = signal.getsignal(signal.SIGINT)
+"""As it was before any run: Python's own, or none where a shell put the tests in the background."""
+
 SMALL = ["impact.gold_size=9", "impact.shard_rows=37", "evaluate.prompts=16", "realign.learning_rate=1e-4"]
 
 
@@ -99,4 +102,4 @@ def test_running_again_redoes_nothing_and_a_change_is_refused(finished: tuple[Ru
 def test_the_drivers_interrupt_is_its_own_again(finished: tuple[Run, list[str]]) -> None:
     """Ray Train's handler, left behind, would break what a lost lock or Ctrl-C does in the stages after training."""
     assert finished
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is HANDLER

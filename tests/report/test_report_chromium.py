@@ -84,13 +84,14 @@ def test_nothing_overflows(browser: Chromium, page: Path, width: int) -> None:
     assert browser.ask("document.documentElement.scrollWidth") <= width
 
 
-def test_a_long_source_name_leaves_its_figures_in_sight(browser: Chromium, tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_long_source_name_leaves_its_figures_in_sight(browser: Chromium, tmp_path: Path, width: int) -> None:
     made = MadeRun(tmp_path / "run", prompts=20, answer_sources=("short", "x" * 130))
     (tmp_path / "report.html").write_text(render(made.everything(AUDIT), config_of()))
-    browser.open(tmp_path / "report.html")
+    browser.open(tmp_path / "report.html", width=width)
     browser.ask("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
-    wider = "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth).length"
-    assert browser.ask(wider) == 0
+    tables = "[...document.querySelectorAll('.scroll[aria-label^=Target]')]"
+    assert browser.ask(f"{tables}.map((e) => e.scrollWidth - e.clientWidth)") == [0, 0]
 
 
 def test_keys_alone_reach_and_filter_the_pairs(browser: Chromium, page: Path) -> None:

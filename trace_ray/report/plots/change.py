@@ -10,7 +10,7 @@ from trace_ray.report.sections.change import ChangeRow
 from trace_ray.report.theme import LIGHT
 
 _MODELS = (("base", "o", 0.14), ("realigned", "D", -0.14))
-_NAME_CHARACTERS = {"wide": 30, "narrow": 20}
+_NAME_CHARACTERS = {"wide": 30, "narrow": 14}
 
 
 def change_picture(rows: Sequence[ChangeRow], name: str) -> Picture:
@@ -42,4 +42,5 @@ def _draw(figure: Any, rows: Sequence[ChangeRow], *, narrow: bool) -> None:
     axes.set_xticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
     axes.tick_params(length=0)
     axes.spines["left"].set_visible(False)
-    axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+    side, at = ("right", 1) if narrow else ("left", 0)  # a phone's plot may be narrower than its legend
+    axes.legend(ncols=2, loc=f"lower {side}", bbox_to_anchor=(at, 1))
