@@ -18,7 +18,7 @@ The bare step is forward and backward alone of the same sequences in the same gr
 from __future__ import annotations
 
 import argparse
-import gzip
+import itertools
 import json
 import os
 import resource
@@ -132,13 +132,16 @@ def part_prepare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from trace_ray.batching import token_batches
+    from trace_ray.config import StorageConfig
+    from trace_ray.corpus.files import raw_rows
     from trace_ray.log_probs import collate, response_log_probs
     from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
     from trace_ray.pairs import SCORED_SCHEMA
+    from trace_ray.storage import locate
 
     config, run = config_of(arguments), run_of(folder)
-    with gzip.open(arguments.pairs, "rt") as file:
-        lines = [json.loads(line) for _, line in zip(range(arguments.count), file, strict=False)]
+    raw = itertools.islice(raw_rows(locate(arguments.pairs, StorageConfig())), arguments.count)
+    lines = [row if isinstance(row, dict) else json.loads(row) for row in raw]
     prompts = [[{"role": "user", "content": one["prompt"]}] for one in lines]
     pairs = load_chat_tokenizer(config.model).pairs(
         prompts, [{n: one[n] for n in ("chosen", "rejected")} for one in lines]

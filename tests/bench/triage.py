@@ -11,7 +11,6 @@ sum the proportional memory (PSS) of all its processes, Ray's included, once a s
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import subprocess
@@ -37,9 +36,11 @@ def arguments() -> argparse.Namespace:
 
 
 def read_pairs(path: str) -> list[dict[str, str]]:
-    content = Path(path).read_bytes()
-    lines = (gzip.decompress(content) if path.endswith(".gz") else content).decode().splitlines()
-    return [json.loads(line) for line in lines]
+    from trace_ray.config import StorageConfig
+    from trace_ray.corpus.files import raw_rows
+    from trace_ray.storage import locate
+
+    return [row if isinstance(row, dict) else json.loads(row) for row in raw_rows(locate(path, StorageConfig()))]
 
 
 def judges(args: argparse.Namespace) -> dict[str, Any]:
