@@ -71,6 +71,8 @@ class Engine:
                 "judge.model", settings.model, f"vLLM cannot load it: {' '.join(str(error).split())[:300]}"
             ) from None
         self.max_model_len = int(arguments["max_model_len"])
+        self.tokens = 0
+        """Prompt and answer tokens since the start."""
         self.tokenizer = self.llm.get_tokenizer()
 
     def generate(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
@@ -106,9 +108,11 @@ class Engine:
 
     def _answers(self, prompts: Sequence[list[int]], sampling: Any) -> list[Any]:
         try:
-            return list(self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False))
+            answers = list(self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False))
         except (RuntimeError, MemoryError) as error:
             raise EngineFailedError(f"vLLM failed: {' '.join(str(error).split())[:300]}") from error
+        self.tokens += sum(map(len, prompts)) + sum(len(answer.outputs[0].token_ids) for answer in answers)
+        return answers
 
     def prefix_cache_counts(self) -> tuple[int, int]:
         """Returns (tokens looked up, tokens found) in the prefix cache since the start."""

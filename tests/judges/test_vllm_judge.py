@@ -20,11 +20,13 @@ from typing import Any
 import pytest
 
 from trace_ray import environment
-from trace_ray.config import EndpointConfig, JudgeConfig
+from trace_ray.config import EndpointConfig, JudgeConfig, StorageConfig
 from trace_ray.config_load import conf_folder, load_config
+from trace_ray.evaluate import answering
 from trace_ray.judges.openai_judge import OpenAIJudge
 from trace_ray.judges.vllm_judge import VllmJudge
 from trace_ray.policy import PolicyConfig
+from trace_ray.storage import locate
 from trace_ray.synth.world import generate
 from trace_ray.triage.canaries import ATTACKS
 
@@ -87,6 +89,29 @@ def test_prefix_caching_off_changes_nothing(judge: VllmJudge) -> None:
     seen, hits = done.stdout.splitlines()[-1].rsplit(" ", 1)
     assert hits == "0"
     assert json.loads(seen) == pytest.approx([o.p_violates for o in judge.opinions(*pairs())], abs=TOLERANCE)
+
+
+def test_an_evaluation_records_what_its_judge_read_beside_the_answers(
+    judge: VllmJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Part by part, so that a resumed evaluation knows what the one before it took."""
+    monkeypatch.setattr(answering, "make_judge", lambda *_: judge)
+    config = load_config([conf_folder() / "policies" / "synth_new.yaml"], ["model.path=some/model"])
+    requests, responses = pairs(70)
+    generated, out = (locate(str(tmp_path / name), StorageConfig()) for name in ("generated", "out"))
+    prompts = [{"pair_id": str(i), "prompt": [], "source": "s", "category": "c"} for i in range(len(requests))]
+    parts = [chunk for chunk in answering.chunks("responses", prompts) if chunk.model == "base"]
+    actor, at = answering.AnswerJudge(config, generated, out), 0
+    actor.usage.take()  # what the tests before this one asked
+    for chunk in parts:
+        texts = zip(requests[at:], responses[at:], chunk.prompts, strict=False)
+        at += len(chunk.prompts)
+        rows = [row | {"prompt": asked, "response": answer, "model": "base"} for asked, answer, row in texts]
+        answering.write_part(generated / chunk.name, rows, 11)
+        actor({"chunk": chunk})
+    read = sum(map(len, judge.prompt_ids(requests, responses)))
+    assert len(parts) == 3
+    assert answering.tokens_of([generated, out / "responses", out / "attacks"]) == 3 * 11 + read
 
 
 def test_hostile_text_holds_no_special_token_and_closes_nothing(judge: VllmJudge) -> None:

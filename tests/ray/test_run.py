@@ -15,6 +15,7 @@ from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
 from trace_ray.config_load import conf_folder, load_config
 from trace_ray.errors import StaleRunError
+from trace_ray.models import load_chat_tokenizer
 from trace_ray.pipeline import run_stages
 from trace_ray.storage import locate
 from trace_ray.synth.demo import write_corpus
@@ -69,6 +70,18 @@ def test_the_evaluation_holds_what_it_promises(finished: tuple[Run, list[str]]) 
         assert metrics["tpa"][model]["all"] == pytest.approx(100 * sum(mine) / 16)
     assert metrics["n"]["all"] == 16
     assert run.report.read_text().count("<script") == 1
+
+
+def test_evaluation_counts_what_its_models_read_and_wrote(finished: tuple[Run, list[str]]) -> None:
+    """Rules judge here: the rest are both models' prompts, and answers of which all but the longest end with a token more."""
+    run, overrides = finished
+    config = load_config([conf_folder() / "examples" / "demo.yaml"], overrides)
+    tokenizer = load_chat_tokenizer(config.model)
+    rows = [r for p in (run.evaluation.place / "responses").files() for r in pq.read_table(p.path).to_pylist()]
+    asked = sum(map(len, tokenizer.prompts([[{"role": "user", "content": row["prompt"]}] for row in rows])))
+    answers = [tokenizer.tokenizer(row["response"], add_special_tokens=False)["input_ids"] for row in rows]
+    ended = sum(len(answer) < config.evaluate.max_new_tokens for answer in answers)
+    assert run.evaluation.manifest()["tokens"] == asked + sum(map(len, answers)) + ended
 
 
 def test_the_merged_model_loads_in_plain_transformers(finished: tuple[Run, list[str]]) -> None:

@@ -153,7 +153,7 @@ class MadeRun:
         judged = {"judge": "rules", "judge_is_triage_judge": False}
         metrics = evaluation_metrics(rows, resamples=200, seed=0) | judged
         (run.evaluation.place / "metrics.json").write_text(json.dumps(metrics))
-        run.evaluation.publish(counts={"prompts": self.prompts, "responses": 2 * self.prompts}, seconds=50)
+        run.evaluation.publish(counts={"prompts": self.prompts, "responses": 2 * self.prompts}, seconds=50, tokens=333)
 
     def _answer(self, model: str, i: int) -> dict[str, Any]:
         """Prompts 0-3 (INVERT) are gained, 4-5 (RETAIN) lost, the others kept."""

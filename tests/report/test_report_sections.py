@@ -212,12 +212,12 @@ def test_costs_are_those_of_the_manifests(made: MadeRun) -> None:
         ("triage", 10, 12345),
         ("impact", 20, 777),
         ("realign", 40, 500),
-        ("evaluate", 50, None),
+        ("evaluate", 50, 333),
     ]
     assert cost.seconds == 120
     assert cost.worker_gib == 2.5
     page = render(made.run, config_of())
-    assert "13,622 tokens were counted in triage, impact, realign." in page
+    assert "13,955 tokens were counted in triage, impact, realign, evaluate." in page
     assert "driver's node; one training worker, on whichever node, held up to 2.5 GiB" in page
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from trace_ray import metrics
 from trace_ray.config import Config
 from trace_ray.inference import Engine, EngineSettings
 from trace_ray.judges.backends import make_judge
+from trace_ray.judges.usage import Usage
 from trace_ray.pairs import RESPONSE_SCHEMA, prompt_text
 from trace_ray.storage import Location, download_folder
 from trace_ray.text import ChatTokenizer
@@ -20,6 +22,8 @@ Row = dict[str, Any]
 MODELS = ("base", "realigned")
 CHUNK_ROWS = 64
 """Prompts answered together, and lost together by a crash."""
+_TOKENS = b"tokens"
+"""Of a part's metadata: what making it took, which a resumed run cannot count again."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,18 @@ def chunks(folder: str, prompts: list[Row]) -> list[Chunk]:
     """Returns both models' chunks of the prompts."""
     starts = range(0, len(prompts), CHUNK_ROWS)
     return [Chunk(folder, m, i, prompts[at : at + CHUNK_ROWS]) for m in MODELS for i, at in enumerate(starts)]
+
+
+def write_part(place: Location, rows: list[Row], tokens: int | None) -> None:
+    """Writes answers, and how many tokens they took; None where none were counted, as rules do not."""
+    known = {} if tokens is None else {_TOKENS: str(tokens)}
+    place.write_parquet(pa.Table.from_pylist(rows, schema=RESPONSE_SCHEMA.with_metadata(known)))
+
+
+def tokens_of(folders: Iterable[Location]) -> int:
+    """Returns the tokens that the parts in the folders took."""
+    parts = [part for folder in folders for part in folder.files(".parquet")]
+    return sum(int((part.read_parquet([]).schema.metadata or {}).get(_TOKENS, 0)) for part in parts)
 
 
 class Generator:
@@ -75,13 +91,14 @@ class Generator:
     def __call__(self, item: Row) -> Row:
         chunk: Chunk = item["chunk"]
         asked = self.tokenizer.prompts([row["ask"] if "ask" in row else row["prompt"] for row in chunk.prompts])
+        before = self.engine.tokens
         answers = self.engine.generate(asked, self.limit)
         rows = [
             {k: row[k] for k in ("pair_id", "source", "category")}
             | {"prompt": prompt_text(row["prompt"]), "model": chunk.model, "response": answer}
             for row, answer in zip(chunk.prompts, answers, strict=True)
         ]
-        (self.out / chunk.name).write_parquet(pa.Table.from_pylist(rows, schema=RESPONSE_SCHEMA))
+        write_part(self.out / chunk.name, rows, self.engine.tokens - before)
         metrics.count("answers", len(rows), model=chunk.model)
         return {"rows": len(rows)}
 
@@ -91,6 +108,7 @@ class AnswerJudge:
 
     def __init__(self, config: Config, generated: Location, out: Location) -> None:
         self.judge = make_judge(config.policy, config.evaluate.judge)
+        self.usage = Usage({"": self.judge})
         self.threshold = config.triage.threshold
         self.generated, self.out = generated, out
 
@@ -101,5 +119,5 @@ class AnswerJudge:
         for row, opinion in zip(rows, opinions, strict=True):
             compliant = opinion.p_violates is not None and opinion.p_violates < self.threshold
             row |= {"p_violates": opinion.p_violates, "judge_error": opinion.error, "compliant": compliant}
-        (self.out / chunk.folder / chunk.name).write_parquet(pa.Table.from_pylist(rows, schema=RESPONSE_SCHEMA))
+        write_part(self.out / chunk.folder / chunk.name, rows, metrics.judge_tokens(self.usage.take()))
         return {"rows": len(rows)}

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from trace_ray.batching import token_batches
+from trace_ray.evaluate.drift_sum import DriftSum
 from trace_ray.log_probs import causal_lm, collate, output_logits, response_hidden, target_log_probs
 from trace_ray.losses import token_kl
 from trace_ray.text import TokenizedPair
 from trace_ray.vocabulary import chunks
 
 
-@torch.inference_mode()
 def drift(
     model: Any, reference: Any, pairs: Sequence[TokenizedPair], batch_tokens: int, response: str = "chosen"
 ) -> dict[str, float]:
-    """Returns kl_to_base, ppl_base and ppl_realigned over the response tokens of the pairs.
+    """Returns the figures of all batches of ``drift_sums``."""
+    return sum(drift_sums(model, reference, pairs, batch_tokens, response), DriftSum()).figures()
 
-    kl_to_base is the mean over tokens of KL(base || realigned), full vocabulary, in nats; a perplexity is the exponential
-    of the mean negative log-probability of a token. Logits are made a chunk of tokens at a time.
+
+@torch.inference_mode()
+def drift_sums(
+    model: Any, reference: Any, pairs: Sequence[TokenizedPair], batch_tokens: int, response: str = "chosen"
+) -> Iterator[DriftSum]:
+    """Yields the sums of one batch of pairs after the other. Logits are made a chunk of tokens at a time.
 
     Args:
         model: the realigned model, in evaluation mode.
@@ -31,8 +35,6 @@ def drift(
         pairs: tokenised RETAIN pairs; ``response`` names the answer that is right.
         batch_tokens: padded tokens of one forward.
     """
-    kl = nll_base = nll_realigned = 0.0
-    tokens = 0
     device = next(model.parameters()).device
     base = model if reference is None else reference
     vocabulary = int(causal_lm(model).config.get_text_config().vocab_size)
@@ -43,6 +45,7 @@ def drift(
         with nullcontext() if reference is not None else model.disable_adapter():
             base_ND = response_hidden(base, batch)
         realigned_ND = response_hidden(model, batch)
+        kl = nll_base = nll_realigned = 0.0
         for at in chunks(realigned_ND, vocabulary):
             with nullcontext() if reference is not None else model.disable_adapter():
                 base_CV = output_logits(base, base_ND[at])
@@ -50,12 +53,4 @@ def drift(
             kl += float(token_kl(realigned_CV, base_CV).double().sum())
             nll_base -= float(target_log_probs(base_CV, target_C).double().sum())
             nll_realigned -= float(target_log_probs(realigned_CV, target_C).double().sum())
-        tokens += len(batch.target_N)
-    if not tokens:
-        return {}
-    return {
-        "kl_to_base": kl / tokens,
-        "ppl_base": math.exp(nll_base / tokens),
-        "ppl_realigned": math.exp(nll_realigned / tokens),
-        "drift_tokens": float(tokens),
-    }
+        yield DriftSum(kl, nll_base, nll_realigned, len(batch.target_N), len(chunk))

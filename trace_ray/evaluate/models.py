@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trace_ray.artifacts import Run
 from trace_ray.config import Config
 from trace_ray.evaluate.answering import MODELS
-from trace_ray.evaluate.prompts import drift_pairs
-from trace_ray.pairs import Split
+from trace_ray.evaluate.drift_sum import DriftSum
 from trace_ray.storage import download_folder
 
 
-def measure_drift(run: Run, config: Config) -> dict[str, Any]:
-    """Returns the drift of the run's model from its base, empty where the corpus has no RETAIN pair.
+def measure_drift(run: Run, config: Config, rows: Sequence[dict[str, Any]]) -> Iterator[DriftSum]:
+    """Yields how far the run's model drifted from its base on the RETAIN pairs ``rows``, a batch of them at a time.
 
     One copy of the weights where the run kept an adapter (the base is the adapter switched off), else two models.
     """
     import torch
 
-    from trace_ray.evaluate.drift import drift
+    from trace_ray.evaluate.drift import drift_sums
     from trace_ray.models import load_adapter, load_chat_tokenizer, load_model
 
     torch.set_num_threads(max(1, int(config.evaluate.num_cpus)))
     device = torch.device("cuda" if config.evaluate.num_gpus and torch.cuda.is_available() else "cpu")
-    rows = drift_pairs(run.triaged, config.evaluate.drift_pairs)
-    if not rows:
-        return {}
     tokenizer = load_chat_tokenizer(config.model)
     pairs = tokenizer.pairs([row["prompt"] for row in rows], [{"chosen": row["chosen"]} for row in rows])
     base = load_model(config.model)
@@ -38,9 +35,7 @@ def measure_drift(run: Run, config: Config) -> dict[str, Any]:
         with download_folder(merged) as folder:
             model = load_model(config.model.exported_to(folder)).to(device)
         reference = base.to(device)
-    held_out = sum(row["split"] == Split.TEST for row in rows)
-    figures: dict[str, Any] = drift(model, reference, pairs, config.evaluate.batch_tokens)
-    return figures | {"pairs": len(rows), "held_out_pairs": held_out}
+    yield from drift_sums(model, reference, pairs, config.evaluate.batch_tokens)
 
 
 def measure_capability(run: Run, config: Config, model: str) -> dict[str, Any]:

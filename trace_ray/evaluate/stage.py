@@ -10,13 +10,15 @@ from trace_ray.artifacts import EVALUATION_METRICS, Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, JudgeConfig, judge_name, settings
 from trace_ray.errors import UserError
-from trace_ray.evaluate.answering import MODELS, AnswerJudge, Chunk, Generator, chunks
+from trace_ray.evaluate.answering import MODELS, AnswerJudge, Chunk, Generator, chunks, tokens_of
 from trace_ray.evaluate.attacks import attack_metrics, attacking_prompts
+from trace_ray.evaluate.drift_sum import DriftSum
 from trace_ray.evaluate.models import measure_capability, measure_drift
-from trace_ray.evaluate.prompts import PROMPT_COLUMNS, Row, held_out_prompts, own_prompts
+from trace_ray.evaluate.prompts import PROMPT_COLUMNS, Row, drift_pairs, held_out_prompts, own_prompts
 from trace_ray.evaluate.tpa import evaluation_metrics
 from trace_ray.identity import model_identity
 from trace_ray.lineage import lineage
+from trace_ray.pairs import Split
 from trace_ray.policy import policy_identity
 from trace_ray.progress import CONSOLE, Meter
 from trace_ray.storage import Location, expand, locate
@@ -84,7 +86,8 @@ def run_evaluate(run: Run, config: Config) -> None:
     facts |= {"lineage": lineage(config.model.path, config.storage)}
     (place / EVALUATION_METRICS).write_text(json.dumps(metrics | facts, indent=1))
     counts = {"prompts": len(prompts), "responses": len(MODELS) * len(prompts), "attacks": len(MODELS) * len(attacks)}
-    run.evaluation.publish(counts=counts, seconds=time.monotonic() - started, **facts)
+    tokens = tokens_of([place / GENERATED, *judged])
+    run.evaluation.publish(counts=counts, seconds=time.monotonic() - started, tokens=tokens, **facts)
 
 
 def same_judge(one: JudgeConfig, other: JudgeConfig) -> bool:
@@ -114,17 +117,48 @@ def _answers(place: Location, prompts: list[Row]) -> list[Row]:
 
 
 def _model_metrics(run: Run, config: Config) -> dict[str, Any]:
+    metrics: dict[str, Any] = {}
+    if config.evaluate.drift_pairs:
+        metrics["drift"] = _drift(run, config)
+    if config.evaluate.capability.tasks:
+        metrics["capability"] = _capability(run, config)
+    return metrics
+
+
+def _drift(run: Run, config: Config) -> dict[str, Any]:
+    """Returns the drift's figures, empty where the corpus has no RETAIN pair."""
     import ray
 
-    evaluate = config.evaluate
-    task = ray.remote(num_cpus=evaluate.num_cpus, num_gpus=evaluate.num_gpus or None, max_calls=1)
-    metrics: dict[str, Any] = {}
-    if evaluate.drift_pairs:
-        metrics["drift"] = ray.get(task(measure_drift).remote(run, config))
-    if evaluate.capability.tasks:
-        harness = task(measure_capability)
-        metrics["capability"] = {model: ray.get(harness.remote(run, config, model)) for model in MODELS}
-    return metrics
+    rows = drift_pairs(run.triaged, config.evaluate.drift_pairs)
+    if not rows:
+        return {}
+    done = DriftSum()
+    measured = ray.remote(num_returns="streaming", **_one_model(config))(measure_drift)
+    with Meter("evaluate: drift", len(rows), "pairs") as meter:
+        for batch in measured.remote(run, config, rows):
+            some = ray.get(batch)
+            done += some
+            meter.advance(some.pairs)
+    held_out = sum(row["split"] == Split.TEST for row in rows)
+    return done.figures() | {"pairs": len(rows), "held_out_pairs": held_out}
+
+
+def _capability(run: Run, config: Config) -> dict[str, Any]:
+    """Returns model -> the harness' figures, one model after the other."""
+    import ray
+
+    harness = ray.remote(**_one_model(config))(measure_capability)
+    figures: dict[str, Any] = {}
+    with Meter("evaluate: capability", len(MODELS), "models") as meter:
+        for model in MODELS:
+            figures[model] = ray.get(harness.remote(run, config, model))
+            meter.advance(1)
+    return figures
+
+
+def _one_model(config: Config) -> dict[str, Any]:
+    """Returns the options of a task that loads a model: its process ends with it, as its memory does."""
+    return {"num_cpus": config.evaluate.num_cpus, "num_gpus": config.evaluate.num_gpus or None, "max_calls": 1}
 
 
 def _run_pool(

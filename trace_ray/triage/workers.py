@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from trace_ray.errors import UserError
 from trace_ray.inference import EngineFailedError
 from trace_ray.judges.backends import corrector_kind, make_corrector, make_judge, make_triage_judge
 from trace_ray.judges.opinion import Corrector, Judge
+from trace_ray.judges.usage import Usage
 from trace_ray.policy import PolicyConfig
 from trace_ray.storage import Location
 from trace_ray.triage.block import Bench, judge_block, prompt_texts
@@ -66,28 +66,6 @@ class Task:
     def judge_config(self, name: str) -> JudgeConfig:
         second = self.config.second_judge
         return second if name == "second" and second is not None else self.config.judge
-
-
-class Usage:
-    """What judges have used since this was last asked.
-
-    Args:
-        counted: {prefix of its counts' names: judge or corrector}.
-    """
-
-    def __init__(self, counted: Mapping[str, Judge | Corrector]) -> None:
-        self.counted = counted
-        self.before: Counter[str] = Counter()
-
-    def take(self) -> dict[str, int]:
-        """Returns the counts, and adds them to the metrics."""
-        now = Counter(
-            {f"{prefix}{name}": n for prefix, one in self.counted.items() for name, n in one.counts().items()}
-        )
-        used = {name: value - self.before[name] for name, value in now.items()}
-        self.before = now
-        metrics.count_judge(used)
-        return used
 
 
 @contextmanager
