@@ -64,7 +64,9 @@ def test_status_at_a_glance_for_people_and_machines(tmp_path: Path) -> None:
     assert found["model"]["state"] == "-"
 
 
-def test_a_watched_status_ends_when_all_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Each wait of `status --watch`: after the first nothing is new, after each other one artefact more, the report last."""
     run = Run(locate(str(tmp_path), StorageConfig()))
     left = [run.triaged, run.rejects, run.impact, run.scored, run.realign, run.model, run.evaluation]
     left[0].begin({})
@@ -72,6 +74,8 @@ def test_a_watched_status_ends_when_all_is_done(tmp_path: Path, monkeypatch: pyt
 
     def one_more_is_done(seconds: float) -> None:
         waits.append(seconds)
+        if len(waits) == 1:
+            return
         if left:
             left[0].begin({})
             left.pop(0).publish(counts={"rows_in": len(waits)}, seconds=1)
@@ -79,13 +83,25 @@ def test_a_watched_status_ends_when_all_is_done(tmp_path: Path, monkeypatch: pyt
             run.report.write_text("<html>")
 
     monkeypatch.setattr("trace_ray.cli.time.sleep", one_more_is_done)
+    return waits
+
+
+def test_a_watched_status_ends_when_all_is_done(tmp_path: Path, waits: list[float]) -> None:
     watched = CliRunner().invoke(app, ["status", "--run", str(tmp_path), "--watch"])
     assert watched.exit_code == 0, watched.output
-    assert waits == [WATCH_SECONDS] * 8
-    assert "rows_in 7" in watched.stdout
+    assert waits == [WATCH_SECONDS] * 9
+    assert "rows_in 8" in watched.stdout
     last = watched.stdout[watched.stdout.rindex("artefact") :]
     assert last.count("done") == 8
     assert "begun" not in last
+
+
+def test_a_watched_status_tells_machines_of_each_change_once(tmp_path: Path, waits: list[float]) -> None:
+    watched = CliRunner().invoke(app, ["status", "--run", str(tmp_path), "--watch", "--json"])
+    assert watched.exit_code == 0, watched.output
+    told = [{row["artefact"]: row["state"] for row in json.loads(line)} for line in watched.stdout.splitlines()]
+    assert len(waits) == 9
+    assert [list(states.values()).count("done") for states in told] == list(range(9))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import typer
 
 from tests.compare.conftest import finished_run
 from trace_ray import cli
+from trace_ray.cli_errors import told
 from trace_ray.config import StorageConfig
 from trace_ray.config_load import conf_folder, load_config
 from trace_ray.errors import UserError
@@ -196,7 +197,7 @@ def test_the_line_of_each_kind_of_end() -> None:
     class NoCredentialsError(Exception):
         __module__ = "botocore.exceptions"
 
-    assert cli.told(UserError("a", "b", "c")) == (2, "a: b: c")
-    assert cli.told(NoCredentialsError("Unable to locate credentials"))[0] == 2
-    assert cli.told(FileNotFoundError(2, "No such file", "x.csv"))[1].startswith("x.csv: No such file: ")
+    assert told(UserError("a", "b", "c")) == (2, "a: b: c")
+    assert told(NoCredentialsError("Unable to locate credentials"))[0] == 2
+    assert told(FileNotFoundError(2, "No such file", "x.csv"))[1].startswith("x.csv: No such file: ")
     assert isinstance(typer.Abort(), Exception)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
-import tempfile
 import time
-import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,8 +17,9 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 from trace_ray.artifacts import CONFIG, STAGES, Run
+from trace_ray.cli_errors import told
 from trace_ray.cli_rate import rating_app
-from trace_ray.cli_tables import comparison_table, status_table, summary_tables
+from trace_ray.cli_tables import State, comparison_table, status_table, summary_tables
 from trace_ray.config_check import check_config, config_problems
 from trace_ray.config_load import conf_folder, load_config, load_storage, method_names, read_config
 from trace_ray.errors import UserError
@@ -70,20 +70,6 @@ def main() -> None:
         print(f"trace-ray: {said}", file=sys.stderr)
         sys.stderr.flush()
         sys.exit(code)
-
-
-def told(error: Exception) -> tuple[int, str]:
-    """Returns the exit code and the line for what ended a command; of a fault that is nobody's mistake the trace is kept."""
-    if isinstance(error, UserError):
-        return 2, str(error)
-    said = " ".join(str(error).split())[:300]
-    if type(error).__module__.partition(".")[0] == "botocore":
-        return 2, f"storage: {said}: look at credentials, bucket, storage.region and storage.endpoint"
-    if isinstance(error, OSError) and error.filename is not None:
-        return 2, f"{error.filename}: {error.strerror}: name a file or folder that can be read, or written, there"
-    with tempfile.NamedTemporaryFile("w", prefix="trace-ray-", suffix=".txt", delete=False, encoding="utf-8") as kept:
-        kept.writelines(traceback.format_exception(error))
-    return 1, f"{type(error).__name__}: {said}: not foreseen; its trace is in {kept.name}, or run with --debug"
 
 
 @app.callback()
@@ -206,7 +192,10 @@ def status(
     run: RunUri,
     overrides: StorageOverrides = None,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="again every two seconds until all is done")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="again every two seconds until all is done; for machines, at each change"),
+    ] = False,
 ) -> None:
     """What is done and what is not."""
     from rich.live import Live
@@ -218,14 +207,26 @@ def status(
     rows = list(states(opened))
     if all(state == "-" for _, state, _ in rows) and not (opened.place / CONFIG).exists():
         raise UserError("--run", run, f"no run has begun there{nearby(opened.place)}")
+    seen = _watched(opened, rows) if watch else iter([rows])
     if as_json:
-        print(json.dumps([{"artefact": name, "state": state, **facts} for name, state, facts in rows]))
+        for _, same in itertools.groupby(seen):
+            told = [{"artefact": name, "state": state, **facts} for name, state, facts in next(same)]
+            print(json.dumps(told), flush=True)
         return
-    with Live(status_table(rows), console=_stdout(), auto_refresh=False) as live:
-        while watch and any(state != "done" for _, state, _ in rows):
-            time.sleep(WATCH_SECONDS)
-            rows = list(states(opened))
-            live.update(status_table(rows), refresh=True)
+    with Live(console=_stdout(), auto_refresh=False) as live:
+        for found in seen:
+            live.update(status_table(found), refresh=True)
+
+
+def _watched(run: Run, rows: list[State]) -> Iterator[list[State]]:
+    """Yields the run's state, ``rows`` first, every two seconds until all is done."""
+    from trace_ray.pipeline import status as states
+
+    yield rows
+    while any(state != "done" for _, state, _ in rows):
+        time.sleep(WATCH_SECONDS)
+        rows = list(states(run))
+        yield rows
 
 
 @app.command()

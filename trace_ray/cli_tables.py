@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from trace_ray.compare.table import Line
 
 
-def status_table(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> Table:
+State = tuple[str, str, dict[str, Any]]
+"""An artefact's name, ``done`` | ``begun`` | ``-``, and its counts."""
+
+
+def status_table(rows: Sequence[State]) -> Table:
     """Returns the artefacts with their state, rows and seconds."""
     table = Table("artefact", "state", "rows and seconds", box=None)
     for name, state, facts in rows:
