@@ -91,6 +91,18 @@ def test_an_unknown_method_names_the_nearest() -> None:
         load_config([], BASE, method="trac")
 
 
+def test_a_method_takes_the_place_of_the_one_that_a_file_includes(tmp_path: Path) -> None:
+    """What the other row alone sets (u2a's batch and rounds, rdpo's label noise) goes with it; the file's own stays."""
+    file = tmp_path / "mine.yaml"
+    rows = conf_folder() / "methods"
+    file.write_text(f"include: [{rows}/rdpo.yaml, {rows}/u2a.yaml]\nobjective: {{tau: 3.0}}\nrealign: {{epochs: 2}}\n")
+    config = load_config([file], BASE, method="trace")
+    plain = load_config([], [*BASE, "objective.tau=3.0", "realign.epochs=2"], method="trace")
+    assert config == plain
+    assert load_config([file], BASE).realign.batch == 8
+    assert load_config([rows / "u2a.yaml"], BASE, method="trace") == load_config([], BASE, method="trace")
+
+
 @pytest.mark.parametrize("name", list(BOUNDS))
 def test_each_bounded_number_refuses_minus_two(name: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(name)}: -2(.0)?: give"):

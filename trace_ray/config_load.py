@@ -45,11 +45,14 @@ def read_config(files: Sequence[str | Path], overrides: Sequence[str] = (), meth
     Args:
         files: yaml files; each may name others to read before it under ``include``, relative to itself.
         overrides: ``key.path=value``, the value in yaml.
-        method: a row of conf/methods.
+        method: a row of conf/methods, instead of any that the files include.
     Raises: UserError for an unreadable file, an unknown key or a wrong type.
     """
-    sources = [*files, *([method_file(method)] if method else [])]
-    layers = [layer for source in sources for layer in _yaml_layers(Path(source), ())]
+    layers = [layer for source in files for layer in _yaml_layers(Path(source), ())]
+    if method:
+        chosen = method_file(method)
+        others = [layer for layer in layers if Path(layer[0]).resolve().parent != chosen.resolve().parent]
+        layers = [*others, *_yaml_layers(chosen, ())]
     layers += [(f"override {text}", _override(text)) for text in overrides]
     return _merged(layers)
 
