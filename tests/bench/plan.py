@@ -96,7 +96,7 @@ def main(which: str, work: Path, extra: list[str]) -> None:
         memory = (planned_stage["memory_gib"], peaks[stage], ratios["memory_gib"][stage])
         print(f"{stage:10}" + "{:11.1f}{:10.1f}{:7.2f}".format(*figures) + "{:13.2f}{:12.2f}{:7.2f}".format(*memory))
     total = sum(stage["seconds"] for stage in estimates.values()) / sum(seconds.values())
-    worst = max(max(r, 1 / r) for r in [total, *ratios["memory_gib"].values()])
+    worst = max(max(r, 1 / r) for r in [total, *ratios["seconds"].values(), *ratios["memory_gib"].values()])
     print(
         json.dumps(
             {"which": which, "total_seconds_ratio": total, "worst": worst, "plan_seconds": plan_seconds} | ratios

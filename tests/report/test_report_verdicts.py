@@ -39,7 +39,7 @@ class Sections(NamedTuple):
     def warned(self, **changed: Any) -> list[Caution]:
         """Returns the warnings with sections ``changed``."""
         sections = {name: getattr(self, name) for name in ("gap", "judge", "impact", "change", "problems", "lineage")}
-        return warnings(**(sections | changed))
+        return warnings(**({"anchored": True} | sections | changed))
 
     def card(self, anchor: str, question: str, **changed: Any) -> Card:
         """Returns one answer of the first screen with sections ``changed``."""
@@ -127,8 +127,13 @@ def test_a_loss_of_what_was_kept_is_weighed_by_its_size_and_certainty(
     rows = [row_of("all", 40, 60, (10.0, 30.0), 5.0), row_of("RETAIN", 80, realigned, difference, 5.0)]
     change = replace(sections.change, by_category=rows)
     assert sections.card("change", "Was anything lost?", change=change).tone == tone
-    told = [one.level for one in sections.warned(change=change) if one.text.startswith("RETAIN: compliance")]
-    assert told == ([level] if level else [])
+    told = [one for one in sections.warned(change=change) if one.text.startswith("RETAIN: compliance")]
+    assert [one.level for one in told] == ([level] if level else [])
+    loose = [one.remedy for one in sections.warned(change=change, anchored=False) if one.level == "bad"]
+    assert [one.remedy for one in told if one.level == "bad"] == [
+        "raise objective.alpha_kl, or lower realign.learning_rate"
+    ] * (level == "bad")
+    assert loose == ["hold RETAIN by objective.RETAIN.loss=kl, or lower realign.learning_rate"] * (level == "bad")
 
 
 def test_what_puts_a_result_in_doubt_comes_before_what_is_worth_a_look(sections: Sections) -> None:

@@ -37,14 +37,15 @@ def warnings(
     change: ChangeSection | None,
     problems: Problems,
     lineage: Lineage,
+    anchored: bool,
 ) -> list[Caution]:
-    """Returns the warnings, ``bad`` ones first."""
+    """Returns the warnings, ``bad`` ones first; ``anchored``: whether the method holds RETAIN pairs by a KL."""
     found = [
         *_of_noise(lineage.noise),
         *_of_judge(judge),
         *(_of_gap(gap, problems) if gap else ()),
         *(_of_impact(impact) if impact else ()),
-        *(_of_change(change) if change else ()),
+        *(_of_change(change, anchored) if change else ()),
     ]
     return sorted(found, key=lambda one: one.level != "bad")
 
@@ -99,14 +100,15 @@ def _of_impact(impact: ImpactSection) -> Iterator[Caution]:
             yield Caution("note", text, "try objective.weights=uniform, or a larger impact.gold_size")
 
 
-def _of_change(change: ChangeSection) -> Iterator[Caution]:
+def _of_change(change: ChangeSection, anchored: bool) -> Iterator[Caution]:
     if change.judge_is_triage_judge:
         text = "The judge of these answers is the judge of triage: its errors do not show in the result."
         yield Caution("bad", text, "give evaluate.judge another model")
     for row in change.by_category:
         if row.change < 0 and row.clear:
             text = f"{row.name}: compliance fell from {row.base.value:.0f} to {row.realigned.value:.0f} %."
-            yield Caution("bad", text, "raise objective.alpha_kl, or lower realign.learning_rate")
+            hold = "raise objective.alpha_kl" if anchored else "hold RETAIN by objective.RETAIN.loss=kl"
+            yield Caution("bad", text, f"{hold}, or lower realign.learning_rate")
         elif row.name == "RETAIN" and row.change < -1:
             text = f"RETAIN: compliance went from {row.base.value:.1f} to {row.realigned.value:.1f} %."
             yield Caution("note", text, "within the intervals; look at the answers below")
