@@ -3,7 +3,7 @@
     python tests/bench/plan.py demo|brevity WORK_FOLDER [key=value ...]
 
 Plans, runs from nothing, compares. ``brevity`` is conf/examples/smollm2_pku_brevity.yaml; start it in the project's root.
-Memory is the proportional set size of the driver and all its descendants, sampled every three seconds: reading it costs
+Memory is the proportional set size of the driver and all its descendants, sampled every second: reading it costs
 time itself. Another busy process spoils both sides.
 """
 
@@ -25,7 +25,7 @@ from trace_ray.storage import locate
 from trace_ray.synth.demo import write_corpus
 
 STAGES = ("triage", "impact", "realign", "evaluate")
-EVERY_SECONDS = 3.0
+EVERY_SECONDS = 1.0
 
 
 def run_watched(command: list[str], log: Path) -> dict[str, float]:

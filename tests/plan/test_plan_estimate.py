@@ -137,6 +137,20 @@ def test_seconds_are_starts_plus_tokens_over_rates() -> None:
     assert found["evaluate"] == pytest.approx(2 * (formulas.POOL_START_S + 20) + 200 * 25 / 50 + 3 + 0.02, abs=0.01)
 
 
+@pytest.mark.parametrize(("backend", "start"), [("rules", 0), ("vllm", formulas.POOL_START_S + 20)])
+def test_what_code_corrects_starts_no_actors(backend: str, start: float) -> None:
+    """A word limit is cut in code, and its verdicts are checked by the judge: of 100 drafts, 50 tokens each."""
+    limit = "policy.clauses=[{id: short, rule: {max_words: 50}}]"
+    config = config_of(limit, f"triage.judge.backend={backend}", "triage.judge.model=j", "triage.correct=true")
+    checked = Asked(judge="triage.judge", what="drafts violate?", pool="correct", prompts=100, tokens=5000)
+    rates = rates_of() if backend == "vllm" else replace(rates_of(), judges={})
+    without, with_it = (estimate(LOAD, asked, rates, config, HAVE)[0] for asked in (ASKED, [*ASKED, checked]))
+    assert without.seconds is not None
+    assert with_it.seconds is not None
+    work = 100 / 10_000 if backend == "rules" else 5000 / 1000
+    assert with_it.seconds - without.seconds == pytest.approx(start + work)
+
+
 def test_more_workers_take_less_time_and_more_memory() -> None:
     few, many = config_of("realign.epochs=2"), config_of("realign.epochs=2", "realign.workers=4")
     have = Resources(cpus=8, gpus=0)

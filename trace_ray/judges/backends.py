@@ -98,3 +98,15 @@ def judge_fingerprint(policy: PolicyConfig, config: TriageConfig, judge: JudgeCo
     if judge is config.judge and config.first_judge is not None:
         facts |= settings(config.first_judge, "first") | {"band": [config.escalate_from, config.escalate_to]}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def needs_model_to_judge(config: TriageConfig) -> bool:
+    """Returns whether any judge is more than rules."""
+    judges = (config.judge, config.first_judge, config.second_judge)
+    return any(judge is not None and judge.backend != "rules" for judge in judges)
+
+
+def needs_model_for_corrections(policy: PolicyConfig, config: TriageConfig) -> bool:
+    """Returns whether deciding needs actors with a model in them."""
+    by_model = corrector_kind(policy, config) not in ("code", "gold")
+    return config.correct and (needs_model_to_judge(config) or by_model)

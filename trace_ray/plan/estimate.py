@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from trace_ray.config import Config, ObjectiveConfig
+from trace_ray.judges.backends import needs_model_for_corrections
 from trace_ray.plan.asked import Asked
 from trace_ray.plan.judges import CORRECTOR, EVALUATION, FIRST, JUDGE, SECOND, used_judges
 from trace_ray.plan.judging import in_words, pool_time
@@ -17,8 +18,8 @@ from trace_ray.realign.zero import used_stage
 
 # What surrounds the measured pieces, read off runs of the demo and of the SmolLM2 example on 2 cores. A start is the
 # measured start of a process with torch, transformers and the model: on a busy or slow machine all of these grow with it.
-RAY_START_S = 7.0
-"""Ray itself, its first worker processes and Ray Data's first operator."""
+RAY_START_S = 6.0
+"""Ray itself, its first worker processes and Ray Data's first operator: 5 to 8."""
 POOL_START_S = 3.0
 """A pool of actors on a Ray that is up."""
 IMPACT_STARTS = 3.5
@@ -107,9 +108,10 @@ def _triage(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config
     correctors = [name for name in used_judges(config) if name in (JUDGE, FIRST, CORRECTOR)]
     seconds, memory = pool_time(judging, judges, rates, config, workers)
     seconds = None if seconds is None else RAY_START_S + seconds
-    if correcting:  # once all is judged, by other actors
+    if correcting:  # once all is judged, by other actors; plain tasks where there is no model to keep
         more, other = pool_time(correcting, correctors, rates, config, workers)
-        seconds = None if seconds is None or more is None else seconds + POOL_START_S + more
+        starting = POOL_START_S if needs_model_for_corrections(config.policy, config.triage) else 0.0
+        seconds = None if seconds is None or more is None else seconds + starting + more
         memory = max(memory, other)
     return _stage(
         "triage",

@@ -23,7 +23,12 @@ from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
 from trace_ray.identity import model_identity
-from trace_ray.judges.backends import check_corrector, judge_fingerprint
+from trace_ray.judges.backends import (
+    check_corrector,
+    judge_fingerprint,
+    needs_model_for_corrections,
+    needs_model_to_judge,
+)
 from trace_ray.judges.prompt import PROMPT_VERSION
 from trace_ray.pairs import Split
 from trace_ray.policy import policy_identity
@@ -37,7 +42,7 @@ from trace_ray.triage.guard import deaths
 from trace_ray.triage.labels import Label
 from trace_ray.triage.publish import ReadRows, TriageOutcome, publish
 from trace_ray.triage.work import PLAN, Work
-from trace_ray.triage.workers import DecideActor, JudgeActor, Task, needs_model_for_corrections, needs_model_to_judge
+from trace_ray.triage.workers import DecideActor, JudgeActor, Task
 
 _BLOCKS_IN_TASK = 8
 

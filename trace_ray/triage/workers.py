@@ -18,7 +18,13 @@ from trace_ray.corpus.blocks import read_block
 from trace_ray.corpus.read import SLOT_SCHEMA
 from trace_ray.errors import UserError
 from trace_ray.inference import EngineFailedError
-from trace_ray.judges.backends import corrector_kind, make_corrector, make_judge, make_triage_judge
+from trace_ray.judges.backends import (
+    corrector_kind,
+    make_corrector,
+    make_judge,
+    make_triage_judge,
+    needs_model_for_corrections,
+)
 from trace_ray.judges.opinion import Corrector, Judge
 from trace_ray.judges.usage import Usage
 from trace_ray.policy import PolicyConfig
@@ -198,18 +204,6 @@ class DecideActor:
         rows = (config.corrector_judge or config.judge).batch_rows
         guard = Guard(self.task.work.attempts / f"draft-{block:06d}", rows)
         return Correction(GuardedCorrector(self.corrector, guard), bench)
-
-
-def needs_model_to_judge(config: TriageConfig) -> bool:
-    """Returns whether any judge is more than rules."""
-    judges = (config.judge, config.first_judge, config.second_judge)
-    return any(judge is not None and judge.backend != "rules" for judge in judges)
-
-
-def needs_model_for_corrections(policy: PolicyConfig, config: TriageConfig) -> bool:
-    """Returns whether deciding needs actors with a model in them."""
-    by_model = corrector_kind(policy, config) not in ("code", "gold")
-    return config.correct and (needs_model_to_judge(config) or by_model)
 
 
 def _refuse_many_deaths(task: Task) -> None:
