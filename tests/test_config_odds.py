@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from trace_ray.config_load import conf_folder, load_config
 from trace_ray.errors import UserError
+from trace_ray.triage.verdict import categories_N
 
 DEMO = conf_folder() / "examples" / "demo.yaml"
 
@@ -38,3 +40,23 @@ def test_an_audit_comes_from_a_file_or_from_labels() -> None:
         load_config([DEMO], [labels, stored])
     for alone in (labels, stored):
         load_config([DEMO], [alone])
+
+
+@pytest.mark.parametrize(("threshold", "band"), [(0.8, 0.2), (0.2, 0.2), (0.5, 0.4999)])
+def test_an_abstain_band_leaves_something_to_decide_by_on_either_side(threshold: float, band: float) -> None:
+    """0.8 +- 0.2 reaches 1: of no response could be said that it violates; just below, there is one."""
+    settings = [f"triage.threshold={threshold}"]
+    if threshold != 0.5:
+        with pytest.raises(
+            UserError, match=r"^triage\.abstain_band: 0\.2: around triage\.threshold = 0\.[28] .*less than 0\.2$"
+        ):
+            load_config([DEMO], [*settings, f"triage.abstain_band={band}"])
+    config = load_config([DEMO], [*settings, f"triage.abstain_band={band - 0.001}"]).triage
+    sure, innocent = np.array([1.0]), np.array([0.0])
+    assert categories_N(sure, innocent, config.threshold, config.abstain_band).tolist() == ["INVERT"]
+
+
+def test_shares_of_a_step_are_not_all_zero() -> None:
+    with pytest.raises(UserError, match=r"^realign\.shares: 0: give some category a share above 0"):
+        load_config([DEMO], ["realign.shares={INVERT: 0, RETAIN: 0}"])
+    load_config([DEMO], ["realign.shares={INVERT: 0, RETAIN: 1}"])

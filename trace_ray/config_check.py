@@ -126,6 +126,8 @@ def _check_realign(config: Config) -> Iterator[UserError]:
             yield UserError("realign.shares", name, f"name categories among {known}{nearest(name, TRAINED)}")
         if share < 0:
             yield UserError(f"realign.shares.{name}", share, "give a share of 0 or more")
+    if realign.shares and not any(realign.shares.values()):
+        yield UserError("realign.shares", 0, "give some category a share above 0, or leave it empty")
     for name in realign.trackers:
         if name not in TRACKERS:
             yield UserError("realign.trackers", name, f"use some of {', '.join(TRACKERS)}{nearest(name, TRACKERS)}")
