@@ -162,7 +162,7 @@ def _at_odds(config: Config) -> Iterator[UserError]:
         yield UserError("triage.escalate_from", triage.escalate_from, remedy)
     room = min(triage.threshold, 1 - triage.threshold)
     if 0 < triage.threshold < 1 and room <= triage.abstain_band < 0.5:
-        remedy = f"around triage.threshold = {triage.threshold:g} it leaves one side nothing to decide by: give less than {room:g}"
+        remedy = f"around triage.threshold = {triage.threshold:g} one side is left undecided: give less than {room:g}"
         yield UserError("triage.abstain_band", triage.abstain_band, remedy)
     if (impact.score_norm, impact.parameters) == ("cosine", "full"):
         remedy = "gradient norms are known for impact.parameters=lora only: use none or per_token"
