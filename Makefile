@@ -35,7 +35,7 @@ study: $(READY)
 study-reduced: $(READY)
 	$(BIN)/python -m trace_ray.study --out runs/study --plan reduced
 
-# A real model and real pairs, three methods, one seed: 9 to 16 minutes each on 2 cores.
+# A real model and real pairs, three methods, one seed: 7 to 16 minutes each on 2 cores.
 study-smollm2: smollm2
 	for method in trace naive_oracle_dpo no_impact; do \
 	  $(BIN)/trace-ray run -c conf/examples/smollm2_pku_brevity.yaml --method $$method --run runs/study-smollm2/$$method || exit 1; \
