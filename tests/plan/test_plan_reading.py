@@ -18,7 +18,7 @@ from trace_ray.config_load import conf_folder, load_config
 from trace_ray.corpus.read import SLOT_SCHEMA, SLOTS
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
-from trace_ray.evaluate.answering import AnswerJudge, chunks
+from trace_ray.evaluate.answering import AnswerJudge, chunks, tokens_of
 from trace_ray.inference import EngineSettings, Verdict
 from trace_ray.judges import vllm_judge
 from trace_ray.judges.backends import make_corrector, make_judge, make_triage_judge
@@ -71,6 +71,9 @@ class Recorder:
     def whole_answers(self, prompts: Sequence[list[int]], _limit: int) -> list[str | None]:
         self.asked["draft"] += prompts
         return [compliant(random.Random(0), self._text(ids)[0]) for ids in prompts]
+
+    def prefix_cache_counts(self) -> tuple[int, int]:
+        return 0, 0
 
     def take(self, kind: str) -> tuple[int, int]:
         """(Prompts, tokens) asked since the last time."""
@@ -233,6 +236,7 @@ def test_the_evaluation_judge_reads_the_policy_with_each_answer(
     asked, tokens = recorder.engine.take("verdict")
     answer = len(recorder.engine.tokenizer("Sure. " * 12, add_special_tokens=False)["input_ids"])
     assert asked == 64
+    assert tokens_of([out / chunk.folder]) == tokens
     planned_prompt = made.load.prompts.read["evaluate.judge"] / made.load.prompts.number
     assert planned_prompt + answer == pytest.approx(tokens / asked, rel=0.02)
     policy = len(recorder.engine.tokenizer(config.policy.text)["input_ids"])
