@@ -21,6 +21,10 @@ STAGES = ("triage", "impact", "realign", "evaluate", "report")
 MANIFEST, DONE, INPUTS, CONFIG = "manifest.json", "_DONE", "inputs.json", "config.yaml"
 TRAINING_METRICS, EVALUATION_METRICS = "metrics.jsonl", "metrics.json"
 """In realign/, a line a step; in evaluation/."""
+RESPONSES = "responses"
+"""In evaluation/: both models' answers to the held-out prompts, judged."""
+AUDIT_FILE, WORK, CANARIES = "audit.json", "work", "canaries.json"
+"""In triaged/, or beside it where the audit was made afterwards; triaged/work/, while triage is at it; in that folder."""
 
 
 def inputs_hash(inputs: Inputs) -> str:

@@ -140,6 +140,9 @@ GOLD_SCHEMA = pa.schema(
 )
 """One pair of the gold batch, as trained on (Algorithm 2)."""
 
+MODELS = ("base", "realigned")
+"""Which model an answer or a figure is of: before and after."""
+
 RESPONSE_SCHEMA = pa.schema(
     [
         ("pair_id", pa.string()),
@@ -153,7 +156,7 @@ RESPONSE_SCHEMA = pa.schema(
         ("judge_error", pa.string()),
     ]
 )
-"""One answer of one model (``base`` or ``realigned``) to one held-out prompt."""
+"""One answer of one of the MODELS to one held-out prompt."""
 
 
 def pair_id(prompt: Sequence[Message], chosen: str, rejected: str) -> str:

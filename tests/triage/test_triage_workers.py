@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.fake_endpoint import FakeEndpoint
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import CANARIES, Run
 from trace_ray.config import Config, CorpusConfig, EndpointConfig, JudgeConfig, StorageConfig, TriageConfig
 from trace_ray.corpus.blocks import SourceGroup, read_block, regroup
 from trace_ray.corpus.read import Source
@@ -24,7 +24,7 @@ from trace_ray.triage.canaries import ATTACKS, SEEDS
 from trace_ray.triage.given import Given
 from trace_ray.triage.labels import Label
 from trace_ray.triage.publish import ReadRows
-from trace_ray.triage.work import CANARIES, Work
+from trace_ray.triage.work import Work
 from trace_ray.triage.workers import DecideActor, JudgeActor, Task
 
 POLICY = PolicyConfig(text="x", clauses=[ClauseConfig(id="short", text="y", rule=RuleConfig(max_words=2))])

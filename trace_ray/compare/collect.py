@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trace_ray.artifacts import EVALUATION_METRICS, Run, inputs_hash, read_json
+from trace_ray.artifacts import EVALUATION_METRICS, RESPONSES, Run, inputs_hash, read_json
 from trace_ray.errors import UserError
 from trace_ray.memory import recorded_peak
 from trace_ray.metrics import judge_tokens
@@ -96,7 +96,7 @@ def _name(method: str, folder: str) -> str:
 
 def _prompt_set(run: Run) -> str:
     """Six hex digits over which prompts were answered: equal numbers of others compare nothing."""
-    parts = (run.evaluation.place / "responses").files(".parquet")
+    parts = (run.evaluation.place / RESPONSES).files(".parquet")
     ids = sorted({one for part in parts for one in part.read_parquet(["pair_id"])["pair_id"].to_pylist()})
     return inputs_hash({"prompts": ids})[:6]
 

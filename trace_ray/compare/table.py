@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trace_ray.compare.collect import STAGES, UNCLEAR, RunRecord
+from trace_ray.pairs import MODELS
 
 MISSING = "-"
-MODELS = ("base", "realigned")
 DRIFT = (
     ("kl_to_base", "KL to base, nats a token", ".4f"),
     ("ppl_base", "perplexity of RETAIN answers, base", ".3f"),

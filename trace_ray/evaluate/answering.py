@@ -10,16 +10,16 @@ from typing import Any
 import pyarrow as pa
 
 from trace_ray import metrics
+from trace_ray.artifacts import RESPONSES
 from trace_ray.config import Config
 from trace_ray.inference import Engine, EngineSettings
 from trace_ray.judges.backends import make_judge
 from trace_ray.judges.usage import Usage
-from trace_ray.pairs import RESPONSE_SCHEMA, prompt_text
+from trace_ray.pairs import MODELS, RESPONSE_SCHEMA, prompt_text
 from trace_ray.storage import Location, download_folder
 from trace_ray.text import ChatTokenizer
 
 Row = dict[str, Any]
-MODELS = ("base", "realigned")
 CHUNK_ROWS = 64
 """Prompts answered together, and lost together by a crash."""
 _TOKENS = b"tokens"
@@ -42,7 +42,7 @@ class Chunk:
 
     @property
     def name(self) -> str:
-        kind = "" if self.folder == "responses" else f"{self.folder}-"
+        kind = "" if self.folder == RESPONSES else f"{self.folder}-"
         return f"part-{kind}{self.model}-{self.index:06d}.parquet"
 
 

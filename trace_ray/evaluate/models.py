@@ -7,8 +7,8 @@ from typing import Any
 
 from trace_ray.artifacts import Run
 from trace_ray.config import Config
-from trace_ray.evaluate.answering import MODELS
 from trace_ray.evaluate.drift_sum import DriftSum
+from trace_ray.pairs import MODELS
 from trace_ray.storage import download_folder
 
 

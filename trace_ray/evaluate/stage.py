@@ -6,11 +6,11 @@ import json
 import time
 from typing import Any
 
-from trace_ray.artifacts import EVALUATION_METRICS, Run
+from trace_ray.artifacts import EVALUATION_METRICS, RESPONSES, Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, JudgeConfig, judge_name, settings
 from trace_ray.errors import UserError
-from trace_ray.evaluate.answering import MODELS, AnswerJudge, Chunk, Generator, chunks, tokens_of
+from trace_ray.evaluate.answering import AnswerJudge, Chunk, Generator, chunks, tokens_of
 from trace_ray.evaluate.attacks import attack_metrics, attacking_prompts
 from trace_ray.evaluate.drift_sum import DriftSum
 from trace_ray.evaluate.models import measure_capability, measure_drift
@@ -18,12 +18,12 @@ from trace_ray.evaluate.prompts import PROMPT_COLUMNS, Row, drift_pairs, held_ou
 from trace_ray.evaluate.tpa import evaluation_metrics
 from trace_ray.identity import model_identity
 from trace_ray.lineage import lineage
-from trace_ray.pairs import Split
+from trace_ray.pairs import MODELS, Split
 from trace_ray.policy import policy_identity
 from trace_ray.progress import CONSOLE, Meter
 from trace_ray.storage import Location, expand, locate
 
-GENERATED, RESPONSES, ATTACKS = "generated", "responses", "attacks"
+GENERATED, ATTACKS = "generated", "attacks"
 
 
 def evaluate_inputs(run: Run, config: Config) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trace_ray.evaluate.intervals import bootstrap_interval, change_interval
+from trace_ray.pairs import MODELS
 
 Answer = Mapping[str, Any]
 Grouped = dict[str, dict[str, list[float]]]
@@ -64,7 +65,7 @@ def _percents(interval: tuple[float, float]) -> list[float]:
 
 
 def _changes(grouped: Grouped, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
-    if not {"base", "realigned"} <= set(grouped):
+    if not set(MODELS) <= set(grouped):
         return {}
     base, realigned = grouped["base"], grouped["realigned"]
     return {

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
-import pyarrow as pa
-
 from trace_ray.artifacts import Artifact
-
-
-def published(artifact: Artifact, columns: list[str]) -> Iterator[pa.Table]:
-    """Yields ``columns`` of a finished artefact, part by part."""
-    for name in artifact.manifest()["parts"]:
-        yield (artifact.place / name).read_parquet(columns)
 
 
 def count_by(artifact: Artifact, columns: list[str]) -> Counter[tuple[Any, ...]]:
     """Returns rows by their values in ``columns``."""
     counted: Counter[tuple[Any, ...]] = Counter()
-    for table in published(artifact, columns):
+    for table in artifact.tables(columns):
         groups = table.group_by(columns).aggregate([([], "count_all")])
         keys = zip(*(groups[column].to_pylist() for column in columns), strict=True)
         for key, number in zip(keys, groups["count_all"].to_pylist(), strict=True):

@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import AUDIT_FILE, Run
 from trace_ray.config import TriageConfig
 from trace_ray.errors import JudgeRejectedError, UserError
 from trace_ray.storage import Location
 from trace_ray.triage.calibrate import Calibration, Decision, choose_band, fit_calibration, reliability, upper_bound
 from trace_ray.triage.labels import Label, labelled_rows, read_labels
 from trace_ray.triage.verdict import categorise
-
-AUDIT_FILE = "audit.json"
 
 _LEAST_OF_A_KIND = 5
 """Labelled responses of each kind needed to fit a calibration."""

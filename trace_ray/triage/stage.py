@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import AUDIT_FILE, Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, JudgeConfig, TriageConfig, judge_name, settings
 from trace_ray.config_check import triage_judges
@@ -34,7 +34,7 @@ from trace_ray.pairs import Split
 from trace_ray.policy import policy_identity
 from trace_ray.progress import Meter
 from trace_ray.storage import Location, locate
-from trace_ray.triage.audit import AUDIT_FILE, Labelled, audit, refuse_bad_judge, refuse_unreached_rate
+from trace_ray.triage.audit import Labelled, audit, refuse_bad_judge, refuse_unreached_rate
 from trace_ray.triage.block import merge_counts
 from trace_ray.triage.calibrate import Calibration, Decision, decision_of
 from trace_ray.triage.given import Given, label_files, read_given, with_gold

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import WORK, Run
 from trace_ray.corpus.read import SLOTS
 from trace_ray.storage import Location
 
-PLAN, CANARIES = "plan.json", "canaries.json"
+PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Work:
 
     @property
     def place(self) -> Location:
-        return self.triaged / "work"
+        return self.triaged / WORK
 
     @property
     def runs(self) -> Location:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trace_ray import environment, metrics
+from trace_ray.artifacts import CANARIES
 from trace_ray.config import JudgeConfig, TriageConfig
 from trace_ray.corpus.blocks import read_block
 from trace_ray.corpus.read import SLOT_SCHEMA
@@ -36,7 +37,7 @@ from trace_ray.triage.decide import Correction, decide_block
 from trace_ray.triage.guard import Guard, GuardedCorrector, GuardedJudge, deaths, unguarded
 from trace_ray.triage.labels import Label, label_of, labelled_rows, review_line
 from trace_ray.triage.store import VerdictStore
-from trace_ray.triage.work import CANARIES, Work, window
+from trace_ray.triage.work import Work, window
 
 CANARY_PAIRS = 16
 Item = dict[str, Any]

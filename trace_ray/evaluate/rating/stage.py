@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from trace_ray.artifacts import Run, inputs_hash
+from trace_ray.artifacts import RESPONSES, Run, inputs_hash
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, JudgeConfig, judge_name
 from trace_ray.errors import UserError
@@ -33,7 +33,7 @@ def systems_of(runs: Sequence[Run], *, with_base: bool) -> Answers:
     for place, run in enumerate(runs):
         method = run.model.manifest()["method"]
         run.evaluation.manifest()
-        rows = [r for p in (run.evaluation.place / "responses").files(".parquet") for r in p.read_parquet().to_pylist()]
+        rows = [r for p in (run.evaluation.place / RESPONSES).files(".parquet") for r in p.read_parquet().to_pylist()]
         name = f"{method} ({run.place.name})"
         if name in answers:
             raise UserError("rate", f"two runs called {name}", "give runs in folders of different names")

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import RESPONSES, Run
 from trace_ray.config import ReportConfig
+from trace_ray.pairs import MODELS
 from trace_ray.report.redact import Excerpt, error_kind, excerpt
-
-RESPONSES = "responses"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def answers_section(run: Run, report: ReportConfig) -> list[AnswerPair]:
     for part in (run.evaluation.place / RESPONSES).files(".parquet"):
         for row in part.read_parquet().to_pylist():
             found.setdefault(row["pair_id"], {})[row["model"]] = row
-    both = [_pair(models, report.redact) for models in found.values() if {"base", "realigned"} <= set(models)]
+    both = [_pair(models, report.redact) for models in found.values() if set(MODELS) <= set(models)]
     return spread([[one for one in both if one.verdict == verdict] for verdict in _ORDER], report.examples)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from trace_ray.artifacts import Run
 from trace_ray.pairs import CONFLICTS, Category
-from trace_ray.report.tally import count_by, published
+from trace_ray.report.tally import count_by
 
 ALL = "all pairs"
 SHOWN_GROUPS = 12
@@ -83,7 +83,7 @@ def largest(groups: list[Shares], keep: int = SHOWN_GROUPS) -> list[Shares]:
 def clause_shares(run: Run) -> list[Shares]:
     """Returns the pairs by clause and category; a pair that breaks several clauses counts with each, once."""
     groups: dict[str, Counter[str]] = {}
-    for table in published(run.triaged, ["category", *CLAUSES]):
+    for table in run.triaged.tables(["category", *CLAUSES]):
         if CLAUSES[0] not in table.column_names:
             return []
         rows = zip(*(table[name].to_pylist() for name in ("category", *CLAUSES)), strict=True)

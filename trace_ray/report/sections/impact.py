@@ -15,7 +15,6 @@ from trace_ray.artifacts import Run
 from trace_ray.config import ObjectiveConfig, ReportConfig, TermConfig
 from trace_ray.pairs import RESPONSE_NAMES, Category, prompt_text
 from trace_ray.report.redact import Excerpt, excerpt
-from trace_ray.report.tally import published
 
 Floats = npt.NDArray[np.float64]
 
@@ -94,7 +93,7 @@ def impact_section(run: Run, report: ReportConfig, objective: ObjectiveConfig) -
         return None
     columns = ("impact", "weight")
     found: dict[str, dict[str, list[Floats]]] = {column: {} for column in columns}
-    for table in published(run.scored, ["category", *columns]):
+    for table in run.scored.tables(["category", *columns]):
         for name in objective.weighed:
             mine = table.filter(pc.equal(table["category"], name))
             for column in columns if len(mine) else ():
@@ -141,7 +140,7 @@ def top_pairs(run: Run, report: ReportConfig, objective: ObjectiveConfig) -> lis
     ranked_by = "impact" if objective.weights == "uniform" else "weight"
     light = ["pair_id", "category", "source", "prompt", "weight", "impact", "p_violates_chosen", "p_violates_rejected"]
     best: list[dict[str, Any]] = []
-    for table in published(run.scored, [*light, *RESPONSE_NAMES]):
+    for table in run.scored.tables([*light, *RESPONSE_NAMES]):
         weighed = table.filter(pc.is_finite(table["impact"])).to_pylist()  # an anchor's is null
         best = heapq.nsmallest(report.top_pairs, [*best, *weighed], key=lambda r: (-r[ranked_by], r["pair_id"]))
     return [_shown(rank, row, report.redact, objective) for rank, row in enumerate(best, 1)]

@@ -9,13 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import AUDIT_FILE, CANARIES, WORK, Run
 from trace_ray.config import TriageConfig, judge_name
 from trace_ray.pairs import Category
 from trace_ray.report.sections.refusal import Refusal, checked_pairs, refusal_of
-from trace_ray.report.tally import published
-from trace_ray.triage.audit import AUDIT_FILE
-from trace_ray.triage.work import CANARIES, Work
 
 BINS = 20
 
@@ -110,7 +107,7 @@ def judge_section(run: Run, triage: TriageConfig) -> JudgeSection | None:
 
 def _canaries_so_far(run: Run) -> Mapping[str, Any] | None:
     """Returns the canaries of a triage that is not finished: those that stopped it are in its work folder alone."""
-    place = Work.of(run).place / CANARIES
+    place = run.triaged.place / WORK / CANARIES
     return json.loads(place.read_text()) if place.exists() else None
 
 
@@ -142,7 +139,7 @@ def certainty(run: Run) -> Certainty:
     """Returns the distribution of P(violates) over both responses of every triaged pair."""
     counts = {name: np.zeros(BINS, int) for name in ("chosen", "rejected")}
     unreadable = 0
-    for table in published(run.triaged, [f"p_violates_{name}" for name in counts]):
+    for table in run.triaged.tables([f"p_violates_{name}" for name in counts]):
         for name in counts:
             values = table[f"p_violates_{name}"]
             unreadable += values.null_count

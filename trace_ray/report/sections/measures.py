@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MODELS = ("base", "realigned")
+from trace_ray.pairs import MODELS
 
 
 @dataclass(frozen=True)

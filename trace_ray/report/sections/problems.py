@@ -10,7 +10,7 @@ from typing import Any
 from trace_ray.artifacts import Run
 from trace_ray.pairs import ROWS_PER_FILE
 from trace_ray.report.redact import Excerpt, error_kind, excerpt
-from trace_ray.report.tally import count_by, published
+from trace_ray.report.tally import count_by
 
 EXAMPLES = 3
 ERROR_KINDS = 10
@@ -74,7 +74,7 @@ def refused_rows(run: Run, redact: str) -> list[Refused]:
     """Returns the refused rows by stage and reason, with the first EXAMPLES of each."""
     counted: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for table in published(run.rejects, ["row", "source", "stage", "reason", "detail"]):
+    for table in run.rejects.tables(["row", "source", "stage", "reason", "detail"]):
         for row in table.to_pylist():
             key = row["stage"], row["reason"]
             counted[key] += 1
