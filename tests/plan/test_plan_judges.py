@@ -319,6 +319,13 @@ def test_a_writing_endpoint_needs_the_speed_of_its_answers_too() -> None:
         assert (missing in text) if missing else ("not estimated" not in text)
 
 
+def test_the_table_says_what_the_plan_leaves_out() -> None:
+    config = config_of("evaluate.capability.tasks=[mmlu, gsm8k]")
+    text = " ".join(shown(config, rates_of(triage__judge=ENGINE)).split())
+    assert "evaluate: without mmlu, gsm8k, whose work is not estimated" in text
+    assert "without" not in shown(config_of(), rates_of(triage__judge=ENGINE))
+
+
 def test_the_table_says_what_is_only_bounded() -> None:
     config = config_of(FIRST, "triage.clauses=true", "triage.correct=true")
     lines = shown(config, rates_of(triage__judge=ENGINE, triage__first_judge=FAST)).splitlines()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from trace_ray.config import Config, ObjectiveConfig
@@ -64,6 +64,7 @@ class StageEstimate:
         seconds: wall clock, None where a speed is not known; workers: at once.
         memory_gib: peak of all processes together.
         cpu_hours, gpu_hours: reserved; price: of both; None as ``seconds`` is.
+        left_out: work of the stage that none of these figures count.
     """
 
     stage: str
@@ -76,6 +77,7 @@ class StageEstimate:
     gpu_hours: float | None
     price: float | None
     asked: Sequence[Asked] = ()
+    left_out: str = ""
 
 
 def estimate(
@@ -225,7 +227,7 @@ def _evaluate(load: Workload, asked: Sequence[Asked], rates: Rates, config: Conf
     generating = 2 * (POOL_START_S + policy.start_s) + written / policy.answer_tokens_s
     drifting = rates.train.start_s + 2 * load.drift_tokens / rates.train.forward_tokens_s if load.drift_tokens else 0.0
     attacks = f" and {load.attacks.number:,} harmful requests" if load.attacks.number else ""
-    return _stage(
+    counted = _stage(
         "evaluate",
         f"{load.prompts.number:,} prompts{attacks}, 2 models, {answer:.0f} tokens an answer",
         2 * (load.prompts.sent + load.attacks.sent + load.drift_tokens) + written + sum(one.tokens for one in judged),
@@ -237,6 +239,8 @@ def _evaluate(load: Workload, asked: Sequence[Asked], rates: Rates, config: Conf
         config,
         judged,
     )
+    # What a task of the harness asks is in its data sets, which nobody downloads for a plan.
+    return replace(counted, left_out=", ".join(evaluate.capability.tasks))
 
 
 def _panel(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config) -> Iterator[StageEstimate]:

@@ -35,7 +35,7 @@ class Sample:
 
     Args:
         pairs: the sampled pairs in figures.
-        rows: of the whole corpus; refused_share: of the sampled rows.
+        rows: of the whole corpus.
         table: the sampled pairs (PAIR_SCHEMA columns, category where rules decide, corrected where it is known).
         readings: {judge's setting: sizes of its further questions}.
         own: prompts of ``evaluate.prompt_file``, None without one; attacks: of ``evaluate.attacks``.
@@ -43,7 +43,6 @@ class Sample:
 
     pairs: list[SampledPair]
     rows: int
-    refused_share: float
     table: pa.Table
     readings: dict[str, Questions]
     own: Prompts | None
@@ -57,7 +56,7 @@ def read_sample(sources: Sequence[Source], config: Config) -> Sample:
     """
     limit = config.corpus.limit
     kinds = [[s for s in sources if s.split != Split.TEST], [s for s in sources if s.split == Split.TEST]]
-    tables, stands_for, rows, read = [], [], 0, 0
+    tables, stands_for, rows = [], [], 0
     for files, most in zip(kinds, (limit, 0), strict=True):
         found = list(_chunks(files, config, most)) if files else []
         there = min(corpus_rows(files), most or corpus_rows(files)) if files else 0
@@ -65,7 +64,7 @@ def read_sample(sources: Sequence[Source], config: Config) -> Sample:
         pairs = [chunk.pairs for chunk in found]
         tables += pairs
         stands_for += [there / max(1, seen)] * sum(table.num_rows for table in pairs)
-        rows, read = rows + there, read + seen
+        rows += there
     if not stands_for:
         raise UserError("corpus.paths", list(config.corpus.paths), "none of the sampled rows is a preference pair")
     table = pa.concat_tables(tables)
@@ -77,7 +76,6 @@ def read_sample(sources: Sequence[Source], config: Config) -> Sample:
     return Sample(
         _in_figures(table, stands_for, by, config),
         rows,
-        1 - table.num_rows / read,
         table,
         {name: reader.questions(table) for name, reader in by.items()},
         _prompts(own_prompts(evaluate, storage), by, config) if evaluate.prompt_file else None,

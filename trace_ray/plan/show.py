@@ -74,8 +74,9 @@ def _stages(stages: list[StageEstimate], config: Config) -> Table:
     figures += [f"{max(s.memory_gib for s in stages):.1f}"]
     unknown = ", ".join(s.stage for s in stages if s.seconds is None)
     row(f"all but {unknown}" if unknown else "all", figures, *sums)
-    if unknown:
-        table.caption, table.caption_justify = f"{unknown}: not estimated: set {_missing(stages, config)}", "left"
+    said = [f"{unknown}: not estimated: set {_missing(stages, config)}"] if unknown else []
+    said += [f"{s.stage}: without {s.left_out}, whose work is not estimated" for s in stages if s.left_out]
+    table.caption, table.caption_justify = "\n".join(said) or None, "left"
     return table
 
 
