@@ -79,7 +79,7 @@ def test_the_example_in_python_runs(
     def runner(stage: str) -> Any:
         def publish(run: Run, _config: Config) -> None:
             ran.append(stage)
-            for artifact in pipeline.artefacts_of(run, stage):
+            for artifact in run.made_by(stage):
                 assert isinstance(artifact, Artifact)
                 artifact.begin({})
                 artifact.publish(counts={}, seconds=0, schema=SCORED_SCHEMA)

@@ -21,8 +21,10 @@ STAGES = ("triage", "impact", "realign", "evaluate", "report")
 MANIFEST, DONE, INPUTS, CONFIG = "manifest.json", "_DONE", "inputs.json", "config.yaml"
 TRAINING_METRICS, EVALUATION_METRICS = "metrics.jsonl", "metrics.json"
 """In realign/, a line a step; in evaluation/."""
-RESPONSES = "responses"
-"""In evaluation/: both models' answers to the held-out prompts, judged."""
+SCORES = "scores"
+"""In impact/: scored shards, before they are weighed."""
+GENERATED, RESPONSES = "generated", "responses"
+"""In evaluation/: both models' answers; those to the held-out prompts, judged."""
 AUDIT_FILE, WORK, CANARIES = "audit.json", "work", "canaries.json"
 """In triaged/, or beside it where the audit was made afterwards; triaged/work/, while triage is at it; in that folder."""
 
@@ -161,6 +163,16 @@ class Run:
 
     def artifact(self, name: str) -> Artifact:
         return Artifact(self.place / name)
+
+    def made_by(self, stage: str) -> tuple[Artifact, ...]:
+        """Returns the folders that a stage publishes."""
+        return {
+            "triage": (self.rejects, self.triaged),
+            "impact": (self.impact, self.scored),
+            "realign": (self.realign, self.model),
+            "evaluate": (self.evaluation,),
+            "report": (),
+        }[stage]
 
     @property
     def triaged(self) -> Artifact:

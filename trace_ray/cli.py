@@ -19,11 +19,13 @@ from typer.exceptions import TyperException
 from trace_ray.artifacts import CONFIG, STAGES, Run
 from trace_ray.cli_errors import told
 from trace_ray.cli_rate import rating_app
-from trace_ray.cli_tables import State, comparison_table, status_table, summary_tables
+from trace_ray.cli_tables import comparison_table, status_table, summary_tables
 from trace_ray.config_check import check_config, config_problems
 from trace_ray.config_load import conf_folder, load_config, load_storage, method_names, read_config
 from trace_ray.errors import UserError
 from trace_ray.progress import CONSOLE
+from trace_ray.status import DRIVER, State, all_done
+from trace_ray.status import status as states
 from trace_ray.storage import locate, nearby
 
 WATCH_SECONDS = 2.0
@@ -197,19 +199,18 @@ def status(
         typer.Option("--watch", help="again every two seconds until all is done; for machines, at each change"),
     ] = False,
 ) -> None:
-    """What is done and what is not."""
+    """What is done, what is not, and what the driver is at, with its ETA."""
     from rich.live import Live
 
     from trace_ray.pipeline import run_folder
-    from trace_ray.pipeline import status as states
 
     opened = run_folder(run, load_storage(overrides or []))
     rows = list(states(opened))
-    if all(state == "-" for _, state, _ in rows) and not (opened.place / CONFIG).exists():
+    if all(state == "-" for name, state, _ in rows if name != DRIVER) and not (opened.place / CONFIG).exists():
         raise UserError("--run", run, f"no run has begun there{nearby(opened.place)}")
     seen = _watched(opened, rows) if watch else iter([rows])
     if as_json:
-        for _, same in itertools.groupby(seen):
+        for _, same in itertools.groupby(seen, _without_driver):
             told = [{"artefact": name, "state": state, **facts} for name, state, facts in next(same)]
             print(json.dumps(told), flush=True)
         return
@@ -218,12 +219,15 @@ def status(
             live.update(status_table(found), refresh=True)
 
 
+def _without_driver(rows: list[State]) -> list[State]:
+    """Its words change with every beat."""
+    return [row for row in rows if row[0] != DRIVER]
+
+
 def _watched(run: Run, rows: list[State]) -> Iterator[list[State]]:
     """Yields the run's state, ``rows`` first, every two seconds until all is done."""
-    from trace_ray.pipeline import status as states
-
     yield rows
-    while any(state != "done" for _, state, _ in rows):
+    while not all_done(rows):
         time.sleep(WATCH_SECONDS)
         rows = list(states(run))
         yield rows

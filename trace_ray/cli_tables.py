@@ -9,21 +9,24 @@ from rich.table import Table
 from rich.text import Text
 
 from trace_ray.pairs import Category
+from trace_ray.status import DRIVER, State
 
 if TYPE_CHECKING:
     from trace_ray.compare.table import Line
 
 
-State = tuple[str, str, dict[str, Any]]
-"""An artefact's name, ``done`` | ``begun`` | ``-``, and its counts."""
-
-
 def status_table(rows: Sequence[State]) -> Table:
-    """Returns the artefacts with their state, rows and seconds."""
+    """Returns the artefacts with their state, rows and seconds, and what the driver is at."""
     table = Table("artefact", "state", "rows and seconds", box=None)
     for name, state, facts in rows:
-        table.add_row(name, state, ", ".join(f"{k} {v}" for k, v in facts.items()))
+        said = _driver(facts) if name == DRIVER else ", ".join(f"{k} {v}" for k, v in facts.items())
+        table.add_row(name, state, Text(said))
     return table
+
+
+def _driver(facts: Mapping[str, Any]) -> str:
+    who = f"pid {facts['pid']} on {facts['host']}, heard {facts['heard_s']:.0f} s ago"
+    return f"{facts['doing']} ({who})" if facts["doing"] else who
 
 
 def comparison_table(names: Sequence[str], lines: Iterable[Line]) -> Table:

@@ -176,6 +176,11 @@ def entries(fs: pafs.FileSystem, path: str) -> list[Entry]:
     return sorted(entry for entry in names if entry.name)
 
 
+def written(fs: pafs.FileSystem, path: str) -> float:
+    """Returns when an object was stored, in seconds since the epoch."""
+    return float(patiently(lambda: raw(fs).info(path))["LastModified"].timestamp())
+
+
 def patiently(operation: Callable[[], T]) -> T:
     """Returns what an operation returns that may be done again, after growing pauses where S3 fails for a while."""
     wait = _FIRST_WAIT

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 import sys
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from trace_ray.artifacts import CONFIG, INPUTS, STAGES, TRAINING_METRICS, Artifact, Run
+from trace_ray.artifacts import CONFIG, INPUTS, STAGES, Artifact, Run
 from trace_ray.capacity import unmet
 from trace_ray.config import Config, JudgeConfig, StorageConfig, settings
 from trace_ray.config_check import check_needed
@@ -23,6 +22,7 @@ from trace_ray.jsonl import read_utf8
 from trace_ray.memory import PeakMemory, record_peak
 from trace_ray.object_store import check_reachable
 from trace_ray.policy import policy_identity
+from trace_ray.progress import doing, working
 from trace_ray.run_lock import driver_lock
 from trace_ray.staging import share_settings
 from trace_ray.storage import locate, nearby, refuse_escapes
@@ -99,17 +99,6 @@ def absolute_models(config: Config) -> Config:
     )
 
 
-def artefacts_of(run: Run, stage: str) -> tuple[Artifact, ...]:
-    """Returns the folders that a stage publishes."""
-    return {
-        "triage": (run.rejects, run.triaged),
-        "impact": (run.impact, run.scored),
-        "realign": (run.realign, run.model),
-        "evaluate": (run.evaluation,),
-        "report": (),
-    }[stage]
-
-
 def run_stages(
     run: Run, config: Config, stages: Sequence[str] = STAGES, note: Note = lambda _stage, _state: None
 ) -> None:
@@ -123,7 +112,7 @@ def run_stages(
     share_settings(config.storage)
     config = absolute_models(config)
     try:
-        with driver_lock(run.place):
+        with driver_lock(run.place, doing=doing):
             hold_settings(run, config, stages)
             with _config_beside(run, dump_config(config)):
                 _run_stages(run, config, stages, note)
@@ -140,7 +129,7 @@ def hold_settings(run: Run, config: Config, stages: Sequence[str]) -> None:
     if {"impact", "realign", "evaluate"} & set(stages):
         now["model files"] = model_identity(config.model.path, config.model.revision, config.storage)
     for stage in STAGES:
-        for artifact in artefacts_of(run, stage):
+        for artifact in run.made_by(stage):
             artifact.hold(now)
 
 
@@ -162,7 +151,7 @@ def _config_beside(run: Run, text: str) -> Iterator[None]:
 
 
 def _begun(run: Run) -> list[Artifact]:
-    return [one for stage in STAGES for one in artefacts_of(run, stage) if (one.place / INPUTS).exists()]
+    return [one for stage in STAGES for one in run.made_by(stage) if (one.place / INPUTS).exists()]
 
 
 def refuse_beyond_this_machine(config: Config, stages: Sequence[str]) -> None:
@@ -189,12 +178,12 @@ def _ray_runs() -> bool:
 def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note) -> None:
     refuse_beyond_this_machine(config, [stage for stage in stages if not _is_done(run, stage)])
     for stage in stages:
-        folders, before = artefacts_of(run, stage), _is_done(run, stage)
+        folders, before = run.made_by(stage), _is_done(run, stage)
         if not before:
             note(stage, "start")
         memory = PeakMemory()
         try:
-            with memory:
+            with memory, working(stage):
                 stage_runner(stage)(run, config)
         finally:  # an interrupted stage is resumed, and its peak may have been before
             if folders and not before and (folders[-1].place / INPUTS).exists():
@@ -203,7 +192,7 @@ def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note) -> 
 
 
 def _is_done(run: Run, stage: str) -> bool:
-    folders = artefacts_of(run, stage)
+    folders = run.made_by(stage)
     return bool(folders) and all(artifact.done() for artifact in folders)
 
 
@@ -236,27 +225,3 @@ def stored_config(run: Run, uri: str) -> Config:
     if not place.exists():
         raise UserError("--run", uri, f"no run there{nearby(run.place)}")
     return load_text(read_utf8(place, "--run"), place.uri)
-
-
-def status(run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yields (artefact, ``done`` | ``begun`` | ``-``, counts) for each folder of the run."""
-    for stage in STAGES:
-        for artifact in artefacts_of(run, stage):
-            if artifact.done():
-                manifest = artifact.manifest()
-                yield artifact.name, "done", {**manifest["counts"], "seconds": manifest["seconds"]}
-            elif (artifact.place / INPUTS).exists():
-                yield artifact.name, "begun", _begun_counts(artifact)
-            else:
-                yield artifact.name, "-", {}
-    yield "report.html", "done" if run.report.exists() else "-", {}
-
-
-def _begun_counts(artifact: Artifact) -> dict[str, Any]:
-    if artifact.name == "realign":
-        metrics = artifact.place / TRAINING_METRICS
-        lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []  # the last may be half written
-        last = json.loads(lines[-1]) if lines else {}
-        return {"step": last.get("step", 0), "steps": last.get("steps", "?")}
-    parts = (artifact.place / "scores").files(".parquet") if artifact.name == "impact" else artifact.parts()
-    return {"parts": len(parts)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -11,7 +13,43 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 CONSOLE = Console(stderr=True)
+SHARE = 0.02
+"""Of the time, what telling of work may take at most."""
 _PLAIN_SECONDS = 20.0
+
+
+_at: list[Callable[[], str]] = []
+"""What this process is at, the innermost last, each telling how far it is."""
+
+
+def doing() -> str:
+    """Returns what this process is at and how far, in words; empty where it has begun nothing. For any thread."""
+    return next((tell() for tell in _at[-1:]), "")
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """While open, ``doing`` says ``what``, or what a meter inside says."""
+    with _told(lambda: what):
+        yield
+
+
+@contextmanager
+def _told(tell: Callable[[], str]) -> Iterator[None]:
+    _at.append(tell)
+    try:
+        yield
+    finally:
+        _at.remove(tell)
+
+
+def pause(least: float, took: float) -> float:
+    """Returns the seconds to wait before doing again what took ``took`` seconds: ``least``, and what keeps it to SHARE.
+
+    >>> pause(5.0, 0.01), pause(5.0, 1.0)
+    (5.0, 50.0)
+    """
+    return max(least, took / SHARE)
 
 
 class Meter:
@@ -34,8 +72,10 @@ class Meter:
         )
         self._live = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=CONSOLE, transient=True)
         self._task = self._live.add_task(label, total=total or None, note=unit)
+        self._telling = _told(lambda: f"{self.label}: {self.line()}")
 
     def __enter__(self) -> Self:
+        self._telling.__enter__()
         if CONSOLE.is_terminal:
             self._live.start()
         return self
@@ -43,6 +83,7 @@ class Meter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._telling.__exit__(None, None, None)
         if CONSOLE.is_terminal:
             self._live.stop()
 
@@ -70,4 +111,5 @@ class Meter:
         rate = self.rate()
         eta = f", ETA {(self.total - self.done) / rate:.0f} s" if self.total and rate > 0 else ""
         total = f"/{self.total}" if self.total else ""
-        return f"{self.done}{total} {self.unit}, {rate:.1f}/s{eta}{' ' if self.note else ''}{self.note}"
+        speed = f", {rate:.1f}/s{eta}" if rate > 0 else ""
+        return f"{self.done}{total} {self.unit}{speed}{' ' if self.note else ''}{self.note}"

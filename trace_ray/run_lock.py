@@ -17,9 +17,9 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from trace_ray import object_store
@@ -43,6 +43,7 @@ class Record:
         owner: drawn anew by every driver; beat: counts up while it lives.
         host, machine, pid, born: the driver's process, born in the kernel's ticks since boot; machine tells boots and
             containers apart.
+        doing: what it is at, in words, for people who ask how far the run is.
     """
 
     owner: str
@@ -51,19 +52,29 @@ class Record:
     machine: str
     pid: int
     born: str
+    doing: str = ""
+
+    @property
+    def gone(self) -> bool:
+        """Whether its process was one of this machine and lives no more."""
+        return self.machine == _machine() and _birth(self.pid) != self.born
 
     def encoded(self) -> bytes:
         return json.dumps(asdict(self)).encode()
 
 
 @contextmanager
-def driver_lock(place: Location, beat_seconds: float = BEAT_SECONDS) -> Iterator[None]:
+def driver_lock(
+    place: Location, beat_seconds: float = BEAT_SECONDS, doing: Callable[[], str] = lambda: ""
+) -> Iterator[None]:
     """Holds the run while the body runs.
 
+    Args:
+        doing: asked at each beat what the driver is at, in words.
     Raises: UserError where the folder cannot be written to, or another live driver holds it; finding that out takes at
         most ``PATIENCE`` beats.
     """
-    lock = _Lock(place / LOCK, beat_seconds)
+    lock = _Lock(place / LOCK, beat_seconds, doing)
     try:
         lock.acquire()
     except OSError as error:
@@ -79,8 +90,8 @@ def driver_lock(place: Location, beat_seconds: float = BEAT_SECONDS) -> Iterator
 
 
 class _Lock:
-    def __init__(self, place: Location, beat_seconds: float) -> None:
-        self.place, self.beat_seconds = place, beat_seconds
+    def __init__(self, place: Location, beat_seconds: float, doing: Callable[[], str]) -> None:
+        self.place, self.beat_seconds, self.doing = place, beat_seconds, doing
         self.mine = Record(uuid.uuid4().hex, 0, socket.gethostname(), _machine(), os.getpid(), _birth(os.getpid()))
         self.version = ""
         self.lost = ""
@@ -99,9 +110,9 @@ class _Lock:
                     if watched and record is not None:
                         raise self._held_by(record)
                     watched, looks = version, 0
-                    if record is not None and not _is_gone(record):
+                    if record is not None and not record.gone:
                         self._say_waiting(record)
-                dead = record is None or _is_gone(record) or looks > PATIENCE * _LOOKS_A_BEAT
+                dead = record is None or record.gone or looks > PATIENCE * _LOOKS_A_BEAT
                 taken = self._try(version) if dead else False
             if taken:
                 self.beating.start()
@@ -121,7 +132,7 @@ class _Lock:
 
     def _beat(self) -> None:
         while not self.stop.wait(self.beat_seconds):
-            self.mine = replace(self.mine, beat=self.mine.beat + 1)
+            self.mine = replace(self.mine, beat=self.mine.beat + 1, doing=self.doing())
             try:
                 if not self._try(self.version):
                     held = _read(self.place)
@@ -171,9 +182,16 @@ def _read(place: Location) -> tuple[Record | None, str] | None:
     except FileNotFoundError:
         return None
     try:
-        return Record(**json.loads(data)), version
-    except (ValueError, TypeError):
+        known = {field.name for field in fields(Record)}  # a later version's driver may say more
+        return Record(**{name: value for name, value in json.loads(data).items() if name in known}), version
+    except (ValueError, TypeError, AttributeError):
         return None, version
+
+
+def holder(place: Location) -> Record | None:
+    """Returns the record of whoever holds the run in this folder, None where nobody does."""
+    held = _read(place / LOCK)
+    return held[0] if held else None
 
 
 def _write(place: Location, data: bytes, version: str | None) -> str:
@@ -189,11 +207,6 @@ def _write(place: Location, data: bytes, version: str | None) -> str:
             raise ChangedError(place.path)
         place.write_bytes(data)
     return data.decode()
-
-
-def _is_gone(record: Record) -> bool:
-    """Says whether the record's process was one of this machine and lives no more."""
-    return record.machine == _machine() and _birth(record.pid) != record.born
 
 
 def _birth(pid: int) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +55,12 @@ class Location:
 
     def exists(self) -> bool:
         return bool(self.fs.get_file_info(self.path).type != pafs.FileType.NotFound)
+
+    def age(self) -> float:
+        """Returns the seconds since this file was written, by this machine's clock and the storage's."""
+        if self.is_local:
+            return time.time() - os.stat(self.path).st_mtime
+        return time.time() - object_store.written(self.fs, self.path)
 
     def read_bytes(self) -> bytes:
         if not self.is_local:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from tests.impact import tiny, world
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import SCORES, Run
 from trace_ray.config import Config, CorpusConfig, ImpactConfig, LoraSettings, StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.impact import stage
-from trace_ray.impact.stage import SCORES, run_impact
+from trace_ray.impact.stage import run_impact
 from trace_ray.impact.worker import score_rows
 from trace_ray.pairs import TRIAGED_SCHEMA
 from trace_ray.storage import locate

@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from trace_ray.artifacts import EVALUATION_METRICS, RESPONSES, Run
+from trace_ray.artifacts import EVALUATION_METRICS, GENERATED, RESPONSES, Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, JudgeConfig, judge_name, settings
 from trace_ray.errors import UserError
@@ -23,7 +23,7 @@ from trace_ray.policy import policy_identity
 from trace_ray.progress import CONSOLE, Meter
 from trace_ray.storage import Location, expand, locate
 
-GENERATED, ATTACKS = "generated", "attacks"
+ATTACKS = "attacks"
 
 
 def evaluate_inputs(run: Run, config: Config) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import SCORES, Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, settings
 from trace_ray.corpus.noise import noisy_table
@@ -23,8 +23,7 @@ from trace_ray.impact.worker import ADAPTER_INIT, GOLD, RETAIN_SAMPLE, Shard, ma
 from trace_ray.pairs import CONFLICTS, RESPONSE_NAMES, SCORED_SCHEMA
 from trace_ray.progress import Meter
 
-SCORES = "scores"
-__all__ = ["ADAPTER_INIT", "SCORES", "impact_inputs", "plan_shards", "run_impact"]
+__all__ = ["ADAPTER_INIT", "impact_inputs", "plan_shards", "run_impact"]
 
 
 def impact_inputs(run: Run, config: Config) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from trace_ray import metrics
 from trace_ray.artifacts import TRAINING_METRICS, Run
 from trace_ray.config import Config
 from trace_ray.errors import UserError
+from trace_ray.progress import pause
 from trace_ray.realign.checkpoint import load_checkpoint, save_checkpoint
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.figures import StepSums, named_figures, peak_memory_gib
@@ -70,6 +71,7 @@ class Trainer:
         self.metrics: list[dict[str, Any]] = []
         self.trackers: list[Tracker] | None = None
         self._written = self._noticed = time.monotonic()
+        self._pause = _WRITE_SECONDS
         self._logged = 0
         self._leaving: set[str] = set()
 
@@ -146,12 +148,15 @@ class Trainer:
             metrics.count("training_tokens", figures["tokens"])
             metrics.gauge("training_tokens_per_second", figures["tokens_per_s"])
             metrics.gauge("training_step", self.step)
-        if self.rank == 0 and time.monotonic() - self._written > _WRITE_SECONDS:
+        if self.rank == 0 and time.monotonic() - self._written > self._pause:
             self.write_metrics()
 
     def write_metrics(self) -> None:
-        """Writes metrics.jsonl and tells the trackers what is new; rank 0 only."""
-        self._written = time.monotonic()
+        """Writes metrics.jsonl and tells the trackers what is new; rank 0 only.
+
+        The file is written whole, or a reader might find half a line: the longer it is, the rarer.
+        """
+        started = time.monotonic()
         place = self.run.realign.place
         (place / TRAINING_METRICS).write_text("".join(json.dumps(row) + "\n" for row in self.metrics))
         if self.trackers is None:
@@ -165,6 +170,8 @@ class Trainer:
         for tracker in self.trackers:
             tracker.flush()
         self._logged = len(self.metrics)
+        self._written = time.monotonic()
+        self._pause = pause(_WRITE_SECONDS, self._written - started)
 
     def save(self, *, wait: bool) -> None:
         """Saves a checkpoint; every rank takes part.

@@ -18,7 +18,7 @@ from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, settings
 from trace_ray.errors import UserError
 from trace_ray.identity import model_identity
-from trace_ray.progress import CONSOLE, Meter
+from trace_ray.progress import CONSOLE, Meter, pause
 from trace_ray.realign.card import card_facts
 from trace_ray.realign.reference import reference_place
 from trace_ray.realign.trackers import check_trackers
@@ -186,8 +186,11 @@ def _watch(run: Run, stop: threading.Event) -> None:
     with Meter("realign", 0, "steps") as meter:
         before = read_metrics(run)
         meter.skip(before[-1]["step"] if before else 0)
-        while not stop.wait(_POLL_SECONDS):
+        took = 0.0
+        while not stop.wait(pause(_POLL_SECONDS, took)):
+            started = time.monotonic()
             rows = read_metrics(run)
+            took = time.monotonic() - started
             if rows:
                 meter.total = rows[-1]["steps"]
                 meter.advance(rows[-1]["step"] - meter.done, live_note(rows[-1]))
