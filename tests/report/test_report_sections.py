@@ -8,7 +8,6 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow.fs as pafs
 import pytest
 
@@ -23,19 +22,11 @@ from trace_ray.report.sections.answers import answers_section
 from trace_ray.report.sections.change import change_section
 from trace_ray.report.sections.cost import cost_section
 from trace_ray.report.sections.gap import Shares, gap_section, largest
-from trace_ray.report.sections.impact import effective_size, head_share, impact_section
 from trace_ray.report.sections.judge import judge_section
 from trace_ray.report.sections.lineage import lineage_section
 from trace_ray.report.sections.problems import problems_section
 from trace_ray.report.sections.training import thinned, training_caption, training_section
 from trace_ray.storage import locate
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> MadeRun:
-    made = MadeRun(tmp_path_factory.mktemp("run"))
-    made.everything(AUDIT)
-    return made
 
 
 def test_the_gap_counts_every_pair_once(made: MadeRun) -> None:
@@ -62,73 +53,6 @@ def test_many_sources_become_the_largest_and_the_rest() -> None:
     shown = largest(groups, keep=5)
     assert [group.name for group in shown] == ["s29", "s28", "s27", "s26", "s25", "25 other sources"]
     assert sum(group.total for group in shown) == sum(group.total for group in groups)
-
-
-def test_the_judge_audit_is_laid_out_as_a_square(made: MadeRun) -> None:
-    judge = judge_section(made.run, config_of().triage)
-    assert judge is not None
-    assert judge.audit is not None
-    assert judge.certainty is not None
-    assert judge.audit.names == ["INVERT", "PUNISH", "RETAIN"]
-    assert judge.audit.confusion == [[3, 0, 0], [0, 2, 0], [1, 0, 14]]
-    assert (sum(judge.certainty.chosen), sum(judge.certainty.rejected), judge.certainty.unreadable) == (18, 20, 2)
-    assert judge.certainty.chosen[18] == 6
-
-
-def test_the_heaviest_conflicts_come_first(made: MadeRun) -> None:
-    impact = impact_section(made.run, config_of("report.top_pairs=4").report, config_of().objective)
-    assert impact is not None
-    assert [row.impact for row in impact.top] == [10.0, 9.0, 8.0, -2.0]
-    assert [row.category for row in impact.top] == ["PUNISH", "INVERT", "INVERT", "INVERT"]
-    assert impact.top[0].roles == {"chosen": "suppressed", "rejected": "suppressed"}
-    assert impact.top[1].roles == {"chosen": "suppressed", "rejected": "preferred"}
-    assert impact.top[3].roles == {}
-    assert impact.pairs == 6
-    assert impact.clamped == 3
-    assert impact.head_share == pytest.approx(100 * 10 / 27)
-
-
-def test_a_method_that_weighs_retain_counts_it_everywhere(tmp_path: Path) -> None:
-    """Rows 0 to 19 without the two of ABSTAIN have impact row - 2: 3 of 18 are at or below 0."""
-    config = config_of("objective.retain=pair")
-    made = MadeRun(tmp_path, objective=config.objective)
-    made.triage()
-    made.impact()
-    impact = impact_section(made.run, config.report, config.objective)
-    assert impact is not None
-    assert {name: len(found) for name, found in impact.impacts.items()} == {"INVERT": 4, "PUNISH": 2, "RETAIN": 12}
-    assert (impact.pairs, impact.clamped, impact.pairs_are) == (18, 3, "weighed pairs")
-    assert impact.head_share == pytest.approx(100 * (16 + 15) / sum(row - 2 for row in range(3, 19) if row != 9))
-    assert impact.top[0].category == "RETAIN"
-    (card,) = [c for c in report_sections(made.run, config)["cards"] if c.anchor == "impact"]
-    assert "of 18 weighed pairs; 3 have weight 0" in card.sentence
-    page = render(made.run, config)
-    assert "(objective.retain = pair). The higher the impact" in page
-    assert "of the weighed pairs (at or below 0: weight 0)" in page
-    assert "conflicts, heaviest first" not in page
-
-
-def test_uniform_weights_are_not_told_by_impact(tmp_path: Path) -> None:
-    config = config_of("objective.weights=uniform")
-    made = MadeRun(tmp_path, objective=config.objective)
-    made.triage()
-    made.impact()
-    impact = impact_section(made.run, config.report, config.objective)
-    assert impact is not None
-    assert [row.impact for row in impact.top] == [10.0, 9.0, 8.0, 0.0, -1.0, -2.0]
-    assert (impact.effective, impact.effective_of("INVERT"), impact.effective_of("PUNISH")) == (6, 4, 2)
-    page = render(made.run, config)
-    assert "The 6 pairs of highest impact" in page
-    for absent in ("weight 0", "heaviest", "highest weight"):
-        assert absent not in page.split('id="impact"')[1].split('id="training"')[0], absent
-
-
-def test_weights_are_described_as_they_are() -> None:
-    assert effective_size(np.ones(50)) == pytest.approx(50)
-    assert effective_size(np.array([5.0, 0.0])) == pytest.approx(1)
-    assert effective_size(np.zeros(3)) == 0
-    assert head_share(np.ones(100)) == pytest.approx(10)
-    assert head_share(np.zeros(0)) == 0
 
 
 def test_before_and_after_by_category(made: MadeRun) -> None:
@@ -238,22 +162,6 @@ def test_every_judges_tokens_are_a_cost(tmp_path: Path, used: dict[str, int], to
     assert ("tokens" in card.sentence) == (tokens is not None)
 
 
-@pytest.mark.parametrize("missing", ["kappa", "agreement"])
-def test_a_figure_that_the_audit_could_not_have_is_left_open(tmp_path: Path, missing: str) -> None:
-    made = MadeRun(tmp_path)
-    made.triage(AUDIT | {missing: None})
-    (card,) = [card for card in report_sections(made.run, config_of())["cards"] if card.anchor == "judge"]
-    assert (card.answer, "kappa –." in card.sentence) == {"kappa": ("85.0 %", True), "agreement": ("–", False)}[missing]  # noqa: RUF001 - as tables
-
-
-@pytest.mark.parametrize(("weights", "answer"), [("uniform", "All alike"), ("u2a", "By rounds"), ("impact", "37 %")])
-def test_the_card_of_impact_says_how_pairs_are_weighed(made: MadeRun, weights: str, answer: str) -> None:
-    (card,) = [
-        c for c in report_sections(made.run, config_of(f"objective.weights={weights}"))["cards"] if c.anchor == "impact"
-    ]
-    assert card.answer == answer
-
-
 def test_refused_rows_come_with_examples_and_their_line(made: MadeRun) -> None:
     problems = problems_section(made.run, "none")
     assert [(r.reason, r.rows, len(r.examples)) for r in problems.refused] == [
@@ -294,19 +202,6 @@ def test_labels_damaged_on_purpose_are_disclosed(tmp_path: Path) -> None:
     assert said.level == "bad"
     assert said.text.startswith("The labels of 1,234 training rows were damaged")
     assert said.text.endswith("1,200 by flip, 34 by swap.")
-
-
-def test_rules_are_rules_though_a_model_is_named(tmp_path: Path) -> None:
-    """As where a file of settings for a model judge is followed by backend=rules."""
-    made = MadeRun(tmp_path)
-    made.triage()
-    config = config_of("triage.judge.backend=rules", "triage.judge.revision=abc")
-    assert ("triage judge", "rules") in lineage_section(made.run, config).models
-    (card,) = [card for card in report_sections(made.run, config)["cards"] if card.anchor == "judge"]
-    assert (card.answer, card.tone) == ("Exact", "good")
-    page = render(made.run, config)
-    assert "not audited" not in page
-    assert "never compared" not in page
 
 
 def test_a_run_in_s3_is_made_again_from_the_configuration_on_the_page(tmp_path: Path) -> None:
@@ -351,114 +246,6 @@ def test_stages_that_are_not_done_are_left_out(tmp_path: Path) -> None:
         assert f'href="#{absent}"' not in page
     made.impact()
     assert 'id="impact"' in render(made.run, config_of())
-
-
-def test_a_refused_judge_is_reported_though_triage_never_finished(tmp_path: Path) -> None:
-    made = MadeRun(tmp_path)
-    made.run.triaged.begin({})
-    (made.run.triaged.place / "audit.json").write_text(
-        '{"pairs": 9, "responses": 18, "readable": 1.0, "auc": 0.5, "roc": null, '
-        '"accuracy": 0.5, "kappa": 0.0, "agreement": 0.4, "false_invert_rate": null, "confusion": {"RETAIN->INVERT": 9}}'
-    )
-    page = render(made.run, config_of())
-    assert "Refused" in page
-    assert "The run stopped here" in page
-    assert 'id="gap"' not in page
-    assert "every verdict was readable" not in page
-
-
-def refused(made: MadeRun) -> tuple[str, str]:
-    """Returns the judge's card and the first warning of a run that stopped in triage."""
-    sections = report_sections(made.run, config_of("triage.min_canary_pass=0.9"))
-    (card,) = [card for card in sections["cards"] if card.anchor == "judge"]
-    (warning,) = [one for one in sections["warnings"] if one.level == "bad"]
-    assert (card.tone, card.answer) == ("bad", "Refused")
-    assert "never compared" not in render(made.run, config_of("triage.min_canary_pass=0.9"))
-    return card.sentence, warning.text
-
-
-def test_a_run_stopped_by_its_false_invert_rate_is_no_success(tmp_path: Path) -> None:
-    made = MadeRun(tmp_path)
-    made.run.triaged.begin({})
-    unreached = {"asked": 0.05, "confidence": 0.9, "reached": False, "upper_bound": 0.3}
-    (made.run.triaged.place / "audit.json").write_text(json.dumps(AUDIT | {"false_invert": unreached}))
-    sentence, warning = refused(made)
-    assert sentence == "false INVERT not below 5 % on 20 labelled pairs: the run stopped."
-    assert "triage.false_invert_rate" in warning
-    assert warning.endswith("The run stopped here.")
-
-
-def test_a_run_stopped_by_canaries_has_a_report(tmp_path: Path) -> None:
-    made = MadeRun(tmp_path)
-    made.run.triaged.begin({})
-    canaries = {"pass_rate": 0.5, "tried": 24, "unreadable": 0, "by_attack": {"forged_turn": 0.5}}
-    (made.run.triaged.place / "work" / "canaries.json").write_text(json.dumps(canaries))
-    sentence, warning = refused(made)
-    assert sentence == "50 % of hostile texts held: the run stopped."
-    assert "the limit is 90 % (triage.min_canary_pass)" in warning
-    page = render(made.run, config_of("triage.min_canary_pass=0.9"))
-    assert "forged turn" in page
-    assert "No labels were given" not in page
-
-
-def test_an_audit_after_triage_stops_no_run(tmp_path: Path) -> None:
-    made = MadeRun(tmp_path)
-    made.triage()
-    (made.run.place / "audit.json").write_text(json.dumps(AUDIT | {"auc": 0.5}))
-    page = render(made.run, config_of())
-    assert "AUC 0.50 on 20 labelled pairs: triage.min_auc is not kept." in page
-    assert "The run stopped here" not in page
-
-
-DECISION = {"calibration": {"kind": "platt"}, "threshold": 0.7, "band": 0.1}
-
-
-def test_figures_of_the_held_back_half_are_said_to_be(tmp_path: Path) -> None:
-    made = MadeRun(tmp_path)
-    made.triage(AUDIT | {"pairs": 40, "checked_pairs": 20})
-    page = " ".join(render(made.run, config_of()).split())
-    assert (
-        "<strong>40</strong> labelled pairs; AUC, ROC and readable over all, the rest over the 20 not used to" in page
-    )
-    assert "of 20 labelled pairs not used to fit get the label&#39;s category; AUC 0.910 over all 40," in page
-    made.run.triaged.place.fs.delete_file((made.run.triaged.place / "audit.json").path)
-    (made.run.place / "audit.json").write_text(json.dumps(AUDIT | {"pairs": 40}))  # of an older version
-    judge = judge_section(made.run, config_of().triage)
-    assert judge is not None
-    assert judge.audit is not None
-    assert judge.audit.held_back == 20
-
-
-def test_an_audit_after_triage_is_shown_as_one(tmp_path: Path) -> None:
-    made = MadeRun(tmp_path)
-    made.triage()
-    (made.run.place / "audit.json").write_text(json.dumps(AUDIT | {"decision": DECISION}))
-    judge = judge_section(made.run, config_of().triage)
-    assert judge is not None
-    assert (judge.threshold, judge.abstain_band) == (0.5, 0.0)  # what triage used, not what the audit advises
-    page = render(made.run, config_of())
-    assert "by <code>trace-ray audit</code> after triage" in page
-    assert "threshold 0.7, band ± 0.1 and calibration platt, which triage need not have used" in page
-    assert "never compared with labels" not in page
-    (made.run.triaged.place / "audit.json").write_text(json.dumps(AUDIT | {"pairs": 77, "checked_pairs": 77}))
-    judge = judge_section(made.run, config_of().triage)
-    assert judge is not None
-    assert judge.audit is not None
-    assert (judge.audit.figures["pairs"], judge.audit.afterwards) == (77, False)
-
-
-def test_a_decision_from_another_audit_is_shown_as_triage_took_it(tmp_path: Path) -> None:
-    made = MadeRun(tmp_path)
-    made.triage()
-    manifest = made.run.triaged.place / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"decision": DECISION}))
-    config = config_of("triage.audit_file=runs/first/audit.json")
-    judge = judge_section(made.run, config.triage)
-    assert judge is not None
-    assert (judge.threshold, judge.abstain_band) == (0.7, 0.1)
-    page = render(made.run, config)
-    assert "<code>runs/first/audit.json</code>" in page
-    assert "never compared with labels" not in page
 
 
 def test_what_later_stages_store_is_shown(tmp_path: Path) -> None:
