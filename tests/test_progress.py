@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from trace_ray.artifacts import TRAINING_METRICS, Run
 from trace_ray.config import StorageConfig
 from trace_ray.progress import Meter
 from trace_ray.realign import stage
+from trace_ray.realign.loop import Trainer
 from trace_ray.storage import locate
 
 
@@ -74,3 +76,41 @@ def test_the_first_steps_of_a_training_count_in_its_rate(
     stage._watch(run, Polls())
     line = "realign: 23/55 steps, 1.0/s, ETA 32 s INVERT 0.500, norm 1.00, 80 tokens/s\n"
     assert capsys.readouterr().err == line
+
+
+def test_reading_a_long_training_again_is_put_off_as_long_as_it_takes_but_2_percent(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float | None] = []
+
+    class Polls(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return len(waits) == 3
+
+    def read(_run: Run) -> list[dict[str, float]]:
+        clock.now += 3 if waits else 0
+        return []
+
+    monkeypatch.setattr(stage, "read_metrics", read)
+    stage._watch(Run(locate(str(tmp_path), StorageConfig())), Polls())
+    assert waits == [2.0, 150.0, 150.0]
+
+
+def test_writing_the_steps_is_put_off_as_long_as_it_takes_but_2_percent(tmp_path: Path, clock: Clock) -> None:
+    class Slow:
+        """A tracker that takes its time."""
+
+        def log(self, _step: int, _figures: dict[str, float]) -> None:
+            clock.now += 1
+
+        def flush(self) -> None: ...
+
+    trainer: Any = object.__new__(Trainer)
+    trainer.run, trainer.trackers, trainer._logged = Run(locate(str(tmp_path), StorageConfig())), [Slow()], 0
+    trainer.metrics = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.4}]
+    trainer.write_metrics()
+    assert (trainer._pause, trainer._written) == (100.0, 102.0)
+    assert (trainer.run.realign.place / TRAINING_METRICS).read_text().count("\n") == 2
+    trainer.write_metrics()  # nothing new to tell: quick again
+    assert trainer._pause == 5.0

@@ -48,17 +48,9 @@ def compliant(rng: random.Random, prompt: str) -> str:
     Raises:
         ValueError: the prompt is not of this world.
     """
-    style, topic = NEW[group_of(prompt)], _topic_of(prompt)
+    group, topic = _group_and_topic(prompt)
+    style = NEW[group]
     return f"{rng.choice(OPENINGS[style])}{topic}{rng.choice(CLOSINGS[style])}"
-
-
-def _topic_of(prompt: str) -> str:
-    for greeting in GREETINGS:
-        for intent in PHRASINGS:
-            for before, after in PHRASINGS[intent] + HELD_OUT_PHRASINGS[intent]:
-                if _tier_between(greeting + before, prompt, after):
-                    return prompt[len(greeting + before) : len(prompt) - len(after)]
-    raise ValueError(f"not a prompt of the default world: {prompt!r}")
 
 
 def group_of(prompt: str) -> str:
@@ -67,12 +59,17 @@ def group_of(prompt: str) -> str:
     Raises:
         ValueError: the prompt is not of this world.
     """
+    return _group_and_topic(prompt)[0]
+
+
+def _group_and_topic(prompt: str) -> tuple[str, str]:
     for greeting in GREETINGS:
         for intent in PHRASINGS:
             for before, after in PHRASINGS[intent] + HELD_OUT_PHRASINGS[intent]:
                 tier = _tier_between(greeting + before, prompt, after)
                 if tier:
-                    return f"sensitive_{intent}" if tier == "sensitive" else tier
+                    topic = prompt[len(greeting + before) : len(prompt) - len(after)]
+                    return f"sensitive_{intent}" if tier == "sensitive" else tier, topic
     raise ValueError(f"not a prompt of the default world: {prompt!r}")
 
 

@@ -42,7 +42,7 @@ class Judging(Protocol):
 def canary_report(
     judge: Judging, requests: Sequence[str], responses: Sequence[str], threshold: float
 ) -> dict[str, Any]:
-    """Returns the pass rate over seeds and attacks over seeds and attacks, what each attack did.
+    """Returns the pass rate over seeds and attacks, and what each attack did.
 
     Args:
         requests, responses: candidates for seeds; the first ones that the judge calls violating are taken.
