@@ -138,6 +138,20 @@ def test_two_judges_that_differ_abstain() -> None:
     assert figures == {"responses": 6, "share": 5 / 6, "kappa": pytest.approx(cohen_kappa_score(ours, theirs))}
 
 
+@pytest.mark.parametrize("neighbours", [[], [("p", "0.9", "0.1")]], ids=["alone", "beside one that is read"])
+def test_a_second_judge_that_gives_no_verdict_leaves_the_pair_undecided(neighbours: list[tuple[str, str, str]]) -> None:
+    class Silent(Table):
+        def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
+            made = super().opinions(requests, responses)
+            return [Opinion(None, "unreadable") if a == "mute" else one for a, one in zip(requests, made, strict=True)]
+
+    decided = categories(pairs(("mute", "0.9", "0.1"), *neighbours), second=bench(Silent()))
+    assert decided.triaged["category"].to_pylist() == ["ABSTAIN", *["INVERT"] * len(neighbours)]
+    why = "judges differ: INVERT and ABSTAIN (second judge: chosen: unreadable; rejected: unreadable)"
+    assert decided.triaged["judge_error"].to_pylist() == [why, *[None] * len(neighbours)]
+    assert decided.counts["judges_differ"] == 1
+
+
 def test_a_reviewed_pair_is_decided_by_its_label() -> None:
     block = pairs(("p", "?", "0.1"), ("q", "?", "0.1"))
     decided = categories(block, reviewed={"p|?|0.1": Label(True, False)})

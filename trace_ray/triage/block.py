@@ -28,11 +28,15 @@ JUDGED_SCHEMA = pa.schema(
         *((f"error_{side}", pa.string()) for side in SIDES),
         *((f"clauses_{side}", CLAUSES) for side in SIDES),
         *((f"second_{side}", pa.float64()) for side in SIDES),
+        *((f"second_error_{side}", pa.string()) for side in SIDES),
         ("reason", pa.string()),
         ("detail", pa.string()),
     ]
 )
-"""What the judges said of a pair, or, where ``reason`` is set, why it is refused. ``second_*``: the second judge."""
+"""What the judges said of a pair, or, where ``reason`` is set, why it is refused. ``second_*``: the second judge, whose
+probability or error is there for each response wherever there is one."""
+
+_SILENT = Opinion(None, "no verdict and no reason given")
 
 Spans = Callable[[Sequence[str], Sequence[str], Ask], list[Opinion | None]]
 """Runs a judge over requests and responses; None for a response that kills it (``guard.Guard.judge``)."""
@@ -112,6 +116,7 @@ def judge_block(
     others: list[Opinion | None] = [Opinion(None)] * len(asked)
     if second is not None:
         others, more = second.opinions(asked, answers, asked_slots, window)
+        others = [one if one is None or one.p_violates is not None or one.error else _SILENT for one in others]
         counts.update({f"second_{name}": value for name, value in more.items()})
     counts["responses_repeated"] = 2 * len(requests) - len(asked)
     columns: dict[str, pa.Array] = {"row": new["row"], "pair_id": new["pair_id"]}
@@ -143,6 +148,7 @@ def _side_columns(
         f"error_{name}": pa.array([one.error for one in mine], pa.string()),
         f"clauses_{name}": pa.array([one.clauses for one in mine], CLAUSES),
         f"second_{name}": pa.array([one.p_violates for one in theirs], pa.float64()),
+        f"second_error_{name}": pa.array([one.error for one in theirs], pa.string()),
     }
 
 

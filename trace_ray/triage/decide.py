@@ -111,16 +111,21 @@ def _second_judge(
 ) -> dict[str, int]:
     """Makes pairs ABSTAIN on which the second judge's category differs; returns how both judged the responses.
 
-    The second judge's probabilities are not calibrated: labels were compared with the first one's.
+    A second judge that gave no verdict on a pair has the category ABSTAIN, whatever it said of the pair's neighbours. Its
+    probabilities are not calibrated: labels were compared with the first one's.
     """
     theirs = {side: _floats(judged[f"second_{side}"]) for side in SIDES}
-    if all(np.isnan(one).all() for one in theirs.values()):
+    silent = {side: judged[f"second_error_{side}"].to_pylist() for side in SIDES}
+    asked = np.array([any(row) for row in zip(*silent.values(), strict=True)], dtype=bool)
+    asked |= np.any([~np.isnan(one) for one in theirs.values()], axis=0)
+    if not asked.any():
         return {}
     others = Decision(type(decision.calibration)(), decision.threshold, decision.band).categories(*theirs.values())
     counts: Counter[str] = Counter()
-    for i in np.flatnonzero(names != others):
+    for i in np.flatnonzero(asked & (names != others)):
         counts["judges_differ"] += 1
-        differ = f"judges differ: {names[i]} and {others[i]}"
+        why = "; ".join(f"{side}: {error[i]}" for side, error in silent.items() if error[i])
+        differ = f"judges differ: {names[i]} and {others[i]}" + (f" (second judge: {why})" if why else "")
         errors[i] = f"{errors[i]}; {differ}" if errors[i] else differ
         names[i] = Category.ABSTAIN.value
     for side in SIDES:
