@@ -12,13 +12,15 @@ import pytest
 import typer
 
 from tests.compare.conftest import finished_run
+from tests.test_pipeline import wrapped
 from trace_ray import cli
-from trace_ray.cli_errors import told
+from trace_ray.cli_errors import reason, told
 from trace_ray.config import StorageConfig
 from trace_ray.config_load import conf_folder, load_config
 from trace_ray.errors import UserError
+from trace_ray.memory import record_peak, recorded_peak
 from trace_ray.progress import CONSOLE, Meter
-from trace_ray.storage import expand
+from trace_ray.storage import expand, locate
 
 Told = tuple[int, str, str]
 
@@ -59,6 +61,38 @@ def test_a_damaged_manifest_is_said_to_be(say: Callable[..., Told], file: str, t
     assert_one_line(say("status", "--run", "run"), f"{file}: no JSON object: it is damaged or gone")
     damaged.unlink()
     assert_one_line(say("compare", "run"), f"{file}: no JSON object: it is damaged or gone")
+
+
+@pytest.mark.parametrize("lacking", ["counts", "seconds", "inputs_hash"])
+def test_a_manifest_that_lacks_something_is_damaged(say: Callable[..., Told], lacking: str) -> None:
+    place = a_run() / "triaged" / "manifest.json"
+    manifest = json.loads(place.read_text())
+    del manifest[lacking]
+    place.write_text(json.dumps(manifest))
+    for words in (["status", "--run", "run"], ["status", "--run", "run", "--json"], ["compare", "run"]):
+        assert_one_line(say(*words), f"run/triaged/manifest.json: no {lacking}: it is damaged")
+
+
+@pytest.mark.parametrize("text", ["{half\n", "[1]\n", '{"lr": 1}\n', '{"step": 1, "steps": 9}\n\x00\n', "\ufffd\n"])
+def test_status_tells_what_is_damaged_and_all_the_rest(say: Callable[..., Told], text: str) -> None:
+    run = a_run()
+    (run / "realign" / "_DONE").unlink()
+    (run / "realign" / "metrics.jsonl").write_text(text)
+    code, out, err = say("status", "--run", "run", "--json")
+    states = {row["artefact"]: row["state"] for row in json.loads(out)}
+    assert (code, states["realign"], states["triaged"], states["evaluation"]) == (2, "damaged", "done", "done")
+    assert_one_line((code, out, err), f"run/realign/metrics.jsonl:{text.count(chr(10))}: ")
+    code, out, err = say("status", "--run", "run", "--watch")
+    assert "triaged" in out
+    assert_one_line((code, out, err), "no figures of a step: the file is damaged")
+
+
+def test_a_damaged_record_of_memory_counts_as_none(tmp_path: Path) -> None:
+    place = locate(str(tmp_path), StorageConfig())
+    for text in ("", "[]", "{}", '{"peak_memory_bytes": "much"}'):
+        (place / "resources.json").write_text(text)
+        record_peak(place, 7)
+        assert recorded_peak(place) == 7
 
 
 def test_figures_that_are_half_written_are_no_fault(say: Callable[..., Told]) -> None:
@@ -127,6 +161,20 @@ def test_what_nobody_foresaw_keeps_its_trace_in_a_file(
     monkeypatch.setattr("sys.argv", ["trace-ray", "status", "--run", "run", "--debug"])
     with pytest.raises(KeyError):
         cli.main()
+
+
+@pytest.mark.parametrize("met_by", ["task", "worker", "controller"])
+def test_the_reason_comes_before_what_ray_says_of_it(met_by: str) -> None:
+    """Ray's own text begins with process, actor and trace, longer than a line may be."""
+    said = reason(wrapped(RuntimeError("not exported: it differs by 0.12"))[met_by])
+    assert said == "RuntimeError: not exported: it differs by 0.12"
+
+
+def test_of_a_trace_in_a_message_the_end_is_told() -> None:
+    frames = "".join(f'  File "/a/long/way/{i}.py", line {i}, in step\n    go(\n        {i})\n' for i in range(20))
+    trace = f"The actor died.\n\x1b[36mray::Judge.__init__()\x1b[39m\n{frames}ValueError: no such\n  dtype fp12\n"
+    assert reason(RuntimeError(trace)) == "ValueError: no such dtype fp12"
+    assert reason(RuntimeError("first line\nsecond line")) == "RuntimeError: first line second line"
 
 
 def test_flags_are_read_wherever_they_stand(say: Callable[..., Told], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def test_reading_a_long_training_again_is_put_off_as_long_as_it_takes_but_2_perc
         clock.now += 3 if waits else 0
         return []
 
-    monkeypatch.setattr(stage, "read_metrics", read)
+    monkeypatch.setattr(stage, "training_figures", read)
     stage._watch(Run(locate(str(tmp_path), StorageConfig())), Polls())
     assert waits == [2.0, 150.0, 150.0]
 

@@ -28,6 +28,15 @@ GENERATED, RESPONSES = "generated", "responses"
 AUDIT_FILE, WORK, CANARIES = "audit.json", "work", "canaries.json"
 """In triaged/, or beside it where the audit was made afterwards; triaged/work/, while triage is at it; in that folder."""
 
+_PUBLISHED: dict[str, Any] = {
+    "counts": dict,
+    "inputs": dict,
+    "inputs_hash": str,
+    "parts": list,
+    "seconds": (int, float),
+}
+"""What every manifest holds, whatever the stage."""
+
 
 def inputs_hash(inputs: Inputs) -> str:
     """Returns 16 hex digits over every input of a stage."""
@@ -64,10 +73,16 @@ class Artifact:
         return (self.place / DONE).exists()
 
     def manifest(self) -> dict[str, Any]:
-        """Returns what was published. Raises UserError where the stage has not finished."""
+        """Returns what was published. Raises UserError where the stage has not finished, or the manifest is damaged."""
         if not self.done():
             raise UserError(self.place.uri, "not finished", f"run the stage that writes {self.name}/ first")
-        return read_json(self.place / MANIFEST)
+        place = self.place / MANIFEST
+        manifest = read_json(place)
+        lacking = [name for name, kind in _PUBLISHED.items() if not isinstance(manifest.get(name), kind)]
+        if lacking:
+            remedy = "it is damaged, or another program's; delete its folder, and run again"
+            raise UserError(place.uri, f"no {', no '.join(lacking)}", remedy)
+        return manifest
 
     def begin(self, inputs: Inputs) -> bool:
         """Claims the folder for these inputs.

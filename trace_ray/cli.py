@@ -24,7 +24,7 @@ from trace_ray.config_check import check_config, config_problems
 from trace_ray.config_load import conf_folder, load_config, load_storage, method_names, read_config
 from trace_ray.errors import UserError
 from trace_ray.progress import CONSOLE
-from trace_ray.status import DRIVER, State, all_done
+from trace_ray.status import DAMAGED, DRIVER, State, all_done
 from trace_ray.status import status as states
 from trace_ray.storage import locate, nearby
 
@@ -199,7 +199,7 @@ def status(
         typer.Option("--watch", help="again every two seconds until all is done; for machines, at each change"),
     ] = False,
 ) -> None:
-    """What is done, what is not, and what the driver is at, with its ETA."""
+    """What is done, what is not, what is damaged, and what the driver is at, with its ETA."""
     from rich.live import Live
 
     from trace_ray.pipeline import run_folder
@@ -211,12 +211,14 @@ def status(
     seen = _watched(opened, rows) if watch else iter([rows])
     if as_json:
         for _, same in itertools.groupby(seen, _without_driver):
-            told = [{"artefact": name, "state": state, **facts} for name, state, facts in next(same)]
+            rows = next(same)
+            told = [{"artefact": name, "state": state, **facts} for name, state, facts in rows]
             print(json.dumps(told), flush=True)
-        return
-    with Live(console=_stdout(), auto_refresh=False) as live:
-        for found in seen:
-            live.update(status_table(found), refresh=True)
+    else:
+        with Live(console=_stdout(), auto_refresh=False) as live:
+            for rows in seen:
+                live.update(status_table(rows), refresh=True)
+    _tell_problems([facts["problem"] for _, state, facts in rows if state == DAMAGED], None)
 
 
 def _without_driver(rows: list[State]) -> list[State]:
@@ -225,9 +227,9 @@ def _without_driver(rows: list[State]) -> list[State]:
 
 
 def _watched(run: Run, rows: list[State]) -> Iterator[list[State]]:
-    """Yields the run's state, ``rows`` first, every two seconds until all is done."""
+    """Yields the run's state, ``rows`` first, every two seconds until all is done or something is found damaged."""
     yield rows
-    while not all_done(rows):
+    while not all_done(rows) and not any(state == DAMAGED for _, state, _ in rows):
         time.sleep(WATCH_SECONDS)
         rows = list(states(run))
         yield rows

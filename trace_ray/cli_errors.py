@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import traceback
+from itertools import dropwhile
 
-from trace_ray.errors import UserError
+from trace_ray.errors import UserError, inside
+
+_CHARACTERS = 300
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_TRACE = re.compile(r'^\s+File ".+", line \d+', re.MULTILINE)
 
 
 def told(error: Exception) -> tuple[int, str]:
     """Returns the exit code and the line for what ended a command; of a fault that is nobody's mistake the trace is kept."""
     if isinstance(error, UserError):
         return 2, str(error)
-    said = " ".join(str(error).split())[:300]
     if type(error).__module__.partition(".")[0] == "botocore":
+        said = _one_line(str(error))
         return 2, f"storage: {said}: look at credentials, bucket, storage.region and storage.endpoint"
     if isinstance(error, OSError) and error.filename is not None:
         return 2, f"{error.filename}: {error.strerror}: name a file or folder that can be read, or written, there"
     with tempfile.NamedTemporaryFile("w", prefix="trace-ray-", suffix=".txt", delete=False, encoding="utf-8") as kept:
         kept.writelines(traceback.format_exception(error))
-    return 1, f"{type(error).__name__}: {said}: not foreseen; its trace is in {kept.name}, or run with --debug"
+    return 1, f"{reason(error)}: not foreseen; its trace is in {kept.name}, or run with --debug"
+
+
+def reason(error: BaseException) -> str:
+    """Returns an exception's type and what it says in one line; of one that Ray wrapped, those of the one inside.
+
+    Ray's own begin with a page of header: process, class, actor, trace.
+
+    >>> reason(KeyError("part"))
+    "KeyError: 'part'"
+    """
+    ours = next((one for one in inside(error) if not _is_rays(one)), error)
+    text = _COLOUR.sub("", str(ours))
+    trace = list(_TRACE.finditer(text))
+    if not trace:
+        return f"{type(ours).__name__}: {_one_line(text)}"
+    after = text[trace[-1].end() :].splitlines()[1:]
+    raised = list(dropwhile(lambda line: not line.strip() or line[0].isspace(), after))  # the frame's code before it
+    return _one_line(" ".join(raised)) if raised else f"{type(ours).__name__}: {_one_line(text)}"
+
+
+def _is_rays(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] == "ray"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:_CHARACTERS]

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trace_ray.pairs import Category
-from trace_ray.status import DRIVER, State
+from trace_ray.status import DAMAGED, DRIVER, State
 
 if TYPE_CHECKING:
     from trace_ray.compare.table import Line
@@ -19,7 +19,8 @@ def status_table(rows: Sequence[State]) -> Table:
     """Returns the artefacts with their state, rows and seconds, and what the driver is at."""
     table = Table("artefact", "state", "rows and seconds", box=None)
     for name, state, facts in rows:
-        said = _driver(facts) if name == DRIVER else ", ".join(f"{k} {v}" for k, v in facts.items())
+        shown = {} if state == DAMAGED else facts  # the problem is a line of its own, below the table
+        said = _driver(facts) if name == DRIVER else ", ".join(f"{k} {v}" for k, v in shown.items())
         table.add_row(name, state, Text(said))
     return table
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 
 class UserError(Exception):
@@ -30,6 +31,21 @@ class StaleRunError(UserError):
 
 class JudgeRejectedError(UserError):
     """The audit found the judge no better than ``triage.min_auc`` allows."""
+
+
+def inside(error: BaseException) -> Iterator[BaseException]:
+    """Yields an exception and all that it was raised from or that Ray wrapped in it, each once."""
+    queue: list[Any] = [error]
+    seen: set[int] = set()
+    while queue:
+        one = queue.pop()
+        if not isinstance(one, BaseException) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        queue += [one.__cause__, one.__context__]
+        queue += [getattr(one, name, None) for name in ("cause", "controller_failure", "_base_exc")]
+        queue += [*getattr(one, "worker_failures", {}).values(), *one.args]  # args: why an actor could not be built
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

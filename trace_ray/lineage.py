@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trace_ray.artifacts import EVALUATION_METRICS, Run
+from trace_ray.artifacts import EVALUATION_METRICS, Run, read_json
 from trace_ray.config import StorageConfig
-from trace_ray.storage import Location, locate
+from trace_ray.storage import locate
 
 MERGED = "merged"
 UNKNOWN_POLICY = {"name": "unknown: triaged/ is gone", "version": "", "hash": ""}
@@ -42,9 +42,7 @@ def lineage(model_path: str, storage: StorageConfig) -> list[dict[str, Any]]:
 
 
 def _tpa(run: Run) -> dict[str, float] | None:
-    import json
-
-    metrics: Location = run.evaluation.place / EVALUATION_METRICS
+    metrics = run.evaluation.place / EVALUATION_METRICS
     if not run.evaluation.done():
         return None
-    return {model: float(groups["all"]) for model, groups in json.loads(metrics.read_text())["tpa"].items()}
+    return {model: float(groups["all"]) for model, groups in read_json(metrics)["tpa"].items()}

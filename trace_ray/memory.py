@@ -57,12 +57,13 @@ def _bytes(process: psutil.Process) -> int:
 
 def record_peak(folder: Location, peak_bytes: int) -> None:
     """Writes a stage's peak memory beside its artefact; of an interrupted and resumed stage the larger one is kept."""
-    place = folder / RESOURCES
-    before = json.loads(place.read_text())["peak_memory_bytes"] if place.exists() else 0
-    place.write_text(json.dumps({"peak_memory_bytes": max(before, peak_bytes)}))
+    before = recorded_peak(folder) or 0
+    (folder / RESOURCES).write_text(json.dumps({"peak_memory_bytes": max(before, peak_bytes)}))
 
 
 def recorded_peak(folder: Location) -> int | None:
-    """Returns a stage's peak memory in bytes, None where none was recorded."""
-    place = folder / RESOURCES
-    return int(json.loads(place.read_text())["peak_memory_bytes"]) if place.exists() else None
+    """Returns a stage's peak memory in bytes, None where none was recorded, or none that can be read."""
+    try:
+        return int(json.loads((folder / RESOURCES).read_bytes())["peak_memory_bytes"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None

@@ -9,14 +9,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 from trace_ray.artifacts import CONFIG, INPUTS, STAGES, Artifact, Run
 from trace_ray.capacity import unmet
 from trace_ray.config import Config, JudgeConfig, StorageConfig, settings
 from trace_ray.config_check import check_needed
 from trace_ray.config_load import dump_config, load_text
-from trace_ray.errors import UserError
+from trace_ray.errors import UserError, inside
 from trace_ray.identity import model_identity
 from trace_ray.jsonl import read_utf8
 from trace_ray.memory import PeakMemory, record_peak
@@ -198,20 +197,12 @@ def _is_done(run: Run, stage: str) -> bool:
 
 def user_error_in(error: BaseException) -> UserError | None:
     """Returns the UserError that a Ray task or actor raised, from inside whatever Ray wrapped it in; a full disk is one."""
-    queue: list[Any] = [error]
-    seen: set[int] = set()
-    while queue:
-        one = queue.pop()
+    for one in inside(error):
         if isinstance(one, UserError) and not hasattr(one, "cause"):  # with one it is Ray's copy, its text a trace
             return one
         if isinstance(one, OSError) and one.errno == errno.ENOSPC:
             remedy = "the disk is full; free some space and run again: what is finished is kept"
             return UserError("disk", one.filename or "no space left", remedy)
-        if isinstance(one, BaseException) and id(one) not in seen:
-            seen.add(id(one))
-            queue += [one.__cause__, one.__context__]
-            queue += [getattr(one, "cause", None), getattr(one, "controller_failure", None)]
-            queue += [*getattr(one, "worker_failures", {}).values(), *one.args]  # args: why an actor could not be built
     return None
 
 

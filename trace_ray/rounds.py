@@ -22,7 +22,8 @@ from trace_ray.config import Config, ObjectiveConfig
 from trace_ray.impact.slopes import pair_slopes
 from trace_ray.impact.stage import ADAPTER_INIT, run_impact
 from trace_ray.pairs import SCORED_SCHEMA
-from trace_ray.realign.stage import export, read_metrics, realign_inputs, train
+from trace_ray.realign.stage import export, realign_inputs, train
+from trace_ray.runs.figures import training_figures
 from trace_ray.storage import Location
 
 ROUNDS, TRAINED_ADAPTER = "rounds", "trained"
@@ -66,7 +67,7 @@ def run_rounds(run: Run, config: Config) -> None:
         _write_scored(training, chosen, weight, inputs | {"round": number})
         _copy(adapter, training.impact.place / ADAPTER_INIT)
         _train_round(training, config, current.place / TRAINED_ADAPTER, number)
-        metrics += [row | {"step": row["step"] + len(metrics)} for row in read_metrics(training)]
+        metrics += [row | {"step": row["step"] + len(metrics)} for row in training_figures(training)]
     lines = [json.dumps(row | {"steps": len(metrics)}) + "\n" for row in metrics]
     (run.realign.place / TRAINING_METRICS).write_text("".join(lines))
     facts = {"base model": config.model.path, "method": objective.method, "rounds": objective.u2a_rounds}
@@ -136,7 +137,7 @@ def _train_round(training: Round, config: Config, trained: Location, number: int
     with train(training, config).as_directory() as folder:
         for file in (Path(folder) / "adapter").iterdir():
             (trained / "adapter" / file.name).write_bytes(file.read_bytes())
-    training.realign.publish(counts={"steps": len(read_metrics(training))}, seconds=0.0)
+    training.realign.publish(counts={"steps": len(training_figures(training))}, seconds=0.0)
 
 
 def _copy(source: Location, target: Location) -> None:

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
-from trace_ray.artifacts import GENERATED, INPUTS, RESPONSES, SCORES, STAGES, TRAINING_METRICS, WORK, Artifact, Run
+from trace_ray.artifacts import GENERATED, INPUTS, RESPONSES, SCORES, STAGES, WORK, Artifact, Run
+from trace_ray.errors import UserError
 from trace_ray.run_lock import LOCK, holder
+from trace_ray.runs.figures import training_figures
 
 State = tuple[str, str, dict[str, Any]]
-"""An artefact's name, ``done`` | ``begun`` | ``-``, and its counts; or DRIVER, ``at work`` | ``gone``, and what it is at."""
+"""An artefact's name, ``done`` | ``begun`` | ``-``, and its counts, or DAMAGED and, under ``problem``, what is wrong with
+it; or DRIVER, ``at work`` | ``gone``, and what it is at."""
 
-DRIVER = "driver"
+DRIVER, DAMAGED = "driver", "damaged"
 
 
 def status(run: Run) -> Iterator[State]:
     """Yields the state of each folder of the run, of its report, and of the driver that holds it, if any does."""
     for stage in STAGES:
         for artifact in run.made_by(stage):
-            if artifact.done():
-                manifest = artifact.manifest()
-                yield artifact.name, "done", {**manifest["counts"], "seconds": manifest["seconds"]}
-            elif (artifact.place / INPUTS).exists():
-                yield artifact.name, "begun", _so_far(artifact)
-            else:
-                yield artifact.name, "-", {}
+            try:
+                yield artifact.name, *_state(run, artifact)
+            except UserError as error:  # the others may be whole: this is the command for broken runs
+                yield artifact.name, DAMAGED, {"problem": str(error)}
     yield "report.html", "done" if run.report.exists() else "-", {}
     yield from _driver(run)
+
+
+def _state(run: Run, artifact: Artifact) -> tuple[str, dict[str, Any]]:
+    if artifact.done():
+        manifest = artifact.manifest()
+        return "done", {**manifest["counts"], "seconds": manifest["seconds"]}
+    return ("begun", _so_far(run, artifact)) if (artifact.place / INPUTS).exists() else ("-", {})
 
 
 def all_done(rows: list[State]) -> bool:
@@ -46,14 +52,12 @@ def _driver(run: Run) -> Iterator[State]:
         yield DRIVER, "gone" if record.gone else "at work", facts
 
 
-def _so_far(artifact: Artifact) -> dict[str, Any]:
+def _so_far(run: Run, artifact: Artifact) -> dict[str, Any]:
     """What an unfinished stage leaves piece by piece."""
     place = artifact.place
     match artifact.name:
         case "realign":
-            metrics = place / TRAINING_METRICS
-            lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []
-            last = json.loads(lines[-1]) if lines else {}
+            last: dict[str, Any] = next(reversed(training_figures(run)), {})
             return {"step": last.get("step", 0), "steps": last.get("steps", "?")}
         case "triaged":
             judged, decided = (len((place / WORK / step).files(".json")) for step in ("judge", "decide"))

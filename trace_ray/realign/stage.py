@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from trace_ray.artifacts import TRAINING_METRICS, Run
+from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, settings
 from trace_ray.errors import UserError
@@ -23,6 +23,7 @@ from trace_ray.realign.card import card_facts
 from trace_ray.realign.reference import reference_place
 from trace_ray.realign.trackers import check_trackers
 from trace_ray.realign.worker import MISTAKE, train_worker
+from trace_ray.runs.figures import training_figures
 from trace_ray.staging import local_model
 from trace_ray.storage import Location
 
@@ -55,7 +56,7 @@ def run_realign(run: Run, config: Config) -> None:
     if not any([run.realign.begin(inputs), run.model.begin(inputs)]):
         return
     checkpoint = train(run, config)
-    metrics = read_metrics(run)
+    metrics = training_figures(run)
     tokens = sum(row["tokens"] for row in metrics)
     facts = {"base model": config.model.path, "method": config.objective.method}
     run.realign.publish(counts={"steps": len(metrics)}, seconds=time.monotonic() - started, tokens=tokens, **facts)
@@ -175,25 +176,27 @@ def check_model(config: Config) -> None:
         raise UserError("model.path", config.model.path, f"no model configuration there: {reason}") from None
 
 
-def read_metrics(run: Run) -> list[dict[str, Any]]:
-    """Returns the figures of each step so far."""
-    place = run.realign.place / TRAINING_METRICS
-    return [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
-
-
 def _watch(run: Run, stop: threading.Event) -> None:
     """Shows the steps that the workers have written; the controller tells the driver nothing before the end."""
     with Meter("realign", 0, "steps") as meter:
-        before = read_metrics(run)
+        before = _written(run)
         meter.skip(before[-1]["step"] if before else 0)
         took = 0.0
         while not stop.wait(pause(_POLL_SECONDS, took)):
             started = time.monotonic()
-            rows = read_metrics(run)
+            rows = _written(run)
             took = time.monotonic() - started
             if rows:
                 meter.total = rows[-1]["steps"]
                 meter.advance(rows[-1]["step"] - meter.done, live_note(rows[-1]))
+
+
+def _written(run: Run) -> list[dict[str, Any]]:
+    """The figures so far; none where an earlier process left them damaged: the workers write them whole again."""
+    try:
+        return training_figures(run)
+    except UserError:
+        return []
 
 
 def live_note(row: dict[str, Any]) -> str:
@@ -240,7 +243,7 @@ def export(run: Run, config: Config, trained: Location) -> float:
     from ray.train import Checkpoint
 
     checkpoint = Checkpoint(trained.path, filesystem=trained.fs)
-    card = card_facts(run, config, read_metrics(run))
+    card = card_facts(run, config, training_figures(run))
     options = {"num_cpus": config.realign.num_cpus, "max_retries": config.realign.max_failures}
     return float(ray.get(ray.remote(**options)(_export_task).remote(run, config, checkpoint, card)))
 

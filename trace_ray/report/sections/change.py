@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trace_ray.artifacts import EVALUATION_METRICS, Run
+from trace_ray.artifacts import EVALUATION_METRICS, Run, read_json
 from trace_ray.report.sections.gap import SHOWN_GROUPS
 from trace_ray.report.sections.measures import Measure, other_measures
 
@@ -85,7 +84,7 @@ def change_section(run: Run) -> ChangeSection | None:
     """Returns before and after; None before evaluation is done."""
     if not run.evaluation.done():
         return None
-    metrics = json.loads((run.evaluation.place / EVALUATION_METRICS).read_text())
+    metrics = read_json(run.evaluation.place / EVALUATION_METRICS)
     every = change_rows(
         metrics["tpa_by_source"],
         metrics["n_by_source"],

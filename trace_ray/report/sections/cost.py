@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
-from trace_ray.artifacts import TRAINING_METRICS, Artifact, Run
+from trace_ray.artifacts import Artifact, Run
 from trace_ray.memory import recorded_peak
 from trace_ray.metrics import judge_tokens
+from trace_ray.runs.figures import training_figures
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,7 @@ def cost_section(run: Run) -> CostSection:
 
 
 def _worker_gib(run: Run) -> float | None:
-    place = run.realign.place / TRAINING_METRICS
-    rows = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
+    rows = training_figures(run)
     return max((row["memory_gib"] for row in rows if "memory_gib" in row), default=None)
 
 

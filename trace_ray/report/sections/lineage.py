@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trace_ray.artifacts import CONFIG, EVALUATION_METRICS, Artifact, Run
+from trace_ray.artifacts import CONFIG, EVALUATION_METRICS, Artifact, Run, read_json
 from trace_ray.config import Config, judge_name
 from trace_ray.config_check import triage_judges
 from trace_ray.config_load import dump_config
@@ -100,7 +99,7 @@ def _models(config: Config) -> list[tuple[str, str]]:
 
 
 def _steps(run: Run) -> list[Step]:
-    metrics = json.loads((run.evaluation.place / EVALUATION_METRICS).read_text()) if run.evaluation.done() else {}
+    metrics = read_json(run.evaluation.place / EVALUATION_METRICS) if run.evaluation.done() else {}
     steps = []
     for step in metrics.get("lineage", []):
         policy, tpa = step["policy"], step["tpa"]

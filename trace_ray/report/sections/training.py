@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trace_ray.artifacts import TRAINING_METRICS, Run
+from trace_ray.artifacts import Run
 from trace_ray.config import ObjectiveConfig
 from trace_ray.pairs import TRAINED
+from trace_ray.runs.figures import training_figures
 
 POINTS = 240
 MARGIN = "mean margin (implicit reward)"
@@ -41,8 +41,7 @@ class TrainingSection:
 
 def training_section(run: Run, objective: ObjectiveConfig, epochs: int) -> TrainingSection | None:
     """Returns what realign has written, finished or not; None before its first step."""
-    place = run.realign.place / TRAINING_METRICS
-    rows = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
+    rows = training_figures(run)
     if not rows:
         return None
     curves = training_curves(rows)
