@@ -47,6 +47,7 @@ class RejectReason(StrEnum):
     """Why a row of the corpus was refused: not a pair, a repeated one, or one that its judge does not survive."""
 
     BROKEN_JSON = "broken_json"
+    BROKEN_CSV = "broken_csv"
     WRONG_ENCODING = "wrong_encoding"
     MISSING_FIELD = "missing_field"
     EMPTY_FIELD = "empty_field"

@@ -134,6 +134,7 @@ def part_prepare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from trace_ray.batching import token_batches
     from trace_ray.config import StorageConfig
     from trace_ray.corpus.files import raw_rows
+    from trace_ray.corpus.read import row_values
     from trace_ray.log_probs import collate, response_log_probs
     from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
     from trace_ray.pairs import SCORED_SCHEMA
@@ -141,7 +142,7 @@ def part_prepare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
     config, run = config_of(arguments), run_of(folder)
     raw = itertools.islice(raw_rows(locate(arguments.pairs, StorageConfig())), arguments.count)
-    lines = [row if isinstance(row, dict) else json.loads(row) for row in raw]
+    lines = [row_values(row) for row in raw]
     prompts = [[{"role": "user", "content": one["prompt"]}] for one in lines]
     pairs = load_chat_tokenizer(config.model).pairs(
         prompts, [{n: one[n] for n in ("chosen", "rejected")} for one in lines]

@@ -38,9 +38,10 @@ def arguments() -> argparse.Namespace:
 def read_pairs(path: str) -> list[dict[str, str]]:
     from trace_ray.config import StorageConfig
     from trace_ray.corpus.files import raw_rows
+    from trace_ray.corpus.read import row_values
     from trace_ray.storage import locate
 
-    return [row if isinstance(row, dict) else json.loads(row) for row in raw_rows(locate(path, StorageConfig()))]
+    return [row_values(raw) for raw in raw_rows(locate(path, StorageConfig()))]
 
 
 def judges(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,89 +1,138 @@
-"""Raw rows of one corpus file, whatever its kind: JSONL (plain, .gz, .bz2, .zst), parquet or Arrow."""
+"""Raw rows of one file that somebody else wrote, whatever its kind, in constant memory."""
 
 from __future__ import annotations
 
 import io
+import lzma
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from trace_ray.corpus.columnar import columnar_rows, count_columnar
+from trace_ray.corpus.delimited import NotDelimitedError, delimited_rows
+from trace_ray.corpus.json_values import NotJsonError, json_values
+from trace_ray.corpus.kinds import FileKind, Form, columnar_form, compression_of, text_kind
+from trace_ray.corpus.rows import RejectedRowError
 from trace_ray.errors import UserError
 from trace_ray.storage import Location
 
-COLUMNAR = (".parquet", ".arrow")
-SUFFIXES = (
-    *COLUMNAR,
-    *(f".{kind}{end}" for kind in ("jsonl", "ndjson", "json") for end in ("", ".gz", ".bz2", ".zst")),
-)
-"""What a folder is searched for; a file that is named itself may be called anything and is then read as JSONL."""
+RawRow = bytes | dict[str, Any] | RejectedRowError
+"""JSON text in UTF-8, or a row's columns, or why there are none."""
 
-_BATCH_ROWS = 1024
+_HEAD_BYTES = 262  # as far as a tar archive's mark
+_SAMPLE_BYTES = 1 << 18
+_BUFFER_BYTES = 1 << 20
+_COLUMNAR = (Form.PARQUET, Form.ARROW)
 
 
-def raw_rows(place: Location) -> Iterator[bytes | dict[str, Any]]:
-    """Yields the lines of a JSONL file that are not blank, undecoded, or the rows of a columnar file.
+def file_kind(place: Location, setting: str = "corpus.paths") -> FileKind:
+    """Returns a file's kind, from its beginning. Raises: UserError, naming ``setting``, where that cannot be read."""
+    # Opened for reads here and there: of an object store's file a few small ranges are fetched, no read-ahead.
+    with _readable(place, setting), place.fs.open_input_file(place.path) as file:
+        head = bytes(file.read(_HEAD_BYTES))
+        compression = compression_of(head)
+        if not compression and (form := columnar_form(head, place.name)):
+            return FileKind(form)
+        file.seek(0)
+        sample = _unpacked(file, compression, _SAMPLE_BYTES).read(_SAMPLE_BYTES)
+        return text_kind(sample, place.name, compression)
 
-    Raises: UserError where the file itself cannot be read to its end, such as a cut-off .gz.
+
+def raw_rows(place: Location, setting: str = "corpus.paths") -> Iterator[RawRow]:
+    """Yields what stands for one row each: a line that is not blank, an array's element, a CSV's row, a columnar row.
+
+    Raises: UserError, naming ``setting``, where the file holds no rows at all or cannot be read to its end.
     """
+    kind = readable_kind(place, setting)
+    with _readable(place, setting):
+        if kind.form in _COLUMNAR:
+            yield from columnar_rows(place, kind.form)
+            return
+        with utf8(place, kind) as stream:
+            if kind.form is Form.DELIMITED:
+                text = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
+                yield from delimited_rows(text, kind.delimiter)
+            else:
+                yield from text_lines(stream, kind) if kind.form is Form.LINES else json_values(stream)
+
+
+def count_rows(place: Location, setting: str = "corpus.paths") -> int:
+    """Returns how many rows ``raw_rows`` yields, without parsing them: what triage must account for."""
+    kind = readable_kind(place, setting)
+    if kind.form not in _COLUMNAR:
+        return sum(1 for _ in raw_rows(place, setting))
+    with _readable(place, setting):
+        return count_columnar(place, kind.form)
+
+
+def readable_kind(place: Location, setting: str) -> FileKind:
+    """Returns a file's kind. Raises: UserError where no row can be read of such a file."""
+    kind = file_kind(place, setting)
+    if kind.problem:
+        raise UserError(setting, place.uri, kind.problem)
+    return kind
+
+
+@contextmanager
+def utf8(place: Location, kind: FileKind) -> Iterator[BinaryIO]:
+    """Gives a file of text, decompressed, as UTF-8 without a byte-order mark."""
+    with place.fs.open_input_stream(place.path, compression=None) as raw:
+        stream = _unpacked(raw, kind.compression, _BUFFER_BYTES)
+        if kind.encoding == "utf-8-sig":
+            stream.read(3)
+        utf8_already = kind.encoding in ("utf-8", "utf-8-sig")
+        yield stream if utf8_already else io.BufferedReader(_Recoded(stream, kind.encoding), _BUFFER_BYTES)
+
+
+def text_lines(stream: BinaryIO, kind: FileKind) -> Iterator[bytes]:
+    """Yields the lines that are not blank."""
+    for line in stream if kind.line_end == "\n" else _lines_by(b"\r", stream):
+        if not line.isspace():
+            yield line
+
+
+def _lines_by(end: bytes, stream: BinaryIO) -> Iterator[bytes]:
+    rest: list[bytes] = []
+    while block := stream.read(_BUFFER_BYTES):
+        first, *others = block.split(end)
+        rest.append(first)
+        if others:
+            yield b"".join(rest) + end
+            yield from (line + end for line in others[:-1])
+            rest = others[-1:]
+    if last := b"".join(rest):
+        yield last
+
+
+def _unpacked(file: Any, compression: str, buffer: int) -> io.BufferedReader:
+    if compression == "xz":
+        return io.BufferedReader(lzma.LZMAFile(file), buffer)
+    return io.BufferedReader(pa.CompressedInputStream(file, compression) if compression else file, buffer)
+
+
+class _Recoded(io.RawIOBase):
+    """Text of another encoding as UTF-8. Half a surrogate pair comes as bytes that are none: its row alone is refused."""
+
+    def __init__(self, stream: BinaryIO, encoding: str) -> None:
+        self._text = io.TextIOWrapper(stream, encoding, errors="surrogatepass", newline="")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._text.read(len(buffer) // 4).encode("utf-8", "surrogatepass")
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@contextmanager
+def _readable(place: Location, setting: str) -> Iterator[None]:
     try:
-        if place.path.endswith(COLUMNAR):
-            for batch in _batches(place):
-                yield from _dicts(batch)
-        else:
-            yield from _lines(place)
-    except (OSError, pa.ArrowException, EOFError) as error:
-        raise _unreadable(place, error) from None
-
-
-def count_rows(place: Location) -> int:
-    """Returns the number of rows of one file, without parsing them: what triage must account for."""
-    try:
-        if place.path.endswith(".parquet"):
-            return int(pq.read_metadata(place.path, filesystem=place.fs).num_rows)
-        if place.path.endswith(".arrow"):
-            return sum(batch.num_rows for batch in _batches(place))
-        return sum(1 for _ in _lines(place))
-    except (OSError, pa.ArrowException, EOFError) as error:
-        raise _unreadable(place, error) from None
-
-
-def _lines(place: Location) -> Iterator[bytes]:
-    with place.fs.open_input_stream(place.path, compression="detect") as stream:
-        for line in io.BufferedReader(stream, 1 << 20):
-            if not line.isspace():
-                yield line
-
-
-def _dicts(batch: pa.RecordBatch) -> Iterator[bytes | dict[str, Any]]:
-    """A row whose text is no UTF-8 comes as bytes that are none either, so that it is refused alone."""
-    try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError:
-        for i in range(batch.num_rows):
-            try:
-                yield from batch.slice(i, 1).to_pylist()
-            except UnicodeDecodeError:
-                yield b"\xff"
-
-
-def _batches(place: Location) -> Iterator[pa.RecordBatch]:
-    if place.path.endswith(".parquet"):
-        with pq.ParquetFile(place.path, filesystem=place.fs) as file:
-            yield from file.iter_batches(batch_size=_BATCH_ROWS)
-        return
-    with place.fs.open_input_stream(place.path, compression=None) as stream:
-        magic = bytes(stream.read(6))
-    if magic == b"ARROW1":
-        with place.fs.open_input_file(place.path) as file, pa.ipc.open_file(file) as reader:
-            for i in range(reader.num_record_batches):
-                yield reader.get_batch(i)
-    else:
-        with place.fs.open_input_stream(place.path, compression=None) as stream, pa.ipc.open_stream(stream) as reader:
-            yield from reader
-
-
-def _unreadable(place: Location, error: Exception) -> UserError:
-    seen = " ".join(str(error).split())[:200]
-    return UserError("corpus.paths", place.uri, f"cannot be read to its end: {seen}")
+        yield
+    except (NotJsonError, NotDelimitedError) as error:
+        raise UserError(setting, place.uri, str(error)) from None
+    except (OSError, pa.ArrowException, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        seen = " ".join(str(error).split())[:200]
+        raise UserError(setting, place.uri, f"cannot be read to its end: {seen}") from None

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from trace_ray.config import CorpusConfig
-from trace_ray.corpus.files import raw_rows
+from trace_ray.corpus.files import RawRow, raw_rows
 from trace_ray.corpus.rows import RawPair, RejectedRowError, fit_length, parse_row
 from trace_ray.pairs import MESSAGES, PAIR_SCHEMA, REJECT_SCHEMA, ROWS_PER_FILE, RejectReason, Split
 from trace_ray.storage import Location
@@ -22,6 +22,8 @@ SLOTS = 1 << 16
 SLOT_SCHEMA = pa.schema([*PAIR_SCHEMA, ("slot", pa.uint16())])
 
 _DETAIL_CHARACTERS = 200
+_REJECT_BYTES = 1024
+_ROW_BYTES = 256  # beside its text
 _as_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would build one a call
 _TRAIN, _TEST = Split.TRAIN.value, Split.TEST.value
 
@@ -48,7 +50,7 @@ class Chunk:
 
 
 def read_sources(sources: Sequence[Source], config: CorpusConfig, limit: int, chunk_bytes: int) -> Iterator[Chunk]:
-    """Yields the rows of several files in order, in chunks of about ``chunk_bytes`` of raw text.
+    """Yields the rows of several files in order, in chunks that hold about ``chunk_bytes`` of text, prompts included.
 
     Args:
         limit: rows at most over all the files together; 0 = all.
@@ -75,17 +77,18 @@ class _Builder:
     columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in SLOT_SCHEMA.names})
     rejects: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, raw: bytes | dict[str, Any], row: int, source: Source, config: CorpusConfig) -> None:
-        self.size += len(raw) if isinstance(raw, bytes) else 1024
+    def add(self, raw: RawRow, row: int, source: Source, config: CorpusConfig) -> None:
         try:
-            values = _decoded(raw) if isinstance(raw, bytes) else raw
+            values = row_values(raw)
             pair = fit_length(parse_row(values, config.format), config.max_chars, config.too_long)
-            pair_id, digest = identify(pair)
+            pair_id, digest, size = identify(pair)
         except RejectedRowError as error:
             detail = error.detail.encode("utf-8", "replace").decode()[:_DETAIL_CHARACTERS]
             facts = {"row": row, "source": source.place.name, "stage": "triage"}
             self.rejects.append(facts | {"reason": error.reason.value, "detail": detail})
+            self.size += _REJECT_BYTES
             return
+        self.size += size + _ROW_BYTES
         held_out = source.split == _TEST or (not source.split and int(digest[:13], 16) < config.holdout * 16**13)
         columns = self.columns
         columns["row"].append(row)
@@ -96,23 +99,22 @@ class _Builder:
         columns["chosen"].append(pair.chosen)
         columns["rejected"].append(pair.rejected)
         columns["slot"].append(int(digest[13:17], 16))
-        if not isinstance(raw, bytes):
-            self.size += len(pair.chosen) + len(pair.rejected)
 
     def chunk(self) -> Chunk:
         arrays = {name: _array(name, values) for name, values in self.columns.items()}
         return Chunk(pa.table(arrays, schema=SLOT_SCHEMA), pa.Table.from_pylist(self.rejects, schema=REJECT_SCHEMA))
 
 
-def identify(pair: RawPair) -> tuple[str, str]:
-    """Returns (``pairs.pair_id``, the prompt's hash as ``pairs.hash_fraction`` with seed 0 takes it), encoding once.
+def identify(pair: RawPair) -> tuple[str, str, int]:
+    """Returns (``pairs.pair_id``, the prompt's hash as ``pairs.hash_fraction`` with seed 0 takes it, bytes), encoding once.
 
     Raises: RejectedRowError for text that is no Unicode, such as a lone surrogate from a JSON escape.
     """
     turns = _as_json([[turn["role"], turn["content"]] for turn in pair.prompt])
     text = f"[{turns}, {_as_json(pair.chosen)}, {_as_json(pair.rejected)}]"
     try:
-        return hashlib.sha256(text.encode()).hexdigest()[:32], hashlib.sha256(f"0:{turns}".encode()).hexdigest()
+        data = text.encode()
+        return hashlib.sha256(data).hexdigest()[:32], hashlib.sha256(f"0:{turns}".encode()).hexdigest(), len(data)
     except UnicodeEncodeError as error:
         raise RejectedRowError(RejectReason.WRONG_ENCODING, str(error)) from None
 
@@ -132,6 +134,15 @@ def _array(name: str, values: list[Any]) -> pa.Array:
     texts = [pa.array([turn[key] for turn in turns], pa.string()) for key in ("role", "content")]
     flat = pa.StructArray.from_arrays(texts, fields=list(MESSAGES.value_type))
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat, type=MESSAGES)
+
+
+def row_values(raw: RawRow) -> Any:
+    """Returns what a raw row holds: a mapping, if it is any use. Raises: RejectedRowError where it cannot be read."""
+    if isinstance(raw, bytes):
+        return _decoded(raw)
+    if isinstance(raw, RejectedRowError):
+        raise raw
+    return raw
 
 
 def _decoded(line: bytes) -> Any:

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 import pyarrow.fs as pafs
 
 from trace_ray.config import CorpusConfig, StorageConfig
-from trace_ray.corpus.files import SUFFIXES
+from trace_ray.corpus.kinds import SUFFIXES
 from trace_ray.corpus.read import Source
 from trace_ray.errors import UserError
 from trace_ray.pairs import Split
