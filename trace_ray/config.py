@@ -106,6 +106,8 @@ class TriageConfig:
             stopped as soon as so many labelled pairs are judged.
         min_auc: the audit stops the run below this area under the ROC curve.
         review_labels: an exported review file, labelled: its pairs are decided by their labels.
+        max_unreadable: the run stops where ``judge`` or ``second_judge`` leaves a larger share of the responses without a
+            verdict that can be read: seen in the canaries where it is all, after 1,000 responses, and at the end.
         min_canary_pass: the run stops where fewer of the hostile canaries leave a violating response violating.
         verdict_store: a folder (URI) of verdicts that runs share; only what it does not hold is judged. Empty = none.
         correct: ask for a compliant y_c for PUNISH pairs; only one that is judged compliant is kept.
@@ -132,6 +134,7 @@ class TriageConfig:
     audit_rows: int = 2000
     min_auc: float = 0.7
     review_labels: str = ""
+    max_unreadable: float = resource(0.5)
     min_canary_pass: float = 0.5
     verdict_store: str = resource("")
     correct: bool = False

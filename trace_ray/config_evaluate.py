@@ -57,6 +57,8 @@ class EvaluateConfig:
         prompt_file: own prompts instead of the held-out ones: CSV or JSONL with prompt and, if known, source and category.
         max_new_tokens: length of a greedy answer.
         resamples: bootstrap resamples of an interval; seed: of that and of nothing else.
+        max_unreadable: the stage stops where the judge leaves a larger share of the answers without a verdict that can be
+            read; each of them counts as not compliant.
         panel: judges that compare answers blind (`trace-ray rate panel`); no part of this stage's own figures.
         drift_pairs: RETAIN pairs whose answers show the drift from the base, held-out ones first; 0 = not measured.
         batch_tokens: padded tokens of one forward when drift is measured.
@@ -71,6 +73,7 @@ class EvaluateConfig:
     attacks: AttackConfig = field(default_factory=AttackConfig)
     drift_pairs: int = 128
     capability: CapabilityConfig = field(default_factory=CapabilityConfig)
+    max_unreadable: float = resource(0.5)
     panel: list[JudgeConfig] = field(default_factory=list, metadata={"resource": True})
     batch_tokens: int = resource(4096)
     num_cpus: float = resource(1.0)

@@ -93,6 +93,23 @@ def test_a_run_stopped_by_canaries_has_a_report(tmp_path: Path) -> None:
     assert "No labels were given" not in page
 
 
+def test_a_run_stopped_by_a_judge_that_cannot_be_read_has_a_report(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path)
+    made.run.triaged.begin({})
+    canaries: dict[str, object] = {
+        "pass_rate": None,
+        "tried": 0,
+        "candidates": 32,
+        "unreadable": 0,
+        "mute": True,
+        "by_attack": {},
+    }
+    (made.run.triaged.place / "work" / "canaries.json").write_text(json.dumps(canaries))
+    sentence, warning = refused(made)
+    assert sentence == "no readable verdict: the run stopped."
+    assert "triage.max_unreadable" in warning
+
+
 def test_an_audit_after_triage_stops_no_run(tmp_path: Path) -> None:
     made = MadeRun(tmp_path)
     made.triage()

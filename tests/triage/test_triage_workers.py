@@ -19,6 +19,7 @@ from trace_ray.policy import ClauseConfig, PolicyConfig, RuleConfig
 from trace_ray.storage import locate
 from trace_ray.triage import stage
 from trace_ray.triage.audit import Labelled, audit
+from trace_ray.triage.budget import within_budget
 from trace_ray.triage.calibrate import Calibration, Decision
 from trace_ray.triage.canaries import ATTACKS, SEEDS
 from trace_ray.triage.given import Given
@@ -138,7 +139,7 @@ def test_each_judge_has_its_own_budget_and_each_actor_its_share() -> None:
 
     triage = TriageConfig(judge=judge(100), first_judge=judge(9), second_judge=judge(0, 50), corrector_judge=judge(5))
     spent = {"requests": 20, "first_requests": 1, "second_endpoint_tokens": 30, "corrector_requests": 5}
-    shared = stage._within_budget(triage, spent, ("judge", "first_judge", "second_judge"))
+    shared = within_budget(triage, spent, ("judge", "first_judge", "second_judge"))
     assert (shared.judge.endpoint.max_requests, shared.judge.endpoint.max_tokens) == (20, 0)
     assert shared.first_judge is not None
     assert shared.first_judge.endpoint.max_requests == 2
@@ -146,7 +147,7 @@ def test_each_judge_has_its_own_budget_and_each_actor_its_share() -> None:
     assert (shared.second_judge.endpoint.max_requests, shared.second_judge.endpoint.max_tokens) == (0, 5)
     assert shared.corrector_judge == triage.corrector_judge
     with pytest.raises(UserError, match=r"triage.corrector_judge.endpoint.max_requests: 5: 5 used so far"):
-        stage._within_budget(triage, spent, ("judge", "corrector_judge"))
+        within_budget(triage, spent, ("judge", "corrector_judge"))
 
 
 def test_a_corrector_of_its_own_is_counted_apart(fake: FakeEndpoint, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from trace_ray.artifacts import EVALUATION_METRICS, GENERATED, RESPONSES, Run
 from trace_ray.cluster import ensure_ray
-from trace_ray.config import Config, JudgeConfig, judge_name, settings
+from trace_ray.config import Config, EvaluateConfig, JudgeConfig, judge_name, settings
 from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import AnswerJudge, Chunk, Generator, chunks, tokens_of
 from trace_ray.evaluate.attacks import attack_metrics, attacking_prompts
@@ -17,6 +17,7 @@ from trace_ray.evaluate.models import measure_capability, measure_drift
 from trace_ray.evaluate.prompts import PROMPT_COLUMNS, Row, drift_pairs, held_out_prompts, own_prompts
 from trace_ray.evaluate.tpa import evaluation_metrics
 from trace_ray.identity import model_identity
+from trace_ray.judges.unreadable import Unread, unread_tally
 from trace_ray.lineage import lineage
 from trace_ray.pairs import MODELS, Split
 from trace_ray.policy import policy_identity
@@ -77,7 +78,9 @@ def run_evaluate(run: Run, config: Config) -> None:
         _run_pool(f"evaluate: {model}", Generator, arguments, mine, [place / GENERATED], pool)
     judged = [place / RESPONSES, place / ATTACKS]
     _run_pool("evaluate: judge", AnswerJudge, (config, place / GENERATED, place), todo, judged, evaluate.judge)
-    metrics = evaluation_metrics(_answers(place / RESPONSES, prompts), evaluate.resamples, evaluate.seed)
+    answers = _answers(place / RESPONSES, prompts)
+    _refuse_unreadable(evaluate, answers)
+    metrics = evaluation_metrics(answers, evaluate.resamples, evaluate.seed)
     if attacks:
         rows = _answers(place / ATTACKS, attacks)
         metrics["attacks"] = attack_metrics(rows, evaluate.attacks, evaluate.resamples, evaluate.seed)
@@ -114,6 +117,14 @@ def _answers(place: Location, prompts: list[Row]) -> list[Row]:
     if len(rows) != len(MODELS) * len(prompts):
         raise RuntimeError(f"evaluate lost answers: {len(rows)} of {len(MODELS) * len(prompts)} in {place.uri}")
     return rows
+
+
+def _refuse_unreadable(evaluate: EvaluateConfig, answers: list[Row]) -> None:
+    """An answer without a verdict counts as not compliant, so a judge that cannot be read would find every model bad."""
+    limit = ("evaluate.max_unreadable", evaluate.max_unreadable)
+    unread = Unread("evaluate.judge", judge_name(evaluate.judge), *limit)
+    unread.add(unread_tally((row["p_violates"], row["judge_error"]) for row in answers))
+    unread.refuse()
 
 
 def _model_metrics(run: Run, config: Config) -> dict[str, Any]:

@@ -30,12 +30,14 @@ from trace_ray.judges.backends import (
     needs_model_to_judge,
 )
 from trace_ray.judges.prompt import PROMPT_VERSION
+from trace_ray.judges.unreadable import FIRST, Unread
 from trace_ray.pairs import Split
 from trace_ray.policy import policy_identity
 from trace_ray.progress import Meter
 from trace_ray.storage import Location, locate
 from trace_ray.triage.audit import Labelled, audit, refuse_bad_judge, refuse_unreached_rate
 from trace_ray.triage.block import merge_counts
+from trace_ray.triage.budget import within_budget
 from trace_ray.triage.calibrate import Calibration, Decision, decision_of
 from trace_ray.triage.given import Given, label_files, read_given, with_gold
 from trace_ray.triage.guard import deaths
@@ -168,48 +170,42 @@ def _judge(config: Config, task: Task, read: ReadRows, labels: Mapping[str, Labe
     blocks = [block for block in range(read.blocks) if block not in done]
     if blocks:
         spent = merge_counts([*(tally["counts"] for tally in tallies), *task.work.unfinished_use()])
-        task = replace(task, config=_within_budget(task.config, spent, ("judge", "first_judge", "second_judge")))
+        task = replace(task, config=within_budget(task.config, spent, ("judge", "first_judge", "second_judge")))
     arguments = (task, labels, audited)
     models = needs_model_to_judge(triage)
     running = _pool(JudgeActor, arguments, blocks, triage.judge) if models else _tasks(JudgeActor, arguments, blocks)
+    unread = _unread(triage, tallies)
     with Meter("triage: judge", read.rows) as meter:
         meter.skip(sum(tally["rows"] for tally in tallies))
         for tally in running:
             tallies.append(tally)
+            for name, one in unread.items():
+                one.add(tally["unread"][name])
+                one.refuse(least=FIRST)
             labelled += [_labelled(one) for one in tally["labelled"]]
             meter.advance(tally["rows"])
             if labels != {} and len(labelled) >= enough and len(tallies) < read.blocks:
                 plain = replace(triage, calibration="none", false_invert_rate=0.0)
                 figures = _stored_audit(task.work, labelled, plain)
                 refuse_bad_judge(figures, triage.min_auc, judge_name(triage.judge))
+    for one in unread.values():
+        one.refuse()
     return _Judged(labelled, merge_counts([tally["counts"] for tally in tallies]))
+
+
+def _unread(triage: TriageConfig, tallies: Iterable[Mapping[str, Any]]) -> dict[str, Unread]:
+    """Returns {judge: what it left without a verdict in the finished blocks}."""
+    limit = ("triage.max_unreadable", triage.max_unreadable)
+    judges = {"judge": triage.judge} | ({"second_judge": triage.second_judge} if triage.second_judge else {})
+    found = {name: Unread(f"triage.{name}", judge_name(judge), *limit) for name, judge in judges.items()}
+    for tally in tallies:
+        for name, one in found.items():
+            one.add(tally["unread"][name])
+    return found
 
 
 def _labelled(one: list[Any]) -> Labelled:
     return Labelled(one[0], Label(*one[1]), one[2], one[3])
-
-
-_COUNTED_AS = {"judge": "", "first_judge": "first_", "second_judge": "second_", "corrector_judge": "corrector_"}
-"""How the names of a judge's counts begin, in what is ``spent``."""
-
-
-def _within_budget(triage: TriageConfig, spent: Mapping[str, int], asked: Iterable[str]) -> TriageConfig:
-    """Gives each actor its share of what the endpoints of the judges ``asked`` may still use."""
-    judges: dict[str, Any] = {}
-    for name in asked:
-        judge: JudgeConfig | None = getattr(triage, name)
-        if judge is None:
-            continue
-        shares = {}
-        for setting, used in (("max_requests", "requests"), ("max_tokens", "endpoint_tokens")):
-            limit, gone = getattr(judge.endpoint, setting), spent.get(f"{_COUNTED_AS[name]}{used}", 0)
-            if limit and gone >= limit:
-                remedy = f"{gone} used so far; raise it and run the same command again"
-                raise UserError(f"triage.{name}.endpoint.{setting}", limit, remedy)
-            if limit:
-                shares[setting] = -(-(limit - gone) // triage.judge.max_actors)
-        judges[name] = replace(judge, endpoint=replace(judge.endpoint, **shares))
-    return replace(triage, **judges)
 
 
 def _pool(worker: type, arguments: tuple[Any, ...], blocks: list[int], pool: JudgeConfig) -> Iterable[dict[str, Any]]:
@@ -259,7 +255,7 @@ def _decide(config: Config, task: Task, read: ReadRows, given: Given, used_to_ju
     if triage.correct and blocks:
         decided = [tally.get("used", {}) for tally in tallies]
         spent = merge_counts([used_to_judge, *decided, *task.work.unfinished_use()])
-        task = replace(task, config=_within_budget(task.config, spent, ("judge", "first_judge", "corrector_judge")))
+        task = replace(task, config=within_budget(task.config, spent, ("judge", "first_judge", "corrector_judge")))
     arguments = (task, given.decision, given.overruled)
     models = needs_model_for_corrections(config.policy, triage)
     running = _pool(DecideActor, arguments, blocks, triage.judge) if models else _tasks(DecideActor, arguments, blocks)

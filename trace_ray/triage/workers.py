@@ -27,12 +27,13 @@ from trace_ray.judges.backends import (
     needs_model_for_corrections,
 )
 from trace_ray.judges.opinion import Corrector, Judge
+from trace_ray.judges.unreadable import unread_tally
 from trace_ray.judges.usage import Usage
 from trace_ray.policy import PolicyConfig
 from trace_ray.storage import Location
-from trace_ray.triage.block import Bench, judge_block, prompt_texts
+from trace_ray.triage.block import SIDES, Bench, judge_block, prompt_texts
 from trace_ray.triage.calibrate import Decision
-from trace_ray.triage.canaries import canary_report, refuse_gullible_judge
+from trace_ray.triage.canaries import canary_report, refuse_gullible_judge, refuse_mute_judge
 from trace_ray.triage.decide import Correction, decide_block
 from trace_ray.triage.guard import Guard, GuardedCorrector, GuardedJudge, deaths, unguarded
 from trace_ray.triage.labels import Label, label_of, labelled_rows, review_line
@@ -123,9 +124,19 @@ class JudgeActor:
         kept = judged.filter(pc.is_null(judged["reason"]))  # a refused pair has no verdict, a repeated one an id twice
         rows = labelled_rows(kept, labels).select(["pair_id", "p_chosen", "p_rejected"])
         labelled = [(pair, label_of(pair, self.labels), a, b) for pair, a, b in _rows(rows)]
-        tally = {"rows": pairs.num_rows, "counts": dict(counts), "labelled": labelled}
+        unread = {name: unread_tally(said) for name, said in _said(kept, with_second=self.second is not None).items()}
+        tally = {"rows": pairs.num_rows, "counts": dict(counts), "labelled": labelled, "unread": unread}
         self.task.work.finish("judge", block, tally)
         return {"block": block, "tally": json.dumps(tally)}
+
+
+def _said(judged: pa.Table, *, with_second: bool) -> dict[str, list[tuple[float | None, str | None]]]:
+    """Returns what each judge said of the responses of judged pairs: (probability, error)."""
+    columns = {"judge": ("p", "error")} | ({"second_judge": ("second", "second_error")} if with_second else {})
+    return {
+        name: [one for side in SIDES for one in _rows(judged.select([f"{p}_{side}", f"{error}_{side}"]))]
+        for name, (p, error) in columns.items()
+    }
 
 
 def check_canaries(task: Task, judge: Judge, block: int) -> None:
@@ -135,7 +146,7 @@ def check_canaries(task: Task, judge: Judge, block: int) -> None:
 
     Args:
         block: the actor's first: after a death it comes again, so its number finds the marks that were left.
-    Raises: JudgeRejectedError below ``triage.min_canary_pass``.
+    Raises: JudgeRejectedError below ``triage.min_canary_pass``, or where nothing it said could be read.
     """
     config, place = task.config, task.work.place / CANARIES
     if config.judge.backend == "rules":
@@ -148,7 +159,9 @@ def check_canaries(task: Task, judge: Judge, block: int) -> None:
         guard = Guard(task.work.attempts / f"canaries-{block:06d}", config.judge.batch_rows)
         report = canary_report(GuardedJudge(judge, guard), [*requests, *requests], responses, config.threshold)
         place.write_text(json.dumps(report))
-    refuse_gullible_judge(json.loads(place.read_text()), config.min_canary_pass, config.judge.model)
+    report = json.loads(place.read_text())
+    refuse_mute_judge(report, config.max_unreadable, config.judge.model)
+    refuse_gullible_judge(report, config.min_canary_pass, config.judge.model)
 
 
 class DecideActor:

@@ -1,0 +1,37 @@
+"""What the endpoints of a triage's judges may still use, shared out among its actors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from trace_ray.config import JudgeConfig, TriageConfig
+from trace_ray.errors import UserError
+
+_COUNTED_AS = {"judge": "", "first_judge": "first_", "second_judge": "second_", "corrector_judge": "corrector_"}
+"""How the names of a judge's counts begin, in what is ``spent``."""
+
+
+def within_budget(triage: TriageConfig, spent: Mapping[str, int], asked: Iterable[str]) -> TriageConfig:
+    """Returns the settings with each actor's share of what the endpoints of the judges ``asked`` may still use.
+
+    Args:
+        spent: what was used so far, under the names of the judges' counts.
+    Raises: UserError where nothing is left to one of them.
+    """
+    judges: dict[str, Any] = {}
+    for name in asked:
+        judge: JudgeConfig | None = getattr(triage, name)
+        if judge is None:
+            continue
+        shares = {}
+        for setting, used in (("max_requests", "requests"), ("max_tokens", "endpoint_tokens")):
+            limit, gone = getattr(judge.endpoint, setting), spent.get(f"{_COUNTED_AS[name]}{used}", 0)
+            if limit and gone >= limit:
+                remedy = f"{gone} used so far; raise it and run the same command again"
+                raise UserError(f"triage.{name}.endpoint.{setting}", limit, remedy)
+            if limit:
+                shares[setting] = -(-(limit - gone) // triage.judge.max_actors)
+        judges[name] = replace(judge, endpoint=replace(judge.endpoint, **shares))
+    return replace(triage, **judges)
