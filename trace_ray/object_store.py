@@ -105,23 +105,15 @@ def get(fs: pafs.FileSystem, path: str) -> bytes:
     return get_version(fs, path)[0]
 
 
-def get_range(fs: pafs.FileSystem, path: str, start: int, stop: int) -> bytes:
-    """Returns bytes start..stop of an object, and no more are sent."""
-    return _get(fs, path, Range=f"bytes={start}-{stop - 1}")[0]
-
-
 def get_version(fs: pafs.FileSystem, path: str) -> tuple[bytes, str]:
     """Returns an object and its version, from one response."""
-    return _get(fs, path)
 
-
-def _get(fs: pafs.FileSystem, path: str, **more: str) -> tuple[bytes, str]:
     # s3fs' own cat_file asks for the size first: two requests for each small file.
     def read() -> tuple[bytes, str]:
         from fsspec.asyn import sync
 
         bucket, key, _ = raw(fs).split_path(path)
-        answer = raw(fs).call_s3("get_object", Bucket=bucket, Key=key, **more)
+        answer = raw(fs).call_s3("get_object", Bucket=bucket, Key=key)
         return sync(raw(fs).loop, answer["Body"].read), str(answer["ETag"])
 
     return patiently(read)
@@ -174,6 +166,12 @@ def entries(fs: pafs.FileSystem, path: str) -> list[Entry]:
     found = [item for item in patiently(listing) if item["type"] == "file"]
     names = [Entry(item["name"].rsplit("/", 1)[-1], item["size"], str(item.get("ETag", ""))) for item in found]
     return sorted(entry for entry in names if entry.name)
+
+
+def size_and_version(fs: pafs.FileSystem, path: str) -> tuple[int, str]:
+    """Returns an object's bytes and its ETag, which changes whenever they do, from one HEAD."""
+    info = patiently(lambda: raw(fs).info(path))
+    return int(info["size"]), str(info.get("ETag") or info.get("LastModified", ""))
 
 
 def written(fs: pafs.FileSystem, path: str) -> float:

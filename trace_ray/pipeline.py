@@ -16,6 +16,7 @@ from trace_ray.config import Config, JudgeConfig, StorageConfig, settings
 from trace_ray.config_check import check_needed
 from trace_ray.config_load import dump_config, load_text
 from trace_ray.errors import UserError, inside
+from trace_ray.fingerprints import remembered
 from trace_ray.identity import model_identity
 from trace_ray.jsonl import read_utf8
 from trace_ray.memory import PeakMemory, record_peak
@@ -111,7 +112,7 @@ def run_stages(
     share_settings(config.storage)
     config = absolute_models(config)
     try:
-        with driver_lock(run.place, doing=doing):
+        with driver_lock(run.place, doing=doing), remembered(run.place):
             hold_settings(run, config, stages)
             with _config_beside(run, dump_config(config)):
                 _run_stages(run, config, stages, note)

@@ -14,6 +14,7 @@ from trace_ray.config_check import check_needed
 from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
+from trace_ray.fingerprints import recall
 from trace_ray.models import load_chat_tokenizer
 from trace_ray.pairs import CONFLICTS
 from trace_ray.pipeline import hold_settings, run_folder
@@ -59,7 +60,9 @@ def check_tokenizers(config: Config, problems: list[UserError]) -> bool:
 
 def check_begun(uri: str, config: Config) -> None:
     """Raises UserError where the run was begun with other settings, or its folder is none that a run may have."""
-    hold_settings(run_folder(uri, config.storage), config, STAGES)
+    run = run_folder(uri, config.storage)
+    recall(run.place)
+    hold_settings(run, config, STAGES)
 
 
 def check_run_folder(uri: str, config: Config) -> None:

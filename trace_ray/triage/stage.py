@@ -34,7 +34,7 @@ from trace_ray.judges.unreadable import FIRST, Unread
 from trace_ray.pairs import Split
 from trace_ray.policy import policy_identity
 from trace_ray.progress import Meter
-from trace_ray.storage import Location, locate
+from trace_ray.storage import Location, fingerprints, locate
 from trace_ray.triage.audit import Labelled, audit, refuse_bad_judge, refuse_unreached_rate
 from trace_ray.triage.block import merge_counts
 from trace_ray.triage.budget import within_budget
@@ -52,9 +52,8 @@ _BLOCKS_IN_TASK = 8
 def triage_inputs(config: Config, sources: list[Source]) -> dict[str, Any]:
     """Returns everything that a triaged row depends on."""
     # The number keeps files of one name apart, and rows are numbered by it.
-    files = {
-        f"corpus file {s.index + 1}: {s.place.name} ({s.split or 'train'})": s.place.fingerprint() for s in sources
-    }
+    names = [f"corpus file {s.index + 1}: {s.place.name} ({s.split or 'train'})" for s in sources]
+    files = dict(zip(names, fingerprints([s.place for s in sources]), strict=True))
     kept = settings(config.corpus, "corpus") | settings(config.triage, "triage")
     for moved in ("corpus.paths", "corpus.test_paths"):
         kept.pop(moved)
