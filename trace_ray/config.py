@@ -60,9 +60,11 @@ class CorpusConfig:
     """Where the preference pairs are and which of them are kept for evaluation.
 
     Args:
-        paths: files, folders or globs of the training pairs, local or s3://; a Hugging Face dataset's folder or id
-            (org/name, org/name@revision, hf://org/name/data/train_prefs-*), of which the train split is read.
-        test_paths: the same for held-out pairs (of a dataset, the test split); empty = ``holdout`` of ``paths``.
+        paths: files, folders or globs of the training pairs, local or s3://; a dataset's id on the Hugging Face hub
+            (org/name, org/name@revision, hf://org/name/data/train_prefs-*). Where names of a folder's or a dataset's
+            files tell splits apart, the train split is read.
+        test_paths: the same for held-out pairs (there, the test split); empty = ``holdout`` of ``paths``. A file, or a
+            prompt, that is in both is held out.
         holdout: share of prompts, chosen by the prompt's hash, kept from training (0..1).
         format: the columns' meaning, see ``corpus.rows.parse_row``; ``auto`` = decided row by row.
         limit: read only the first rows of ``paths``; 0 = all.

@@ -18,6 +18,11 @@ SHARE = 0.02
 _PLAIN_SECONDS = 20.0
 
 
+def warn(text: str) -> None:
+    """Says on the terminal what a user would not expect; a file's name is shown as it is."""
+    CONSOLE.print(text, style="yellow", markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 _at: list[Callable[[], str]] = []
 """What this process is at, the innermost last, each telling how far it is."""
 

@@ -18,6 +18,8 @@ from trace_ray.corpus.read import read_sources
 from trace_ray.corpus.sources import corpus_sources, find_files
 from trace_ray.errors import UserError
 
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "cases"
+
 
 def names(pattern: str, part: str = "train") -> list[str]:
     return [place.name for place in find_files([pattern], StorageConfig(), "corpus.paths", part)]
@@ -74,12 +76,19 @@ def test_a_dataset_folder_gives_one_split(tmp_path: Path) -> None:
         (("train/a.jsonl", "test/b.jsonl", "c.jsonl"), ["a.jsonl"], ["b.jsonl"]),
         (("a.jsonl", "trainer.jsonl"), ["a.jsonl", "trainer.jsonl"], ["a.jsonl", "trainer.jsonl"]),
         (("train_prefs.jsonl", "validation.jsonl"), ["train_prefs.jsonl"], None),
+        (("TRAIN.JSONL", "Test.Jsonl.GZ"), ["TRAIN.JSONL"], ["Test.Jsonl.GZ"]),
+        (("pku-train-v2.csv", "pku_test_v2.csv", "pku.dev.csv"), ["pku-train-v2.csv"], ["pku_test_v2.csv"]),
+        (("TrainPairs.jsonl", "EvalPairs.jsonl"), ["TrainPairs.jsonl"], ["EvalPairs.jsonl"]),
+        (("contest.jsonl", "latest.jsonl"), ["contest.jsonl", "latest.jsonl"], ["contest.jsonl", "latest.jsonl"]),
+        (("train_test.jsonl", "train.jsonl"), ["train.jsonl"], ["train_test.jsonl"]),
+        (("train.jsonl", "metadata.json", "cache-0a1b.arrow", "config.json"), ["train.jsonl"], None),
     ],
 )
+@pytest.mark.parametrize("marked", [True, False])
 def test_a_split_is_what_files_say(
-    tmp_path: Path, files: tuple[str, ...], train: list[str], test: list[str] | None
+    tmp_path: Path, files: tuple[str, ...], train: list[str], test: list[str] | None, marked: bool
 ) -> None:
-    for name in ("README.md", *files):
+    for name in (("README.md",) if marked else ()) + files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     assert names(str(tmp_path)) == train
@@ -101,6 +110,52 @@ def test_a_folder_written_by_datasets_is_read(tmp_path: Path) -> None:
         places = find_files([str(tmp_path / "saved")], StorageConfig(), "corpus.paths", part)
         (chunk,) = read_sources([Source(p, i, "") for i, p in enumerate(places)], CorpusConfig(), 0, 1 << 30)
         assert chunk.pairs.num_rows == number
+
+
+def test_what_a_map_left_beside_a_saved_dataset_is_not_read(tmp_path: Path) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_list([{"prompt": "p", "chosen": "a", "rejected": "b"}] * 3)
+    rows.save_to_disk(str(tmp_path / "saved"))
+    loaded = datasets.load_from_disk(str(tmp_path / "saved"))
+    loaded.map(lambda row: row | {"chosen": "other"})  # datasets keeps the result there
+    (tmp_path / "saved" / "data-00001-of-00002.arrow").write_bytes(b"of an older, larger one")
+    assert len(list((tmp_path / "saved").glob("*.arrow"))) == 3
+    assert names(str(tmp_path / "saved")) == ["data-00000-of-00001.arrow"]
+
+
+def sources_of(paths: list[Path], test_paths: list[Path]) -> list[tuple[str, str]]:
+    corpus = CorpusConfig(paths=tuple(map(str, paths)), test_paths=tuple(map(str, test_paths)))
+    return [(source.place.name, source.split) for source in corpus_sources(corpus, StorageConfig())]
+
+
+def test_a_training_folder_that_holds_the_test_file_gives_it_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n')
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "b.jsonl")
+    assert sources_of([tmp_path], [tmp_path / "b.jsonl"]) == [("a.jsonl", "train"), ("b.jsonl", "test")]
+    assert "b.jsonl, link.jsonl: held out, since corpus.test_paths names the same" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"corpus\.paths: .*: all its files are in corpus\.test_paths as well"):
+        sources_of([tmp_path / "a.jsonl"], [tmp_path])
+
+
+def test_what_is_left_out_of_a_folder_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train.jsonl", "test.jsonl", "dev.jsonl", "more.jsonl"):
+        (tmp_path / name).write_text("")
+    assert sources_of([tmp_path], []) == [("train.jsonl", "")]
+    assert "dev.jsonl, more.jsonl, test.jsonl: beside the train split, not read" in capsys.readouterr().err
+    assert sources_of([tmp_path], [tmp_path]) == [("train.jsonl", "train"), ("test.jsonl", "test")]
+    assert "corpus.paths: dev.jsonl, more.jsonl: beside the train split, not read" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/cases")
+def test_the_shared_folder_gives_its_splits() -> None:
+    folder = SHARED / "corpora" / "24_plain_folder"
+    assert sources_of([folder], []) == [("train.jsonl", "")]
+    for test in (folder, folder / "test.jsonl"):
+        assert sources_of([folder], [test]) == [("train.jsonl", "train"), ("test.jsonl", "test")]
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -9,44 +11,73 @@ from fnmatch import fnmatch
 import pyarrow.fs as pafs
 
 from trace_ray.config import CorpusConfig, StorageConfig
+from trace_ray.corpus.folders import STATE, data_names, of_split
 from trace_ray.corpus.kinds import SUFFIXES
 from trace_ray.corpus.read import Source
 from trace_ray.errors import UserError
 from trace_ray.pairs import Split
+from trace_ray.progress import warn
 from trace_ray.storage import Location, expand, locate
 
-_SPLIT = re.compile(r"(train|test|validation|valid|dev|eval)(?![a-z])")
 _HUB_ID = re.compile(r"(?:hf://)?(?:datasets/)?([\w.-]+/[\w.-]+?)(?:@([\w./-]+?))?(?:/(.*))?")
-_DATASET_MARKS = ("README.md", "dataset_info.json", "dataset_dict.json", "state.json", "dataset_infos.json")
+_SHOWN = 5
 
 
 def corpus_sources(corpus: CorpusConfig, storage: StorageConfig) -> list[Source]:
-    """Returns the corpus' files in order, training files first; where held-out files are named, these are all train."""
-    train = find_files(corpus.paths, storage, "corpus.paths", "train")
+    """Returns the corpus' files in order, training files first; where held-out files are named, these are all train.
+
+    A file that is named as both is held out. That is said on the terminal, as are files of a folder that nothing reads.
+    Raises: UserError where no training file is left.
+    """
+    unread: list[Location] = []
+    train = find_files(corpus.paths, storage, "corpus.paths", "train", unread)
     test = find_files(corpus.test_paths, storage, "corpus.test_paths", "test")
+    held_out = {_identity(place) for place in test}
+    both = [place for place in train if _identity(place) in held_out]
+    if both:
+        warn(f"corpus.paths: {_listed(both)}: held out, since corpus.test_paths names the same")
+        train = [place for place in train if place not in both]
+        if not train:
+            raise UserError("corpus.paths", list(corpus.paths), "all its files are in corpus.test_paths as well")
+    if left := [place for place in unread if _identity(place) not in held_out | set(map(_identity, train))]:
+        warn(f"corpus.paths: {_listed(left)}: beside the train split, not read")
     rest = Split.TRAIN.value if test else ""
     kinds = [(place, rest) for place in train] + [(place, Split.TEST.value) for place in test]
     return [Source(place, i, split) for i, (place, split) in enumerate(kinds)]
 
 
-def find_files(patterns: Sequence[str], storage: StorageConfig, setting: str, part: str) -> list[Location]:
+def _identity(place: Location) -> str:
+    return os.path.realpath(place.path) if place.is_local else place.path
+
+
+def _listed(places: Sequence[Location]) -> str:
+    more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
+    return ", ".join(place.name for place in places[:_SHOWN]) + more
+
+
+def find_files(
+    patterns: Sequence[str], storage: StorageConfig, setting: str, part: str, unread: list[Location] | None = None
+) -> list[Location]:
     """Returns the files that paths, globs, folders and hub ids name, in a fixed order without repeats.
 
     Args:
-        part: in a Hugging Face dataset, local or from the hub, the split that is taken (``train`` or ``test``).
+        part: of a folder or a dataset of the hub whose files name splits, the one that is taken (``train`` or ``test``).
+        unread: gets the data files of folders that are not taken.
     Raises: UserError where one names nothing.
     """
     found: dict[str, Location] = {}
     for pattern in patterns:
-        found |= {place.path: place for place in _named(pattern, storage, setting, part)}
+        found |= {
+            place.path: place for place in _named(pattern, storage, setting, part, [] if unread is None else unread)
+        }
     return list(found.values())
 
 
-def _named(pattern: str, storage: StorageConfig, setting: str, part: str) -> list[Location]:
+def _named(pattern: str, storage: StorageConfig, setting: str, part: str, unread: list[Location]) -> list[Location]:
     if not pattern.startswith("hf://"):
         place = locate(pattern, storage)
         if place.fs.get_file_info(place.path).type == pafs.FileType.Directory:
-            return _in_folder(place, setting, part)
+            return _in_folder(place, setting, part, unread)
         if place.exists() or "://" in pattern or any(mark in pattern for mark in "*?["):
             return expand((pattern,), storage, setting)
     match = _HUB_ID.fullmatch(pattern)
@@ -55,33 +86,35 @@ def _named(pattern: str, storage: StorageConfig, setting: str, part: str) -> lis
     return _from_hub(match[1], match[2] or "main", match[3] or "", setting, part)
 
 
-def _in_folder(folder: Location, setting: str, part: str) -> list[Location]:
-    selector = pafs.FileSelector(folder.path, recursive=True)
-    infos = folder.fs.get_file_info(selector)
-    names = sorted(i.path for i in infos if i.type == pafs.FileType.File and not _hidden(i.path, folder.path))
-    data = [name for name in names if name.endswith(SUFFIXES) and name.rsplit("/", 1)[-1] not in _DATASET_MARKS]
-    if any((folder / mark).exists() for mark in _DATASET_MARKS):
-        data = _of_split(data, folder.path, part)
+def _in_folder(folder: Location, setting: str, part: str, unread: list[Location]) -> list[Location]:
+    infos = folder.fs.get_file_info(pafs.FileSelector(folder.path, recursive=True))
+    start = len(folder.path.rstrip("/")) + 1
+    names = sorted(info.path[start:] for info in infos if info.type == pafs.FileType.File)
+    data = data_names(names, _saved(folder, names))
     if not data:
-        raise UserError(setting, folder.uri, f"no data file for {part} below it; looked for {', '.join(SUFFIXES)}")
-    return [Location(folder.fs, name) for name in data]
+        raise UserError(setting, folder.uri, f"no data file below it; looked for {', '.join(SUFFIXES)}")
+    taken = of_split(data, part)
+    rest = [folder / name for name in data if name not in taken]
+    if not taken:
+        raise UserError(
+            setting, folder.uri, f"no data file for {part} below it but {_listed(rest)}: name the file itself"
+        )
+    unread += rest
+    return [folder / name for name in taken]
 
 
-def _hidden(path: str, folder: str) -> bool:
-    below = path[len(folder) :].strip("/")
-    return any(piece.startswith((".", "_")) for piece in below.split("/"))
-
-
-def _of_split(names: Sequence[str], folder: str, part: str) -> list[str]:
-    """The files of one split: those that name it; where none does, those that name none (none: there is no such split)."""
-    splits = {name: _split_named(name[len(folder) :].strip("/")) for name in names}
-    return [n for n in names if splits[n] == part] or [n for n in names if not splits[n]]
-
-
-def _split_named(name: str) -> str:
-    """The split at the start of the file's own name, else of the folder's nearest to it; empty where none is named."""
-    named = (_SPLIT.match(piece) for piece in reversed(name.split("/")))
-    return next((match[1] for match in named if match), "")
+def _saved(folder: Location, names: Sequence[str]) -> dict[str, list[str]]:
+    """Returns {folder: its data files} of what `datasets` saved to disk."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        base, _, own = name.rpartition("/")
+        if own == STATE:
+            try:
+                state = json.loads((folder / name).read_bytes())
+                found[base] = [str(one["filename"]) for one in state["_data_files"]]
+            except (ValueError, KeyError, TypeError):  # another's file of that name
+                continue
+    return found
 
 
 def _from_hub(dataset: str, revision: str, wanted: str, setting: str, part: str) -> list[Location]:
@@ -91,11 +124,11 @@ def _from_hub(dataset: str, revision: str, wanted: str, setting: str, part: str)
 
     try:
         names = sorted(HfApi().list_repo_files(dataset, revision=revision, repo_type="dataset"))
-        data = [name for name in names if name.endswith(SUFFIXES) and name not in _DATASET_MARKS]
+        data = data_names(names, {})
         if wanted:
             data = [n for n in data if fnmatch(n, wanted) or n.startswith(f"{wanted.rstrip('/')}/")]
         else:
-            data = _of_split(data, "", part)
+            data = of_split(data, part)
         files = [hf_hub_download(dataset, name, revision=revision, repo_type="dataset") for name in data]
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         seen = " ".join(str(error).split())[:150]
