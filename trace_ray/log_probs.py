@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from trace_ray.vocabulary import chunked_log_probs, output_head
+from trace_ray.vocabulary import chunked_log_probs, head_logits, output_head
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,12 @@ def response_logits(model: Any, batch: SequenceBatch) -> torch.Tensor:
 
 
 def output_logits(model: Any, hidden_ND: torch.Tensor) -> torch.Tensor:
-    """Returns logits_NV in float32 of hidden states, soft-capping included."""
-    causal = causal_lm(model)
-    logits_NV: torch.Tensor = causal.get_output_embeddings()(hidden_ND).float()
-    cap = getattr(causal.config, "final_logit_softcapping", None)
-    return logits_NV if not cap else torch.tanh(logits_NV / cap) * float(cap)
+    """Returns logits_NV in float32 of hidden states, scale and soft cap included."""
+    head = output_head(causal_lm(model))
+    if head is not None:
+        return head_logits(hidden_ND, head)
+    logits_NV: torch.Tensor = causal_lm(model).get_output_embeddings()(hidden_ND).float()
+    return logits_NV
 
 
 def causal_lm(model: Any) -> Any:

@@ -15,25 +15,39 @@ from typing import Any
 
 import torch
 
+from trace_ray.model.wide import wide_linear
+
 LOGITS_AT_ONCE = 2**24
 """Numbers in one chunk of logits: 64 MiB in float32."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """The output embedding: logits = cap(W h + b), cap(z) = softcap tanh(z / softcap), or none if softcap is 0."""
+    """The output embedding: logits = cap(scale (W h + b)), cap(z) = softcap tanh(z / softcap), or none if softcap is 0."""
 
     weight_VD: torch.Tensor
     bias_V: torch.Tensor | None
-    softcap: float
+    softcap: float = 0.0
+    scale: float = 1.0
+
+
+SCALES = {"lm_head_multiplier": 1, "logit_scale": 1, "logits_scaling": -1}
+"""Settings of a model's configuration that multiply logits (1) or divide them (-1). Others are met by ``model.probe``."""
 
 
 def output_head(causal: Any) -> Head | None:
     """Returns the head of a Hugging Face causal LM, or None where it is more than one linear."""
     linear = causal.get_output_embeddings()
-    if type(linear) is not torch.nn.Linear:
-        return None
-    return Head(linear.weight, linear.bias, float(getattr(causal.config, "final_logit_softcapping", None) or 0.0))
+    return Head(linear.weight, linear.bias, *bend(causal.config)) if type(linear) is torch.nn.Linear else None
+
+
+def bend(config: Any) -> tuple[float, float]:
+    """Returns (softcap, scale) of a model's logits; of a model for text and images those of its text part."""
+    text = config.get_text_config()
+    scale = 1.0
+    for name, power in SCALES.items():
+        scale *= float(getattr(text, name, None) or 1.0) ** power
+    return float(getattr(text, "final_logit_softcapping", None) or 0.0), scale
 
 
 def chunks(hidden_ND: torch.Tensor, vocabulary: int) -> Iterator[slice]:
@@ -42,27 +56,42 @@ def chunks(hidden_ND: torch.Tensor, vocabulary: int) -> Iterator[slice]:
     yield from (slice(start, start + step) for start in range(0, len(hidden_ND), step))
 
 
-def logits_and_cap_slope(hidden_nD: torch.Tensor, head: Head) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Returns (logits_nV in float32, d logit / d (W h + b) or None where it is 1)."""
-    logits_nV = torch.nn.functional.linear(hidden_nD, head.weight_VD, head.bias_V).float()
+def head_logits(hidden_nD: torch.Tensor, head: Head) -> torch.Tensor:
+    """Returns logits_nV in float32, differentiable in hidden states, weight and bias."""
+    logits_nV = wide_linear(hidden_nD, head.weight_VD, head.bias_V)
+    if head.scale != 1.0:
+        logits_nV = logits_nV * head.scale
+    return torch.tanh(logits_nV / head.softcap) * head.softcap if head.softcap else logits_nV
+
+
+def logits_and_slope(hidden_nD: torch.Tensor, head: Head) -> tuple[torch.Tensor, torch.Tensor | float]:
+    """Returns (logits_nV in float32, d logit / d (W h + b))."""
+    logits_nV = wide_linear(hidden_nD, head.weight_VD, head.bias_V)
+    if head.scale != 1.0:
+        logits_nV = logits_nV * head.scale
     if not head.softcap:
-        return logits_nV, None
+        return logits_nV, head.scale
     bent_nV = torch.tanh(logits_nV / head.softcap)
-    return bent_nV * head.softcap, 1 - bent_nV * bent_nV
+    return bent_nV * head.softcap, (1 - bent_nV * bent_nV) * head.scale
+
+
+def times(values_nV: torch.Tensor, slope: torch.Tensor | float) -> torch.Tensor:
+    """Returns ``values_nV`` multiplied, in place, by what ``logits_and_slope`` returned."""
+    return values_nV if isinstance(slope, float) and slope == 1.0 else values_nV.mul_(slope)
 
 
 def log_prob_slopes(
     hidden_nD: torch.Tensor, head: Head, target_n: torch.Tensor, *, slopes: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns (log pi(token), shape (n,); d log pi(token) / d (W h + b), shape (n, V), where ``slopes``, else empty)."""
-    logits_nV, cap_slope_nV = logits_and_cap_slope(hidden_nD, head)
+    logits_nV, bent_slope = logits_and_slope(hidden_nD, head)
     normaliser_n = logits_nV.logsumexp(-1)
     logp_n = logits_nV.gather(1, target_n[:, None])[:, 0] - normaliser_n
     if not slopes:
         return logp_n, logits_nV[:0]
     slope_nV = logits_nV.sub_(normaliser_n[:, None]).exp_().neg_()
     slope_nV.scatter_add_(1, target_n[:, None], torch.ones_like(logp_n)[:, None])
-    return logp_n, slope_nV if cap_slope_nV is None else slope_nV.mul_(cap_slope_nV)
+    return logp_n, times(slope_nV, bent_slope)
 
 
 class _ChunkedLogProbs(torch.autograd.Function):
@@ -73,9 +102,9 @@ class _ChunkedLogProbs(torch.autograd.Function):
         weight_VD: torch.Tensor,
         bias_V: torch.Tensor | None,
         target_N: torch.Tensor,
-        softcap: float,
+        bent: tuple[float, float],
     ) -> torch.Tensor:
-        head = Head(weight_VD, bias_V, softcap)
+        head = Head(weight_VD, bias_V, *bent)
         gradient_ND = torch.zeros_like(hidden_ND) if ctx.needs_input_grad[0] else None
         logp_N = torch.empty(len(hidden_ND), device=hidden_ND.device)
         for at in chunks(hidden_ND, len(weight_VD)):
@@ -83,7 +112,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             logp_N[at], slope_nV = log_prob_slopes(hidden_ND[at], head, target_N[at], slopes=slopes)
             if gradient_ND is not None:
                 gradient_ND[at] = slope_nV.to(weight_VD.dtype) @ weight_VD
-        ctx.softcap = softcap
+        ctx.bent = bent
         trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         again = (hidden_ND, weight_VD, bias_V, target_N) if trained else (None, None, None, None)
         ctx.save_for_backward(*again, gradient_ND)
@@ -95,7 +124,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         by_hidden = None if gradient_ND is None else gradient_ND * upstream_N[:, None].to(gradient_ND.dtype)
         by_weight, by_bias = None, None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            head = Head(weight_VD, bias_V, ctx.softcap)
+            head = Head(weight_VD, bias_V, *ctx.bent)
             by_weight = torch.zeros_like(weight_VD, dtype=torch.float32)
             by_bias = None if bias_V is None else torch.zeros_like(bias_V, dtype=torch.float32)
             for at in chunks(hidden_ND, len(weight_VD)):
@@ -112,5 +141,5 @@ class _ChunkedLogProbs(torch.autograd.Function):
 def chunked_log_probs(hidden_ND: torch.Tensor, head: Head, target_N: torch.Tensor) -> torch.Tensor:
     """Returns log pi(token) in nats, float32, shape (N,); differentiable once, in hidden states, weight and bias."""
     apply: Any = _ChunkedLogProbs.apply
-    logp_N: torch.Tensor = apply(hidden_ND, head.weight_VD, head.bias_V, target_N, head.softcap)
+    logp_N: torch.Tensor = apply(hidden_ND, head.weight_VD, head.bias_V, target_N, (head.softcap, head.scale))
     return logp_N

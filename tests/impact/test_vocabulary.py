@@ -9,9 +9,10 @@ from trace_ray import vocabulary
 from trace_ray.vocabulary import Head, chunked_log_probs
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.4])
 @pytest.mark.parametrize("softcap", [0.0, 1.5])
 @pytest.mark.parametrize("bias", [True, False])
-def test_chunks_equal_the_whole(softcap: float, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_equal_the_whole(scale: float, softcap: float, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vocabulary, "LOGITS_AT_ONCE", 40)
     torch.manual_seed(0)
     hidden = torch.randn(11, 6, requires_grad=True)
@@ -19,10 +20,10 @@ def test_chunks_equal_the_whole(softcap: float, bias: bool, monkeypatch: pytest.
     offset = torch.randn(13, requires_grad=True) if bias else None
     target, upstream = torch.randint(0, 13, (11,)), torch.randn(11)
     wanted = [hidden, weight, *([offset] if offset is not None else [])]
-    logits = torch.nn.functional.linear(hidden, weight, offset)
+    logits = scale * torch.nn.functional.linear(hidden, weight, offset)
     logits = torch.tanh(logits / softcap) * softcap if softcap else logits
     expected = logits.log_softmax(-1)[torch.arange(11), target]
-    found = chunked_log_probs(hidden, Head(weight, offset, softcap), target)
+    found = chunked_log_probs(hidden, Head(weight, offset, softcap, scale), target)
     assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
     slow = torch.autograd.grad((expected * upstream).sum(), wanted)
     fast = torch.autograd.grad((found * upstream).sum(), wanted)
@@ -33,14 +34,14 @@ def test_chunks_equal_the_whole(softcap: float, bias: bool, monkeypatch: pytest.
 def test_no_more_logits_are_held_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vocabulary, "LOGITS_AT_ONCE", 64)
     seen: list[int] = []
-    real = vocabulary.logits_and_cap_slope
+    real = vocabulary.logits_and_slope
 
-    def watched(hidden: torch.Tensor, head: Head) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def watched(hidden: torch.Tensor, head: Head) -> tuple[torch.Tensor, torch.Tensor | float]:
         logits = real(hidden, head)
         seen.append(logits[0].numel())
         return logits
 
-    monkeypatch.setattr(vocabulary, "logits_and_cap_slope", watched)
+    monkeypatch.setattr(vocabulary, "logits_and_slope", watched)
     hidden = torch.randn(37, 4, requires_grad=True)
     head = Head(torch.randn(16, 4, requires_grad=True), None, 0.0)
     chunked_log_probs(hidden, head, torch.zeros(37, dtype=torch.long)).sum().backward()  # type: ignore[no-untyped-call]

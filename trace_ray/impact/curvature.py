@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ from trace_ray.batching import token_batches
 from trace_ray.impact.gradient import model_head
 from trace_ray.impact.packing import Packed, PackedBatch, hidden_states, pack
 from trace_ray.log_probs import causal_lm
-from trace_ray.vocabulary import Head, chunks, logits_and_cap_slope
+from trace_ray.model.wide import wide_linear
+from trace_ray.vocabulary import Head, chunks, logits_and_slope, times
 
 Vector = dict[str, torch.Tensor]
 
@@ -47,9 +48,7 @@ def gauss_newton_product(
     head = model_head(model)
     names = {id(p): name for name, p in parameters.items()}
     weight, bias = names.get(id(head.weight_VD)), names.get(id(head.bias_V))
-    along = Head(
-        tangents[weight] if weight else torch.zeros(0, device=device), tangents[bias] if bias else None, head.softcap
-    )
+    along = Head(tangents[weight] if weight else torch.zeros(0, device=device), tangents[bias] if bias else None)
     packed = [Packed(row["prompt_ids"], (row["preferred_ids"],)) for row in rows]
     for indices in token_batches([len(one) for one in packed], batch_tokens):
         batch = pack([packed[i] for i in indices]).to(device)
@@ -114,18 +113,16 @@ def _through_head(
     by_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if along.weight_VD.numel() else None
     by_bias = None if along.bias_V is None else torch.zeros_like(along.bias_V, dtype=torch.float32)
     for at in chunks(hidden_ND, len(weight_VD)):
-        logits_nV, cap_nV = logits_and_cap_slope(hidden_ND[at], Head(weight_VD, bias_V, head.softcap))
-        change_nV = (tangent_ND[at] @ weight_VD.T).float()
+        logits_nV, bent_slope = logits_and_slope(hidden_ND[at], replace(head, weight_VD=weight_VD, bias_V=bias_V))
+        change_nV = wide_linear(tangent_ND[at], weight_VD)
         if along.weight_VD.numel():
-            change_nV += (hidden_ND[at] @ along.weight_VD.T).float()
+            change_nV += wide_linear(hidden_ND[at], along.weight_VD)
         if along.bias_V is not None:
             change_nV += along.bias_V.float()
-        if cap_nV is not None:
-            change_nV *= cap_nV
+        change_nV = times(change_nV, bent_slope)
         p_nV = logits_nV.softmax(-1)
         change_nV = p_nV * (change_nV - (p_nV * change_nV).sum(-1, keepdim=True)) * share_N[at, None]
-        if cap_nV is not None:
-            change_nV *= cap_nV
+        change_nV = times(change_nV, bent_slope)
         by_hidden_ND[at] = change_nV.to(weight_VD.dtype) @ weight_VD
         if by_weight is not None:
             by_weight.addmm_(change_nV.T, hidden_ND[at].float())

@@ -144,4 +144,4 @@ def _head_direction(model: Any, linear: torch.nn.Linear, direction: Direction) -
     if weight is None and bias is None:
         return None
     weight_VD = torch.zeros_like(linear.weight) if weight is None else weight.to(linear.weight)
-    return Head(weight_VD.detach(), None if bias is None else bias.to(linear.weight), 0.0)
+    return Head(weight_VD.detach(), None if bias is None else bias.to(linear.weight))

@@ -15,14 +15,22 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from trace_ray.log_probs import causal_lm
-from trace_ray.vocabulary import LOGITS_AT_ONCE, Head, chunked_log_probs, logits_and_cap_slope
+from trace_ray.vocabulary import (
+    LOGITS_AT_ONCE,
+    Head,
+    bend,
+    chunked_log_probs,
+    head_logits,
+    logits_and_slope,
+    times,
+)
 
 TokenValue = Callable[[torch.Tensor, slice], torch.Tensor]
 """(logits_CV in float32, which of the N tokens they are) -> one value a token, shape (C,)."""
 
 
 class OutputHead:
-    """A causal language model's map from hidden states to logits, soft-capping included.
+    """A causal language model's map from hidden states to logits, scale and soft cap included.
 
     Args:
         model: a Hugging Face causal LM, with or without a PEFT adapter.
@@ -32,7 +40,7 @@ class OutputHead:
     def __init__(self, model: Any, chunk_elements: int = LOGITS_AT_ONCE) -> None:
         causal = causal_lm(model)
         self.linear = causal.get_output_embeddings()
-        self.cap = float(getattr(causal.config, "final_logit_softcapping", None) or 0.0)
+        self._bend = bend(causal.config)
         # Asked of the linear during a forward under ZeRO-3, a weight would be gathered and kept for the module that asks.
         self._weights = (self.linear.weight, self.linear.bias)
         self.frozen = not any(p.requires_grad for p in self.linear.parameters())
@@ -42,14 +50,18 @@ class OutputHead:
 
     def logits(self, hidden_CD: torch.Tensor) -> torch.Tensor:
         """Returns logits_CV in float32."""
-        if self._held:  # under ZeRO-3 a call of the module would let go of the weight we hold
-            return logits_and_cap_slope(hidden_CD, self.weights())[0]
-        logits_CV: torch.Tensor = self.linear(hidden_CD).float()
-        return torch.tanh(logits_CV / self.cap) * self.cap if self.cap else logits_CV
+        if self._held or not hasattr(self._weights[0], "ds_id"):
+            return head_logits(hidden_CD, self.weights())
+        self.linear.forward = lambda hidden: head_logits(hidden, self.weights())
+        try:  # ZeRO-3 gathers a weight for its module's forward alone
+            logits_CV: torch.Tensor = self.linear(hidden_CD)
+        finally:
+            del self.linear.forward
+        return logits_CV
 
     def weights(self) -> Head:
-        """Returns weight, bias and cap; under ZeRO-3 they are there while ``whole`` holds them."""
-        return Head(*self._weights, self.cap)
+        """Returns weight, bias, cap and scale; under ZeRO-3 they are there while ``whole`` holds them."""
+        return Head(*self._weights, *self._bend)
 
     def log_probs(self, hidden_ND: torch.Tensor, target_N: torch.Tensor, chunks: int = 0) -> torch.Tensor:
         """Returns log pi(token), shape (N,); see ``per_token``."""
@@ -126,13 +138,11 @@ class _FrozenHead(torch.autograd.Function):
         weights = head.weights()
         weight_VD = weights.weight_VD
         for at in head.chunks(len(hidden_ND)):
-            logits_CV, cap_slope_CV = logits_and_cap_slope(hidden_ND[at], weights)
+            logits_CV, bent_slope = logits_and_slope(hidden_ND[at], weights)
             with torch.enable_grad():
                 values_C = value(logits_CV.requires_grad_(), at)
                 (slope_CV,) = torch.autograd.grad(values_C.sum(), logits_CV)
-            if cap_slope_CV is not None:
-                slope_CV = slope_CV * cap_slope_CV
-            slopes_ND[at] = slope_CV.to(weight_VD.dtype) @ weight_VD
+            slopes_ND[at] = times(slope_CV.clone(), bent_slope).to(weight_VD.dtype) @ weight_VD
             values.append(values_C.detach())
         ctx.save_for_backward(slopes_ND)
         return torch.cat(values)
