@@ -64,11 +64,9 @@ def collate(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
 
 def response_hidden(model: Any, batch: SequenceBatch) -> torch.Tensor:
     """Returns the hidden states that predict the response tokens, shape (N, D)."""
-    hidden_BTD = (
-        causal_lm(model)
-        .get_decoder()(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
-        .last_hidden_state
-    )
+    hidden_BTD = text_decoder(model)(
+        input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
+    ).last_hidden_state
     hidden_ND: torch.Tensor = hidden_BTD[batch.sequence_N, batch.position_N]
     return hidden_ND
 
@@ -93,6 +91,16 @@ def output_logits(model: Any, hidden_ND: torch.Tensor) -> torch.Tensor:
 def causal_lm(model: Any) -> Any:
     """Returns the Hugging Face causal LM itself, with or without a PEFT adapter around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def text_decoder(model: Any) -> Any:
+    """Returns what turns tokens into the hidden states that the output head reads."""
+    causal = causal_lm(model)
+    decoder = causal.get_decoder()
+    if decoder is not causal:
+        return decoder
+    embedding = causal.get_input_embeddings()  # Llama 4 answers with itself
+    return next(child for child in causal.children() if embedding in child.modules())
 
 
 def target_log_probs(logits_NV: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:

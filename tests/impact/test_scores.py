@@ -156,3 +156,34 @@ def test_an_attention_that_drops_the_softcap_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="use eager"):
         load_model(ModelConfig(path=str(tmp_path), attention="sdpa"))
     load_model(ModelConfig(path=str(tmp_path), attention="eager"))
+
+
+def test_a_direction_that_no_module_reads_is_refused() -> None:
+    """PEFT adapts an embedding too; its share of the score would be left out."""
+    model = tiny.adapted(tiny.llama(), at_init=False, targets=("q_proj", "embed_tokens"))
+    direction = tiny.random_direction(model)
+    model.requires_grad_(False)
+    with pytest.raises(UserError, match=r"^lora\.target_modules: .*embed_tokens\.lora_embedding_A.* \(2 in all\): "):
+        Scorer(model, direction)
+    whole = tiny.llama().requires_grad_(False)
+    strange = {name: torch.ones_like(p) for name, p in whole.named_parameters()} | {"no.such.weight": torch.ones(2)}
+    with pytest.raises(UserError, match=r"^impact\.parameters: no\.such\.weight"):
+        Scorer(whole, strange)
+
+
+def test_hooks_that_stood_on_a_forward_stay() -> None:
+    """As accelerate sets them: on the instance."""
+    model = tiny.qwen2()
+    direction = tiny.random_direction(model)
+    model.requires_grad_(False)
+    layer, seen = model.model.layers[0].mlp.up_proj, []
+    own = layer.forward
+
+    def hooked(x: torch.Tensor) -> Any:
+        seen.append(1)
+        return own(x)
+
+    layer.forward = hooked
+    Scorer(model, direction).score(pack(CASES))
+    assert layer.forward is hooked
+    assert seen

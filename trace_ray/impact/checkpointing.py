@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trace_ray.log_probs import causal_lm
+from trace_ray.model.modes import let_checkpoint
 
 
 def checkpoint_layers(model: Any) -> None:
@@ -13,9 +14,5 @@ def checkpoint_layers(model: Any) -> None:
     Transformers checkpoints layers in training mode alone, so the layers themselves, but nothing in them, are put into
     it: dropout stays off.
     """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
     causal_lm(model).gradient_checkpointing_enable({"use_reentrant": False})
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.training = True
+    let_checkpoint(model)

@@ -11,7 +11,10 @@ from typing import Any
 
 import torch
 
-from trace_ray.log_probs import causal_lm
+from trace_ray.log_probs import text_decoder
+
+WINDOWS = ("sliding_window", "attention_chunk_size", "attention_window_size", "window_size", "local_attention")
+"""Settings that say over how many places a token sees, in the words of the families that have some."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def _visible(segment_BT: torch.Tensor) -> torch.Tensor:
 
 def hidden_states(model: Any, batch: PackedBatch) -> torch.Tensor:
     """Returns the hidden states that predict the response tokens, shape (N, D)."""
-    decoder = causal_lm(model).get_decoder()
+    decoder = text_decoder(model)
     visible, places = batch.visible_B1TT, {}
     if visible is not None:
         dtype = next(decoder.parameters()).dtype
@@ -141,9 +144,10 @@ def sharing_pays(prompt: int, responses: Sequence[int], model_config: Any) -> bo
         model_config: of Hugging Face; a window narrower than the row rules sharing out (it would be measured in places
             of the row), and so does an attention that takes no mask of ours.
     """
-    width, row = model_config.hidden_size, prompt + sum(responses)
-    window = getattr(model_config, "sliding_window", None)
-    if len(responses) < 2 or model_config._attn_implementation.startswith("flash") or (window and row > window):  # noqa: SLF001
+    text = model_config.get_text_config()
+    width, row = text.hidden_size, prompt + sum(responses)
+    windows = [size for name in WINDOWS if isinstance(size := getattr(text, name, None), int) and size > 0]
+    if len(responses) < 2 or model_config._attn_implementation.startswith("flash") or row > min(windows, default=row):  # noqa: SLF001
         return False
     linears = 12 * width * width
     alone = sum((prompt + y) * (linears + (prompt + y) * width) for y in responses)

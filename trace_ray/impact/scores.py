@@ -7,7 +7,7 @@ with no gradient of any weight. Relatives: ghost dot-products, LoGra. B rows, N 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +70,8 @@ class Scorer:
             linear = model.get_output_embeddings()
             self.taps = list(weight_taps(model, direction, linear))
             self.along_head = _head_direction(model, linear, direction)
+        read = {name for n, m in adapted.items() for name in _lora_names(n, m)} if adapted else _owned(model, self.taps)
+        _refuse_unread(direction, read, lora=self.lora)
 
     def score(self, batch: PackedBatch, coefficient_S: torch.Tensor | None = None, *, norms: bool = False) -> Scored:
         """Returns log-probs and scores from one forward and one backward.
@@ -115,6 +117,7 @@ class Scorer:
         """While open, every module of the direction runs through its tap."""
         if norms_B is not None and not self.lora:
             raise UserError("impact.score_norm", "cosine", "gradient norms are known for impact.parameters=lora only")
+        stood = [vars(tap.module).get("forward") for tap in self.taps]  # hooks of others, such as accelerate's
         for tap in self.taps:
             tap.module.forward = _through(tap, eps_B)
             if isinstance(tap, LoraTap):
@@ -123,18 +126,38 @@ class Scorer:
             with torch.enable_grad():
                 yield
         finally:
-            for tap in self.taps:
-                del tap.module.forward
+            for tap, before in zip(self.taps, stood, strict=True):
+                if before is None:
+                    del tap.module.forward
+                else:
+                    tap.module.forward = before
 
 
 def _through(tap: LoraTap | WeightTap, eps_B: torch.Tensor) -> Any:
     return lambda *args, **kwargs: tap.forward(eps_B, *args, **kwargs)
 
 
+def _lora_names(name: str, module: Any) -> list[str]:
+    return [f"{name}.lora_{side}.{module.active_adapters[0]}.weight" for side in "AB"]
+
+
 def _lora_tap(name: str, module: Any, direction: Direction) -> LoraTap:
-    adapter = module.active_adapters[0]
-    v = [direction[f"{name}.lora_{side}.{adapter}.weight"] for side in "AB"]
-    return LoraTap(module, *v)
+    return LoraTap(module, *(direction[full] for full in _lora_names(name, module)))
+
+
+def _owned(model: Any, taps: Sequence[LoraTap | WeightTap]) -> set[str]:
+    """Names of the parameters that the taps' modules or the output head own."""
+    modules = [*(tap.module for tap in taps), model.get_output_embeddings()]
+    read = {id(parameter) for module in modules for parameter in module.parameters(recurse=False)}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in read}
+
+
+def _refuse_unread(direction: Direction, read: set[str], *, lora: bool) -> None:
+    lost = sorted(name for name in set(direction) - read if direction[name].any())
+    if lost:
+        setting = "lora.target_modules" if lora else "impact.parameters"
+        remedy = "its share of a score is not known: name linears of the decoder alone, or all-linear"
+        raise UserError(setting, f"{lost[0]} ({len(lost)} in all)", remedy)
 
 
 def _head_direction(model: Any, linear: torch.nn.Linear, direction: Direction) -> Head | None:

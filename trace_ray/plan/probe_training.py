@@ -27,6 +27,7 @@ def measure_training(config: Config, rows: list[dict[str, Any]], begun: float) -
     import torch
 
     from trace_ray.log_probs import collate, response_log_probs
+    from trace_ray.model.modes import training_mode
     from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
 
     impact, realign = config.impact, config.realign
@@ -62,7 +63,8 @@ def measure_training(config: Config, rows: list[dict[str, Any]], begun: float) -
     memory = peak_gib()
     torch.set_num_threads(max(1, int(realign.num_cpus)))
     if realign.gradient_checkpointing:
-        model.train().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        training_mode(model)
     size = -(-realign.batch // realign.workers)
     steps = [list(range(at, min(at + size, len(rows)))) for at in range(0, len(rows), size)]
     sums = [sum(lengths[2 * i : 2 * i + 2]) for i in range(len(rows))]

@@ -76,9 +76,10 @@ def _takes_copy(config: Config) -> bool:
 
 
 def make_engine(model: Any, reference: Any, config: Config, steps: int) -> Any:
-    """Returns DeepSpeed's engine around the policy, in training mode; a frozen reference stays without dropout."""
+    """Returns DeepSpeed's engine around the policy, in training mode: an adapter's dropout is all that is random."""
     import deepspeed
 
+    from trace_ray.model.modes import training_mode
     from trace_ray.realign.policy_module import HybridPolicy
 
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -91,6 +92,5 @@ def make_engine(model: Any, reference: Any, config: Config, steps: int) -> Any:
         config=deepspeed_config(config.realign, config.model.dtype),
     )
     engine.train()
-    if reference is not None:
-        reference.eval()
+    training_mode(engine.module)
     return engine

@@ -13,6 +13,7 @@ import torch
 
 from trace_ray.artifacts import Run
 from trace_ray.config import Config
+from trace_ray.model.modes import training_mode
 from trace_ray.pairs import SCORED_SCHEMA
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.loop import step_plan
@@ -64,7 +65,8 @@ def train(model: Any, scored: pa.Table, config: Config, steps: int, scratch: Run
     by = denominators(rows.counts, rows.weighed, config.realign.batch, objective, config.realign.shares)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer, schedule = make_optimizer(trainable, config.realign, steps)
-    policy = _Timed(model).train()
+    policy = _Timed(model)
+    training_mode(policy)
     torch.manual_seed(config.realign.seed)
     for step in range(steps):
         batch = micro_batch(rows.take(plan.step(step)), objective)

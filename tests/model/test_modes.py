@@ -1,0 +1,53 @@
+"""In training nothing of a base model is random, and an adapter's dropout is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.model import families
+from trace_ray.config import LoraSettings
+from trace_ray.log_probs import collate, response_log_probs
+from trace_ray.model.modes import training_mode
+from trace_ray.models import new_adapter
+
+BATCH = collate([[1, 5, 7, 44], [1, 4]], [[9, 2, 60], [3, 8, 6, 11, 2]])
+TARGETS = {"gpt2": "c_attn", "bloom": "query_key_value", "opt": "q_proj"}
+
+
+def log_probs(model: Any) -> torch.Tensor:
+    return response_log_probs(model, BATCH).detach()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", TARGETS)
+def test_a_base_model_drops_nothing_in_training(family: str, checkpointing: bool) -> None:
+    """Dropout as modules, in functional calls of attention, and of a layer that is checkpointed."""
+    base = families.make(family)
+    expected = log_probs(base)
+    base.train()
+    assert not torch.allclose(log_probs(base), expected, atol=1e-3)
+    if checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    model = new_adapter(base, LoraSettings(target_modules=(TARGETS[family],)), 0)
+    training_mode(model)
+    assert torch.allclose(log_probs(model), expected, atol=1e-5)
+    with model.disable_adapter():
+        assert torch.allclose(log_probs(model), expected, atol=1e-5)
+
+
+def test_checkpointed_layers_are_run_again_and_an_adapter_drops() -> None:
+    model = new_adapter(families.make("gpt2"), LoraSettings(dropout=0.5, target_modules=("c_attn",)), 0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    training_mode(model)
+    assert not torch.allclose(log_probs(model), log_probs(model), atol=1e-3)
+    runs = []
+    layer = model.get_base_model().transformer.h[0].mlp
+    layer.register_forward_pre_hook(lambda *_: runs.append(1))
+    response_log_probs(model, BATCH).sum().backward()  # type: ignore[no-untyped-call]
+    assert len(runs) == 2
