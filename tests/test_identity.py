@@ -70,6 +70,25 @@ def test_a_model_in_s3_is_its_listing(s3: StorageConfig) -> None:
     assert seen[0] == seen[2] != seen[1]
 
 
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_a_mended_generation_config_and_a_card_leave_a_model_what_it_is(
+    where: str, model: Path, s3: StorageConfig
+) -> None:
+    """A run begun with Llama-2-chat's contradiction goes on after it is mended; another stop token is another model."""
+    place = locate(str(model) if where == "local" else f"s3://lake/{uuid.uuid4().hex}", s3)
+    (place / "model.safetensors").write_bytes(b"weights")
+
+    def seen(card: str, generation: str) -> str:
+        (place / "README.md").write_text(card)
+        (place / "generation_config.json").write_text(generation)
+        return model_identity(place.uri, "main", s3)
+
+    begun = seen("# old", '{"temperature": 0.9, "eos_token_id": 2}')
+    assert seen("# new", '{"temperature": 0.9, "do_sample": true, "eos_token_id": 2}') == begun
+    assert seen("# new", '{"eos_token_id": [2, 3]}') != begun
+    assert seen("# new", "{") != begun
+
+
 def test_a_model_that_changed_in_its_folder_is_another_input(run: Run, model: Path) -> None:
     judge = JudgeConfig(backend="vllm", model=str(model))
     config = config_of(f"model.path={model}")

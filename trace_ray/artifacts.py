@@ -18,6 +18,8 @@ from trace_ray.storage import Location
 Inputs = Mapping[str, Any]
 
 STAGES = ("triage", "impact", "realign", "evaluate", "report")
+EXPORT = "export"
+"""The end of realign, which can be asked for alone."""
 MANIFEST, DONE, INPUTS, CONFIG = "manifest.json", "_DONE", "inputs.json", "config.yaml"
 TRAINING_METRICS, EVALUATION_METRICS = "metrics.jsonl", "metrics.json"
 """In realign/, a line a step; in evaluation/."""
@@ -185,6 +187,7 @@ class Run:
             "triage": (self.rejects, self.triaged),
             "impact": (self.impact, self.scored),
             "realign": (self.realign, self.model),
+            EXPORT: (self.model,),
             "evaluate": (self.evaluation,),
             "report": (),
         }[stage]

@@ -16,8 +16,9 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from trace_ray.artifacts import CONFIG, STAGES, Run
+from trace_ray.artifacts import CONFIG, EXPORT, STAGES, Run
 from trace_ray.cli_errors import told
+from trace_ray.cli_export import export_trained
 from trace_ray.cli_rate import rating_app
 from trace_ray.cli_tables import comparison_table, status_table, summary_tables
 from trace_ray.config_check import check_config, config_problems
@@ -286,6 +287,7 @@ def compare(
 
 
 app.add_typer(rating_app, name="rate")
+app.command(name=EXPORT)(export_trained)
 
 
 @app.command(name="import-gguf")

@@ -8,19 +8,44 @@ import os
 
 from trace_ray.config import StorageConfig
 from trace_ray.staging import LOADED
-from trace_ray.storage import fingerprints, locate
+from trace_ray.storage import Location, fingerprints, locate
+
+_WORDS = (".md", ".gitattributes")
+"""Endings of files that no library loads."""
+
+_GENERATION = "generation_config.json"
+_DECIDES = (
+    *("bos_token_id", "eos_token_id", "stop_strings", "max_length", "max_new_tokens", "min_length", "min_new_tokens"),
+    *("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens"),
+    *("forced_bos_token_id", "forced_eos_token_id"),
+)
+"""What of a generation config changes a greedy answer; a temperature without do_sample may be mended in mid-run."""
 
 
 def model_identity(path: str, revision: str, storage: StorageConfig) -> str:
     """Returns ``path@revision`` of a hub model, or 16 hex digits over the files of a model folder.
 
-    Of local files every byte counts, of those in S3 what one listing says: size and ETag.
+    Of local files every byte counts, of those in S3 what one listing says: size and ETag. Model cards do not count, and
+    of generation_config.json what changes a greedy answer.
     """
-    if path.startswith("s3://"):
-        stamps = [list(entry) for entry in locate(path, storage).entries() if entry.name.endswith(LOADED)]
-    elif os.path.isdir(path):
-        files = locate(path, storage).files()
-        stamps = [[file.name, known] for file, known in zip(files, fingerprints(files), strict=True)]
-    else:
+    place = locate(path, storage) if path.startswith("s3://") or os.path.isdir(path) else None
+    if place is None:
         return f"{path}@{revision}" if path else ""
+    loaded = [e for e in place.entries() if not e.name.endswith(_WORDS) and (place.is_local or e.name.endswith(LOADED))]
+    stamps: list[list[object]] = [[e.name, _decisions(place / e.name)] for e in loaded if e.name == _GENERATION]
+    others = [entry for entry in loaded if entry.name != _GENERATION]
+    if place.is_local:
+        known = fingerprints([place / entry.name for entry in others])
+        stamps += [[entry.name, stamp] for entry, stamp in zip(others, known, strict=True)]
+    else:
+        stamps += [list(entry) for entry in others]
     return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]
+
+
+def _decisions(file: Location) -> object:
+    """What of a generation config counts; all of one that cannot be read."""
+    try:
+        stored = json.loads(file.read_text())
+    except ValueError:
+        return file.fingerprint()
+    return {name: stored.get(name) for name in _DECIDES} if isinstance(stored, dict) else file.fingerprint()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from trace_ray.artifacts import CONFIG, INPUTS, STAGES, Artifact, Run
+from trace_ray.artifacts import CONFIG, EXPORT, INPUTS, STAGES, Artifact, Run
 from trace_ray.capacity import unmet
 from trace_ray.config import Config, JudgeConfig, StorageConfig, settings
 from trace_ray.config_check import check_needed
@@ -61,6 +61,8 @@ def stage_runner(stage: str) -> Callable[[Run, Config], None]:
 
             def runner(run: Run, config: Config) -> None:
                 (run_rounds if config.objective.weights == "u2a" else run_realign)(run, config)
+        case "export":
+            from trace_ray.realign.export_stage import run_export as runner
         case "evaluate":
             from trace_ray.evaluate.stage import run_evaluate as runner
         case "report":
@@ -126,7 +128,7 @@ def run_stages(
 def hold_settings(run: Run, config: Config, stages: Sequence[str]) -> None:
     """Raises StaleRunError where any stage was begun under other settings: a stage alone would mix two configurations."""
     now = settings(config, "") | {"policy": policy_identity(config.policy)}
-    if {"impact", "realign", "evaluate"} & set(stages):
+    if {"impact", "realign", EXPORT, "evaluate"} & set(stages):
         now["model files"] = model_identity(config.model.path, config.model.revision, config.storage)
     for stage in STAGES:
         for artifact in run.made_by(stage):

@@ -22,7 +22,8 @@ from trace_ray.config import Config, ObjectiveConfig
 from trace_ray.impact.slopes import pair_slopes
 from trace_ray.impact.stage import ADAPTER_INIT, run_impact
 from trace_ray.pairs import SCORED_SCHEMA
-from trace_ray.realign.stage import export, realign_inputs, train
+from trace_ray.realign.export_stage import publish_model, publish_training
+from trace_ray.realign.stage import realign_inputs, train
 from trace_ray.runs.figures import training_figures
 from trace_ray.storage import Location
 
@@ -48,8 +49,16 @@ class Round(Run):
 def run_rounds(run: Run, config: Config) -> None:
     """Writes realign/ (rounds, metrics) and model/, as stage 3 does for methods of one round."""
     inputs, started = realign_inputs(run, config), time.monotonic()
-    if not any([run.realign.begin(inputs), run.model.begin(inputs)]):
-        return
+    begun, unpublished = run.realign.begin(inputs), run.model.begin(inputs)
+    if begun:
+        trained = _train_rounds(run, config, inputs)
+        publish_training(run, config, trained, time.monotonic() - started, rounds=config.objective.u2a_rounds)
+    if begun or unpublished:
+        publish_model(run, config, started)
+
+
+def _train_rounds(run: Run, config: Config, inputs: dict[str, Any]) -> str:
+    """Trains round after round and writes the metrics of all; returns the last adapter's folder, below realign/."""
     objective = config.objective
     chosen = choose(run.scored.read(), objective.u2a_pairs)
     weight = np.ones(chosen.num_rows)
@@ -70,11 +79,7 @@ def run_rounds(run: Run, config: Config) -> None:
         metrics += [row | {"step": row["step"] + len(metrics)} for row in training_figures(training)]
     lines = [json.dumps(row | {"steps": len(metrics)}) + "\n" for row in metrics]
     (run.realign.place / TRAINING_METRICS).write_text("".join(lines))
-    facts = {"base model": config.model.path, "method": objective.method, "rounds": objective.u2a_rounds}
-    tokens = sum(row["tokens"] for row in metrics)
-    run.realign.publish(counts={"steps": len(metrics)}, seconds=time.monotonic() - started, tokens=tokens, **facts)
-    difference = export(run, config, current.place / TRAINED_ADAPTER)
-    run.model.publish(counts={}, seconds=time.monotonic() - started, merged_difference=difference, **facts)
+    return f"{ROUNDS}/{objective.u2a_rounds - 1}/{TRAINED_ADAPTER}"
 
 
 def choose(scored: pa.Table, limit: int) -> pa.Table:

@@ -34,7 +34,7 @@ def test_a_zero_3_adapter_reloaded_and_merged_gives_equal_logits(trained: Path) 
     run = handmade.make_run(trained / "exported", config)
     checkpoint = trained / "trained" / "checkpoint"
     metrics = json.loads((checkpoint / "cursor.json").read_text())["metrics"]
-    assert export_model(run, config, str(checkpoint), card_facts(run, config, metrics)) < 1e-4
+    assert export_model(run, config, str(checkpoint), card_facts(run, config, metrics)).kl < 1e-8
     ids = torch.tensor([[5, 9, 3, 70, 22]])
     with torch.inference_mode():
         adapter = load_adapter(load_model(config.model), trained / "exported/model/adapter", trainable=False).eval()
@@ -61,9 +61,9 @@ def test_broken_weights_are_not_exported(trained: Path, tmp_path: Path) -> None:
     name = next(n for n in state if "lora_A" in n)
     save_file(state | {name: torch.full_like(state[name], float("nan"))}, file)
     run = handmade.make_run(tmp_path / "run", config)
-    with pytest.raises((RuntimeError, ValueError), match=r"not exported|NaNs detected"):
+    with pytest.raises(RuntimeError, match=r"lora_A.*not finite"):
         export_model(run, config, str(tmp_path / "broken"), card_facts(run, config, []))
-    assert not (tmp_path / "run" / "model" / "merged").exists()
+    assert not (tmp_path / "run" / "model").exists()
 
 
 @pytest.mark.parametrize("value", [torch.empty(0), torch.tensor([float("nan")])])

@@ -1,56 +1,106 @@
-"""From trained weights to model/: the adapter (PEFT) and the merged model, both reloaded before they count."""
+"""From trained weights to model/: the adapter (PEFT), then the merged model, reloaded and compared before it counts."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from trace_ray.artifacts import Run
 from trace_ray.config import Config
+from trace_ray.errors import UserError
 from trace_ray.realign.card import base_licence, model_card
 from trace_ray.realign.checkpoint import ADAPTER, WEIGHTS
+from trace_ray.realign.generation import mended_generation
+from trace_ray.realign.likeness import Likeness, in_float32, likeness, probe_log_probs
+from trace_ray.realign.weights import check_weights
 from trace_ray.storage import upload_files
 
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
-"""Largest difference of log-probs between the trained and the reloaded merged model, by dtype."""
+MERGED = "merged"
+_PROBE_ROWS, _PROBE_TOKENS = 16, 512
 
 
-def export_model(run: Run, config: Config, checkpoint: str, card: dict[str, Any]) -> float:
-    """Writes RUN/model/merged and, where an adapter was trained, RUN/model/adapter.
+def export_model(run: Run, config: Config, checkpoint: str, card: dict[str, Any]) -> Likeness:
+    """Writes RUN/model/adapter where an adapter was trained, and RUN/model/merged.
+
+    The adapter goes first: whatever the merged model meets, what was trained is there.
 
     Args:
         checkpoint: local folder of the last checkpoint.
         card: facts for the model card.
-    Returns: the largest difference of next-token log-probs between trained and reloaded merged model on a probe.
-    Raises: RuntimeError where weights are empty, not finite, or the reloaded model differs.
+    Returns: how like the reloaded merged model is to the trained one.
+    Raises: RuntimeError where weights are empty or not finite; UserError where the reloaded model differs by more than
+        rounding explains: nothing is merged then, and the adapter stays.
     """
+    folder = Path(checkpoint)
+    adapted = config.realign.tune == "lora"
+    if adapted:
+        _publish_adapter(run, folder)
+    trained = trained_model(config, folder)
+    probe = probe_sequences(run, config)
+    rounded_NV = probe_log_probs(trained, probe)
+    with in_float32(trained):
+        exact_NV = probe_log_probs(trained, probe)
+        merged = trained.merge_and_unload(safe_merge=True) if adapted else trained
+    with tempfile.TemporaryDirectory() as made:
+        _save(merged, Path(made), config, card)
+        del trained, merged
+        found = likeness(exact_NV, rounded_NV, probe_log_probs(_reloaded(made, config), probe))
+        if not found.alike:
+            raise _refusal(run, config, found)
+        upload_files(Path(made), run.model.place / MERGED)
+    return found
+
+
+def _publish_adapter(run: Run, checkpoint: Path) -> None:
+    from safetensors.torch import load_file
+
+    check_weights(load_file(checkpoint / ADAPTER / "adapter_model.safetensors"))
+    upload_files(checkpoint / ADAPTER, run.model.place / ADAPTER)
+
+
+def _save(merged: Any, folder: Path, config: Config, card: dict[str, Any]) -> None:
     import torch
 
     from trace_ray.models import load_tokenizer
 
-    tokenizer = load_tokenizer(config.model.path, config.model.revision, config.model.trusted)
-    probe = torch.tensor([tokenizer("The policy asks for an answer.", add_special_tokens=False)["input_ids"]])
-    trained = trained_model(config, Path(checkpoint))
-    before = _log_probs(trained, probe)
-    adapted = config.realign.tune == "lora"
-    merged = trained.merge_and_unload(safe_merge=True) if adapted else trained
     broken = [name for name, p in merged.named_parameters() if not p.numel() or not torch.isfinite(p).all()]
     if broken:
         raise RuntimeError(f"not exported: weights empty or not finite: {', '.join(broken[:3])}")
     merged.config.name_or_path = ""
-    with tempfile.TemporaryDirectory() as folder:
-        merged.save_pretrained(folder, safe_serialization=True)
-        merged.generation_config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        (Path(folder) / "README.md").write_text(model_card(card, base_licence(config.model.path)), encoding="utf-8")
-        difference = float((before - _log_probs(_reloaded(folder, config), probe)).abs().max())
-        if not difference <= TOLERANCE[config.model.dtype]:
-            raise RuntimeError(f"not exported: the reloaded merged model differs by {difference} in log-probs")
-        upload_files(Path(folder), run.model.place / "merged")
-    if adapted:
-        upload_files(Path(checkpoint) / ADAPTER, run.model.place / ADAPTER)
-    return difference
+    merged.generation_config = mended_generation(merged.generation_config)
+    merged.save_pretrained(folder, safe_serialization=True)
+    merged.generation_config.save_pretrained(folder)
+    load_tokenizer(config.model.path, config.model.revision, config.model.trusted).save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(card, base_licence(config.model.path)), encoding="utf-8")
+
+
+def _refusal(run: Run, config: Config, found: Likeness) -> UserError:
+    kept = f"the adapter in {(run.model.place / ADAPTER).uri} is whole: load it on the base with PEFT; " * (
+        config.realign.tune == "lora"
+    )
+    remedy = f"the merged model is not the trained one and was not kept; {kept}"
+    remedy += f"to export again from the checkpoint: trace-ray export --run {run.place.uri}"
+    return UserError((run.model.place / MERGED).uri, found.said(), remedy)
+
+
+def probe_sequences(run: Run, config: Config) -> list[list[int]]:
+    """Returns token sequences to compare models on: the first pairs that were trained on, at most _PROBE_TOKENS tokens."""
+    sequences: list[list[int]] = []
+    names = [f"{name}_ids" for name in ("chosen", "rejected", "corrected")]
+    for table in run.scored.tables(["prompt_ids", *names]):
+        if len(sequences) == _PROBE_ROWS:
+            break
+        for row in table.slice(0, _PROBE_ROWS - len(sequences)).to_pylist():
+            response: Sequence[int] = next((row[name] for name in names if row[name]), [])
+            sequences.append([*row["prompt_ids"], *response][: config.model.max_length])
+    kept: list[list[int]] = []
+    room = _PROBE_TOKENS
+    for sequence in sequences:
+        kept += [sequence[:room]] if room > 0 and sequence else []
+        room -= len(sequence)
+    return kept
 
 
 def trained_model(config: Config, checkpoint: Path) -> Any:
@@ -74,10 +124,3 @@ def _reloaded(folder: str, config: Config) -> Any:
     from trace_ray.models import load_model
 
     return load_model(config.model.exported_to(folder))
-
-
-def _log_probs(model: Any, probe: Any) -> Any:
-    import torch
-
-    with torch.inference_mode():
-        return model(probe).logits.float().log_softmax(-1)

@@ -1,4 +1,4 @@
-"""Stage 3 on Ray Train: DeepSpeed workers train the model, then one task exports it."""
+"""Stage 3 on Ray Train: DeepSpeed workers train the model, which is then exported."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from trace_ray.config import Config, settings
 from trace_ray.errors import UserError
 from trace_ray.identity import model_identity
 from trace_ray.progress import CONSOLE, Meter, pause
-from trace_ray.realign.card import card_facts
+from trace_ray.realign.export_stage import publish_model, publish_training
+from trace_ray.realign.generation import check_generation
 from trace_ray.realign.reference import reference_place
 from trace_ray.realign.trackers import check_trackers
 from trace_ray.realign.worker import MISTAKE, train_worker
 from trace_ray.runs.figures import training_figures
 from trace_ray.staging import local_model
-from trace_ray.storage import Location
 
 CHECKPOINTS = "checkpoints"
 SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -53,16 +53,12 @@ def run_realign(run: Run, config: Config) -> None:
     """Writes realign/ (checkpoints, metrics) and model/ (adapter, merged)."""
     inputs = realign_inputs(run, config)
     started = time.monotonic()
-    if not any([run.realign.begin(inputs), run.model.begin(inputs)]):
-        return
-    checkpoint = train(run, config)
-    metrics = training_figures(run)
-    tokens = sum(row["tokens"] for row in metrics)
-    facts = {"base model": config.model.path, "method": config.objective.method}
-    run.realign.publish(counts={"steps": len(metrics)}, seconds=time.monotonic() - started, tokens=tokens, **facts)
-    difference = export(run, config, Location(checkpoint.filesystem, checkpoint.path))
-    seconds = time.monotonic() - started
-    run.model.publish(counts={}, seconds=seconds, merged_difference=difference, **facts)
+    begun, unpublished = run.realign.begin(inputs), run.model.begin(inputs)
+    if begun:
+        trained = train(run, config).path.rstrip("/").rsplit("/", 1)[-1]
+        publish_training(run, config, f"{CHECKPOINTS}/{trained}", time.monotonic() - started)
+    if begun or unpublished:
+        publish_model(run, config, started)
 
 
 def train(run: Run, config: Config) -> Any:
@@ -174,6 +170,7 @@ def check_model(config: Config) -> None:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError("model.path", config.model.path, f"no model configuration there: {reason}") from None
+    check_generation(config.model)
 
 
 def _watch(run: Run, stop: threading.Event) -> None:
@@ -235,21 +232,3 @@ def _store_part(run: Run, config: Config, name: str, response: str) -> None:
     model = load_model(config.model).to(device)
     made = top_k_table(model, rows, response, config.realign.top_k, config.realign.micro_tokens)
     (reference_place(run) / name).write_parquet(made)
-
-
-def export(run: Run, config: Config, trained: Location) -> float:
-    """Exports what a checkpoint's folder holds to RUN/model; returns how far the reloaded model is from the trained one."""
-    import ray
-    from ray.train import Checkpoint
-
-    checkpoint = Checkpoint(trained.path, filesystem=trained.fs)
-    card = card_facts(run, config, training_figures(run))
-    options = {"num_cpus": config.realign.num_cpus, "max_retries": config.realign.max_failures}
-    return float(ray.get(ray.remote(**options)(_export_task).remote(run, config, checkpoint, card)))
-
-
-def _export_task(run: Run, config: Config, checkpoint: Any, card: dict[str, Any]) -> float:
-    from trace_ray.realign.export import export_model
-
-    with checkpoint.as_directory() as folder:
-        return export_model(run, config, folder, card)

@@ -1,0 +1,74 @@
+"""The end of stage 3: what was trained is published by the name of its checkpoint, and one task exports it from there."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from trace_ray.artifacts import Run
+from trace_ray.cluster import ensure_ray
+from trace_ray.config import Config
+from trace_ray.errors import UserError
+from trace_ray.realign.card import card_facts
+from trace_ray.runs.figures import training_figures
+from trace_ray.storage import Location
+
+TRAINED = "checkpoint"
+"""In realign/'s manifest: the trained checkpoint's folder, below realign/."""
+
+
+def publish_training(run: Run, config: Config, trained: str, seconds: float, **facts: Any) -> None:
+    """Publishes realign/.
+
+    Args:
+        trained: the last checkpoint's folder, below realign/.
+    """
+    metrics = training_figures(run)
+    tokens = sum(row["tokens"] for row in metrics)
+    facts |= {"base model": config.model.path, "method": config.objective.method, TRAINED: trained}
+    run.realign.publish(counts={"steps": len(metrics)}, seconds=seconds, tokens=tokens, **facts)
+
+
+def run_export(run: Run, config: Config) -> None:
+    """Writes model/ from a training that is done, and nothing where it was written already."""
+    if run.model.begin(run.realign.manifest()["inputs"]):
+        publish_model(run, config, time.monotonic())
+
+
+def publish_model(run: Run, config: Config, started: float) -> None:
+    """Exports the trained checkpoint to model/ and publishes it.
+
+    Args:
+        started: ``time.monotonic()`` when the stage began.
+    Raises: UserError where the checkpoint is gone, or the merged model is not the trained one.
+    """
+    import ray
+    from ray.train import Checkpoint
+
+    trained = trained_place(run)
+    ensure_ray(config.ray)
+    card = card_facts(run, config, training_figures(run))
+    options = {"num_cpus": config.realign.num_cpus, "max_retries": config.realign.max_failures}
+    task = ray.remote(**options)(_export_task)
+    found = ray.get(task.remote(run, config, Checkpoint(trained.path, filesystem=trained.fs), card))
+    facts = {"base model": config.model.path, "method": config.objective.method, **found}
+    run.model.publish(counts={}, seconds=time.monotonic() - started, **facts)
+
+
+def trained_place(run: Run) -> Location:
+    """Returns the trained checkpoint's folder. Raises UserError where nothing is trained, or the folder is gone."""
+    place = run.realign.place
+    name = run.realign.manifest().get(TRAINED)  # runs trained before it was kept have none
+    if name is None:
+        raise UserError(place.uri, "trained by an older trace-ray", f"delete {place.uri}/_DONE and run realign again")
+    trained: Location = place / name
+    if not trained.exists():
+        raise UserError(trained.uri, "no trained checkpoint", f"delete {place.uri}/_DONE and run realign again")
+    return trained
+
+
+def _export_task(run: Run, config: Config, checkpoint: Any, card: dict[str, Any]) -> dict[str, float]:
+    from trace_ray.realign.export import export_model
+
+    with checkpoint.as_directory() as folder:
+        return export_model(run, config, folder, card).facts()
