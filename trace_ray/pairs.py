@@ -56,6 +56,7 @@ class RejectReason(StrEnum):
     NO_PREFERENCE = "no_preference"
     TOO_LONG = "too_long"
     DUPLICATE_PAIR = "duplicate_pair"
+    HELD_OUT_PROMPT = "held_out_prompt"
     KILLS_JUDGE = "kills_judge"
 
 

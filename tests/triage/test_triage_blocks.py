@@ -96,6 +96,40 @@ def test_a_repeated_pair_is_a_reject_the_first_stays() -> None:
     assert [(r["row"], r["reason"]) for r in decided.rejects.to_pylist()] == [(2, "duplicate_pair")]
 
 
+def split(block: pa.Table, *splits: str) -> pa.Table:
+    return block.set_column(block.schema.get_field_index("split"), "split", pa.array(splits, pa.string()))
+
+
+def test_a_training_pair_whose_prompt_is_held_out_is_a_reject_whichever_was_read_first() -> None:
+    judge = Table()
+    block = pairs(("p", "0.1 x", "0.9 y"), ("q", "0.1 x", "0.9 y"), ("p", "0.1 x", "0.9 y"), ("p", "0.1", "0.9"))
+    block = split(block, "train", "train", "test", "train")
+    judged, _ = judge_block(block, bench(judge), None, WHOLE)
+    decided = decide_block(block, judged, PLAIN, {}, None, WHOLE)
+    assert list(zip(*decided.triaged.select(["row", "split"]).to_pydict().values(), strict=True)) == [
+        (1, "train"),
+        (2, "test"),
+    ]
+    found = [(r["row"], r["reason"], r["detail"]) for r in decided.rejects.to_pylist()]
+    assert found == [(0, "held_out_prompt", "p"), (3, "held_out_prompt", "p")]
+    assert decided.counts["held_out_prompt"] == 2
+    assert ("p", "0.9") not in judge.asked  # nobody pays for a pair that is refused
+
+
+def test_a_prompt_is_held_out_as_its_turns_are_not_as_they_read() -> None:
+    block = split(
+        pairs(("User: p\n\nAssistant: a\n\nUser: b", "0.1 x", "0.9 y"), ("p", "0.1 x", "0.9 y")), "train", "test"
+    )
+    turns = [("user", "p"), ("assistant", "a"), ("user", "b")]
+    prompts = [block["prompt"][0].as_py(), [{"role": role, "content": text} for role, text in turns]]
+    block = block.set_column(
+        block.schema.get_field_index("prompt"),
+        SLOT_SCHEMA.field("prompt"),
+        pa.array(prompts, SLOT_SCHEMA.field("prompt").type),
+    )
+    assert categories(block).triaged["split"].to_pylist() == ["train", "test"]
+
+
 def test_the_categories_and_unreadable_verdicts() -> None:
     block = pairs(("p", "0.9", "0.1"), ("p", "0.9", "0.8"), ("p", "0.1", "0.9"), ("p", "?", "0.1"), ("p", "0.2", "?"))
     decided = categories(block)

@@ -1,4 +1,4 @@
-"""Judges one block of pairs: repeated pairs out, each distinct response judged once, verdicts from the store reused.
+"""Judges one block of pairs: what is refused beforehand out, each distinct response judged once, stored verdicts reused.
 
 No Ray here, and no threshold: what a verdict means for a pair is decided in ``triage.decide``.
 """
@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from trace_ray.judges.opinion import Judge, Opinion
 from trace_ray.pairs import CLAUSES, MESSAGES, RejectReason, prompt_text
 from trace_ray.triage.guard import Ask
+from trace_ray.triage.refusals import refusals
 from trace_ray.triage.store import VerdictStore, response_key
 
 SIDES = ("chosen", "rejected")
@@ -100,9 +100,12 @@ def judge_block(
         pairs: SLOT_SCHEMA, ordered by row; all slots lie within ``window``.
         second: an independent second judge, if any.
     """
-    repeated = repeats(pairs["pair_id"])
-    new = pairs.filter(pa.array(~repeated))
-    requests, slots = prompt_texts(new["prompt"]), new["slot"].to_pylist()
+    texts = prompt_texts(pairs["prompt"])
+    refused = refusals(pairs, texts)
+    kept = pc.invert(pc.is_in(pairs["row"], refused["row"].combine_chunks()))
+    new = pairs.filter(kept)
+    requests = [text for text, good in zip(texts, kept.to_pylist(), strict=True) if good]
+    slots = new["slot"].to_pylist()
     chosen, rejected = new["chosen"].to_pylist(), new["rejected"].to_pylist()
     place: dict[tuple[str, str], int] = {}
     for request, good, bad in zip(requests, chosen, rejected, strict=True):  # neighbours share the request's prefix too
@@ -128,13 +131,7 @@ def judge_block(
     columns["reason"] = pa.array([RejectReason.KILLS_JUDGE.value if one else None for one in killed], pa.string())
     details = [kills + request[:80] if one else None for one, request in zip(killed, requests, strict=True)]
     columns["detail"] = pa.array(details, pa.string())
-    refused = pairs.filter(pa.array(repeated)).select(["row", "pair_id"])
-    doubled = {
-        "reason": pa.array([RejectReason.DUPLICATE_PAIR.value] * refused.num_rows, pa.string()),
-        "detail": pc.binary_join_element_wise("pair", refused["pair_id"], " "),
-    }
-    tables = [pa.table(columns), pa.table({n: refused[n] for n in refused.column_names} | doubled)]
-    return pa.concat_tables([_fit(table) for table in tables]).sort_by("row"), counts
+    return pa.concat_tables([_fit(pa.table(columns)), _fit(refused)]).sort_by("row"), counts
 
 
 def _side_columns(
@@ -157,16 +154,6 @@ def _fit(table: pa.Table) -> pa.Table:
     have = set(table.column_names)
     columns = [table[f.name] if f.name in have else pa.nulls(table.num_rows, f.type) for f in JUDGED_SCHEMA]
     return pa.table(columns, schema=JUDGED_SCHEMA)
-
-
-def repeats(ids: pa.ChunkedArray) -> np.ndarray:
-    """Returns for each id whether the same one stands before it, as a boolean array."""
-    seen: set[str] = set()
-    again = np.zeros(len(ids), dtype=bool)
-    for i, one in enumerate(ids.to_pylist()):
-        again[i] = one in seen
-        seen.add(one)
-    return again
 
 
 def prompt_texts(prompts: pa.ChunkedArray) -> list[str]:
