@@ -15,9 +15,11 @@ import yaml
 from tests.support.documents import ROOT, blocks, example, section
 from trace_ray import pipeline
 from trace_ray.artifacts import Artifact, Run
-from trace_ray.config import Config
+from trace_ray.config import FORMAT_NAMES, Config, CorpusConfig
 from trace_ray.config_load import load_config
-from trace_ray.corpus import rows
+from trace_ray.corpus.formats import compared
+from trace_ray.corpus.formats.base import Format
+from trace_ray.corpus.rows import FORMATS, RejectedRowError
 from trace_ray.judges.opinion import Judge, Opinion
 from trace_ray.pairs import SCORED_SCHEMA
 
@@ -59,16 +61,18 @@ def test_the_example_of_a_judge_is_one() -> None:
 
 
 def test_the_example_of_a_corpus_format_reads_rows() -> None:
-    made = dict(vars(rows))
+    made = dict(vars(compared))
     exec(example(GUIDE, "A corpus format"), made)
-    pair = made["_checked"](made["_ranked"]({"question": "q", "answers": ["best", "middle", "worst"]}))
-    assert (pair.prompt, pair.chosen, pair.rejected) == ([{"role": "user", "content": "q"}], "best", "worst")
-    for bad in ({"question": "q", "answers": "best"}, {"question": "q"}, {"answers": ["a", "b"]}):
-        with pytest.raises(rows.RejectedRowError):
-            made["_ranked"](bad)
-    source = inspect.getsource(rows)
-    for function in re.findall(r"(?m)^# in (\w+):", example(GUIDE, "A corpus format")):
-        assert f"def {function}(" in source
+    (entry,) = re.findall(r"(?m)^# in FORMATS: {5}(.+),$", example(GUIDE, "A corpus format"))
+    duel: Format = eval(entry, made)
+    good = {"prompt": "q", "answer_a": "worse", "answer_b": "better", "better": 1}
+    assert duel.fits(frozenset(good))
+    (pair,) = duel.read(good, CorpusConfig())
+    assert (pair.prompt, pair.chosen, pair.rejected) == ([{"role": "user", "content": "q"}], "better", "worse")
+    for bad in (good | {"better": 2}, good | {"prompt": None}, good | {"answer_a": 7}, {}):
+        with pytest.raises(RejectedRowError):
+            duel.read(bad, CorpusConfig())
+    assert set(FORMATS) == set(FORMAT_NAMES)
 
 
 def test_the_example_in_python_runs(

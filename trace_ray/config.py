@@ -55,6 +55,18 @@ class NoiseConfig:
     seed: int = 0
 
 
+FORMAT_NAMES = (
+    *("preference", "hh_rlhf", "ultrafeedback", "openai", "pku_saferlhf", "arena", "arena_votes", "helpsteer"),
+    *("webgpt", "shp", "summaries", "ultrafeedback_raw", "nectar", "stack_exchange", "rated_lists"),
+)
+COLUMN_NAMES = (
+    *("prompt", "system", "chosen", "rejected", "score_chosen", "score_rejected", "response_0", "response_1"),
+    *("is_response_0_safe", "is_response_1_safe", "better_response_id", "safer_response_id"),
+    *("completions", "answers", "generations", "ratings"),
+)
+"""What ``corpus.columns`` may name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
     """Where the preference pairs are and which of them are kept for evaluation.
@@ -66,7 +78,12 @@ class CorpusConfig:
         test_paths: the same for held-out pairs (there, the test split); empty = ``holdout`` of ``paths``. A file, or a
             prompt, that is in both is held out.
         holdout: share of prompts, chosen by the prompt's hash, kept from training (0..1).
-        format: the columns' meaning, see ``corpus.rows.parse_row``; ``auto`` = decided row by row.
+        format: the columns' meaning, see ``corpus/formats/README.md``; ``auto`` = decided row by row.
+        columns: {name that the formats know: the file's own name, or a dotted path into its rows}, such as
+            {prompt: question}. What is named as the prompt is the only one.
+        pairs: what becomes of several ranked answers: the best against the worst, each against the next, or every
+            two; equal scores make no pair.
+        min_margin: how far the better answer's score, or rank, must be ahead; rows that carry neither are kept.
         limit: read only the first rows of ``paths``; 0 = all.
         max_chars: characters that a prompt, and each response, may have; 0 = no limit.
         too_long: what becomes of a longer one.
@@ -77,7 +94,10 @@ class CorpusConfig:
     paths: tuple[str, ...] = ()
     test_paths: tuple[str, ...] = ()
     holdout: float = 0.1
-    format: str = choice("auto", "preference", "hh_rlhf", "pku_saferlhf", "ultrafeedback")
+    format: str = choice("auto", *FORMAT_NAMES)
+    columns: dict[str, str] = field(default_factory=dict)
+    pairs: str = choice("best_worst", "adjacent", "all")
+    min_margin: float = 0.0
     limit: int = 0
     max_chars: int = 0
     too_long: str = choice("reject", "truncate")

@@ -35,6 +35,7 @@ _PROBABILITY: Bound = (lambda value: 0 < value < 1, "give a probability in (0, 1
 BOUNDS: dict[str, Bound] = {
     "corpus.holdout": _SHARE,
     "corpus.limit": _or_more("the number of rows to read, or 0 for all"),
+    "corpus.min_margin": _or_more("a difference of scores, or 0 for any"),
     "corpus.max_chars": _or_more("a number of characters, or 0 for no limit"),
     "corpus.rows_per_part": _least(1),
     "corpus.noise.seed": _or_more(),

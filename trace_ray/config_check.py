@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from trace_ray.config import LOSSES, Config, JudgeConfig, TermConfig, TriageConfig
+from trace_ray.config import COLUMN_NAMES, LOSSES, Config, JudgeConfig, TermConfig, TriageConfig
 from trace_ray.config_bounds import bound_problems
 from trace_ray.config_engine import check_trust, refuse_code
 from trace_ray.config_fields import leaves
@@ -75,6 +75,12 @@ def _at_odds(config: Config) -> Iterator[UserError]:
         yield from _check_term(
             f"objective.{category}", config.objective.term(category), corrected=config.triage.correct
         )
+    for name, path in config.corpus.columns.items():
+        if name not in COLUMN_NAMES:
+            remedy = f"name what a format knows{nearest(name, COLUMN_NAMES)}: {', '.join(COLUMN_NAMES)}"
+            yield UserError("corpus.columns", name, remedy)
+        elif not all(path.split(".")):
+            yield UserError(f"corpus.columns.{name}", path or "empty", "give a column's name, or a dotted path")
     yield from _check_realign(config)
     yield from _check_parameters(config)
 

@@ -22,6 +22,11 @@ Message = Mapping[str, str]
 ROWS_PER_FILE = 1 << 40
 """A row's number is file index x this + line: unique, and it needs no count of the files before."""
 
+LINES_PER_FILE = 1 << 30
+"""Rows that a file may hold. What is left of its numbers goes to the further pairs of one row: line + n x this."""
+
+PAIRS_PER_ROW = ROWS_PER_FILE // LINES_PER_FILE
+
 
 class Category(StrEnum):
     """What the new policy makes of a pair (paper, section 3)."""
@@ -54,6 +59,8 @@ class RejectReason(StrEnum):
     NOT_A_DIALOGUE = "not_a_dialogue"
     IDENTICAL_RESPONSES = "identical_responses"
     NO_PREFERENCE = "no_preference"
+    NOT_A_PAIR = "not_a_pair"
+    UNSUPPORTED_TURN = "unsupported_turn"
     TOO_LONG = "too_long"
     DUPLICATE_PAIR = "duplicate_pair"
     HELD_OUT_PROMPT = "held_out_prompt"
@@ -75,7 +82,8 @@ PAIR_SCHEMA = pa.schema(
         ("rejected", pa.string()),
     ]
 )
-"""One preference pair. ``row`` is its place in the corpus, unique in a run; ``pair_id`` a hash of its content."""
+"""One preference pair. ``row`` is its place in the corpus, unique in a run (``line_of``); ``pair_id`` a hash of its
+content."""
 
 REJECT_SCHEMA = pa.schema(
     [
@@ -169,6 +177,15 @@ def pair_id(prompt: Sequence[Message], chosen: str, rejected: str) -> str:
     """
     turns = [[turn["role"], turn["content"]] for turn in prompt]
     return hashlib.sha256(json.dumps([turns, chosen, rejected], ensure_ascii=False).encode()).hexdigest()[:32]
+
+
+def line_of(row: int) -> int:
+    """Returns the line, from 1, of its file that a row's number stands for, whichever of its pairs it is.
+
+    >>> line_of(3 * ROWS_PER_FILE + 6), line_of(3 * ROWS_PER_FILE + 2 * LINES_PER_FILE + 6)
+    (7, 7)
+    """
+    return row % ROWS_PER_FILE % LINES_PER_FILE + 1
 
 
 def prompt_text(prompt: Sequence[Message]) -> str:

@@ -23,6 +23,7 @@ from trace_ray.storage import Location
 
 CHUNK_BYTES = 24 << 20
 _MAX_BLOCKS = 4096
+_SAMPLED_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,25 @@ def block_count(rows: int, rows_per_part: int) -> int:
     return blocks
 
 
+def pairs_a_row(sources: Sequence[Source], config: CorpusConfig) -> float:
+    """Returns how many pairs and rejects a row makes about: 1, or what the first rows of the first file make.
+
+    Blocks are counted before the rows are read, and ranked sets of seven make up to 21 pairs each.
+    """
+    if config.pairs == "best_worst" or not sources:
+        return 1.0
+    found = list(read_sources(sources[:1], config, _SAMPLED_ROWS, CHUNK_BYTES))
+    rows = sum(chunk.rows for chunk in found)
+    return 1 + sum(chunk.extra for chunk in found) / rows if rows else 1.0
+
+
 def regroup(group: SourceGroup, config: CorpusConfig, blocks: int, out: Location, rejects: Location) -> dict[str, int]:
     """Writes a group's runs below ``out``, its refused rows below ``rejects`` and, last, its record, which it returns.
 
     The same group writes the same files, so a task may be repeated.
-    Returns: rows read, the sum of their row numbers, runs written, rows refused.
+    Returns: rows read, pairs and rejects beyond one a row, the sum over the numbers of all of them, runs written, rejects.
     """
-    tally: Counter[str] = Counter(rows=0, rejects=0, row_sum=0, runs=0)
+    tally: Counter[str] = Counter(rows=0, extra=0, rejects=0, row_sum=0, runs=0)
     for number, chunk in enumerate(read_sources(group.sources, config, group.limit, CHUNK_BYTES)):
         if chunk.pairs.num_rows:
             _write_run(chunk.pairs, blocks, out / f"run-{group.index:06d}-{number:06d}.arrow")
@@ -64,8 +77,8 @@ def regroup(group: SourceGroup, config: CorpusConfig, blocks: int, out: Location
             (rejects / f"part-read-{group.index:06d}-{number:06d}.parquet").write_parquet(chunk.rejects)
             metrics.count_each("rejects", "reason", chunk.rejects["reason"].to_pylist(), stage="triage")
         tally.update({"runs": 1, "rejects": chunk.rejects.num_rows})
-        tally.update({"rows": chunk.pairs.num_rows + chunk.rejects.num_rows, "row_sum": _row_sum(chunk.pairs)})
-        tally.update({"row_sum": _row_sum(chunk.rejects)})
+        tally.update({"rows": chunk.rows, "extra": chunk.extra})
+        tally.update({"row_sum": _row_sum(chunk.pairs) + _row_sum(chunk.rejects)})
     (out / f"{group.name}.json").write_text(json.dumps(tally))
     return dict(tally)
 

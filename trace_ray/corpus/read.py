@@ -13,7 +13,8 @@ import pyarrow as pa
 from trace_ray.config import CorpusConfig
 from trace_ray.corpus.files import RawRow, raw_rows
 from trace_ray.corpus.rows import RawPair, RejectedRowError, fit_length, parse_row
-from trace_ray.pairs import MESSAGES, PAIR_SCHEMA, REJECT_SCHEMA, ROWS_PER_FILE, RejectReason, Split
+from trace_ray.errors import UserError
+from trace_ray.pairs import LINES_PER_FILE, MESSAGES, PAIR_SCHEMA, REJECT_SCHEMA, ROWS_PER_FILE, RejectReason, Split
 from trace_ray.storage import Location
 
 SLOTS = 1 << 16
@@ -43,10 +44,20 @@ class Source:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive rows of the corpus: pairs in SLOT_SCHEMA and refused rows in REJECT_SCHEMA."""
+    """Consecutive rows of the corpus: pairs in SLOT_SCHEMA and refused ones in REJECT_SCHEMA.
+
+    Args:
+        rows: read. Each is at least one pair or reject; a ranked set makes several, each numbered by itself.
+    """
 
     pairs: pa.Table
     rejects: pa.Table
+    rows: int
+
+    @property
+    def extra(self) -> int:
+        """Pairs and rejects beyond one a row: rows + extra = pairs + rejects."""
+        return int(self.pairs.num_rows + self.rejects.num_rows - self.rows)
 
 
 def read_sources(sources: Sequence[Source], config: CorpusConfig, limit: int, chunk_bytes: int) -> Iterator[Chunk]:
@@ -62,6 +73,8 @@ def read_sources(sources: Sequence[Source], config: CorpusConfig, limit: int, ch
             if limit and not left:
                 break
             left -= 1
+            if line >= LINES_PER_FILE:
+                raise UserError("corpus.paths", source.place.uri, f"more than {LINES_PER_FILE} rows: split the file")
             builder.add(raw, first + line, source, config)
             if builder.size >= chunk_bytes:
                 yield builder.chunk()
@@ -74,26 +87,41 @@ class _Builder:
     """Collects columns; row dicts would cost several times as much."""
 
     size: int = 0
+    rows: int = 0
     columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in SLOT_SCHEMA.names})
     rejects: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, raw: RawRow, row: int, source: Source, config: CorpusConfig) -> None:
+        self.rows += 1
         try:
             values = row_values(raw)
-            pair = fit_length(parse_row(values, config.format), config.max_chars, config.too_long)
-            pair_id, digest, size = identify(pair)
+            pairs = parse_row(values, config)
         except RejectedRowError as error:
-            detail = error.detail.encode("utf-8", "replace").decode()[:_DETAIL_CHARACTERS]
-            facts = {"row": row, "source": source.place.name, "stage": "triage"}
-            self.rejects.append(facts | {"reason": error.reason.value, "detail": detail})
-            self.size += _REJECT_BYTES
+            self._refuse(error, row, source)
             return
+        name = _source_name(values) or source.place.name
+        for pair in pairs:
+            try:
+                fitted = fit_length(pair, config.max_chars, config.too_long)
+                self._keep(fitted, row, name, source.split, config.holdout)
+            except RejectedRowError as error:
+                self._refuse(error, row, source)
+            row += LINES_PER_FILE
+
+    def _refuse(self, error: RejectedRowError, row: int, source: Source) -> None:
+        detail = error.detail.encode("utf-8", "replace").decode()[:_DETAIL_CHARACTERS]
+        facts = {"row": row, "source": source.place.name, "stage": "triage"}
+        self.rejects.append(facts | {"reason": error.reason.value, "detail": detail})
+        self.size += _REJECT_BYTES
+
+    def _keep(self, pair: RawPair, row: int, name: str, split: str, holdout: float) -> None:
+        pair_id, digest, size = identify(pair)
         self.size += size + _ROW_BYTES
-        held_out = source.split == _TEST or (not source.split and int(digest[:13], 16) < config.holdout * 16**13)
+        held_out = split == _TEST or (not split and int(digest[:13], 16) < holdout * 16**13)
         columns = self.columns
         columns["row"].append(row)
         columns["pair_id"].append(pair_id)
-        columns["source"].append(_source_name(values) or source.place.name)
+        columns["source"].append(name)
         columns["split"].append(_TEST if held_out else _TRAIN)
         columns["prompt"].append(pair.prompt)
         columns["chosen"].append(pair.chosen)
@@ -102,7 +130,8 @@ class _Builder:
 
     def chunk(self) -> Chunk:
         arrays = {name: _array(name, values) for name, values in self.columns.items()}
-        return Chunk(pa.table(arrays, schema=SLOT_SCHEMA), pa.Table.from_pylist(self.rejects, schema=REJECT_SCHEMA))
+        rejects = pa.Table.from_pylist(self.rejects, schema=REJECT_SCHEMA)
+        return Chunk(pa.table(arrays, schema=SLOT_SCHEMA), rejects, self.rows)
 
 
 def identify(pair: RawPair) -> tuple[str, str, int]:

@@ -60,7 +60,7 @@ def read_sample(sources: Sequence[Source], config: Config) -> Sample:
     for files, most in zip(kinds, (limit, 0), strict=True):
         found = list(_chunks(files, config, most)) if files else []
         there = min(corpus_rows(files), most or corpus_rows(files)) if files else 0
-        seen = sum(chunk.pairs.num_rows + chunk.rejects.num_rows for chunk in found)
+        seen = sum(chunk.rows for chunk in found)
         pairs = [chunk.pairs for chunk in found]
         tables += pairs
         stands_for += [there / max(1, seen)] * sum(table.num_rows for table in pairs)

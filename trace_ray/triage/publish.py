@@ -24,11 +24,23 @@ REVIEW_FILE = "review.jsonl"
 
 @dataclass(frozen=True)
 class ReadRows:
-    """How the corpus was read: rows in all, the sum over their numbers (``corpus.blocks.row_sum``), blocks."""
+    """How the corpus was read.
+
+    Args:
+        rows: in all; row_sum: over the numbers of the pairs and rejects made of them (``corpus.blocks.row_sum``).
+        blocks: that they were grouped into.
+        extra: pairs and rejects beyond one a row: a ranked set makes several (``corpus.pairs``).
+    """
 
     rows: int
     row_sum: int
     blocks: int
+    extra: int = 0
+
+    @property
+    def made(self) -> int:
+        """Pairs and rejects made of the rows."""
+        return self.rows + self.extra
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,9 @@ class TriageOutcome:
 def publish(run: Run, config: Config, outcome: TriageOutcome, started: float) -> None:
     """Checks that no row is lost, then publishes rejects/ and triaged/ and removes the work folder."""
     rejects = _account(run, outcome.read)
-    counts: Counter[str] = Counter({"rows_in": outcome.read.rows, "rejects": sum(rejects.values())})
+    found = {"rows_in": outcome.read.rows, "rejects": sum(rejects.values())}
+    found |= {"extra_pairs": outcome.read.extra} if outcome.read.extra else {}
+    counts: Counter[str] = Counter(found)
     counts.update({name: value for name, value in outcome.counts.items() if name not in rejects})
     work = Work.of(run)
     canaries = json.loads((work.place / CANARIES).read_text()) if (work.place / CANARIES).exists() else None
@@ -63,8 +77,7 @@ def publish(run: Run, config: Config, outcome: TriageOutcome, started: float) ->
         "review": reviewed,
     }
     seconds = time.monotonic() - started
-    found = {"rows_in": outcome.read.rows, "rejects": sum(rejects.values()), **rejects}
-    run.rejects.publish(counts=found, seconds=seconds, schema=REJECT_SCHEMA)
+    run.rejects.publish(counts=found | rejects, seconds=seconds, schema=REJECT_SCHEMA)
     run.triaged.publish(counts=counts, seconds=seconds, schema=TRIAGED_SCHEMA, **facts)
     work.place.delete_folder()
 
@@ -74,7 +87,10 @@ def _share(counts: Mapping[str, int], part: str, whole: str) -> float | None:
 
 
 def _account(run: Run, read: ReadRows) -> dict[str, int]:
-    """Returns rejects by reason. Raises RuntimeError unless the files hold every row read, once: rows in = out + rejects."""
+    """Returns rejects by reason.
+
+    Raises: RuntimeError unless the files hold all that was made of the rows read, once: rows in + extra = out + rejects.
+    """
     rows = numbers = 0
     reasons: Counter[str] = Counter()
     for artifact, columns in ((run.triaged, ["row"]), (run.rejects, ["row", "reason"])):
@@ -83,8 +99,8 @@ def _account(run: Run, read: ReadRows) -> dict[str, int]:
             rows += table.num_rows
             numbers += row_sum(table["row"])
             reasons.update(table["reason"].to_pylist() if "reason" in columns else [])
-    if rows != read.rows or numbers % 2**64 != read.row_sum % 2**64:
-        raise RuntimeError(f"triage lost or doubled rows: {read.rows} read, {rows} written")
+    if rows != read.made or numbers % 2**64 != read.row_sum % 2**64:
+        raise RuntimeError(f"triage lost or doubled rows: {read.made} read, {rows} written")
     return dict(reasons)
 
 

@@ -17,7 +17,7 @@ from trace_ray.artifacts import AUDIT_FILE, Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, JudgeConfig, TriageConfig, judge_name, settings
 from trace_ray.config_check import triage_judges
-from trace_ray.corpus.blocks import SourceGroup, block_count, finished_groups, regroup
+from trace_ray.corpus.blocks import SourceGroup, block_count, finished_groups, pairs_a_row, regroup
 from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
@@ -127,11 +127,13 @@ def _read_corpus(config: Config, sources: list[Source], work: Work) -> ReadRows:
     place = work.place / PLAN
     if not place.exists():
         count = ray.remote(num_cpus=0.5)(_count_group)
-        place.write_text(json.dumps({"rows": sum(ray.get([count.remote(group) for group in groups]))}))
-    rows = int(json.loads(place.read_text())["rows"])
+        counted = sum(ray.get([count.remote(group) for group in groups]))
+        place.write_text(json.dumps({"rows": counted, "pairs_a_row": pairs_a_row(sources, config.corpus)}))
+    plan = json.loads(place.read_text())
+    rows = int(plan["rows"])
     if rows == 0:
         raise UserError("corpus.paths", list(config.corpus.paths), "the corpus holds no row")
-    blocks = block_count(rows, config.corpus.rows_per_part)
+    blocks = block_count(math.ceil(rows * plan["pairs_a_row"]), config.corpus.rows_per_part)
     tallies = list(finished_groups(work.runs).items())
     todo = [group for group in groups if group.name not in dict(tallies)]
     with Meter("triage: read", rows) as meter:
@@ -143,7 +145,7 @@ def _read_corpus(config: Config, sources: list[Source], work: Work) -> ReadRows:
     total = merge_counts([tally for _, tally in tallies])
     if total["rows"] != rows:
         raise RuntimeError(f"triage lost rows: {rows} counted, {total['rows']} read")
-    return ReadRows(rows, total["row_sum"], blocks)
+    return ReadRows(rows, total["row_sum"], blocks, total["extra"])
 
 
 def _count_group(group: SourceGroup) -> int:
@@ -162,7 +164,7 @@ def _as_ready(pending: list[Any]) -> Iterable[Any]:
 def _judge(config: Config, task: Task, read: ReadRows, labels: Mapping[str, Label] | None) -> _Judged:
     triage = config.triage
     done = task.work.finished("judge")
-    audited = min(read.blocks, math.ceil(triage.audit_rows * read.blocks / read.rows))
+    audited = min(read.blocks, math.ceil(triage.audit_rows * read.blocks / read.made))
     tallies = list(done.values())
     labelled = [_labelled(one) for tally in tallies for one in tally["labelled"]]
     enough = min(triage.audit_rows, len(labels)) if labels else triage.audit_rows
@@ -174,7 +176,7 @@ def _judge(config: Config, task: Task, read: ReadRows, labels: Mapping[str, Labe
     models = needs_model_to_judge(triage)
     running = _pool(JudgeActor, arguments, blocks, triage.judge) if models else _tasks(JudgeActor, arguments, blocks)
     unread = _unread(triage, tallies)
-    with Meter("triage: judge", read.rows) as meter:
+    with Meter("triage: judge", read.made) as meter:
         meter.skip(sum(tally["rows"] for tally in tallies))
         for tally in running:
             tallies.append(tally)
@@ -258,7 +260,7 @@ def _decide(config: Config, task: Task, read: ReadRows, given: Given, used_to_ju
     arguments = (task, given.decision, given.overruled)
     models = needs_model_for_corrections(config.policy, triage)
     running = _pool(DecideActor, arguments, blocks, triage.judge) if models else _tasks(DecideActor, arguments, blocks)
-    with Meter("triage: decide", read.rows) as meter:
+    with Meter("triage: decide", read.made) as meter:
         meter.skip(sum(tally["rows"] for tally in tallies))
         for tally in running:
             tallies.append(tally)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trace_ray.artifacts import Run
-from trace_ray.pairs import ROWS_PER_FILE
+from trace_ray.pairs import line_of
 from trace_ray.report.redact import Excerpt, error_kind, excerpt
 from trace_ray.report.tally import count_by
 
@@ -87,7 +87,7 @@ def refused_rows(run: Run, redact: str) -> list[Refused]:
 
 
 def _example(row: Mapping[str, Any], redact: str) -> tuple[str, int, Excerpt | None]:
-    return row["source"], row["row"] % ROWS_PER_FILE + 1, excerpt(row["detail"], redact)
+    return row["source"], line_of(row["row"]), excerpt(row["detail"], redact)
 
 
 def judge_errors(run: Run, redact: str) -> list[JudgeErrors]:
