@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from tests.support.pieces import PIECES, leave
 from trace_ray.artifacts import Run
 from trace_ray.cli import main
 from trace_ray.config import StorageConfig
@@ -183,6 +184,7 @@ def test_a_model_without_weights(say: Say, here: Path, setting: str) -> None:
 def test_plan_says_what_a_begun_run_would_refuse(say: Say, here: Path) -> None:
     run = Run(locate(str(here / "run"), StorageConfig()))
     run.triaged.begin({"triage.threshold": 0.25})
+    leave(run, PIECES["triage"])
     assert_one_line(say(*given("plan", "--run", "run")), "triage.threshold: 0.5: this run was begun with 0.25")
 
 
@@ -335,6 +337,7 @@ def test_a_gguf_file_that_was_cut_short(say: Say, rest: bytes) -> None:
 def test_a_run_that_was_begun_from_other_inputs(say: Say, here: Path) -> None:
     run = Run(locate(str(here / "run"), StorageConfig()))
     run.triaged.begin({"policy": "another 0123"})
+    leave(run, PIECES["triage"])
     assert_one_line(say(*given("triage", "--run", "run")), "this run was begun with")
 
 

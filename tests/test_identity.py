@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pieces import PIECES, leave
 from trace_ray.artifacts import Run
 from trace_ray.config import Config, JudgeConfig, StorageConfig
 from trace_ray.config_load import load_config
@@ -119,6 +120,7 @@ def test_a_task_file_that_changed_is_another_input_of_the_evaluation(run: Run, m
 def test_a_model_that_changed_between_two_stages_is_refused(run: Run, model: Path) -> None:
     config = config_of(f"model.path={model}")
     run.impact.begin(impact_inputs(run, config))
+    leave(run, PIECES["impact"])
     (model / "model.safetensors").write_bytes(b"WEIGHTS")
     with pytest.raises(StaleRunError, match="model files"):
         run_stages(run, config, ["realign"])

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pieces import PIECES, leave
 from trace_ray.artifacts import Run
 from trace_ray.config import Config, ModelConfig, RealignConfig, StorageConfig, settings
 from trace_ray.config_load import load_config
 from trace_ray.errors import StaleRunError, UserError
 from trace_ray.memory import recorded_peak
 from trace_ray.pipeline import run_stages, user_error_in
+from trace_ray.runs.anew import begin
 from trace_ray.storage import locate
 
 
@@ -49,6 +51,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_refused_change_leaves_the_configuration_that_the_run_was_made_with(config: Config, tmp_path: Path) -> None:
     run = Run(locate(str(tmp_path / "run"), StorageConfig()))
     run.triaged.begin({"triage.threshold": 0.9})
+    leave(run, PIECES["triage"])
     run.write_config("as it was begun")
     with pytest.raises(StaleRunError):
         run_stages(run, config, ["triage"])
@@ -72,6 +75,8 @@ def test_a_stage_alone_keeps_the_settings_that_others_were_begun_under(
     config: Config, run: Run, stage: str, setting: str, was: object, now: object, asked: str
 ) -> None:
     run.artifact(stage).begin({setting: was, "triaged": "a hash", "corpus file 1: a.jsonl (train)": "b"})
+    for pieces in PIECES.values():
+        leave(run, pieces)
     run.write_config("as it was begun")
     with pytest.raises(StaleRunError, match=f"{stage}: {setting}: .*{now}.* was begun with {was!r}"):
         run_stages(run, replace(config, model=ModelConfig(path="some/model")), [asked])
@@ -114,6 +119,26 @@ def test_the_peak_of_an_interrupted_stage_is_kept(config: Config, run: Run, monk
         with pytest.raises(KeyboardInterrupt):
             run_stages(run, config, ["triage"])
         assert (recorded_peak(run.triaged.place) is not None) == begun
+
+
+def test_a_stage_that_begins_anew_is_told_by_the_configuration_and_what_stopped_it_by_the_run(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker's mistake comes wrapped; what it names may be changed in the same run, whatever was finished."""
+
+    def stopped(run: Run, config: Config) -> None:
+        begin(run, "impact", {"impact.gamma": config.impact.gamma, "seed": config.impact.seed})
+        leave(run, PIECES["impact"])
+        raise wrapped(UserError("impact.gamma", config.impact.gamma, "use a larger one"))["task"]
+
+    monkeypatch.setattr("trace_ray.pipeline.stage_runner", lambda _stage: stopped)
+    config = replace(config, model=ModelConfig(path="some/model"))
+    for gamma in (1.0, 2.0, 3.0):
+        with pytest.raises(UserError, match=f"impact.gamma: {gamma}: use a larger one"):
+            run_stages(run, replace(config, impact=replace(config.impact, gamma=gamma)), ["impact"])
+        assert f"gamma: {gamma}" in (run.place / "config.yaml").read_text()
+    with pytest.raises(StaleRunError, match="seed"):
+        run_stages(run, replace(config, impact=replace(config.impact, gamma=3.0, seed=1)), ["impact"])
 
 
 def test_another_policy_threshold_or_base_is_another_evaluation(config: Config, run: Run) -> None:

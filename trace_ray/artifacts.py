@@ -16,6 +16,8 @@ from trace_ray.errors import StaleRunError, UserError
 from trace_ray.storage import Location
 
 Inputs = Mapping[str, Any]
+Changes = dict[str, tuple[Any, Any]]
+"""Input's name -> its value before and now."""
 
 STAGES = ("triage", "impact", "realign", "evaluate", "report")
 EXPORT = "export"
@@ -93,23 +95,27 @@ class Artifact:
         Raises: StaleRunError, naming the input and both values, where it was begun from others.
         """
         record = self.place / INPUTS
-        now = json.loads(json.dumps(inputs))
         if record.exists():
-            _refuse_changed(self.place.uri, read_json(record), now)
+            refuse_changed(self.place.uri, self.changes(inputs))
             return not self.done()
         self.place.make()
-        record.write_text(json.dumps(now, indent=1, sort_keys=True))
+        record.write_text(json.dumps(json.loads(json.dumps(inputs)), indent=1, sort_keys=True))
         return True
 
-    def hold(self, settings: Inputs) -> None:
-        """Raises StaleRunError where the folder was begun under another value of a setting; other inputs are ``begin``'s.
+    def changes(self, inputs: Inputs) -> Changes:
+        """Returns the inputs that differ from those that the folder was begun with; none where it was not begun."""
+        record = self.place / INPUTS
+        return _changes(read_json(record), json.loads(json.dumps(inputs))) if record.exists() else {}
+
+    def changed_settings(self, settings: Inputs) -> Changes:
+        """Returns the settings that differ from those that the folder was begun under; other inputs are ``changes``'.
 
         Args:
             settings: {dotted name: value}, and more names that are to be alike.
         """
         record = self.place / INPUTS
         if not record.exists():
-            return
+            return {}
         now = json.loads(json.dumps(settings))
         sections = {name.partition(".")[0] for name in now}
         before = {
@@ -117,7 +123,7 @@ class Artifact:
             for name, value in read_json(record).items()
             if name in now or (" " not in name and "." in name and name.partition(".")[0] in sections)
         }
-        _refuse_changed(self.place.uri, before, {name: now[name] for name in before if name in now})
+        return _changes(before, {name: now[name] for name in before if name in now})
 
     def parts(self) -> list[Location]:
         """Returns the part files that exist, in name order."""
@@ -160,12 +166,16 @@ class Artifact:
         (self.place / DONE).write_text("")
 
 
-def _refuse_changed(uri: str, before: Inputs, now: Inputs) -> None:
-    for name in sorted({*before, *now}):
-        was, seen = before.get(name, "absent"), now.get(name, "absent")
-        if was != seen:
-            remedy = f"this run was begun with {was!r}; use the same value, or another --run folder"
-            raise StaleRunError(f"{uri}: {name}", repr(seen), remedy)
+def _changes(before: Inputs, now: Inputs) -> Changes:
+    both = {name: (before.get(name, "absent"), now.get(name, "absent")) for name in {*before, *now}}
+    return {name: (was, seen) for name, (was, seen) in both.items() if was != seen}
+
+
+def refuse_changed(uri: str, changes: Changes) -> None:
+    """Raises StaleRunError where an input has changed, naming the first of them."""
+    for name, (was, seen) in sorted(changes.items()):
+        remedy = f"this run was begun with {was!r}; use the same value, or another --run folder"
+        raise StaleRunError(f"{uri}: {name}", repr(seen), remedy)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def recall(run: Location) -> None:
     try:
         record = json.loads((run / RECORD).read_bytes())
         found = {path: ((a, b, c, d), str(known)) for path, (a, b, c, d, known) in record.items()}
-    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, AttributeError):
         return
     _known.update(found)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from trace_ray.artifacts import CONFIG, EXPORT, INPUTS, STAGES, Artifact, Run
+from trace_ray.artifacts import CONFIG, EXPORT, INPUTS, STAGES, Run, refuse_changed
 from trace_ray.capacity import unmet
 from trace_ray.config import Config, JudgeConfig, StorageConfig, settings
 from trace_ray.config_check import check_needed
@@ -24,6 +24,7 @@ from trace_ray.object_store import check_reachable
 from trace_ray.policy import policy_identity
 from trace_ray.progress import doing, working
 from trace_ray.run_lock import driver_lock
+from trace_ray.runs.anew import may_begin_anew, note_mistake
 from trace_ray.staging import share_settings
 from trace_ray.storage import locate, nearby, refuse_escapes
 
@@ -126,13 +127,19 @@ def run_stages(
 
 
 def hold_settings(run: Run, config: Config, stages: Sequence[str]) -> None:
-    """Raises StaleRunError where any stage was begun under other settings: a stage alone would mix two configurations."""
+    """Raises StaleRunError where any stage was begun under other settings: a stage alone would mix two configurations.
+
+    A stage that may begin anew holds nothing.
+    """
     now = settings(config, "") | {"policy": policy_identity(config.policy)}
     if {"impact", "realign", EXPORT, "evaluate"} & set(stages):
         now["model files"] = model_identity(config.model.path, config.model.revision, config.storage)
     for stage in STAGES:
-        for artifact in run.made_by(stage):
-            artifact.hold(now)
+        changes = [(artifact.place.uri, artifact.changed_settings(now)) for artifact in run.made_by(stage)]
+        names = {name for _, changed in changes for name in changed}
+        if names and not may_begin_anew(run, stage, names):
+            for uri, changed in changes:
+                refuse_changed(uri, changed)
 
 
 @contextmanager
@@ -152,8 +159,10 @@ def _config_beside(run: Run, text: str) -> Iterator[None]:
         raise
 
 
-def _begun(run: Run) -> list[Artifact]:
-    return [one for stage in STAGES for one in run.made_by(stage) if (one.place / INPUTS).exists()]
+def _begun(run: Run) -> dict[str, str]:
+    """What each folder that was begun was begun with."""
+    records = [one.place / INPUTS for stage in STAGES for one in run.made_by(stage)]
+    return {record.path: record.read_text() for record in records if record.exists()}
 
 
 def refuse_beyond_this_machine(config: Config, stages: Sequence[str]) -> None:
@@ -187,6 +196,10 @@ def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note) -> 
         try:
             with memory, working(stage):
                 stage_runner(stage)(run, config)
+        except Exception as error:
+            if (mistake := user_error_in(error)) is not None:
+                note_mistake(run, stage, mistake)
+            raise
         finally:  # an interrupted stage is resumed, and its peak may have been before
             if folders and not before and (folders[-1].place / INPUTS).exists():
                 record_peak(folders[-1].place, memory.peak_bytes)

@@ -24,6 +24,7 @@ from trace_ray.impact.stage import ADAPTER_INIT, run_impact
 from trace_ray.pairs import SCORED_SCHEMA
 from trace_ray.realign.export_stage import publish_model, publish_training
 from trace_ray.realign.stage import realign_inputs, train
+from trace_ray.runs.anew import begin
 from trace_ray.runs.figures import training_figures
 from trace_ray.storage import Location
 
@@ -49,12 +50,12 @@ class Round(Run):
 def run_rounds(run: Run, config: Config) -> None:
     """Writes realign/ (rounds, metrics) and model/, as stage 3 does for methods of one round."""
     inputs, started = realign_inputs(run, config), time.monotonic()
-    begun, unpublished = run.realign.begin(inputs), run.model.begin(inputs)
-    if begun:
+    if not begin(run, "realign", inputs):
+        return
+    if not run.realign.done():
         trained = _train_rounds(run, config, inputs)
         publish_training(run, config, trained, time.monotonic() - started, rounds=config.objective.u2a_rounds)
-    if begun or unpublished:
-        publish_model(run, config, started)
+    publish_model(run, config, started)
 
 
 def _train_rounds(run: Run, config: Config, inputs: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from trace_ray.lineage import lineage
 from trace_ray.pairs import MODELS, Split
 from trace_ray.policy import policy_identity
 from trace_ray.progress import CONSOLE, Meter
+from trace_ray.runs.anew import begin
 from trace_ray.storage import Location, expand, locate
 
 ATTACKS = "attacks"
@@ -57,7 +58,7 @@ def run_evaluate(run: Run, config: Config) -> None:
     """Writes evaluation/: generated/, responses/, attacks/ and metrics.json."""
     inputs = evaluate_inputs(run, config)
     started = time.monotonic()
-    if not run.evaluation.begin(inputs):
+    if not begin(run, "evaluate", inputs):
         return
     place, evaluate = run.evaluation.place, config.evaluate
     same = same_judge(evaluate.judge, config.triage.judge)

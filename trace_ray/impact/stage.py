@@ -22,6 +22,7 @@ from trace_ray.impact.weights import impact_summary, raw_weights, weight_scale
 from trace_ray.impact.worker import ADAPTER_INIT, GOLD, RETAIN_SAMPLE, Shard, make_adapter, score_rows
 from trace_ray.pairs import CONFLICTS, RESPONSE_NAMES, SCORED_SCHEMA
 from trace_ray.progress import Meter
+from trace_ray.runs.anew import begin
 
 __all__ = ["ADAPTER_INIT", "impact_inputs", "plan_shards", "run_impact"]
 
@@ -40,7 +41,7 @@ def run_impact(run: Run, config: Config) -> None:
     """Writes impact/ (adapter_init for lora, gold, direction, scores) and scored/."""
     inputs = impact_inputs(run, config)
     started = time.monotonic()
-    if not any([run.impact.begin(inputs), run.scored.begin(inputs)]):
+    if not begin(run, "impact", inputs):
         return
     counts, noise = record_noise(run, config.corpus.noise)
     ensure_ray(config.ray)

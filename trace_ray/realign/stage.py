@@ -24,6 +24,7 @@ from trace_ray.realign.generation import check_generation
 from trace_ray.realign.reference import reference_place
 from trace_ray.realign.trackers import check_trackers
 from trace_ray.realign.worker import MISTAKE, train_worker
+from trace_ray.runs.anew import begin
 from trace_ray.runs.figures import training_figures
 from trace_ray.staging import local_model
 
@@ -53,12 +54,12 @@ def run_realign(run: Run, config: Config) -> None:
     """Writes realign/ (checkpoints, metrics) and model/ (adapter, merged)."""
     inputs = realign_inputs(run, config)
     started = time.monotonic()
-    begun, unpublished = run.realign.begin(inputs), run.model.begin(inputs)
-    if begun:
+    if not begin(run, "realign", inputs):
+        return
+    if not run.realign.done():
         trained = train(run, config).path.rstrip("/").rsplit("/", 1)[-1]
         publish_training(run, config, f"{CHECKPOINTS}/{trained}", time.monotonic() - started)
-    if begun or unpublished:
-        publish_model(run, config, started)
+    publish_model(run, config, started)
 
 
 def train(run: Run, config: Config) -> Any:

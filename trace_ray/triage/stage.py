@@ -34,6 +34,7 @@ from trace_ray.judges.unreadable import FIRST, Unread
 from trace_ray.pairs import Split
 from trace_ray.policy import policy_identity
 from trace_ray.progress import Meter
+from trace_ray.runs.anew import begin
 from trace_ray.storage import Location, fingerprints, locate
 from trace_ray.triage.audit import Labelled, audit, refuse_bad_judge, refuse_unreached_rate
 from trace_ray.triage.block import merge_counts
@@ -75,8 +76,7 @@ def run_triage(run: Run, config: Config) -> None:
     given = read_given(config)  # before the run is begun: a file that is mended counts as another input
     inputs = triage_inputs(config, sources)
     started = time.monotonic()
-    begun = [run.triaged.begin(inputs), run.rejects.begin(inputs)]
-    if not any(begun):
+    if not begin(run, "triage", inputs):
         return
     ensure_ray(config.ray)
     work = Work.of(run)

@@ -1,0 +1,137 @@
+"""A stage that was begun under other settings begins anew where nothing would be lost or mixed; elsewhere it is refused.
+
+Nothing is lost where the stage has finished no piece of work, or where it stopped at a mistake that names what has changed
+since: whoever follows the advice may do so in the same run. What it left behind is deleted first, its record of inputs last,
+so that a process killed in between leaves no piece behind that later work could be mixed with.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+import pyarrow.fs as pafs
+
+from trace_ray.artifacts import GENERATED, INPUTS, RESPONSES, SCORES, WORK, Inputs, Run, refuse_changed
+from trace_ray.errors import JudgeRejectedError, StaleRunError, UserError
+from trace_ray.progress import CONSOLE
+from trace_ray.storage import Location
+
+STOPPED = "stopped.json"
+"""In a stage's first folder: the mistake at which it stopped last."""
+
+_PIECES = {
+    "triage": (
+        rf"triaged/{WORK}/(judge|judged|decide)/",
+        rf"triaged/{WORK}/attempts/(?!canaries).*\.parquet$",
+        "/part-block-",
+    ),
+    "impact": (rf"impact/{SCORES}/.*\.parquet$", r"scored/.*\.parquet$"),
+    "realign": (r"/checkpoints/checkpoint_[^/]+/", r"/rounds/[^/]+/trained/"),
+    "evaluate": (rf"evaluation/({GENERATED}|{RESPONSES}|attacks)/.*\.parquet$",),
+}
+"""What a stage has finished, as paths below the run: judged blocks and spans, scored shards, checkpoints, answers."""
+
+_claimed: set[str] = set()
+"""First folders of the stages that this process has begun or gone on with."""
+
+_SETTING = re.compile(r"[a-z]\w*(?:\.\w+)+")
+_CONTENT = {"model.path": "model files", "corpus.paths": "corpus file ", "policy.clauses": "policy"}
+"""Inputs that stand for what a setting names."""
+
+
+def begin(run: Run, stage: str, inputs: Inputs) -> bool:
+    """Claims a stage's folders for these inputs.
+
+    Returns: False where all are finished from the same inputs: nothing to do.
+    Raises: StaleRunError where one was begun from others and the stage may not begin anew.
+    """
+    folders = run.made_by(stage)
+    changes = {name: both for folder in folders for name, both in folder.changes(inputs).items()}
+    if changes:
+        if not may_begin_anew(run, stage, changes):
+            for folder in folders:
+                refuse_changed(folder.place.uri, folder.changes(inputs))
+        name, (was, now) = min(changes.items())
+        said = f"{stage} begins anew: {name} was {was!r}, is {now!r}; nothing that counts was finished"
+        CONSOLE.print(said, style="yellow", markup=False, emoji=False)
+        for folder in folders:
+            _clear(folder.place)
+    _forget(folders[0].place / STOPPED)
+    _claimed.add(folders[0].place.uri)
+    claimed = [folder.begin(inputs) for folder in folders]
+    return any(claimed)
+
+
+def may_begin_anew(run: Run, stage: str, changed: Iterable[str]) -> bool:
+    """Returns whether a stage that was begun under other values of ``changed`` loses nothing by beginning anew."""
+    folders = run.made_by(stage)
+    if any(folder.done() for folder in folders):
+        return False
+    return not _has_finished_work(run, stage) or any(_named(name, _stopped(folders[0].place)) for name in changed)
+
+
+def note_mistake(run: Run, stage: str, mistake: UserError) -> None:
+    """Notes at what a stage stopped that this process had claimed; of triage only that its judge was refused."""
+    folders = run.made_by(stage)
+    if not folders or folders[0].place.uri not in _claimed or isinstance(mistake, StaleRunError):
+        return
+    _claimed.remove(folders[0].place.uri)
+    if stage != "triage" or isinstance(mistake, JudgeRejectedError):  # else verdicts are worth what they cost
+        (folders[0].place / STOPPED).write_text(json.dumps(str(mistake)))
+
+
+def _stopped(place: Location) -> str:
+    try:
+        return str(json.loads((place / STOPPED).read_text()))
+    except (FileNotFoundError, ValueError):
+        return ""
+
+
+def _forget(place: Location) -> None:
+    if place.exists():
+        place.fs.delete_file(place.path)
+
+
+def _named(changed: str, mistake: str) -> bool:
+    """Whether a mistake's line names a setting, its section, or a neighbour in a section of its own.
+
+    >>> _named("realign.learning_rate", "realign.learning_rate: 1.0: loss is not finite; use a lower one")
+    True
+    >>> _named("realign.batch", "realign.learning_rate: 1.0: loss is not finite; use a lower one")
+    False
+    >>> _named("evaluate.judge.backend", "evaluate.judge.model: x: vLLM cannot load it")
+    True
+    """
+    where = mistake.partition(":")[0]
+    for name in {where, *_SETTING.findall(mistake)}:
+        section = name.rpartition(".")[0] if name.count(".") > 1 else name
+        if changed == name or changed.startswith(f"{section}."):
+            return True
+        if changed == f"{name.removesuffix('.model')}: model files" or changed == f"{name} content":
+            return True
+        if name in _CONTENT and changed.startswith(_CONTENT[name]):
+            return True
+    return False
+
+
+def _has_finished_work(run: Run, stage: str) -> bool:
+    pieces = [re.compile(piece) for piece in _PIECES[stage]]
+    return any(piece.search(path) for folder in run.made_by(stage) for path in _files(folder.place) for piece in pieces)
+
+
+def _files(place: Location) -> Iterable[str]:
+    """The files below a folder of a run, as /FOLDER/..."""
+    infos = place.fs.get_file_info(pafs.FileSelector(place.path, recursive=True, allow_not_found=True))
+    above = len(place.path) - len(place.name) - 1
+    return [i.path[above:] for i in infos if i.type == pafs.FileType.File and not i.path.endswith(".tmp")]
+
+
+def _clear(place: Location) -> None:
+    for info in place.fs.get_file_info(pafs.FileSelector(place.path, allow_not_found=True)):
+        if info.type == pafs.FileType.Directory:
+            place.fs.delete_dir(info.path)
+        elif info.base_name != INPUTS:
+            place.fs.delete_file(info.path)
+    _forget(place / INPUTS)
