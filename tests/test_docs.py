@@ -22,15 +22,18 @@ import pytest
 import typer.main
 from typer.exceptions import TyperException
 
-from clusters.build import IMAGE
 from tests.support.documents import DOCUMENTS, ROOT, Command, commands, name_of, spans
+from tests.support.outside import PROGRAMS as OUTSIDE
+from tests.support.outside import check_outside
 from trace_ray.artifacts import STAGES
-from trace_ray.capacity import read_groups, shortages
+from trace_ray.capacity import shortages
 from trace_ray.cli import app
 from trace_ray.config import Config
 from trace_ray.config_check import check_needed, triage_judges
 from trace_ray.config_load import load_config, load_storage, method_file
+from trace_ray.config_sources import shipped_names
 from trace_ray.errors import UserError
+from trace_ray.plan.manifest import read_groups
 
 STARTER = ROOT / "trace_ray" / "starter.yaml"
 FOLDERS = ("trace_ray", "clusters", "jobs", "conf", "tests")
@@ -39,8 +42,12 @@ MADE = re.compile(r"(runs|models)/|(exported|trace-ray\.yaml|labels\.jsonl)$|\w+
 FOREIGN = {"stage3_max_live_parameters", "ray_node_gpus_utilization", "autoscaler_pending_nodes", "auth_token"}
 FOREIGN |= {"ray_actors", "ray_tasks", "ray_node_mem_used"}
 """Names of other projects."""
-PROGRAMS = ("trace-ray", "make", "python", "pip", "ray", "docker", "kubectl", "export")
-CLUSTER = ("ray", "docker", "kubectl")
+PROGRAMS = ("trace-ray", "make", "python", "pip", "ray", "export", *OUTSIDE)
+CLUSTER = ("ray", *OUTSIDE)
+ELSEWHERE = re.compile(
+    r"(trace-ray|REPLACE-ME-REGISTRY/trace-ray):[\w.-]+$|[\w-]+/(kuberay-operator|Llama-\S+)$|trace-ray/|job/|.*[$=*:]"
+)
+"""Words with a slash that name no file of ours: images, charts, models, labels, what a shell makes of a word."""
 COMMAND: Any = typer.main.get_command(app)
 DOCUMENTED = [pytest.param(c, id=f"{name_of(path)}: {c.text[:60]}") for path in DOCUMENTS for c in commands(path)]
 Words = list[str]
@@ -51,11 +58,15 @@ def check_command(command: Command) -> None:
     words = shlex.split(command.text.removesuffix("&"))
     program = words[0].removeprefix(".venv/bin/")
     assert program in PROGRAMS, f"{program} is none of {PROGRAMS}"
-    assert program not in CLUSTER or "needs a cluster" in command.about, "say that it needs a cluster"
+    needs = ("needs a cluster", "needs an account")
+    assert program not in CLUSTER or any(one in command.about for one in needs), (
+        "say that it needs a cluster, or needs an account"
+    )
     for word in words[1:]:
         named = word.partition("=")[2] if word.startswith("-") else word
         if re.fullmatch(r"[\w./-]+/[\w./-]+|[\w-]+\.(yaml|py|jsonl|csv)", named) and not named.startswith("svc/"):
-            assert MADE.match(named) or (ROOT / named).exists() or named == IMAGE, f"{named} is not there"
+            there = MADE.match(named) or (ROOT / named).exists() or ELSEWHERE.match(named)
+            assert there, f"{named} is not there"
     match program:
         case "make":
             assert set(words[1:]) <= make_targets(), words
@@ -67,7 +78,8 @@ def check_command(command: Command) -> None:
             check_extras(words[-1])
         case "ray":
             check_ray(words[1:], command.about)
-        case "docker" | "kubectl":
+        case _ if program in OUTSIDE:
+            check_outside(words)
             check_manifest_names(words)
         case "export":
             assert all(re.search(r"(KEY|TOKEN)=(?!\.\.\.$)", word) is None for word in words), "no secret here"
@@ -99,7 +111,7 @@ def check_trace_ray(words: Sequence[str], about: str) -> None:
     if name == "demo":
         files, overrides = [ROOT / "conf/examples/demo.yaml"], ["corpus.paths=[x]", "model.path=x", *overrides]
     config = loaded(tuple(files), tuple(overrides), given["method"])
-    if config.plan.manifest:
+    if config.plan.manifest and not MADE.match(config.plan.manifest):  # else tests/clusters builds it and checks it
         assert list(shortages(config, read_groups(str(ROOT / config.plan.manifest)))) == []
     stages = [name] if name in STAGES else list(STAGES)
     if name != "demo":
@@ -150,14 +162,14 @@ def check_ray(words: Sequence[str], about: str) -> None:
 
 def check_manifest_names(words: Sequence[str]) -> None:
     """Services, secrets and build arguments are those of the manifests and the image."""
-    manifests = "\n".join(path.read_text() for path in sorted((ROOT / "clusters/kuberay").glob("*.yaml")))
+    manifests = "\n".join(path.read_text() for path in sorted((ROOT / "clusters").glob("*/*/*.yaml")))
     for flag, word in pairwise(words):
         if flag == "-n":
             assert f"namespace: {word}\n" in manifests
         if flag == "--build-arg":
             assert f"ARG {word.partition('=')[0]}" in (ROOT / "clusters/Dockerfile").read_text()
         if flag == "generic":
-            assert f"secretName: {word}\n" in manifests
+            assert re.search(rf"(secretName|name): {word}[,}}\n]", manifests), word
         if flag == "port-forward":
             assert f"name: {word.removeprefix('svc/').removesuffix('-head-svc')}\n" in manifests
 
@@ -183,7 +195,7 @@ WRONG = {
     "trace-ray rate scores a.csv": "is not there",
     "trace-ray status --run runs/x storage.regio=x": "did you mean 'region'",
     "make benchmarks": "benchmarks",
-    "kubectl apply -f clusters/kuberay/gpu-job.yaml": "needs a cluster",
+    "kubectl apply -k clusters/overlays/eks": "needs a cluster",
     ".venv/bin/python tests/bench/scale.py --row 5": "--row",
     "pip install -e '.[cpus]'": "cpus",
     "trace-ray plan -c conf/examples/demo.yaml plan.manifest=clusters/none.yaml": "No such file",
@@ -250,7 +262,8 @@ def check_words(words: Words) -> None:
         elif word.startswith("-") and words[0] == "trace-ray":
             assert any(word in option.opts for option in command.params), f"{words}: no option {word}"
         if word == "-c" and "/" in following:
-            assert (ROOT / following).exists(), following
+            mounted = following.startswith(("/etc/trace-ray/", "s3://"))
+            assert mounted or following in shipped_names() or (ROOT / following).exists(), following
         if word == "--method" and following.islower():
             method_file(following)
 

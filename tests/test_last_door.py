@@ -16,7 +16,8 @@ from tests.test_pipeline import wrapped
 from trace_ray import cli
 from trace_ray.cli_errors import reason, told
 from trace_ray.config import StorageConfig
-from trace_ray.config_load import conf_folder, load_config
+from trace_ray.config_load import load_config
+from trace_ray.config_sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.memory import record_peak, recorded_peak
 from trace_ray.progress import CONSOLE, Meter

@@ -7,56 +7,60 @@ A bundle that no group can hold, or a pool larger than its groups may grow, wait
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
 
 from trace_ray.config import Config
 from trace_ray.errors import UserError
-
-_SETTING = "plan.manifest"
-T = TypeVar("T")
+from trace_ray.labels import POOL, selects
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeGroup:
-    """A kind of node: ``most`` of them, each with cpus and gpus."""
+    """A kind of node: ``most`` of them, each with cpus, gpus and labels."""
 
     name: str
     cpus: float
     gpus: float
     most: int
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def holds(self, cpus: float, gpus: float) -> int:
         """Returns how many such bundles one node takes."""
         by = [int(have / need) for have, need in ((self.cpus, cpus), (self.gpus, gpus)) if need]
         return min(by) if by else 1
 
+    def admits(self, selector: Mapping[str, str]) -> bool:
+        """Returns whether its nodes have such labels; those that Ray finds out for itself (ray.io/...) are taken to hold."""
+        known = {k: v for k, v in selector.items() if k in self.labels or not k.startswith("ray.io/")}
+        return selects(known, self.labels)
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True)
 class Demand:
-    """``count`` bundles that a setting asks for at the same time."""
+    """``count`` bundles that a setting asks for at the same time, on nodes that ``selector`` selects."""
 
     setting: str
     count: int
     cpus: float
     gpus: float
+    selector: Mapping[str, str]
+
+    @property
+    def placing(self) -> str:
+        """The setting that says on which nodes."""
+        return f"{self.setting.removesuffix('.max_actors').removesuffix('.workers')}.label_selector"
 
 
 def demands(config: Config) -> Iterator[Demand]:
     """Yields the largest that each stage asks for at once; stages run one after another."""
-    judge, impact, realign, evaluate = config.triage.judge, config.impact, config.realign, config.evaluate
-    yield Demand(setting="triage.judge.max_actors", count=judge.max_actors, cpus=judge.num_cpus, gpus=judge.num_gpus)
-    yield Demand(setting="impact", count=1, cpus=impact.num_cpus, gpus=impact.num_gpus)
-    yield Demand(
-        setting="realign.workers",
-        count=realign.min_workers or realign.workers,
-        cpus=realign.num_cpus,
-        gpus=1.0 if realign.use_gpu else 0.0,
-    )
-    yield Demand(setting="evaluate", count=1, cpus=evaluate.num_cpus, gpus=evaluate.num_gpus)
-    judge = evaluate.judge
-    yield Demand(setting="evaluate.judge.max_actors", count=judge.max_actors, cpus=judge.num_cpus, gpus=judge.num_gpus)
+    impact, realign, evaluate = config.impact, config.realign, config.evaluate
+    least, gpus = realign.min_workers or realign.workers, 1.0 if realign.use_gpu else 0.0
+    for name, judge in (("triage.judge", config.triage.judge), ("evaluate.judge", evaluate.judge)):
+        size = (judge.max_actors, judge.num_cpus, judge.num_gpus, judge.label_selector)
+        yield Demand(f"{name}.max_actors", *size)
+    yield Demand("impact", 1, impact.num_cpus, impact.num_gpus, impact.label_selector)
+    yield Demand("realign.workers", least, realign.num_cpus, gpus, realign.label_selector)
+    yield Demand("evaluate", 1, evaluate.num_cpus, evaluate.num_gpus, evaluate.label_selector)
 
 
 def unmet(config: Config, stages: Sequence[str], cpus: float, gpus: float, otherwise: str) -> Iterator[UserError]:
@@ -82,80 +86,38 @@ def unmet(config: Config, stages: Sequence[str], cpus: float, gpus: float, other
 def shortages(config: Config, groups: Sequence[NodeGroup]) -> Iterator[UserError]:
     """Yields the demands that the groups at their largest cannot meet: setting, bundle asked, most there is, remedy."""
     for demand in demands(config):
-        room = {group.name: group.most * group.holds(demand.cpus, demand.gpus) for group in groups}
+        room = rooms(demand, groups)
         asked = f"{demand.count} x {{CPU: {demand.cpus:g}, GPU: {demand.gpus:g}}}"
-        if not any(room.values()):
+        labelled = f" with labels {dict(demand.selector)}" if demand.selector else ""
+        if not any(group.admits(demand.selector) for group in groups):
+            remedy = f"no worker group has such labels: change one, or {demand.setting}'s bundles wait for ever"
+            yield UserError(demand.placing, dict(demand.selector), remedy)
+        elif not any(room.values()):
             most = ", ".join(f"{g.name} {g.most} x {{CPU: {g.cpus:g}, GPU: {g.gpus:g}}}" for g in groups)
-            yield UserError(demand.setting, asked, f"no node is that large ({most}); ask for less or enlarge one")
+            remedy = f"no node{labelled} is that large ({most}); ask for less or enlarge one"
+            yield UserError(demand.setting, asked, remedy)
         elif sum(room.values()) < demand.count:
             most = ", ".join(f"{name} {count}" for name, count in room.items() if count)
-            remedy = f"the groups hold {sum(room.values())} at most ({most}); lower it or raise maxReplicas"
+            remedy = f"the groups{labelled} hold {sum(room.values())} at most ({most}); lower it or raise maxReplicas"
             yield UserError(demand.setting, asked, remedy)
 
 
-def read_groups(path: str) -> list[NodeGroup]:
-    """Returns the worker groups of a manifest or launcher file, for ``shortages``.
+def strays(config: Config, groups: Sequence[NodeGroup]) -> Iterator[UserError]:
+    """Yields the demands for GPUs that may land in several pools: training on a judge's node, a judge on a trainer's.
 
-    Raises: UserError where the file describes no cluster, or leaves a group's size open.
+    Groups without the label of a pool say nothing of what they are for.
     """
-    import yaml
-
-    try:
-        documents = list(yaml.safe_load_all(Path(path).read_text(encoding="utf-8")))
-    except UnicodeDecodeError:
-        raise UserError(_SETTING, path, "not a text: name a yaml file, see clusters/") from None
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(_SETTING, path, " ".join(str(error).split())[:200]) from None
-    for document in documents:
-        if isinstance(document, dict) and (
-            "available_node_types" in document or document.get("kind") in ("RayCluster", "RayJob")
-        ):
-            try:
-                groups = groups_of(document)
-            except (KeyError, TypeError, ValueError) as error:
-                remedy = (
-                    "each worker group must say num-cpus (rayStartParams; for ray up: resources) and its most nodes"
-                )
-                raise UserError(_SETTING, path, f"{type(error).__name__} {error}: {remedy}") from None
-            if groups:
-                return groups
-    raise UserError(_SETTING, path, "no RayCluster, RayJob or launcher file with worker groups in it; see clusters/")
+    for demand in demands(config):
+        room = rooms(demand, groups)
+        pools = {group.labels[POOL] for group in groups if POOL in group.labels and room[group.name]}
+        if demand.gpus and POOL not in demand.selector and len(pools) > 1:
+            remedy = f"may land on {' and '.join(sorted(pools))}; name one, such as {{{POOL}: {min(pools)}}}"
+            yield UserError(demand.placing, dict(demand.selector), remedy)
 
 
-def groups_of(manifest: dict[str, Any]) -> list[NodeGroup]:
-    """Returns the worker groups of a RayCluster or RayJob manifest, or of an AWS cluster launcher file.
-
-    Raises: KeyError, TypeError or ValueError where a part of it is missing, of another kind, or no number.
-    """
-    if "available_node_types" in manifest:
-        kinds = _of_kind(dict, manifest, "available_node_types")
-        return [_launched(name, _of_kind(dict, kinds, name)) for name in kinds if name != manifest["head_node_type"]]
-    spec = _of_kind(dict, manifest, "spec")
-    if "rayClusterSpec" in spec:
-        spec = _of_kind(dict, spec, "rayClusterSpec")
-    return [_worker_group(group) for group in _of_kind(list, spec, "workerGroupSpecs")]
-
-
-def _launched(name: str, kind: Mapping[str, Any]) -> NodeGroup:
-    resources = _of_kind(dict, kind, "resources")
-    cpus, gpus = (float(resources.get(unit, 0)) for unit in ("CPU", "GPU"))
-    return NodeGroup(name=name, cpus=cpus, gpus=gpus, most=int(kind.get("max_workers", 0)))
-
-
-def _worker_group(group: Mapping[str, Any]) -> NodeGroup:
-    started = _of_kind(dict, group, "rayStartParams")
-    return NodeGroup(
-        name=group["groupName"],
-        cpus=float(started["num-cpus"]),
-        gpus=float(started.get("num-gpus", 0)),
-        most=int(group["maxReplicas"]),
-    )
-
-
-def _of_kind(kind: type[T], parent: Mapping[str, Any], name: str) -> T:
-    """The part of this name, where it is what Ray expects there."""
-    part = parent[name]
-    if not isinstance(part, kind):
-        expected = "a list" if kind is list else "a mapping"
-        raise TypeError(f"{name} is {'empty' if part is None else f'a {type(part).__name__}'}, not {expected}")
-    return part
+def rooms(demand: Demand, groups: Sequence[NodeGroup]) -> dict[str, int]:
+    """Returns {group: bundles of a demand that it holds at its largest}; 0 where its labels are others."""
+    return {
+        group.name: group.most * group.holds(demand.cpus, demand.gpus) * group.admits(demand.selector)
+        for group in groups
+    }

@@ -22,7 +22,8 @@ from trace_ray.cli_export import export_trained
 from trace_ray.cli_rate import rating_app
 from trace_ray.cli_tables import comparison_table, status_table, summary_tables
 from trace_ray.config_check import check_config, config_problems
-from trace_ray.config_load import conf_folder, load_config, load_storage, method_names, read_config
+from trace_ray.config_load import load_config, load_storage, method_names, read_config
+from trace_ray.config_sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.progress import CONSOLE
 from trace_ray.status import DAMAGED, DRIVER, State, all_done
@@ -33,7 +34,10 @@ WATCH_SECONDS = 2.0
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
 
-Files = Annotated[list[Path], typer.Option("-c", "--config", help="yaml file; give it again for more, later ones win")]
+Files = Annotated[
+    list[str],
+    typer.Option("-c", "--config", help="yaml file, s3:// or a shipped name; again for more, later ones win"),
+]
 RunUri = Annotated[str, typer.Option("--run", help="the run's folder: a path or s3://bucket/prefix")]
 Method = Annotated[
     str | None,
@@ -86,7 +90,7 @@ def options(
     CONSOLE.quiet = quiet
 
 
-def _run(files: Sequence[Path], overrides: Sequence[str], uri: str, method: str | None, stages: Sequence[str]) -> Run:
+def _run(files: Sequence[str], overrides: Sequence[str], uri: str, method: str | None, stages: Sequence[str]) -> Run:
     from trace_ray.pipeline import open_run, run_stages
 
     config = load_config(files, overrides, method)
@@ -162,7 +166,7 @@ def demo(
 
     storage = load_storage([text for text in overrides or [] if text.startswith("storage.")])
     corpus = write_corpus(run_folder(run, storage).place / "corpus")
-    example = conf_folder() / "examples" / "demo.yaml"
+    example = str(conf_folder() / "examples" / "demo.yaml")
     _show(_run([example], [*corpus, *(overrides or [])], run, method, STAGES), as_json=as_json)
 
 

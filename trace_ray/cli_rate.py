@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,7 +42,7 @@ def export(
 @rating_app.command()
 def panel(
     out: Out,
-    config: Annotated[list[Path], typer.Option("-c", "--config", help="yaml with the policy and evaluate.panel")],
+    config: Annotated[list[str], typer.Option("-c", "--config", help="yaml with the policy and evaluate.panel")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value")] = None,
     margin: Annotated[float, typer.Option("--margin", help="smaller differences of P(violates) are ties")] = 0.1,
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from trace_ray.config_evaluate import AttackConfig, CapabilityConfig, EvaluateConfig
-from trace_ray.config_fields import choice, resource, resource_choice, settings
+from trace_ray.config_fields import LABELS, choice, resource, resource_choice, settings
 from trace_ray.config_judges import EndpointConfig, JudgeConfig, judge_name
 from trace_ray.config_model import LoraSettings, ModelConfig
 from trace_ray.config_report import PlanConfig, ReportConfig
@@ -190,6 +190,7 @@ class ImpactConfig:
             impact is stored, but not the s(y) of each response: so with ``objective.weights=impact`` only.
         gradient_checkpointing: keep only the layers' inputs for the backward; less memory, one more forward.
         part_bytes: size of one stored part of the direction.
+        label_selector: as a judge's.
     """
 
     seed: int = 0
@@ -210,6 +211,7 @@ class ImpactConfig:
     part_bytes: int = resource(2**29)
     num_cpus: float = resource(1.0)
     num_gpus: float = resource(0.0)
+    label_selector: dict[str, str] = field(default_factory=dict, metadata=LABELS)
     max_retries: int = resource(3)
 
 
@@ -321,6 +323,7 @@ class RealignConfig:
         async_checkpoints: upload while training goes on.
         whole_checkpoints: also keep AdamW's moments whole, which another number of workers can resume from; without
             them a checkpoint is half as large, and only as many workers at the same ZeRO stage can go on.
+        label_selector: as a judge's; of the workers, and of the tasks before and after.
         max_failures: restarts after a worker's death; preemptions are not counted.
         trackers: tensorboard, mlflow, wandb; metrics.jsonl is always written.
     """
@@ -355,6 +358,7 @@ class RealignConfig:
     max_failures: int = resource(3)
     num_cpus: float = resource(1.0)
     use_gpu: bool = resource(False)
+    label_selector: dict[str, str] = field(default_factory=dict, metadata=LABELS)
     trackers: tuple[str, ...] = resource(("tensorboard",))
 
 

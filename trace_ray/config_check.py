@@ -10,6 +10,7 @@ from trace_ray.config_bounds import bound_problems
 from trace_ray.config_engine import check_trust, refuse_code
 from trace_ray.config_fields import leaves
 from trace_ray.errors import UserError, nearest
+from trace_ray.labels import selector_problems
 from trace_ray.pairs import RESPONSE_NAMES, TRAINED
 from trace_ray.policy import check_policy
 
@@ -38,6 +39,9 @@ def _problems(config: Config) -> Iterator[UserError]:
     misspelt = list(_not_a_choice(config))
     yield from misspelt
     yield from bound_problems(config)
+    for name, value, about in leaves(config):
+        if about.get("labels"):
+            yield from selector_problems(name, value)
     judges = triage_judges(config.triage) | {"evaluate.judge": config.evaluate.judge}
     judges |= {f"evaluate.panel[{i}]": judge for i, judge in enumerate(config.evaluate.panel)}
     if not misspelt:  # such a word would be at odds with much that is right

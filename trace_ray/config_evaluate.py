@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from trace_ray.config_fields import ENGINE, choice, resource
+from trace_ray.config_fields import ENGINE, LABELS, choice, resource
 from trace_ray.config_judges import JudgeConfig
 
 
@@ -61,6 +61,7 @@ class EvaluateConfig:
             read; each of them counts as not compliant.
         panel: judges that compare answers blind (`trace-ray rate panel`); no part of this stage's own figures.
         drift_pairs: RETAIN pairs whose answers show the drift from the base, held-out ones first; 0 = not measured.
+        label_selector: as a judge's; of what answers and measures.
         batch_tokens: padded tokens of one forward when drift is measured.
     """
 
@@ -78,5 +79,6 @@ class EvaluateConfig:
     batch_tokens: int = resource(4096)
     num_cpus: float = resource(1.0)
     num_gpus: float = resource(0.0)
+    label_selector: dict[str, str] = field(default_factory=dict, metadata=LABELS)
     kv_cache_gib: float = resource(1.0)
     engine: dict[str, Any] = field(default_factory=dict, metadata=ENGINE)

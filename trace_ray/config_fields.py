@@ -46,6 +46,9 @@ SPEED_KEYS = (
 """Arguments of vLLM's engine that change speed, memory and place but no result; every other one counts as a setting."""
 
 
+LABELS = {"resource": True, "labels": True}
+"""Metadata of a label selector: which nodes of a cluster will do, label -> value."""
+
 ENGINE = {"resource_keys": SPEED_KEYS}
 """Metadata of a field that holds arguments of vLLM's engine."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from trace_ray.config_fields import ENGINE, choice, resource
+from trace_ray.config_fields import ENGINE, LABELS, choice, resource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,8 @@ class JudgeConfig:
         trust_remote_code: ``model`` once more = run the Python code that it brings (vllm); ``""`` = refuse such models.
         min_mass: least probability on the Yes and No tokens together for a verdict to count as readable.
         actors: judge actors kept at least; ``max_actors`` at most.
+        label_selector: labels of the nodes that actors may run on, such as {trace-ray/pool: judge}; values also as !value,
+            in(one, two), !in(one, two).
         kv_cache_gib: memory of the engine's key-value cache on CPU.
         engine: further arguments of the vLLM engine; those of ``config_fields.SPEED_KEYS`` change no result.
         batch_rows: responses judged in one call, and lost at most by a killed actor.
@@ -68,6 +70,7 @@ class JudgeConfig:
     batch_rows: int = resource(256)
     num_cpus: float = resource(1.0)
     num_gpus: float = resource(0.0)
+    label_selector: dict[str, str] = field(default_factory=dict, metadata=LABELS)
     kv_cache_gib: float = resource(1.0)
     engine: dict[str, Any] = field(default_factory=dict, metadata=ENGINE)
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from trace_ray.config import Config, StorageConfig
 from trace_ray.config_check import check_config
+from trace_ray.config_sources import conf_folder, layers, mapping, parse
 from trace_ray.errors import UserError, nearest
 from trace_ray.secrets import refuse_secrets
-
-
-def conf_folder() -> Path:
-    """Returns the folder of shipped yaml files: beside the package in a checkout, inside it in a wheel."""
-    here = Path(__file__).resolve().parent
-    return here / "conf" if (here / "conf").is_dir() else here.parent / "conf"
 
 
 def method_names() -> list[str]:
@@ -43,18 +38,20 @@ def read_config(files: Sequence[str | Path], overrides: Sequence[str] = (), meth
     """Merges defaults, files in order, the method's row and overrides; values are not checked.
 
     Args:
-        files: yaml files; each may name others to read before it under ``include``, relative to itself.
+        files: yaml files, s3:// addresses or names of shipped files (models/llama-3.1-8b); each may name others to read
+            before it under ``include``, relative to itself or shipped.
         overrides: ``key.path=value``, the value in yaml.
         method: a row of conf/methods, instead of any that the files include.
     Raises: UserError for an unreadable file, an unknown key or a wrong type.
     """
-    layers = [layer for source in files for layer in _yaml_layers(Path(source), ())]
+    reached = load_storage([text for text in overrides if text.startswith("storage.")])
+    found = [layer for source in files for layer in layers(str(source), reached)]
     if method:
-        chosen = method_file(method)
-        others = [layer for layer in layers if Path(layer[0]).resolve().parent != chosen.resolve().parent]
-        layers = [*others, *_yaml_layers(chosen, ())]
-    layers += [(f"override {text}", _override(text)) for text in overrides]
-    return _merged(layers)
+        rows = {str(row.resolve()) for row in (conf_folder() / "methods").glob("*.yaml")}
+        found = [layer for layer in found if layer.place not in rows]
+        found += layers(str(method_file(method)), reached)
+    written = [(layer.called, layer.values) for layer in found]
+    return _merged([*written, *((f"override {text}", _override(text)) for text in overrides)])
 
 
 def load_storage(overrides: Sequence[str]) -> StorageConfig:
@@ -67,7 +64,7 @@ def load_storage(overrides: Sequence[str]) -> StorageConfig:
 
 def load_text(text: str, where: str) -> Config:
     """Returns a checked configuration from yaml that ``dump_config`` wrote into a run's folder."""
-    config = _merged([(where, _mapping(text, where))])
+    config = _merged([(where, mapping(text, where))])
     check_config(config)
     return config
 
@@ -110,69 +107,12 @@ def dump_config(config: Config) -> str:
     return str(OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
-def _yaml(text: str) -> Any:
-    """Returns what yaml text says: a date is the text that it is, and a key given twice is no yaml.
-
-    Raises: ValueError for text that is not that.
-    """
-    import yaml
-
-    class Strict(yaml.SafeLoader):  # type: ignore[misc] # yaml has no types
-        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
-            first: [(tag, pattern) for tag, pattern in some if tag != "tag:yaml.org,2002:timestamp"]
-            for first, some in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
-            twice = {key for key in keys if keys.count(key) > 1}
-            if twice:
-                raise ValueError(f"{min(twice)} is given twice{node.start_mark}")
-            return super().construct_mapping(node, deep)
-
-    try:
-        return yaml.load(text, Strict)  # noqa: S506 - a safe loader
-    except yaml.YAMLError as error:
-        raise ValueError(error) from None
-
-
-def _mapping(text: str, where: str) -> dict[str, Any]:
-    """Returns a configuration file's settings. Raises UserError where it holds something else."""
-    try:
-        values = _yaml(text)
-    except ValueError as error:
-        raise UserError(where, "not yaml", " ".join(str(error).split())) from None
-    if not isinstance(values, dict):
-        raise UserError(where, type(values).__name__, "a configuration file holds a mapping of settings")
-    return values
-
-
-def _yaml_layers(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    if path in seen:
-        raise UserError(str(path), "include", "the file includes itself")
-    if path.is_dir():
-        raise UserError("-c", path, "a folder; name a file in it")
-    if not path.is_file():
-        neighbours = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise UserError("-c", path, f"no such file{nearest(str(path), neighbours)}")
-    try:
-        values = _mapping(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise UserError(str(path), "not yaml", str(error)) from None
-    included = values.pop("include", [])
-    if not isinstance(included, list) or not all(isinstance(name, str) for name in included):
-        raise UserError(str(path), f"include: {included}", "give a list of files: include: [base.yaml]")
-    for name in included:
-        yield from _yaml_layers((path.parent / name).resolve(), (*seen, path.resolve()))
-    yield str(path), values
-
-
 def _override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise UserError("override", text, "write it as key.path=value")
     try:
-        nested: Any = _yaml(value) if value else ""
+        nested: Any = parse(value) if value else ""
     except ValueError as error:
         raise UserError(f"override {key}", "not yaml", " ".join(str(error).split())) from None
     for part in reversed(key.split(".")):

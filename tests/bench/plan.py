@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from trace_ray.config import StorageConfig
-from trace_ray.config_load import conf_folder
+from trace_ray.config_sources import conf_folder
 from trace_ray.storage import locate
 from trace_ray.synth.demo import write_corpus
 

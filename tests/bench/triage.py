@@ -52,7 +52,8 @@ def judges(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from trace_ray.config import JudgeConfig
-    from trace_ray.config_load import conf_folder, load_config
+    from trace_ray.config_load import load_config
+    from trace_ray.config_sources import conf_folder
     from trace_ray.judges.vllm_judge import VllmJudge
     from trace_ray.policy import policy_text
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from trace_ray.capacity import NodeGroup, read_groups, shortages
+from trace_ray.capacity import NodeGroup, shortages, strays
 from trace_ray.config_load import load_config
 from trace_ray.errors import UserError
+from trace_ray.plan.manifest import read_groups
 
 GROUPS = [
     NodeGroup(name="judge", cpus=7, gpus=1, most=4),
@@ -36,10 +37,49 @@ def test_what_does_not_fit_is_named(overrides: list[str], said: str | None) -> N
         assert found[0].startswith(said)
 
 
+LABELLED = [
+    NodeGroup(name="judge", cpus=7, gpus=1, most=8, labels={"trace-ray/pool": "judge"}),
+    NodeGroup(name="trainer", cpus=44, gpus=4, most=1, labels={"trace-ray/pool": "trainer"}),
+]
+JUDGES = "triage.judge.label_selector={trace-ray/pool: judge}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["realign.workers=4", "realign.label_selector={trace-ray/pool: trainer}"], []),
+        (["realign.workers=4", "realign.label_selector={trace-ray/pool: '!judge'}"], []),
+        (["realign.workers=4", "realign.label_selector={trace-ray/pool: trainer, ray.io/accelerator-type: L40S}"], []),
+        (
+            ["realign.workers=5", "realign.label_selector={trace-ray/pool: trainer}"],
+            [
+                "realign.workers: 5 x {CPU: 1, GPU: 1}: the groups with labels {'trace-ray/pool': 'trainer'} hold 4 at most"
+            ],
+        ),
+        (
+            ["realign.label_selector={trace-ray/pool: trainers}"],
+            ["realign.label_selector: {'trace-ray/pool': 'trainers'}: no worker group has such labels"],
+        ),
+        (
+            ["realign.workers=4"],
+            ["realign.label_selector: {}: may land on judge and trainer; name one, such as {trace-ray/pool: judge}"],
+        ),
+    ],
+)
+def test_every_bundle_lands_on_its_group_or_is_one_line(overrides: list[str], said: list[str]) -> None:
+    config = load_config([], [*BASE, JUDGES, *overrides])
+    found = [str(one) for one in (*shortages(config, LABELLED), *strays(config, LABELLED))]
+    assert [one[: len(start)] for one, start in zip(found, said, strict=True)] == said
+
+
+def test_where_nothing_is_said_of_pools_no_bundle_strays() -> None:
+    assert list(strays(load_config([], [*BASE, "realign.workers=8"]), GROUPS)) == []
+
+
 def test_groups_are_read_from_manifests_and_launcher_files(tmp_path: Path) -> None:
     clusters = Path(__file__).parents[2] / "clusters"
     names = {"cpu", "judge-spot", "judge-on-demand", "trainer-spot", "trainer-on-demand"}
-    for file in ("kuberay/gpu-cluster.yaml", "kuberay/gpu-job.yaml", "aws.yaml"):
+    for file in ("base/gpu-cluster/gpu-cluster.yaml", "base/gpu-job/gpu-job.yaml", "aws.yaml"):
         groups = read_groups(str(clusters / file))
         assert {group.name for group in groups} == names
         assert {group.gpus for group in groups if group.name.startswith("trainer")} == {4}

@@ -19,7 +19,7 @@ import pyarrow as pa
 from tests.support.cluster import TokenCluster, wait_for
 from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
-from trace_ray.config_load import conf_folder
+from trace_ray.config_sources import conf_folder
 from trace_ray.storage import Location, locate
 from trace_ray.synth.demo import write_corpus
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from trace_ray.config import Config
-from trace_ray.config_load import conf_folder, load_config
+from trace_ray.config_load import load_config
+from trace_ray.config_sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.judges.cascade import CascadeJudge
 from trace_ray.judges.opinion import Opinion

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from trace_ray.config_check import triage_judges
-from trace_ray.config_load import conf_folder, load_config
+from trace_ray.config_load import load_config
+from trace_ray.config_sources import conf_folder
 
 SHIPPED = sorted((conf_folder() / "judges").glob("*.yaml"), key=str)
 
@@ -14,4 +15,6 @@ SHIPPED = sorted((conf_folder() / "judges").glob("*.yaml"), key=str)
 def test_it_loads(path: object) -> None:
     config = load_config([conf_folder() / "policies" / "contextual_harm.yaml", str(path)])
     assert config.policy.name == "contextual_harm"
-    assert ("triage.first_judge" in triage_judges(config.triage)) == (str(path).endswith("cascade.yaml"))
+    assert ("triage.first_judge" in triage_judges(config.triage)) == (
+        str(path).endswith(("cascade.yaml", "guard.yaml"))
+    )

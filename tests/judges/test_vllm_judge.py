@@ -21,7 +21,8 @@ import pytest
 
 from trace_ray import environment
 from trace_ray.config import EndpointConfig, JudgeConfig, StorageConfig
-from trace_ray.config_load import conf_folder, load_config
+from trace_ray.config_load import load_config
+from trace_ray.config_sources import conf_folder
 from trace_ray.evaluate import answering
 from trace_ray.judges.openai_judge import OpenAIJudge
 from trace_ray.judges.vllm_judge import VllmJudge

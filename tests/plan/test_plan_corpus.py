@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from trace_ray.cli import app
 from trace_ray.config import StorageConfig
-from trace_ray.config_load import conf_folder, load_config
+from trace_ray.config_load import load_config
+from trace_ray.config_sources import conf_folder
 from trace_ray.plan import checks, probe_training
 from trace_ray.plan.plan import make_plan
 from trace_ray.plan.probe_training import measure_training
@@ -92,9 +93,10 @@ def test_what_a_manifest_cannot_hold_is_a_problem_of_the_plan(
     corpus: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "machine_memory_gib", lambda: 0.1)  # the cluster's is another
-    manifest = conf_folder().parent / "clusters" / "kuberay" / "gpu-job.yaml"
+    manifest = conf_folder().parent / "clusters" / "base" / "gpu-job" / "gpu-job.yaml"
     arguments = ["plan", "-c", str(DEMO), *corpus, *GIVEN, f"plan.manifest={manifest}"]
     arguments += ["triage.judge.num_cpus=6", "triage.judge.num_gpus=1"]
+    arguments += ["triage.judge.label_selector={trace-ray/pool: 'in(judge, trainer)'}"]
     fits = CliRunner().invoke(app, [*arguments, "triage.judge.max_actors=44", "--json"])
     assert fits.exit_code == 0
     assert json.loads(fits.stdout)["stages"][0]["workers"] == 44
@@ -102,14 +104,15 @@ def test_what_a_manifest_cannot_hold_is_a_problem_of_the_plan(
     result = CliRunner().invoke(app, [*arguments, *asked])
     assert result.exit_code == 2
     nodes = (
-        "cpu 8 x {CPU: 8, GPU: 0}, judge-spot 16 x {CPU: 7, GPU: 1}, judge-on-demand 4 x {CPU: 7, GPU: 1}, "
+        "cpu 8 x {CPU: 7, GPU: 0}, judge-spot 16 x {CPU: 7, GPU: 1}, judge-on-demand 4 x {CPU: 7, GPU: 1}, "
         "trainer-spot 4 x {CPU: 44, GPU: 4}, trainer-on-demand 2 x {CPU: 44, GPU: 4}"
     )
     small = f"no node is that large ({nodes}); ask for less or enlarge one"
+    labelled = "the groups with labels {'trace-ray/pool': 'in(judge, trainer)'}"
     remedy = "lower it or raise maxReplicas"
     room = "(judge-spot 16, judge-on-demand 4, trainer-spot 16, trainer-on-demand 8)"
     assert result.stderr.splitlines() == [
-        f"trace-ray: triage.judge.max_actors: 45 x {{CPU: 6, GPU: 1}}: the groups hold 44 at most {room}; {remedy}",
+        f"trace-ray: triage.judge.max_actors: 45 x {{CPU: 6, GPU: 1}}: {labelled} hold 44 at most {room}; {remedy}",
         f"trace-ray: impact: 1 x {{CPU: 1, GPU: 8}}: {small}",
         f"trace-ray: realign.workers: 1 x {{CPU: 90, GPU: 0}}: {small}",
     ]

@@ -9,7 +9,8 @@ import pytest
 
 from trace_ray.capacity import NodeGroup
 from trace_ray.config import Config
-from trace_ray.config_load import conf_folder, load_config
+from trace_ray.config_load import load_config
+from trace_ray.config_sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.plan import estimate as formulas
 from trace_ray.plan.asked import Asked

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 
 from trace_ray.config import Config, StorageConfig
-from trace_ray.config_load import conf_folder, load_config
+from trace_ray.config_load import load_config
+from trace_ray.config_sources import conf_folder
 from trace_ray.corpus.read import SLOT_SCHEMA, SLOTS
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError

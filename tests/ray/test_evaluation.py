@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from trace_ray.artifacts import Run
 from trace_ray.cli import app
 from trace_ray.config import StorageConfig
-from trace_ray.config_load import conf_folder, load_config
+from trace_ray.config_load import load_config
+from trace_ray.config_sources import conf_folder
 from trace_ray.pipeline import run_stages
 from trace_ray.storage import locate
 from trace_ray.synth.demo import write_corpus

@@ -13,7 +13,8 @@ import pytest
 
 from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
-from trace_ray.config_load import conf_folder, load_config
+from trace_ray.config_load import load_config
+from trace_ray.config_sources import conf_folder
 from trace_ray.errors import StaleRunError
 from trace_ray.models import load_chat_tokenizer
 from trace_ray.pipeline import run_stages

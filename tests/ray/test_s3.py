@@ -17,7 +17,8 @@ from tests.support.s3 import CREDENTIALS, S3Server, set_credentials
 from trace_ray.artifacts import Run
 from trace_ray.cli import app
 from trace_ray.config import RealignConfig, StorageConfig
-from trace_ray.config_load import conf_folder, load_config
+from trace_ray.config_load import load_config
+from trace_ray.config_sources import conf_folder
 from trace_ray.errors import StaleRunError
 from trace_ray.pipeline import run_folder, run_stages
 from trace_ray.realign.stage import CHECKPOINTS

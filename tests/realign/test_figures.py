@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from trace_ray.config import ObjectiveConfig, RealignConfig, TermConfig
-from trace_ray.config_load import conf_folder, load_config
+from trace_ray.config_load import load_config
+from trace_ray.config_sources import conf_folder
 from trace_ray.realign.figures import StepSums, named_figures
 from trace_ray.realign.objective import PairLosses, micro_batch, pair_losses
 from trace_ray.realign.order import StepPlan

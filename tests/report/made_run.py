@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from trace_ray.artifacts import Run
 from trace_ray.config import Config, ObjectiveConfig, StorageConfig
-from trace_ray.config_load import conf_folder, load_config
+from trace_ray.config_load import load_config
+from trace_ray.config_sources import conf_folder
 from trace_ray.evaluate.tpa import evaluation_metrics
 from trace_ray.pairs import REJECT_SCHEMA, RESPONSE_SCHEMA, SCORED_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.storage import locate

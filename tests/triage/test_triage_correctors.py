@@ -9,7 +9,8 @@ import pytest
 
 from trace_ray.artifacts import Run
 from trace_ray.config import Config, StorageConfig
-from trace_ray.config_load import conf_folder, load_config
+from trace_ray.config_load import load_config
+from trace_ray.config_sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.judges.backends import check_corrector, corrector_kind
 from trace_ray.storage import locate

@@ -75,7 +75,9 @@ def run_evaluate(run: Run, config: Config) -> None:
     for model in MODELS:
         mine = [chunk for chunk in todo if chunk.model == model]
         arguments = (config, model, run.model.place / "merged", place / GENERATED)
-        pool = JudgeConfig(num_cpus=evaluate.num_cpus, num_gpus=evaluate.num_gpus)
+        pool = JudgeConfig(
+            num_cpus=evaluate.num_cpus, num_gpus=evaluate.num_gpus, label_selector=evaluate.label_selector
+        )
         _run_pool(f"evaluate: {model}", Generator, arguments, mine, [place / GENERATED], pool)
     judged = [place / RESPONSES, place / ATTACKS]
     _run_pool("evaluate: judge", AnswerJudge, (config, place / GENERATED, place), todo, judged, evaluate.judge)
@@ -170,7 +172,9 @@ def _capability(run: Run, config: Config) -> dict[str, Any]:
 
 def _one_model(config: Config) -> dict[str, Any]:
     """Returns the options of a task that loads a model: its process ends with it, as its memory does."""
-    return {"num_cpus": config.evaluate.num_cpus, "num_gpus": config.evaluate.num_gpus or None, "max_calls": 1}
+    evaluate = config.evaluate
+    placed = {"num_gpus": evaluate.num_gpus or None, "label_selector": evaluate.label_selector or None}
+    return {"num_cpus": evaluate.num_cpus, **placed, "max_calls": 1}
 
 
 def _run_pool(
@@ -191,6 +195,7 @@ def _run_pool(
             compute=ray.data.ActorPoolStrategy(min_size=pool.actors, max_size=pool.max_actors),
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus or None,
+            label_selector=pool.label_selector or None,
         )
         for row in dataset.iter_rows():
             meter.advance(row["rows"])

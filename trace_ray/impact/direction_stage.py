@@ -27,7 +27,7 @@ def task(function: Any, config: Config) -> Any:
 
     impact = config.impact
     options = {"num_cpus": impact.num_cpus, "num_gpus": impact.num_gpus or None, "max_retries": impact.max_retries}
-    return ray.remote(**options)(function)
+    return ray.remote(label_selector=impact.label_selector or None, **options)(function)
 
 
 def slots(config: Config) -> int:

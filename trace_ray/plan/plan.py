@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trace_ray.capacity import read_groups, shortages
+from trace_ray.capacity import shortages, strays
 from trace_ray.config import Config
 from trace_ray.errors import UserError
 from trace_ray.plan import checks
 from trace_ray.plan.asked import evaluation_asked, triage_asked
 from trace_ray.plan.estimate import StageEstimate, estimate
+from trace_ray.plan.manifest import read_groups
 from trace_ray.plan.measure import measure
 from trace_ray.plan.rates import Rates, given, with_given
 from trace_ray.plan.sample import read_sample
@@ -56,7 +57,7 @@ def make_plan(config: Config, run_uri: str | None, note: Callable[[str], None] =
         checks.attempt(problems, lambda: checks.check_run_folder(run_uri, config))
         checks.attempt(problems, lambda: checks.check_begun(run_uri, config))
     if groups:
-        problems += shortages(config, groups)
+        problems += [*shortages(config, groups), *strays(config, groups)]
     elif not manifest:
         problems += checks.check_resources(config, have)
     sources = checks.find_sources(config, problems)

@@ -48,8 +48,9 @@ def publish_model(run: Run, config: Config, started: float) -> None:
     trained = trained_place(run)
     ensure_ray(config.ray)
     card = card_facts(run, config, training_figures(run))
-    options = {"num_cpus": config.realign.num_cpus, "max_retries": config.realign.max_failures}
-    task = ray.remote(**options)(_export_task)
+    realign = config.realign
+    options = {"num_cpus": realign.num_cpus, "max_retries": realign.max_failures}
+    task = ray.remote(label_selector=realign.label_selector or None, **options)(_export_task)
     found = ray.get(task.remote(run, config, Checkpoint(trained.path, filesystem=trained.fs), card))
     facts = {"base model": config.model.path, "method": config.objective.method, **found}
     run.model.publish(counts={}, seconds=time.monotonic() - started, **facts)

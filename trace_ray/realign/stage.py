@@ -146,6 +146,7 @@ def _trainer(run: Run, config: Config) -> Any:
             num_workers=(realign.min_workers, realign.workers) if elastic else realign.workers,
             use_gpu=realign.use_gpu,
             resources_per_worker={"CPU": realign.num_cpus} | ({"GPU": 1} if realign.use_gpu else {}),
+            label_selector=realign.label_selector or None,
         ),
         run_config=RunConfig(
             name=CHECKPOINTS,
@@ -214,7 +215,8 @@ def _store_reference(run: Run, config: Config) -> None:
     term = config.objective.RETAIN
     names = run.scored.manifest()["parts"] if term.loss == "kl" else []
     realign = config.realign
-    task = ray.remote(num_cpus=realign.num_cpus, num_gpus=1 if realign.use_gpu else None)(_store_part)
+    options = {"num_cpus": realign.num_cpus, "num_gpus": 1 if realign.use_gpu else None}
+    task = ray.remote(label_selector=realign.label_selector or None, **options)(_store_part)
     finished = {part.name for part in reference_place(run).files(".parquet")}
     ray.get([task.remote(run, config, name, term.prefer) for name in names if name not in finished])
 

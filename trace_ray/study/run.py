@@ -11,7 +11,7 @@ from typing import Any
 
 from trace_ray import environment
 from trace_ray.code_version import code_version
-from trace_ray.config_load import conf_folder
+from trace_ray.config_sources import conf_folder
 from trace_ray.storage import Location
 from trace_ray.study.cells import Cell
 from trace_ray.synth.demo import MODELS

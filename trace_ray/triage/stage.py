@@ -223,6 +223,7 @@ def _pool(worker: type, arguments: tuple[Any, ...], blocks: list[int], pool: Jud
         ),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
+        label_selector=pool.label_selector or None,
     )
     for row in dataset.iter_rows():
         yield json.loads(row["tally"])

@@ -82,7 +82,8 @@ def run_panel(out: Location, config: Config, margin: float) -> int:
     writer = csv.writer(text)
     writer.writerow(["item_id", "rater", "choice"])
     for number, judge in enumerate(judges, 1):
-        task = ray.remote(num_cpus=judge.num_cpus, num_gpus=judge.num_gpus or None, max_calls=1)(_votes)
+        options = {"num_cpus": judge.num_cpus, "num_gpus": judge.num_gpus or None, "max_calls": 1}
+        task = ray.remote(label_selector=judge.label_selector or None, **options)(_votes)
         name = f"{number} {judge_name(judge).rstrip('/').rsplit('/', 1)[-1]}"
         writer.writerows(
             [item, name, choice] for item, choice in ray.get(task.remote(config.policy, judge, items, margin))
