@@ -89,10 +89,9 @@ LENGTH = {"chosen": torch.tensor([4.0]), "rejected": torch.tensor([8.0])}
 @pytest.mark.parametrize(("length_norm", "margin"), [(False, 3.0 + 2.0), (True, 3.0 / 4 + 2.0 / 8)])
 def test_a_margin_is_of_sums_or_of_token_means_as_configured(length_norm: bool, margin: float) -> None:
     objective = ObjectiveConfig(beta=0.5, tau=0.4, label_noise=0.1, length_norm=length_norm)
-    terms = {name: TermConfig(loss=name, prefer="chosen", suppress=("rejected",)) for name in ("dpo", "ipo", "rdpo")}
+    terms = {name: TermConfig(loss=name, prefer="chosen", suppress=("rejected",)) for name in ("dpo", "rdpo")}
     losses = {name: term_loss(term, objective, RATIO, LENGTH).item() for name, term in terms.items()}
     straight, flipped = math.log1p(math.exp(-0.5 * margin)), math.log1p(math.exp(0.5 * margin))
-    assert losses["ipo"] == pytest.approx((margin - 1 / 0.8) ** 2, rel=1e-5)
     assert losses["dpo"] == pytest.approx(straight, rel=1e-5)
     assert losses["rdpo"] == pytest.approx((0.9 * straight - 0.1 * flipped) / 0.8, rel=1e-5)
 
@@ -100,9 +99,26 @@ def test_a_margin_is_of_sums_or_of_token_means_as_configured(length_norm: bool, 
 @pytest.mark.parametrize(("scaled", "factor"), [(False, 1.0), (True, 2 / 0.5)])
 def test_npo_on_both_responses_is_their_sum_and_its_factor_a_switch(scaled: bool, factor: float) -> None:
     term = TermConfig(loss="npo", suppress=("chosen", "rejected"))
-    objective = ObjectiveConfig(beta=0.5, npo_scale=scaled, length_norm=True)  # length_norm is not for npo
+    objective = ObjectiveConfig(beta=0.5, npo_scale=scaled)
     expected = factor * (math.log1p(math.exp(1.5)) + math.log1p(math.exp(-1.0)))
     assert term_loss(term, objective, RATIO, LENGTH).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_npo_of_token_means_is_of_log_ratios_by_length() -> None:
+    term = TermConfig(loss="npo", suppress=("chosen", "rejected"))
+    expected = math.log1p(math.exp(0.5 * 3 / 4)) + math.log1p(math.exp(-0.5 * 2 / 8))
+    loss = term_loss(term, ObjectiveConfig(beta=0.5, length_norm=True), RATIO, LENGTH).item()
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("length_norm", [False, True])
+def test_ipo_is_of_token_means_and_ipo_sum_of_sums_whatever_the_others_are(length_norm: bool) -> None:
+    objective = ObjectiveConfig(tau=0.4, length_norm=length_norm)
+    margins = {"ipo": 3.0 / 4 + 2.0 / 8, "ipo_sum": 3.0 + 2.0}
+    for name, margin in margins.items():
+        term = TermConfig(loss=name, prefer="chosen", suppress=("rejected",))
+        loss = term_loss(term, objective, RATIO, LENGTH).item()
+        assert loss == pytest.approx((margin - 1 / 0.8) ** 2, rel=1e-5)
 
 
 def test_a_loss_without_log_ratios_is_refused() -> None:

@@ -2,20 +2,59 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
-from trace_ray.config import ObjectiveConfig, TermConfig
+from trace_ray.artifacts import Run
+from trace_ray.config import ObjectiveConfig, StorageConfig, TermConfig
+from trace_ray.config_load import load_config
+from trace_ray.errors import StaleRunError
+from trace_ray.impact.stage import plan_shards
 from trace_ray.losses import npo
-from trace_ray.rounds import choose, gains, reweighed
+from trace_ray.pairs import TRIAGED_SCHEMA
+from trace_ray.rounds import Round, choose, gains, reweighed, write_chosen
+from trace_ray.storage import locate
 
 
-def test_the_pairs_of_largest_gain_are_chosen_in_their_order() -> None:
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(locate(str(tmp_path / "run"), StorageConfig()))
+
+
+def test_the_pairs_of_largest_gain_are_chosen_in_their_order(run: Run) -> None:
     table = pa.table({"row": [0, 1, 2, 3, 4], "impact": [0.1, None, 5.0, -2.0, 1.0]})
-    assert choose(table, 2)["row"].to_pylist() == [2, 4]
-    assert choose(table, 1024)["row"].to_pylist() == [0, 2, 3, 4]
+    for name, part in (("part-0.parquet", table.slice(0, 2)), ("part-1.parquet", table.slice(2))):
+        (run.scored.place / name).write_parquet(part)
+    run.scored.begin({})
+    run.scored.publish(counts={}, seconds=0.0)
+    assert choose(run, 2)["row"].to_pylist() == [2, 4]
+    assert choose(run, 1024)["row"].to_pylist() == [0, 2, 3, 4]
+
+
+def test_a_round_scores_the_chosen_pairs_and_no_others(run: Run) -> None:
+    rows = [
+        dict.fromkeys(TRIAGED_SCHEMA.names)
+        | {"row": i, "pair_id": str(i), "split": "train", "category": ("INVERT", "RETAIN", "PUNISH")[i % 3]}
+        for i in range(40)
+    ]
+    table = pa.Table.from_pylist(rows, schema=TRIAGED_SCHEMA)
+    for name, part in (("part-0.parquet", table.slice(0, 17)), ("part-1.parquet", table.slice(17))):
+        (run.triaged.place / name).write_parquet(part)
+    run.triaged.begin({})
+    run.triaged.publish(counts={"triaged": 40}, seconds=0.0)
+    write_chosen(run, pa.table({"row": [3, 5, 18]}))
+    one = Round(run.realign.place / "rounds" / "1", run)
+    assert one.triaged.read()["row"].to_pylist() == [3, 5, 18]
+    assert one.triaged.manifest()["counts"] == {"triaged": 3, "train INVERT": 2, "train PUNISH": 1}
+    shards = list(plan_shards(one, load_config([], ["policy.text=Be brief."])))
+    assert sum(shard.stop - shard.start for shard in shards) == 3
+    write_chosen(run, pa.table({"row": [3, 5, 18]}))  # a resume finds it
+    with pytest.raises(StaleRunError):
+        write_chosen(run, pa.table({"row": [3, 5]}))
 
 
 def test_weights_grow_with_gain_and_average_one() -> None:

@@ -20,7 +20,7 @@ from trace_ray.artifacts import CONFIG, EXPORT, STAGES, Run
 from trace_ray.cli_errors import told
 from trace_ray.cli_export import export_trained
 from trace_ray.cli_rate import rating_app
-from trace_ray.cli_tables import comparison_table, status_table, summary_tables
+from trace_ray.cli_tables import closing_line, comparison_table, status_table, summary_tables
 from trace_ray.config_check import check_config, config_problems
 from trace_ray.config_load import load_config, load_storage, method_names, read_config
 from trace_ray.config_sources import conf_folder
@@ -312,16 +312,17 @@ def _stdout() -> Console:
 
 def _show(run: Run, *, as_json: bool) -> None:
     """Prints the run's tables, or its summary, on standard output."""
+    from trace_ray.pipeline import stored_config
     from trace_ray.summary import run_summary
 
-    summary = run_summary(run)
+    summary = run_summary(run, stored_config(run, run.place.uri).report)
     if as_json:
         print(json.dumps(summary | {"report": run.report.uri}, indent=1))
         return
     out = _stdout()
     for table in summary_tables(summary):
         out.print(table)
-    out.print(f"report: {run.report.uri}", soft_wrap=True, markup=False, emoji=False)
+    out.print(closing_line(summary, run.report.uri), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -60,16 +60,28 @@ def summary_tables(summary: Mapping[str, Any]) -> list[Table]:
         pairs.caption = f"judge agrees with {checked} labelled pairs: {said}"
     tables = [pairs]
     if figures := summary.get("evaluation"):
-        tables.append(_agreement("category", figures["tpa"], figures["n"]))
-        tables.append(_agreement("source", figures["tpa_by_source"], figures["n_by_source"]))
+        damaged = bool(summary.get("damage"))
+        tables.append(_agreement("category", figures["tpa"], figures["n"], damaged=damaged))
+        tables.append(_agreement("source", figures["tpa_by_source"], figures["n_by_source"], damaged=damaged))
     seconds = Table(*summary["seconds"], title="Seconds by stage", title_justify="left")
     seconds.add_row(*(f"{value:.0f}" for value in summary["seconds"].values()))
     return [*tables, seconds]
 
 
-def _agreement(by: str, tpa: Mapping[str, Mapping[str, float]], n: Mapping[str, int]) -> Table:
-    title = f"Target policy agreement, %, by {by}"
+def closing_line(summary: Mapping[str, Any], report: str) -> Text:
+    """Returns what a run ends with: where its report is, and before it what makes its model a damaged one."""
+    end = f"report: {report}"
+    if damage := summary.get("damage"):
+        return Text(f"the realigned model is damaged: {'; '.join(damage)}; {end}", "bold red")
+    return Text(end)
+
+
+def _agreement(
+    by: str, tpa: Mapping[str, Mapping[str, float]], n: Mapping[str, int], *, damaged: bool = False
+) -> Table:
+    title = f"Target policy agreement, %, by {by}" + (", of a damaged model" if damaged else "")
     table = Table(by, "prompts", "base", "realigned", "change", title=title, title_justify="left")
+    table.columns[3].style = table.columns[4].style = "red" if damaged else ""
     for group, number in sorted(n.items()):
         base, after = tpa["base"][group], tpa["realigned"][group]
         table.add_row(Text(group), str(number), f"{base:.1f}", f"{after:.1f}", f"{after - base:+.1f}")

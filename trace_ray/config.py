@@ -215,14 +215,14 @@ class ImpactConfig:
     max_retries: int = resource(3)
 
 
-LOSSES = ("skip", "dpo", "ipo", "rdpo", "npo", "kl", "sft")
+LOSSES = ("skip", "dpo", "ipo", "ipo_sum", "rdpo", "npo", "kl", "sft")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TermConfig:
     """What is done with the pairs of one category: ``prefer`` is raised or anchored, ``suppress`` lowered.
 
-    Responses are named chosen, rejected or corrected. dpo, ipo, rdpo: prefer one over the one in suppress;
+    Responses are named chosen, rejected or corrected. dpo, ipo, ipo_sum, rdpo: prefer one over the one in suppress;
     npo: suppress one or both; kl and sft: prefer only.
     """
 
@@ -260,8 +260,8 @@ class ObjectiveConfig:
             averaged together with the conflicts, as methods without triage do.
         beta: scale of the log-ratios in dpo, rdpo and npo.
         alpha_kl: weight of the RETAIN term.
-        tau: ipo's target margin is 1 / (2 tau).
-        length_norm: dpo, ipo and rdpo on per-token means instead of sums.
+        tau: the target margin of ipo and ipo_sum is 1 / (2 tau), in nats a token for ipo, in nats for ipo_sum.
+        length_norm: dpo, rdpo and npo on per-token means instead of sums; ipo is always on means, ipo_sum on sums.
         label_noise: rdpo's e, in [0, 1/2).
         npo_scale: multiply npo by 2 / beta, as in its paper.
         u2a_pairs: u2a keeps so many pairs; u2a_rounds: of training and rescoring; u2a_eta: its step in log-weights.

@@ -14,7 +14,7 @@ from trace_ray.labels import selector_problems
 from trace_ray.pairs import RESPONSE_NAMES, TRAINED
 from trace_ray.policy import check_policy
 
-PAIRWISE = ("dpo", "ipo", "rdpo")
+PAIRWISE = ("dpo", "ipo", "ipo_sum", "rdpo")
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 

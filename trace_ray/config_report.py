@@ -15,11 +15,17 @@ class ReportConfig:
         top_pairs: conflicts of highest impact shown.
         examples: held-out prompts whose answers are shown side by side.
         redact: texts of the corpus and of answers are shown, ``hide``: behind a click, or ``omit``: not in the file at all.
+        max_drift: KL to the base on answers to keep, in nats a token, from which on the model counts as damaged; 0 = none.
+        max_perplexity: likewise of these answers' perplexity, as a multiple of the base's; 0 = none.
+        min_diversity: likewise of the share of word pairs that an answer does not repeat, below this part of the base's.
     """
 
     top_pairs: int = 100
     examples: int = 40
     redact: str = choice("none", "hide", "omit")
+    max_drift: float = 0.5
+    max_perplexity: float = 2.0
+    min_diversity: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)

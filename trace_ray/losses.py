@@ -20,7 +20,11 @@ def dpo(margin_B: torch.Tensor, beta: float) -> torch.Tensor:
 
 
 def ipo(margin_B: torch.Tensor, tau: float) -> torch.Tensor:
-    """Returns (margin - 1 / (2 tau))^2, shape (B,). Source: Azar 2023, eq. 17."""
+    """Returns (margin - 1 / (2 tau))^2, shape (B,). Source: Azar 2023, eq. 17.
+
+    There a log-ratio is of a whole response, which favours short ones; its authors, and TRL, take means over tokens.
+    ``ipo`` is of means, ``ipo_sum`` of sums.
+    """
     return (margin_B - 1 / (2 * tau)) ** 2
 
 
@@ -77,21 +81,21 @@ def term_loss(
     """Returns the loss of pairs of one category, for the losses that need response log-ratios alone.
 
     Args:
-        term: the category's row of the objective's table: dpo, ipo, rdpo or npo.
+        term: the category's row of the objective's table: dpo, ipo, ipo_sum, rdpo or npo.
         log_ratio: response name -> r(y), shape (B,).
         length: response name -> response tokens, shape (B,).
     Returns: shape (B,); npo on two responses is their sum.
     Raises: ValueError for a loss that is not made of log-ratios.
     """
+    if term.loss == "ipo" or (objective.length_norm and term.loss != "ipo_sum"):
+        log_ratio = {name: value / length[name].clamp(min=1) for name, value in log_ratio.items()}
     if term.loss == "npo":
         return sum_terms([npo(log_ratio[name], objective.beta, scaled=objective.npo_scale) for name in term.suppress])
-    if objective.length_norm:
-        log_ratio = {name: value / length[name].clamp(min=1) for name, value in log_ratio.items()}
     margin_B = log_ratio[term.prefer] - log_ratio[term.suppress[0]]
     match term.loss:
         case "dpo":
             return dpo(margin_B, objective.beta)
-        case "ipo":
+        case "ipo" | "ipo_sum":
             return ipo(margin_B, objective.tau)
         case "rdpo":
             return rdpo(margin_B, objective.beta, objective.label_noise)

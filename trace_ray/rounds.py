@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,25 +17,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from trace_ray.artifacts import TRAINING_METRICS, Artifact, Run
+from trace_ray.artifacts import TRAINING_METRICS, Artifact, Run, inputs_hash
 from trace_ray.config import Config, ObjectiveConfig
 from trace_ray.impact.slopes import pair_slopes
 from trace_ray.impact.stage import ADAPTER_INIT, run_impact
-from trace_ray.pairs import SCORED_SCHEMA
+from trace_ray.pairs import SCORED_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.realign.export_stage import publish_model, publish_training
 from trace_ray.realign.stage import realign_inputs, train
 from trace_ray.runs.anew import begin
 from trace_ray.runs.figures import training_figures
 from trace_ray.storage import Location
 
-ROUNDS, TRAINED_ADAPTER = "rounds", "trained"
+ROUNDS, CHOSEN, TRAINED_ADAPTER = "rounds", "chosen", "trained"
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Round(Run):
-    """One round's folder; the pairs are those of the whole run.
+    """One round's folder; its pairs are those that were chosen before the first, in a folder that all rounds share.
 
     Args:
         parent: the whole run.
@@ -44,7 +46,7 @@ class Round(Run):
 
     @property
     def triaged(self) -> Artifact:
-        return self.parent.triaged
+        return Artifact(self.parent.realign.place / ROUNDS / CHOSEN)
 
 
 def run_rounds(run: Run, config: Config) -> None:
@@ -61,7 +63,8 @@ def run_rounds(run: Run, config: Config) -> None:
 def _train_rounds(run: Run, config: Config, inputs: dict[str, Any]) -> str:
     """Trains round after round and writes the metrics of all; returns the last adapter's folder, below realign/."""
     objective = config.objective
-    chosen = choose(run.scored.read(), objective.u2a_pairs)
+    chosen = choose(run, objective.u2a_pairs)
+    write_chosen(run, chosen)
     weight = np.ones(chosen.num_rows)
     metrics: list[dict[str, Any]] = []
     current = Round(run.realign.place / ROUNDS / "0", run)
@@ -70,6 +73,8 @@ def _train_rounds(run: Run, config: Config, inputs: dict[str, Any]) -> str:
         adapter = before.place / TRAINED_ADAPTER / "adapter" if number else run.impact.place / ADAPTER_INIT
         _copy(adapter, current.impact.place / ADAPTER_INIT)
         if number:
+            for file in run.impact.place.files(".parquet"):  # the gold batch, and the curvature's sample
+                (current.impact.place / file.name).write_bytes(file.read_bytes())
             run_impact(current, _rescoring(config))
             gain = gains(chosen, current.scored.read(), objective)
             weight = reweighed(weight, gain, objective.u2a_eta)
@@ -83,11 +88,36 @@ def _train_rounds(run: Run, config: Config, inputs: dict[str, Any]) -> str:
     return f"{ROUNDS}/{objective.u2a_rounds - 1}/{TRAINED_ADAPTER}"
 
 
-def choose(scored: pa.Table, limit: int) -> pa.Table:
-    """Returns the ``limit`` conflicts of largest gain, in their order. The gain of a first round is their impact."""
-    gain = np.nan_to_num(scored["impact"].to_numpy(), nan=-np.inf)
+def choose(run: Run, limit: int) -> pa.Table:
+    """Returns the ``limit`` scored conflicts of largest gain, in their order. The gain of a first round is their impact."""
+    impacts = [table["impact"].to_numpy() for table in run.scored.tables(["impact"])]
+    gain = np.nan_to_num(np.concatenate(impacts), nan=-np.inf)
     kept = np.sort(np.argsort(-gain, kind="stable")[: min(limit, int(np.isfinite(gain).sum()))])
-    return scored.take(pa.array(kept))
+    tables, start = [], 0
+    for table in run.scored.tables():
+        mine = kept[(kept >= start) & (kept < start + table.num_rows)] - start
+        tables.append(table.take(pa.array(mine)))
+        start += table.num_rows
+    return pa.concat_tables(tables)
+
+
+def write_chosen(run: Run, chosen: pa.Table) -> None:
+    """Writes the triaged rows of the chosen pairs: what a round scores anew, and not the whole corpus."""
+    artifact = Round(run.place, run).triaged
+    rows = chosen["row"].to_pylist()
+    if not artifact.begin({"triaged": run.triaged.manifest()["inputs_hash"], "rows": inputs_hash({"rows": rows})}):
+        return
+    counts: Counter[str] = Counter(triaged=len(rows))
+    for name in run.triaged.manifest()["parts"]:
+        part = (run.triaged.place / name).read_parquet()
+        kept = part.filter(pc.is_in(part["row"], chosen["row"].combine_chunks()))
+        if kept.num_rows:
+            (artifact.place / name).write_parquet(kept)
+        counts.update(
+            f"{split} {category}"
+            for split, category in zip(*(kept[c].to_pylist() for c in ("split", "category")), strict=True)
+        )
+    artifact.publish(counts=counts, seconds=0.0, schema=TRIAGED_SCHEMA)
 
 
 def gains(chosen: pa.Table, rescored: pa.Table, objective: ObjectiveConfig) -> Floats:

@@ -10,6 +10,7 @@ import torch
 from trace_ray import vocabulary
 from trace_ray.config import LoraSettings, ModelConfig
 from trace_ray.evaluate.drift import drift
+from trace_ray.evaluate.drift_sum import DriftSum
 from trace_ray.models import load_model, new_adapter
 from trace_ray.synth.demo import MODELS
 from trace_ray.text import TokenizedPair
@@ -70,3 +71,8 @@ def test_two_models_give_what_one_with_an_adapter_gives() -> None:
 
 def test_no_pairs_give_no_figures() -> None:
     assert drift(tiny(), tiny(), [], 10) == {}
+
+
+def test_the_perplexity_of_a_wreck_is_a_number() -> None:
+    figures = DriftSum(kl=5e4, nll_base=1.0, nll_realigned=5e4, tokens=10, pairs=1).figures()
+    assert math.isfinite(figures["ppl_realigned"])

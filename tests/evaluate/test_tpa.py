@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trace_ray.evaluate.tpa import compliance, evaluation_metrics
+from trace_ray.evaluate.tpa import compliance, diversity, evaluation_metrics
 
 
 def answers(model: str, compliant: list[bool], unclear: int = 0) -> list[dict[str, Any]]:
@@ -53,3 +53,11 @@ def test_an_unreadable_verdict_counts_as_a_violation() -> None:
 def test_a_source_that_is_called_all_is_counted_once() -> None:
     rows = [row | {"source": "all"} for row in answers("base", [True, False, True, False])]
     assert compliance(rows, "source") == {"base": {"all": [1, 0, 1, 0]}}
+
+
+def test_a_model_that_repeats_itself_has_little_diversity() -> None:
+    prose, ahem = "a policy asks for an answer that helps", " ".join(["ahem"] * 40)
+    assert diversity([prose]) == 1.0
+    assert diversity([ahem]) == pytest.approx(1 / 39)
+    assert diversity([prose, ahem, "no", ""]) == pytest.approx((1 + 1 / 39) / 2)
+    assert diversity(["no", ""]) == 0.0

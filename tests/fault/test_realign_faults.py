@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.realign import handmade
-from trace_ray.realign.stage import SNAPSHOT
+from trace_ray.realign.checkpoints import SNAPSHOT
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,9 +32,9 @@ EPOCHS, CHECKPOINT, STEPS = 80, 10, 480
 class Drill:
     """One run in a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **rows: Any) -> None:
         self.folder, self.model = folder, handmade.tiny_model(folder / "model")
-        handmade.make_run(folder / "run", self.config())
+        handmade.make_run(folder / "run", self.config(), **rows)
         self.log = folder / "log"
 
     def config(self, **realign: Any) -> Any:
@@ -188,10 +188,18 @@ def test_a_drained_node_changes_nothing(undisturbed: Drill, drill: Drill) -> Non
     assert_same(drill, undisturbed)
 
 
-def test_a_mistake_met_by_a_worker_is_raised_once(drill: Drill) -> None:
-    """A learning rate that makes a figure not finite: one attempt, and the user is told which setting."""
-    driver = drill.start(learning_rate=1e30, max_grad_norm=0.0)
+@pytest.mark.parametrize(
+    ("shift", "cause"),
+    [
+        (1e6, "the gradient was exactly 0 for 10 steps, up to step 10"),
+        (float("-inf"), "PUNISH/loss is not finite at step 1"),
+    ],
+)
+def test_a_mistake_met_by_a_worker_is_raised_once(tmp_path: Path, shift: float, cause: str) -> None:
+    """One attempt, and the user is told which setting. npo of a policy far below the reference is flat: sigmoid is 0."""
+    drill = Drill(tmp_path, categories=("PUNISH",), shift=shift)
+    driver = drill.start()
     assert driver.wait(timeout=300) != 0
     text = drill.log.read_text()
-    assert "realign.learning_rate" in text
+    assert f"realign.learning_rate: 0.003: {cause}" in text
     assert text.count("trace_ray.errors.UserError: realign.learning_rate") == 1

@@ -16,10 +16,11 @@ PAIR: dict[str, Any] = {"prefer": "rejected", "suppress": ("chosen",)}
 B, TAU, E = 0.7, 0.4, 0.2
 LOSSES: dict[str, tuple[TermConfig, dict[str, Any]]] = {
     "dpo": (TermConfig(loss="dpo", **PAIR), {}),
+    "ipo_sum": (TermConfig(loss="ipo_sum", **PAIR), {}),
     "ipo": (TermConfig(loss="ipo", **PAIR), {}),
-    "ipo per token": (TermConfig(loss="ipo", **PAIR), {"length_norm": True}),
     "rdpo": (TermConfig(loss="rdpo", **PAIR), {"label_noise": E}),
     "npo": (TermConfig(loss="npo", suppress=("chosen",)), {}),
+    "npo per token": (TermConfig(loss="npo", suppress=("chosen",)), {"length_norm": True}),
     "npo on both": (TermConfig(loss="npo", suppress=("chosen", "rejected")), {"npo_scale": True}),
     "sft": (TermConfig(loss="sft", prefer="rejected"), {}),
 }
@@ -35,14 +36,16 @@ def by_hand(name: str, r_w: torch.Tensor, r_l: torch.Tensor, n_w: int, n_l: int,
     match name:
         case "dpo":
             return -torch.log(sigmoid(B * d))
-        case "ipo":
+        case "ipo_sum":
             return (d - 1 / (2 * TAU)) ** 2
-        case "ipo per token":
+        case "ipo":
             return (r_l / n_l - r_w / n_w - 1 / (2 * TAU)) ** 2
         case "rdpo":
             return (-(1 - E) * torch.log(sigmoid(B * d)) + E * torch.log(sigmoid(-B * d))) / (1 - 2 * E)
         case "npo":
             return -torch.log(sigmoid(-B * r_w))
+        case "npo per token":
+            return -torch.log(sigmoid(-B * r_w / n_w))
         case "npo on both":
             return (-torch.log(sigmoid(-B * r_w)) - torch.log(sigmoid(-B * r_l))) * 2 / B
         case "sft":
@@ -83,7 +86,8 @@ def test_gains_equal_autograd_of_the_loss(name: str, parameters: str, at_ref: bo
     [
         (TermConfig(loss="dpo", **PAIR), {"rejected": -0.15, "chosen": 0.15}),
         (TermConfig(loss="npo", suppress=("chosen", "rejected")), {"chosen": 0.15, "rejected": 0.15}),
-        (TermConfig(loss="ipo", **PAIR), {"rejected": -1 / 0.3, "chosen": 1 / 0.3}),
+        (TermConfig(loss="ipo_sum", **PAIR), {"rejected": -1 / 0.3, "chosen": 1 / 0.3}),
+        (TermConfig(loss="ipo", **PAIR), {"rejected": -1 / 0.3 / 4, "chosen": 1 / 0.3 / 4}),
         (TermConfig(loss="kl", prefer="chosen"), {"chosen": 0.0}),
         (TermConfig(loss="sft", prefer="chosen"), {"chosen": -0.25}),
     ],

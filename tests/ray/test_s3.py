@@ -21,7 +21,7 @@ from trace_ray.config_load import load_config
 from trace_ray.config_sources import conf_folder
 from trace_ray.errors import StaleRunError
 from trace_ray.pipeline import run_folder, run_stages
-from trace_ray.realign.stage import CHECKPOINTS
+from trace_ray.realign.checkpoints import CHECKPOINTS
 from trace_ray.storage import upload_folder
 from trace_ray.synth.demo import write_corpus
 

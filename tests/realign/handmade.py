@@ -84,13 +84,21 @@ def scored_rows(
     return rows
 
 
-def make_run(folder: Path, config: Config, count: int = 22, categories: tuple[str, ...] = CATEGORIES) -> Run:
-    """Writes triaged/ and scored/ (manifests only where rows are not read) and the initial adapter."""
+def make_run(
+    folder: Path, config: Config, count: int = 22, categories: tuple[str, ...] = CATEGORIES, shift: float = 0.0
+) -> Run:
+    """Writes triaged/ and scored/ (manifests only where rows are not read) and the initial adapter.
+
+    Args:
+        shift: added to the reference's log-probs, as if the policy had moved by as much the other way.
+    """
     from trace_ray.models import load_model, new_adapter
 
     run = Run(locate(str(folder), StorageConfig()))
     model = load_model(config.model)
-    table = pa.Table.from_pylist(scored_rows(model, count, categories), schema=SCORED_SCHEMA)
+    rows = scored_rows(model, count, categories)
+    rows = [row | {f"{name}_ref_logp": row[f"{name}_ref_logp"] + shift for name in RESPONSE_NAMES} for row in rows]
+    table = pa.Table.from_pylist(rows, schema=SCORED_SCHEMA)
     run.triaged.begin({"made": "by hand"})
     facts = {"policy": {"name": "test", "version": "1", "hash": "0" * 16}}
     run.triaged.publish(counts={"triaged": count}, seconds=0.0, schema=SCORED_SCHEMA, **facts)

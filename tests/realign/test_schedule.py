@@ -45,6 +45,17 @@ def test_the_card_carries_the_base_licence(tmp_path: Path) -> None:
     assert "license: other\nlicense_name: llama3.1\n" in card.split("---\n")[1]
 
 
+@pytest.mark.parametrize("base", ["/models/base", "s3://lake/base", "models", "../base"])
+def test_a_base_in_a_folder_is_no_hubs_base_model(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub refuses such a card; the text still says what was trained."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    card = model_card({"base model": base, "method": "trace"}, {})
+    assert "base_model" not in card
+    assert f"- base model: {base}" in card
+    assert "base_model: org/base\n" in model_card({"base model": "org/base", "method": "trace"}, {})
+
+
 def test_the_card_names_method_policy_data_and_metrics(tmp_path: Path) -> None:
     config = handmade.tiny_config(handmade.tiny_model(tmp_path / "model"))
     run = handmade.make_run(tmp_path / "run", config, count=4)

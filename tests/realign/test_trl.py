@@ -55,7 +55,8 @@ def trl_trainer(folder: Path, rows: list[dict[str, Any]], lora: Any, out: Path, 
     ("loss", "ours", "theirs"),
     [
         ("dpo", {"beta": BETA}, {"loss_type": "sigmoid", "beta": BETA}),
-        ("ipo", {"tau": TAU, "length_norm": True}, {"loss_type": "ipo", "beta": TAU}),
+        ("ipo", {"tau": TAU}, {"loss_type": "ipo", "beta": TAU}),
+        ("dpo", {"beta": BETA, "length_norm": True}, {"loss_type": "sigmoid_norm", "beta": BETA}),
         (
             "rdpo",
             {"beta": BETA, "label_noise": NOISE},

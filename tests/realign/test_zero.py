@@ -15,6 +15,7 @@ import torch
 from tests.realign import handmade
 from trace_ray.artifacts import Run
 from trace_ray.config import RealignConfig
+from trace_ray.realign.schedule import rate_factor
 from trace_ray.realign.zero import deepspeed_config
 
 STEPS = 20
@@ -76,6 +77,21 @@ def test_every_stage_and_two_workers_equal_stage_0_on_one(setting: Setting, stag
 @pytest.mark.parametrize(("stage", "workers"), [(0, 2), (1, 1), (2, 2), (3, 1), (3, 3), (0, 3)])
 def test_the_other_stages_and_workers_too(setting: Setting, stage: int, workers: int) -> None:
     assert_same(setting.train(f"zero{stage}-{workers}", workers, zero_stage=stage), setting.train("plain"))
+
+
+def test_the_logged_rate_is_the_one_that_the_step_took(setting: Setting) -> None:
+    realign = handmade.tiny_config(setting.model, epochs=5).realign
+    rates = [row["lr"] for row in setting.train("plain")["metrics"]]
+    steps = setting.train("plain")["metrics"][0]["steps"]
+    factors = [rate_factor(step, steps, realign.warmup_steps, realign.schedule) for step in range(STEPS)]
+    assert rates == pytest.approx([realign.learning_rate * factor for factor in factors])
+
+
+@pytest.mark.parametrize(("stage", "workers"), [(1, 2), (2, 2), (3, 1)])
+def test_every_stage_accumulates_several_micro_batches_a_step(setting: Setting, stage: int, workers: int) -> None:
+    """A budget of one token: each of a step's 8 pairs is a micro-batch; their gradients add up, none is lost or doubled."""
+    split = setting.train(f"split{stage}", workers, batch=8, micro_tokens=1, zero_stage=stage)
+    assert_same(split, setting.train("whole", batch=8, micro_tokens=10**6))
 
 
 def test_one_pair_at_a_time_equals_all_at_once(setting: Setting) -> None:

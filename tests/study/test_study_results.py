@@ -122,7 +122,7 @@ def test_the_full_plan_holds_the_papers_comparison() -> None:
     assert noisy >= set(product(("trace", "no_impact", "dpo_gold", "u2a"), (0.1, 0.2), seeds))
     varied = {c.variant: c.config() for c in cells if c.method == "trace" and c.variant}
     assert varied["weight_norm sum"].impact.weight_norm == "sum"
-    assert varied["ipo"].objective.INVERT.loss == "ipo"
+    assert varied["ipo_sum"].objective.INVERT.loss == "ipo_sum"
     assert varied["gauss_newton"].impact.curvature == "gauss_newton"
     trace = Cell(method="trace", pairs=9, seed=0).config()
     assert (trace.impact.weight_norm, trace.objective.INVERT.loss, trace.impact.curvature) == (

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+_MOST_NATS = 700.0
+"""A token; the exponential of more is no number."""
+
 
 @dataclass(frozen=True)
 class DriftSum:
@@ -35,7 +38,7 @@ class DriftSum:
             return {}
         return {
             "kl_to_base": self.kl / self.tokens,
-            "ppl_base": math.exp(self.nll_base / self.tokens),
-            "ppl_realigned": math.exp(self.nll_realigned / self.tokens),
+            "ppl_base": math.exp(min(_MOST_NATS, self.nll_base / self.tokens)),
+            "ppl_realigned": math.exp(min(_MOST_NATS, self.nll_realigned / self.tokens)),
             "drift_tokens": float(self.tokens),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from trace_ray.evaluate.intervals import bootstrap_interval, change_interval
@@ -53,7 +54,26 @@ def evaluation_metrics(rows: list[dict[str, Any]], resamples: int, seed: int) ->
         mine = [row for row in rows if row["model"] == model]
         metrics.setdefault("unclear", {})[model] = sum(row["judge_error"] is not None for row in mine)
         metrics.setdefault("mean_words", {})[model] = sum(len(row["response"].split()) for row in mine) / len(mine)
+        metrics.setdefault("diversity", {})[model] = diversity([row["response"] for row in mine])
     return metrics
+
+
+def diversity(answers: Iterable[str]) -> float:
+    """Returns how many of an answer's pairs of neighbouring words are not said before in it, as a share in [0, 1].
+
+    The mean over answers of two words or more; 0 where there is none. A model that says one thing again and again falls
+    towards 0; good prose is near 1.
+
+    >>> diversity(["the cat sat", "ahem ahem ahem ahem ahem", "no"])
+    0.625
+    """
+    shares = []
+    for answer in answers:
+        words = answer.lower().split()
+        pairs = list(pairwise(words))
+        if pairs:
+            shares.append(len(set(pairs)) / len(pairs))
+    return sum(shares) / len(shares) if shares else 0.0
 
 
 def _map(grouped: Grouped, function: Any) -> dict[str, dict[str, Any]]:

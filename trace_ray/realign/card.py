@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from trace_ray.config import Config
 from trace_ray.staging import local_model
 
 LICENCE_FIELDS = ("license", "license_name", "license_link")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def card_facts(run: Run, config: Config, metrics: list[dict[str, Any]]) -> dict[str, Any]:
@@ -59,6 +61,15 @@ def base_licence(model: str) -> dict[str, str]:
     return licence_fields(readme.read_text(encoding="utf-8", errors="replace"))
 
 
+def on_hub(model: str) -> bool:
+    """Returns whether this is a model's name on a hub, which refuses a card that names a folder as its base.
+
+    >>> on_hub("org/base-7B"), on_hub("/models/base"), on_hub("./base"), on_hub("s3://lake/base")
+    (True, False, False, False)
+    """
+    return _HUB_ID.fullmatch(model) is not None and not Path(model).is_dir()
+
+
 def licence_fields(text: str) -> dict[str, str]:
     r"""Returns the licence fields of a card's front matter.
 
@@ -77,7 +88,9 @@ def licence_fields(text: str) -> dict[str, str]:
 
 def model_card(facts: dict[str, Any], licence: dict[str, str]) -> str:
     """Returns the card: front matter, then one line a fact."""
-    front = {"base_model": facts["base model"], "library_name": "transformers", "pipeline_tag": "text-generation"}
+    base = facts["base model"]
+    front = {"base_model": base} if on_hub(base) else {}
+    front |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
     front |= {"tags": ["trace-ray", "realigned"], **licence}
     lines = ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---", ""]
     lines += [f"# Realigned with trace-ray ({facts['method']})", ""]

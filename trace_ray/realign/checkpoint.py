@@ -4,7 +4,7 @@ deepspeed/              each worker's shards; the same number of workers and ZeR
 weights.safetensors     the trained weights, whole
 optimizer.safetensors   AdamW's moments and float32 masters by parameter, whole
 adapter/                the adapter as PEFT writes it (lora)
-cursor.json             step, schedule, workers, ZeRO stage, metrics so far
+cursor.json             step, schedule, workers, ZeRO stage, metrics so far; all the other files and their sizes
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from trace_ray.realign.weights import check_weights, gathered_optimizer, gathere
 
 TAG = "deepspeed"
 CURSOR, WEIGHTS, OPTIMIZER, ADAPTER = "cursor.json", "weights.safetensors", "optimizer.safetensors", "adapter"
+FILES = "files"
+"""In cursor.json: {file of the checkpoint: bytes}, of all workers."""
 
 
 def save_checkpoint(engine: Any, model: Any, folder: Path, cursor: dict[str, Any], *, whole: bool = True) -> None:
@@ -32,6 +34,7 @@ def save_checkpoint(engine: Any, model: Any, folder: Path, cursor: dict[str, Any
     first = engine.global_rank == 0
     weights = gathered_weights(model, keep=first)
     optimizer = gathered_optimizer(engine, model, keep=first) if whole else {}
+    shards = _files_of_all(folder)
     if not first:
         return
     from safetensors.torch import save_file
@@ -42,8 +45,22 @@ def save_checkpoint(engine: Any, model: Any, folder: Path, cursor: dict[str, Any
         save_file(optimizer, str(folder / OPTIMIZER))
     if hasattr(model, "peft_config"):
         _save_adapter(model, weights, folder / ADAPTER)
-    placed = {"workers": engine.world_size, "zero_stage": engine.zero_optimization_stage()}
+    placed: dict[str, Any] = {"workers": engine.world_size, "zero_stage": engine.zero_optimization_stage()}
+    placed[FILES] = shards | _files(folder)
     (folder / CURSOR).write_text(json.dumps(cursor | placed | {"schedule": engine.lr_scheduler.state_dict()}))
+
+
+def _files(folder: Path) -> dict[str, int]:
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
+
+
+def _files_of_all(folder: Path) -> dict[str, int]:
+    """Returns what every worker has written so far; in a shared folder one may see another's file half written."""
+    import torch.distributed
+
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, _files(folder))
+    return {name: max(one.get(name, 0) for one in found) for one in found for name in one}
 
 
 def load_checkpoint(engine: Any, model: Any, folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config
 from trace_ray.errors import UserError
 from trace_ray.realign.card import card_facts
+from trace_ray.realign.checkpoints import CHECKPOINTS, damage
 from trace_ray.runs.figures import training_figures
 from trace_ray.storage import Location
 
@@ -63,8 +64,10 @@ def trained_place(run: Run) -> Location:
     if name is None:
         raise UserError(place.uri, "trained by an older trace-ray", f"delete {place.uri}/_DONE and run realign again")
     trained: Location = place / name
-    if not trained.exists():
-        raise UserError(trained.uri, "no trained checkpoint", f"delete {place.uri}/_DONE and run realign again")
+    lost = damage(trained) if name.startswith(CHECKPOINTS) else "" if trained.exists() else "no such folder"
+    if lost:
+        remedy = f"restore it, or delete {place.uri}/_DONE and run realign again: it goes on from a checkpoint before"
+        raise UserError(trained.uri, lost, remedy)
     return trained
 
 

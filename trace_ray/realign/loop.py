@@ -19,6 +19,7 @@ from trace_ray.errors import UserError
 from trace_ray.progress import pause
 from trace_ray.realign.checkpoint import load_checkpoint, save_checkpoint
 from trace_ray.realign.data import TrainingRows
+from trace_ray.realign.dead import cause_of_death
 from trace_ray.realign.figures import StepSums, named_figures, peak_memory_gib
 from trace_ray.realign.objective import denominators, micro_batch, pair_losses, reduce_losses
 from trace_ray.realign.order import StepPlan
@@ -99,15 +100,16 @@ class Trainer:
             torch.manual_seed(hash((self.config.realign.seed, self.step, number, self.rank)) & 0x7FFFFFFF)
             self.engine.set_gradient_accumulation_boundary(number == len(steps) - 1)
             self._micro_step(samples, micro_step, sums)
-        norm = plain_grad_norm(self.engine, self.model)
-        self.engine.step()
+        norm, rate = plain_grad_norm(self.engine, self.model), self.engine.get_lr()[0]
+        self.engine.step()  # which sets the next step's rate
         norm = self.engine.get_global_grad_norm() if norm is None else norm
         if time.monotonic() - self._noticed > _NOTICE_SECONDS:
             sums.counts[-1] = 1
         summed = sums.tensor().to(self.engine.device)
         torch.distributed.all_reduce(summed)
         self.step += 1
-        self._record(summed.cpu(), float(norm), samples, time.monotonic() - started)
+        self._record(summed.cpu(), {"lr": rate, "grad_norm": float(norm)}, samples, time.monotonic() - started)
+        self._refuse_death()
         return bool(summed[-1])
 
     def layout(self, samples: Any) -> list[MicroStep]:
@@ -133,9 +135,8 @@ class Trainer:
         self.engine.backward(loss + 0.0 * (logp_S.sum() + kl_S.sum()))
         sums.add(batch, losses)
 
-    def _record(self, summed: torch.Tensor, norm: float, samples: Any, seconds: float) -> None:
-        figures: dict[str, Any] = {"step": self.step, "steps": self.plan.steps, "lr": self.engine.get_lr()[0]}
-        figures |= {"grad_norm": norm, **named_figures(summed)}
+    def _record(self, summed: torch.Tensor, optimizer: dict[str, float], samples: Any, seconds: float) -> None:
+        figures: dict[str, Any] = {"step": self.step, "steps": self.plan.steps, **optimizer, **named_figures(summed)}
         broken = [name for name, v in figures.items() if isinstance(v, float) and not math.isfinite(v)]
         if broken:
             found = f"{broken[0]} is not finite at step {self.step}"
@@ -150,6 +151,25 @@ class Trainer:
             metrics.gauge("training_step", self.step)
         if self.rank == 0 and time.monotonic() - self._written > self._pause:
             self.write_metrics()
+
+    def _refuse_death(self) -> None:
+        """Raises UserError, on all workers alike, where the last steps trained nothing."""
+        realign = self.config.realign
+        cause = cause_of_death(
+            self.metrics,
+            self.config.objective.weighed,
+            realign.epsilon_steps,
+            epsilon=realign.epsilon,
+            max_grad_norm=realign.max_grad_norm,
+            over=self.step == self.plan.steps,
+        )
+        if not cause:
+            return
+        if self.rank == 0:
+            self.write_metrics()
+        remedy = "use another rate, lower where the figures before had blown up; see realign/metrics.jsonl"
+        found = f"{cause} for {realign.epsilon_steps} steps, up to step {self.step}: nothing is trained any more"
+        raise UserError("realign.learning_rate", realign.learning_rate, f"{found}; {remedy}")
 
     def write_metrics(self) -> None:
         """Writes metrics.jsonl and tells the trackers what is new; rank 0 only.

@@ -75,6 +75,16 @@ def _takes_copy(config: Config) -> bool:
     return anchored and config.realign.kl_reference == "frozen_copy"
 
 
+def compile_nothing() -> None:
+    """Keeps DeepSpeed from compiling its shared-memory op on CPUs, which nothing in training uses.
+
+    A process that is killed meanwhile leaves a lock behind in ~/.cache, and every later training would wait for it.
+    """
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
 def make_engine(model: Any, reference: Any, config: Config, steps: int) -> Any:
     """Returns DeepSpeed's engine around the policy, in training mode: an adapter's dropout is all that is random."""
     import deepspeed
@@ -82,6 +92,7 @@ def make_engine(model: Any, reference: Any, config: Config, steps: int) -> Any:
     from trace_ray.model.modes import training_mode
     from trace_ray.realign.policy_module import HybridPolicy
 
+    compile_nothing()
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer, schedule = make_optimizer(trainable, config.realign, steps)
     engine, *_ = deepspeed.initialize(

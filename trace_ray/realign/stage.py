@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 
 from trace_ray.artifacts import Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, settings
 from trace_ray.errors import UserError
 from trace_ray.identity import model_identity
-from trace_ray.progress import CONSOLE, Meter, pause
+from trace_ray.progress import Meter, pause
+from trace_ray.realign.checkpoints import CHECKPOINTS, drop_damaged, drop_strays
 from trace_ray.realign.export_stage import publish_model, publish_training
 from trace_ray.realign.generation import check_generation
 from trace_ray.realign.reference import reference_place
@@ -27,10 +27,6 @@ from trace_ray.realign.worker import MISTAKE, train_worker
 from trace_ray.runs.anew import begin
 from trace_ray.runs.figures import training_figures
 from trace_ray.staging import local_model
-
-CHECKPOINTS = "checkpoints"
-SNAPSHOT = "checkpoint_manager_snapshot.json"
-"""Ray Train's name for its list of a run's checkpoints."""
 
 _POLL_SECONDS = 2.0
 
@@ -75,7 +71,7 @@ def train(run: Run, config: Config) -> Any:
         mistake.fs.delete_file(mistake.path)
     if config.realign.kl_reference == "top_k":
         _store_reference(run, config)
-    _drop_damaged_snapshot(run)
+    drop_damaged(run)
     stop = threading.Event()
     watcher = threading.Thread(target=_watch, args=(run, stop), daemon=True)
     watcher.start()
@@ -89,7 +85,7 @@ def train(run: Run, config: Config) -> Any:
         raise UserError(*json.loads(mistake.read_text()))
     if result.error is not None:
         raise result.error
-    _drop_strays(run, result)
+    drop_strays(run, result)
     return result.checkpoint
 
 
@@ -103,33 +99,6 @@ def _own_interrupt() -> Iterator[None]:
     finally:
         if main:
             signal.signal(signal.SIGINT, before)
-
-
-def _drop_damaged_snapshot(run: Run) -> None:
-    """Deletes Ray Train's list of checkpoints where a full disk or a lost machine cut it short.
-
-    It is not written whole or not at all, and Ray Train stops at one that it cannot read: such a training begins anew.
-    """
-    place = run.realign.place / CHECKPOINTS / SNAPSHOT
-    if not place.exists():
-        return
-    try:
-        json.loads(place.read_text())
-    except ValueError:
-        warning = f"{place.uri}: cut short, as by a full disk; the training begins anew"
-        CONSOLE.print(warning, style="yellow", markup=False, emoji=False)
-        place.fs.delete_file(place.path)
-
-
-def _drop_strays(run: Run, result: Any) -> None:
-    """Deletes checkpoints that a killed worker wrote and could not report: Ray Train counts and deletes reported ones."""
-    reported = [result.checkpoint, *(checkpoint for checkpoint, _ in result.best_checkpoints or [])]
-    kept = {checkpoint.path.rstrip("/").rsplit("/", 1)[-1] for checkpoint in reported}
-    place = run.realign.place / CHECKPOINTS
-    for info in place.fs.get_file_info(pafs.FileSelector(place.path, allow_not_found=True)):
-        folder = info.type == pafs.FileType.Directory
-        if folder and info.base_name.startswith("checkpoint_") and info.base_name not in kept:
-            (place / info.base_name).delete_folder()
 
 
 def _trainer(run: Run, config: Config) -> Any:

@@ -23,6 +23,9 @@ def deepspeed_config(realign: RealignConfig, dtype: str) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": realign.max_grad_norm,
         "bf16": {"enabled": dtype == "bfloat16"},
+        # Where the model is bfloat16, DeepSpeed would add up micro-batches and workers in it: of 1 + 1/1024 it keeps 1.
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
         "zero_optimization": _zero(realign, dtype),
         "zero_allow_untested_optimizer": True,  # torch's AdamW: DeepSpeed's own needs a compiler on every node
         "zero_force_ds_cpu_optimizer": False,

@@ -45,7 +45,7 @@ def report_sections(run: Run, config: Config) -> dict[str, Any]:
     gap = gap_section(run)
     judge = judge_section(run, config.triage)
     impact = impact_section(run, report, objective)
-    change = change_section(run)
+    change = change_section(run, report)
     problems = problems_section(run, report.redact)
     cost = cost_section(run)
     lineage = lineage_section(run, config)

@@ -30,8 +30,8 @@ paper's 1e-4 times powers of the square root of 2; at that and below nothing is 
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "weight_norm sum": ("impact.weight_norm=sum",),
-    "ipo": ("objective.INVERT.loss=ipo",),
-    "ipo, tau 0.1": ("objective.INVERT.loss=ipo", "objective.tau=0.1"),
+    "ipo_sum": ("objective.INVERT.loss=ipo_sum",),
+    "ipo_sum, tau 0.1": ("objective.INVERT.loss=ipo_sum", "objective.tau=0.1"),
     "gauss_newton": ("impact.curvature=gauss_newton",),
     "alpha_kl 0": ("objective.alpha_kl=0",),
     "one epoch": ("realign.max_steps=0",),
@@ -47,7 +47,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 """A method with settings changed. TRACE's own are weight_norm mean, dpo and curvature identity; ``balanced`` is a DPO baseline
 in which all conflicts together weigh as much as all RETAIN pairs together, not each pair as each other. ``sft`` raises what
-dpo would prefer, without pushing anything down: dpo and npo lower every response of a conflict's prompt in the end. ipo's
+dpo would prefer, without pushing anything down: dpo and npo lower every response of a conflict's prompt in the end. ipo_sum's
 margin is 1 / (2 tau): 1.7 nats with tau 0.3, where a refusal's first word leads by 2.2 in the base. ``alpha_kl 0`` is trace
 without the KL that still draws its RETAIN pairs: no_kl has none to draw, and sees each conflict five times as often."""
 
@@ -59,8 +59,8 @@ AT_EVERY_SIZE = (
     ("naive_oracle_dpo", BALANCED),
 )
 AT_THE_MIDDLE = (
-    ("trace", "ipo"),
-    ("trace", "ipo, tau 0.1"),
+    ("trace", "ipo_sum"),
+    ("trace", "ipo_sum, tau 0.1"),
     ("trace", "gauss_newton"),
 )
 LENGTHS = (

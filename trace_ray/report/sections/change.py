@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trace_ray.artifacts import EVALUATION_METRICS, Run, read_json
+from trace_ray.config import ReportConfig
 from trace_ray.report.sections.gap import SHOWN_GROUPS
 from trace_ray.report.sections.measures import Measure, other_measures
+from trace_ray.runs.damage import Damage, damages
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class ChangeSection:
         by_category: ``all`` first; by_source: ``all`` and the largest sources, empty where there is one source only.
         more_sources: how many smaller ones are left out.
         other: title -> lines of what else evaluation measured.
+        damage: what of it is beyond a limit.
     """
 
     judge: str
@@ -69,6 +72,7 @@ class ChangeSection:
     unclear: Mapping[str, int]
     mean_words: Mapping[str, float]
     other: Mapping[str, list[Measure]]
+    damage: Sequence[Damage] = ()
 
     @property
     def overall(self) -> ChangeRow:
@@ -80,11 +84,16 @@ class ChangeSection:
         return all(row.difference is not None for row in (*self.by_category, *self.by_source))
 
 
-def change_section(run: Run) -> ChangeSection | None:
-    """Returns before and after; None before evaluation is done."""
+def change_section(run: Run, limits: ReportConfig | None = None) -> ChangeSection | None:
+    """Returns before and after; None before evaluation is done.
+
+    Args:
+        limits: beyond which a model counts as damaged; None = the defaults.
+    """
     if not run.evaluation.done():
         return None
     metrics = read_json(run.evaluation.place / EVALUATION_METRICS)
+    damage = damages(metrics, limits or ReportConfig())
     every = change_rows(
         metrics["tpa_by_source"],
         metrics["n_by_source"],
@@ -100,7 +109,8 @@ def change_section(run: Run) -> ChangeSection | None:
         more_sources=max(0, len(sources) - SHOWN_GROUPS),
         unclear=metrics["unclear"],
         mean_words=metrics["mean_words"],
-        other=other_measures(metrics),
+        other=other_measures(metrics, {one.measure for one in damage}),
+        damage=damage,
     )
 
 

@@ -77,6 +77,10 @@ def _said(figure: float | None, form: str) -> str:
 def _change(change: ChangeSection) -> Card:
     row = change.overall
     tone = "good" if row.change > 0 and row.clear else "bad" if row.change < 0 and row.clear else "warn"
+    if change.damage:
+        sentence = f"comply, by a damaged model: {'; '.join(one.seen for one in change.damage)}. Rely on no share here."
+        answer = f"Damaged, {row.base.value:.3g} → {row.realigned.value:.3g} %"
+        return Card("What changed in the model?", answer, sentence, "change", "bad")
     sentence = (
         f"of answers to {row.prompts:,} held-out prompts comply after realignment; before, {row.base.value:.3g} % did: "
         f"{row.said(' points')}."
@@ -90,7 +94,7 @@ def _kept(change: ChangeSection) -> Card | None:
     row = next((row for row in change.by_category if row.name == "RETAIN"), None)
     if row is None:
         return None
-    tone = "good" if row.change >= -1 else "bad" if row.clear else "warn"
+    tone = "bad" if change.damage else "good" if row.change >= -1 else "bad" if row.clear else "warn"
     sentence = f"compliance on the {row.prompts:,} prompts that the old preferences already answered well."
     return Card("Was anything lost?", f"{row.base.value:.3g} → {row.realigned.value:.3g} %", sentence, "change", tone)
 

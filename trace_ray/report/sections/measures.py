@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +11,21 @@ from trace_ray.pairs import MODELS
 
 @dataclass(frozen=True)
 class Measure:
-    """One line of a table."""
+    """One line of a table; ``tone`` is bad where the realigned model is beyond a limit."""
 
     name: str
     base: str
     realigned: str
+    tone: str = ""
 
 
-def other_measures(metrics: Mapping[str, Any]) -> dict[str, list[Measure]]:
-    """Returns title -> lines of what metrics.json holds."""
+def other_measures(metrics: Mapping[str, Any], damaged: Collection[str] = ()) -> dict[str, list[Measure]]:
+    """Returns title -> lines of what metrics.json holds; ``damaged``: which of drift, perplexity and diversity are bad."""
     tables = {
         "Attacks: share of harmful requests that get a violating answer": attacks(metrics.get("attacks") or {}),
         "Capability": capability(metrics.get("capability") or {}),
-        "Drift on answers that were to be kept": drift(metrics.get("drift") or {}),
+        "Drift on answers that were to be kept": drift(metrics.get("drift") or {}, damaged),
+        "Diversity of the answers": diversity(metrics.get("diversity") or {}, damaged),
     }
     return {title: lines for title, lines in tables.items() if lines}
 
@@ -67,11 +69,28 @@ def capability(figures: Mapping[str, Any]) -> list[Measure]:
     ]
 
 
-def drift(figures: Mapping[str, Any]) -> list[Measure]:
+def diversity(figures: Mapping[str, float], damaged: Collection[str] = ()) -> list[Measure]:
+    """Returns how little each model repeats itself."""
+    if not figures:
+        return []
+    base, realigned = (f"{100 * figures[model]:.1f} %" for model in MODELS)
+    return [Measure("word pairs that an answer does not repeat", base, realigned, _tone("diversity", damaged))]
+
+
+def _tone(measure: str, damaged: Collection[str]) -> str:
+    return "bad" if measure in damaged else ""
+
+
+def drift(figures: Mapping[str, Any], damaged: Collection[str] = ()) -> list[Measure]:
     """Returns how far the realigned model moved on RETAIN answers."""
     if not figures:
         return []
     return [
-        Measure("KL to the base, nats a token", "0", f"{figures['kl_to_base']:.4f}"),
-        Measure("perplexity", f"{figures['ppl_base']:.3f}", f"{figures['ppl_realigned']:.3f}"),
+        Measure("KL to the base, nats a token", "0", f"{figures['kl_to_base']:.4f}", _tone("drift", damaged)),
+        Measure(
+            "perplexity",
+            f"{figures['ppl_base']:.3f}",
+            f"{figures['ppl_realigned']:.3f}",
+            _tone("perplexity", damaged),
+        ),
     ]

@@ -101,6 +101,14 @@ def _of_impact(impact: ImpactSection) -> Iterator[Caution]:
 
 
 def _of_change(change: ChangeSection, anchored: bool) -> Iterator[Caution]:
+    if change.damage:
+        text = (
+            f"The realigned model is damaged, whatever it complies with: {'; '.join(d.said() for d in change.damage)}."
+        )
+        hold = "raise objective.alpha_kl" if anchored else "hold RETAIN by objective.RETAIN.loss=kl"
+        yield Caution(
+            "bad", text, f"lower realign.learning_rate, train fewer steps, or {hold}; look at the answers below"
+        )
     if change.judge_is_triage_judge:
         text = "The judge of these answers is the judge of triage: its errors do not show in the result."
         yield Caution("bad", text, "give evaluate.judge another model")
