@@ -1,4 +1,4 @@
-"""Writes clusters/base/, what Kustomize's overlays stand on: common objects, two clusters and two jobs.
+"""Writes clusters/base/, what Kustomize's overlays stand on: common objects, two clusters and two jobs; and grafana.json.
 
 python -m clusters.build           # from the project's root, after a change in clusters/manifests; tests compare
 """
@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from clusters.manifests.common import common
+from clusters.manifests.dashboard import dashboard
 from clusters.manifests.groups import CPU_GROUPS, GPU_GROUPS
 from clusters.manifests.merge_keys import merge_keys
 from clusters.manifests.monitoring import pod_monitors
@@ -17,7 +18,7 @@ from clusters.manifests.objects import Yaml, render
 from clusters.manifests.ray_objects import ray_cluster, ray_job
 
 KUSTOMIZATION: Yaml = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
-MERGE_KEYS = "merge-keys.json"
+MERGE_KEYS, DASHBOARD = "merge-keys.json", "grafana.json"
 
 
 def folders() -> dict[str, list[Yaml]]:
@@ -49,6 +50,7 @@ def main() -> None:
     for name, text in files().items():
         (base / name).parent.mkdir(parents=True, exist_ok=True)
         (base / name).write_text(text, encoding="utf-8")
+    (base.parent / DASHBOARD).write_text(json.dumps(dashboard(), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

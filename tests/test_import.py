@@ -15,7 +15,7 @@ MEET_ON_DISK = {"triage", "impact", "realign", "evaluate", "report", "compare"}
 """Areas that read one another's artefacts, never one another's code."""
 
 EDGES = {
-    "ray": {"cluster.py", "metrics.py", "realign/loop.py", "realign/worker.py"},
+    "ray": {"cluster.py", "metrics.py", "own_job.py", "realign/loop.py", "realign/worker.py"},
     "vllm": {"inference.py"},
     "deepspeed": {"realign/setup.py", "realign/weights.py", "realign/head.py"},
 }

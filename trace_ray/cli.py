@@ -25,6 +25,7 @@ from trace_ray.config_check import check_config, config_problems
 from trace_ray.config_load import load_config, load_storage, method_names, read_config
 from trace_ray.config_sources import conf_folder
 from trace_ray.errors import UserError
+from trace_ray.own_job import stop_for_a_mistake
 from trace_ray.progress import CONSOLE
 from trace_ray.status import DAMAGED, DRIVER, State, all_done
 from trace_ray.status import status as states
@@ -54,6 +55,8 @@ StorageOverrides = Annotated[list[str] | None, typer.Argument(help="storage.key=
 
 
 DEBUG = "TRACE_RAY_DEBUG"
+MISTAKE = 2
+"""The exit code of a user's mistake."""
 FLAGS = ("--debug", "--quiet")
 """Read before the command, and so moved there from wherever they were typed."""
 
@@ -68,14 +71,17 @@ def main() -> None:
         sys.exit(130)
     except TyperException as error:  # a command that could not be read; without any, its help was shown
         if said := " ".join(error.format_message().split()):
-            print(f"trace-ray: {said} See trace-ray --help", file=sys.stderr)
-        sys.exit(2)
+            print(f"trace-ray: {said} See trace-ray --help", file=sys.stderr, flush=True)
+            stop_for_a_mistake()
+        sys.exit(MISTAKE)
     except Exception as error:  # the last door: what passes it would be a page of traces
         if os.environ.get(DEBUG) == "1":
             raise
         code, said = told(error)
         print(f"trace-ray: {said}", file=sys.stderr)
         sys.stderr.flush()
+        if code == MISTAKE:
+            stop_for_a_mistake()
         sys.exit(code)
 
 

@@ -7,7 +7,7 @@ import tempfile
 import traceback
 from itertools import dropwhile
 
-from trace_ray.errors import UserError, inside
+from trace_ray.errors import StalledError, UserError, inside
 
 _CHARACTERS = 300
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -18,6 +18,8 @@ def told(error: Exception) -> tuple[int, str]:
     """Returns the exit code and the line for what ended a command; of a fault that is nobody's mistake the trace is kept."""
     if isinstance(error, UserError):
         return 2, str(error)
+    if isinstance(error, StalledError):
+        return 3, str(error)
     if type(error).__module__.partition(".")[0] == "botocore":
         said = _one_line(str(error))
         return 2, f"storage: {said}: look at credentials, bucket, storage.region and storage.endpoint"

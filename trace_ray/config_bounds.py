@@ -92,6 +92,8 @@ BOUNDS: dict[str, Bound] = {
     "realign.max_grad_norm": _or_more("a norm, or 0 for no clipping"),
     "realign.seed": _or_more(),
     "realign.max_failures": _least(-1, ", which stands for restarts without end"),
+    "ray.stall_minutes": _or_more("minutes, or 0 to wait for ever"),
+    "ray.max_cost": _or_more("a sum, or 0 for no limit"),
     "ray.local_cpus": _or_more("a number of cores, or 0 for all of this machine"),
     "evaluate.max_unreadable": _PART,
     "evaluate.prompts": _or_more("a number of prompts, or 0 for all"),

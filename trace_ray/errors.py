@@ -25,6 +25,10 @@ class UserError(Exception):
         return type(self), (self.where, self.seen, self.remedy)
 
 
+class StalledError(Exception):
+    """The run got nothing done for long: exit code 3, for whoever started it to try again."""
+
+
 class StaleRunError(UserError):
     """A run's folder was made from other inputs than those given now."""
 

@@ -27,6 +27,7 @@ from trace_ray.run_lock import driver_lock
 from trace_ray.runs.anew import may_begin_anew, note_mistake
 from trace_ray.staging import share_settings
 from trace_ray.storage import locate, nearby, refuse_escapes
+from trace_ray.watchdog import watched
 
 Note = Callable[[str, str], None]
 
@@ -115,7 +116,7 @@ def run_stages(
     share_settings(config.storage)
     config = absolute_models(config)
     try:
-        with driver_lock(run.place, doing=doing), remembered(run.place):
+        with driver_lock(run.place, doing=doing), remembered(run.place), watched(config):
             hold_settings(run, config, stages)
             with _config_beside(run, dump_config(config)):
                 _run_stages(run, config, stages, note)

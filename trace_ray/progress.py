@@ -27,6 +27,14 @@ _at: list[Callable[[], str]] = []
 """What this process is at, the innermost last, each telling how far it is."""
 
 
+_done = [0]
+
+
+def done() -> int:
+    """Returns a count that grows with whatever this process gets done: rows, steps, stages. For any thread."""
+    return _done[0]
+
+
 def doing() -> str:
     """Returns what this process is at and how far, in words; empty where it has begun nothing. For any thread."""
     return next((tell() for tell in _at[-1:]), "")
@@ -35,6 +43,7 @@ def doing() -> str:
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """While open, ``doing`` says ``what``, or what a meter inside says."""
+    _done[0] += 1
     with _told(lambda: what):
         yield
 
@@ -99,6 +108,7 @@ class Meter:
 
     def advance(self, amount: int, note: str = "") -> None:
         self.done += amount
+        _done[0] += max(0, amount)
         self.note = note or self.note
         note = f"{self.unit}, {self.rate():.1f}/s {self.note}"
         self._live.update(self._task, total=self.total or None, completed=self.done, note=note)

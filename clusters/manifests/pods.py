@@ -25,7 +25,7 @@ def ray_pod(group: Group, *, head: bool) -> Yaml:
         "image": IMAGE,
         # With a tag that was used again a node would go on with what it pulled before; of a digest only the name is asked.
         "imagePullPolicy": "Always",
-        "env": _environment(),
+        "env": _environment(head=head),
         "ports": _ports(head=head),
         "resources": resources(
             cpus=group.cpus, memory_gib=group.memory_gib, gpus=group.gpus, disk_gib=group.ephemeral_gib
@@ -131,7 +131,7 @@ def confined() -> Yaml:
     }
 
 
-def _environment() -> list[Yaml]:
+def _environment(*, head: bool) -> list[Yaml]:
     plain = {
         "HOME": "/home/ray",
         "TRACE_RAY_CACHE": "/cache/trace-ray",
@@ -139,6 +139,8 @@ def _environment() -> list[Yaml]:
         "VLLM_CACHE_ROOT": "/home/ray/vllm",
         "AWS_STS_REGIONAL_ENDPOINTS": "regional",
     }
+    if head:  # where the driver runs
+        plain["TRACE_RAY_MISTAKES"] = "stop"
     secrets = [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": "trace-ray-keys", "key": key, "optional": True}}}
         for name, key in KEYS.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from clusters.build import files
+from clusters.build import DASHBOARD, files
+from clusters.manifests.dashboard import PANELS, dashboard
 from clusters.manifests.network import BESIDE, LINK_LOCAL
 from clusters.scaling import table
 from tests.clusters.documents import CLUSTERS, RAY_KINDS, base, of_kind, templates
 from trace_ray.cli import app
+from trace_ray.metrics import COUNTERS, GAUGES
 
 BASE = [document for _, document in base()]
 JOBS = of_kind(BASE, "RayJob")
@@ -24,6 +27,19 @@ def test_the_files_are_what_the_builder_writes() -> None:
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == set(made)
     for name, text in made.items():
         assert (folder / name).read_text() == text, f"run python -m clusters.build: {name}"
+
+
+def test_the_dashboard_shows_every_metric_of_ours() -> None:
+    assert json.loads((CLUSTERS / DASHBOARD).read_text()) == dashboard(), "run python -m clusters.build"
+    asked = " ".join(query for _, _, query, _ in PANELS)
+    shown = set(re.findall(r"ray_trace_ray_(\w+)", asked))
+    assert shown == {f"{name}_total" for name in COUNTERS} | set(GAUGES)
+    for title, _, query, legend in PANELS:
+        ours = re.findall(r"ray_trace_ray_(\w+?)(?:_total)?\b", query)
+        tags = {tag for name in ours for tag in (COUNTERS | GAUGES)[name][1]}
+        by = set(re.findall(r"\w+", (re.search(r"by \(([^)]*)\)", query) or ["", ""])[1]))
+        assert by == set(re.findall(r"{{(\w+)}}", legend)), title
+        assert not ours or by <= tags, title
 
 
 def test_the_network_policy_opens_no_way_to_the_metadata_service() -> None:

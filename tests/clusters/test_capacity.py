@@ -76,10 +76,10 @@ def test_where_nothing_is_said_of_pools_no_bundle_strays() -> None:
     assert list(strays(load_config([], [*BASE, "realign.workers=8"]), GROUPS)) == []
 
 
-def test_groups_are_read_from_manifests_and_launcher_files(tmp_path: Path) -> None:
+def test_groups_are_read_from_manifests(tmp_path: Path) -> None:
     clusters = Path(__file__).parents[2] / "clusters"
     names = {"cpu", "judge-spot", "judge-on-demand", "trainer-spot", "trainer-on-demand"}
-    for file in ("base/gpu-cluster/gpu-cluster.yaml", "base/gpu-job/gpu-job.yaml", "aws.yaml"):
+    for file in ("base/gpu-cluster/gpu-cluster.yaml", "base/gpu-job/gpu-job.yaml"):
         groups = read_groups(str(clusters / file))
         assert {group.name for group in groups} == names
         assert {group.gpus for group in groups if group.name.startswith("trainer")} == {4}

@@ -195,6 +195,16 @@ def test_nothing_moves_or_kills_a_pod_at_work(objects: Objects, document: Yaml) 
         assert alive["periodSeconds"] * alive["failureThreshold"] >= 600
 
 
+@each
+def test_a_users_mistake_is_not_retried(objects: Objects, document: Yaml) -> None:
+    """The driver, on the head, stops its job by itself; KubeRay takes a stopped job as complete."""
+    from trace_ray.own_job import SETTING
+
+    for group, template in templates(document):
+        given = {one["name"]: one.get("value") for one in template["spec"]["containers"][0]["env"]}
+        assert given.get(SETTING) == ("stop" if group == "head" else None)
+
+
 def test_spot_falls_back_to_on_demand_within_minutes() -> None:
     """The variable is one that Ray's autoscaler reads."""
     import inspect

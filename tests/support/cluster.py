@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
@@ -65,21 +65,27 @@ class TokenCluster:
         self.scraper.start()
         return self
 
-    def add_node(self, cpus: int) -> subprocess.Popen[bytes]:
+    def add_node(self, cpus: int, labels: str = "") -> subprocess.Popen[bytes]:
+        """Starts a node and waits until it has joined.
+
+        Args:
+            labels: of the node, as `ray start` takes them: a=b,c=d.
+        """
         known = len(self.agent_ports)
         # A folder of its own, as on a machine of its own: else each node unpacks a job's files over the driver's.
         own = self.folder / str(len(self.nodes))
-        node = self._start([f"--address=127.0.0.1:{self.gcs_port}", f"--num-cpus={cpus}", f"--temp-dir={own}"])
+        joins = [f"--address=127.0.0.1:{self.gcs_port}", f"--num-cpus={cpus}", f"--temp-dir={own}"]
+        node = self._start(joins, labels)
         port = self.agent_ports[known]
         wait_for(lambda: status_of(f"http://127.0.0.1:{port}/api/local_raylet_healthz") == 200, 120, "the node")
         return node
 
-    def _start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
+    def _start(self, arguments: list[str], labels: str = "") -> subprocess.Popen[bytes]:
         agent, metrics = free_port(), free_port()
         ports = [
             f"--dashboard-agent-listen-port={agent}",
             f"--metrics-export-port={metrics}",
-            f"--labels=drill={len(self.nodes)}",
+            f"--labels={','.join(filter(None, [f'drill={len(self.nodes)}', labels]))}",
         ]
         log = (self.folder / f"node{len(self.nodes)}.log").open("wb")
         command = [
@@ -161,8 +167,7 @@ class TokenCluster:
 
     def drain(self, node: subprocess.Popen[bytes], seconds: int) -> subprocess.CompletedProcess[str]:
         """Tells Ray that a node goes, as a worker pod's preStop hook does."""
-        told = self.ray("list", "nodes", "--format=json", "--detail")
-        known = json.loads(told.stdout[told.stdout.index("[") :])
+        known = self.listed("nodes")
         name = str(self.nodes.index(node))
         identity = next(one["node_id"] for one in known if one["labels"].get("drill") == name)
         reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "drill"]
@@ -170,6 +175,11 @@ class TokenCluster:
         return self.ray(
             "drain-node", address, "--node-id", identity, *reason, f"--deadline-remaining-seconds={seconds}"
         )
+
+    def listed(self, kind: str) -> list[dict[str, Any]]:
+        """Returns what `ray list` tells of nodes, actors or tasks, the dead ones too."""
+        told = self.ray("list", kind, "--format=json", "--detail", "--limit=10000")
+        return json.loads(told.stdout[told.stdout.index("[") :])  # type: ignore[no-any-return]
 
     def _all(self) -> list[psutil.Process]:
         return [process for node in self.nodes for process in _below(node)]

@@ -1,0 +1,128 @@
+"""A run that gets nothing done ends, and so does one that has cost enough; by clocks that are made up."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from trace_ray.cli_errors import told
+from trace_ray.config import Config
+from trace_ray.errors import StalledError, UserError
+from trace_ray.progress import Meter, done, working
+from trace_ray.watchdog import Limits, watched
+
+MINUTE = 60.0
+
+
+def test_it_is_over_when_nothing_was_done_for_so_long() -> None:
+    limits = Limits(stall_minutes=10, max_cost=0)
+    work = [(0, 0), (9, 0), (9.5, 1), (19, 1)]
+    assert [limits.look(at * MINUTE, count, 0) for at, count in work] == [None] * 4
+    with working("triage"):
+        problem = limits.look(19.5 * MINUTE, 1, 0)
+    assert isinstance(problem, StalledError)
+    assert str(problem) == "triage: nothing done for 10 minutes (ray.stall_minutes)"
+    assert told(problem) == (3, str(problem))
+
+
+def test_it_is_over_when_it_has_cost_so_much() -> None:
+    """4 an hour for half an hour, nothing for one, 10 an hour for a quarter."""
+    limits = Limits(stall_minutes=0, max_cost=4.5)
+    looks = [(0, 4.0), (15, 4.0), (30, 4.0), (90, 0.0), (100, 10.0)]
+    assert [limits.look(at * MINUTE, 0, price) for at, price in looks] == [None] * 5
+    assert limits.cost == pytest.approx(2 + 10 / 6)
+    problem = limits.look(105 * MINUTE, 0, 10.0)
+    assert isinstance(problem, UserError)
+    assert str(problem).startswith("ray.max_cost: 4.5: the cluster has cost 4.50 while this driver ran")
+    assert told(problem)[0] == 2, "it is not tried again"
+
+
+def test_without_limits_it_is_never_over() -> None:
+    limits = Limits(0, 0)
+    assert [limits.look(at * 1e6, 0, 1e6) for at in range(5)] == [None] * 5
+
+
+def test_a_meter_and_a_stage_count_as_done() -> None:
+    before = done()
+    with working("a stage"):
+        assert done() == before + 1
+        with Meter("rows", 10) as meter:
+            meter.advance(3)
+            meter.advance(0)
+    assert done() == before + 4
+
+
+def held(**limits: float) -> Config:
+    config = Config()
+    return replace(config, ray=replace(config.ray, **limits))  # type: ignore[arg-type]
+
+
+class Clock:
+    """Ten minutes pass between two looks."""
+
+    def __init__(self) -> None:
+        self.minutes = itertools.count(0, 10)
+
+    def __call__(self) -> float:
+        return next(self.minutes) * MINUTE
+
+
+class Begun(threading.Event):
+    """The looks come one after another once the body has begun."""
+
+    def __call__(self, _seconds: float) -> bool:
+        return not self.wait()
+
+
+def test_a_body_that_hangs_is_interrupted() -> None:
+    begun, limits = Begun(), held(stall_minutes=30)
+
+    def hang() -> None:
+        begun.set()
+        threading.Event().wait()
+
+    with pytest.raises(StalledError, match="nothing done for 30 minutes"), watched(limits, Clock(), begun):
+        hang()
+
+
+def test_an_error_of_the_bodys_own_stays() -> None:
+    with pytest.raises(KeyError), watched(held(stall_minutes=30), Clock(), lambda _seconds: True):
+        raise KeyError("own")
+
+
+def test_a_body_without_limits_is_not_watched() -> None:
+    names = [thread.name for thread in threading.enumerate()]
+    with watched(held()):
+        assert [thread.name for thread in threading.enumerate()] == names
+
+
+STUBBORN = """
+import threading, sys
+sys.path.insert(0, {root!r})
+from tests.test_watchdog import Begun, Clock, held
+from trace_ray import watchdog
+watchdog.GRACE_S = 0.0
+begun = Begun()
+with watchdog.watched(held(stall_minutes=30), Clock(), begun):
+    while True:
+        try:
+            begun.set()
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            pass
+"""
+
+
+def test_a_body_that_takes_no_interrupt_is_ended_with_the_line(pytestconfig: pytest.Config) -> None:
+    code = STUBBORN.format(root=str(pytestconfig.rootpath))
+    ended: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (
+        3,
+        "trace-ray: the run: nothing done for 30 minutes (ray.stall_minutes)\n",
+    )
