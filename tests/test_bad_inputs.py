@@ -281,7 +281,7 @@ def no_data_file() -> str:
         (damaged_gzip, "cannot be read to its end"),
         (damaged_parquet, "cannot be read to its end"),
         (other_columns, "['pairs.parquet']: none of the sampled rows is a preference pair"),
-        (no_data_file, "no data file for train below it; looked for"),
+        (no_data_file, "no data file below it; looked for"),
     ],
 )
 def test_a_wrong_kind_of_corpus(say: Say, make: Callable[[], str], said: str) -> None:

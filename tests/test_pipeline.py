@@ -20,6 +20,7 @@ from trace_ray.memory import recorded_peak
 from trace_ray.pipeline import run_stages, user_error_in
 from trace_ray.runs.anew import begin
 from trace_ray.storage import locate
+from trace_ray.synth.demo import __file__ as demo_file
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_a_stage_that_begins_anew_is_told_by_the_configuration_and_what_stopped_
         raise wrapped(UserError("impact.gamma", config.impact.gamma, "use a larger one"))["task"]
 
     monkeypatch.setattr("trace_ray.pipeline.stage_runner", lambda _stage: stopped)
-    config = replace(config, model=ModelConfig(path="some/model"))
+    config = replace(config, model=ModelConfig(path=str(Path(demo_file).with_name("models") / "policy")))
     for gamma in (1.0, 2.0, 3.0):
         with pytest.raises(UserError, match=f"impact.gamma: {gamma}: use a larger one"):
             run_stages(run, replace(config, impact=replace(config.impact, gamma=gamma)), ["impact"])

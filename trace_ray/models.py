@@ -20,7 +20,9 @@ def load_tokenizer(path: str, revision: str = "main", trusted: bool = False, set
     if path.startswith(("/", ".")) and not Path(path).exists():  # transformers would call it no hub id
         raise UserError(setting, path, "no tokenizer there: no such folder")
     try:
-        return AutoTokenizer.from_pretrained(local_model(path), revision=revision, trust_remote_code=trusted)
+        return AutoTokenizer.from_pretrained(
+            local_model(path, weights=False), revision=revision, trust_remote_code=trusted
+        )
     except (OSError, ValueError) as error:
         raise UserError(setting, path, f"no tokenizer there: {_first_line(error)}") from None
 

@@ -182,13 +182,25 @@ def refuse_beyond_this_machine(config: Config, stages: Sequence[str]) -> None:
         raise problem
 
 
+def _refuse_unfit(config: Config, stages: Sequence[str]) -> None:
+    """Raises UserError, before a stage begins, for what one of the stages would stop at."""
+    if not stages:
+        return
+    from trace_ray.plan.preflight import preflight
+
+    for problem in preflight(config, stages):
+        raise problem
+
+
 def _ray_runs() -> bool:
     ray = sys.modules.get("ray")
     return ray is not None and ray.is_initialized()
 
 
 def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note) -> None:
-    refuse_beyond_this_machine(config, [stage for stage in stages if not _is_done(run, stage)])
+    waiting = [stage for stage in stages if run.made_by(stage) and not _is_done(run, stage)]
+    refuse_beyond_this_machine(config, waiting)
+    _refuse_unfit(config, waiting)
     for stage in stages:
         folders, before = run.made_by(stage), _is_done(run, stage)
         if not before:

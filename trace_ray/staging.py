@@ -37,18 +37,23 @@ def shared_settings() -> StorageConfig:
     return StorageConfig(**json.loads(os.environ.get(STORAGE_VARIABLE, "{}")))
 
 
-def local_model(path: str) -> str:
-    """Returns a path that transformers and vLLM can load: this node's copy of an s3:// folder, all else as it is."""
-    return stage(locate(path, shared_settings())) if path.startswith("s3://") else path
+def local_model(path: str, *, weights: bool = True) -> str:
+    """Returns a path that transformers and vLLM can load: this node's copy of an s3:// folder, all else as it is.
+
+    Args:
+        weights: whether they are wanted too.
+    """
+    return stage(locate(path, shared_settings()), weights=weights) if path.startswith("s3://") else path
 
 
-def stage(place: Location) -> str:
+def stage(place: Location, *, weights: bool = True) -> str:
     """Returns the local copy of the files directly in ``place``, made by the first process of this node that asks.
 
     Files that changed since give a new copy; copies unused for a week are removed.
     Raises: UserError where nothing to load is there.
     """
-    listing = [entry for entry in place.entries() if entry.name.endswith(LOADED)]
+    wanted = LOADED if weights else tuple(ending for ending in LOADED if ending != ".safetensors")
+    listing = [entry for entry in place.entries() if entry.name.endswith(wanted)]
     if not listing:
         raise UserError("URI", place.uri, "no model there: a folder with config.json and safetensors files is wanted")
     root = cache_folder()

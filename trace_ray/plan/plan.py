@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from trace_ray.artifacts import STAGES
 from trace_ray.capacity import shortages, strays
 from trace_ray.config import Config
 from trace_ray.errors import UserError
@@ -14,9 +15,10 @@ from trace_ray.plan.asked import evaluation_asked, triage_asked
 from trace_ray.plan.estimate import StageEstimate, estimate
 from trace_ray.plan.manifest import read_groups
 from trace_ray.plan.measure import measure
+from trace_ray.plan.preflight import preflight
 from trace_ray.plan.rates import Rates, given, with_given
 from trace_ray.plan.sample import read_sample
-from trace_ray.plan.unready import unready, without_weights
+from trace_ray.plan.unready import without_weights
 from trace_ray.plan.workload import Workload, workload
 
 
@@ -62,8 +64,8 @@ def make_plan(config: Config, run_uri: str | None, note: Callable[[str], None] =
         problems += checks.check_resources(config, have)
     sources = checks.find_sources(config, problems)
     loads = checks.check_tokenizers(config, problems)
-    empty = list(without_weights(config))
-    problems += [*unready(config), *empty]
+    empty = list(without_weights(config, STAGES))
+    problems += preflight(config, STAGES)
     sample = checks.attempt(problems, lambda: read_sample(sources, config)) if sources and loads else None
     if sample is None:
         return Plan(distinct(problems), None, None, [], 0)

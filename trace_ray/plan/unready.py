@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow.fs as pafs
 
@@ -19,23 +19,24 @@ from trace_ray.storage import expand, locate
 from trace_ray.triage.given import audit_decision, audit_labels, review_labels, with_gold
 
 
-def unready(config: Config) -> Iterator[UserError]:
-    """Yields what a stage would stop for at once."""
-    yield from _unreadable(config)
-    works: list[Callable[[], object]] = [
-        lambda: check_corrector(config.policy, config.triage),
-        lambda: check_trackers(config.realign.trackers),
-        lambda: check_harness(config.evaluate.capability),
-        lambda: check_store(config),
+def unready(config: Config, stages: Sequence[str]) -> Iterator[UserError]:
+    """Yields what one of the stages would stop for at once."""
+    yield from _unreadable(config, stages)
+    works: list[tuple[str, Callable[[], object]]] = [
+        ("triage", lambda: check_corrector(config.policy, config.triage)),
+        ("realign", lambda: check_trackers(config.realign.trackers)),
+        ("evaluate", lambda: check_harness(config.evaluate.capability)),
+        ("triage", lambda: check_store(config)),
     ]
-    for work in works:
+    for stage, work in works:
         try:
-            work()
+            if stage in stages:
+                work()
         except UserError as error:
             yield error
 
 
-def _unreadable(config: Config) -> Iterator[UserError]:
+def _unreadable(config: Config, stages: Sequence[str]) -> Iterator[UserError]:
     """Reads each file as its stage does."""
     triage, evaluate, attacks = config.triage, config.evaluate, config.evaluate.attacks
     reads: list[tuple[str, str, Callable[[], object]]] = [
@@ -49,7 +50,7 @@ def _unreadable(config: Config) -> Iterator[UserError]:
     ]
     for setting, name, read in reads:
         try:
-            if name:
+            if name and setting.partition(".")[0] in stages:
                 read()
         except UserError as error:
             yield error
@@ -80,10 +81,13 @@ def check_store(config: Config) -> None:
         raise UserError("triage.verdict_store", store, "a file is there: name a folder")
 
 
-def without_weights(config: Config) -> Iterator[UserError]:
-    """Yields the models whose local folder holds no weights, which a plan that measures nothing never loads."""
+def without_weights(config: Config, stages: Sequence[str]) -> Iterator[UserError]:
+    """Yields the models of the stages whose local folder holds no weights, which nobody looks for before they are loaded."""
     judges = triage_judges(config.triage) | {"evaluate.judge": config.evaluate.judge}
     models = {f"{name}.model": judge.model for name, judge in judges.items() if judge.backend == "vllm"}
-    for setting, path in {"model.path": config.model.path, **models}.items():
+    models = {setting: path for setting, path in models.items() if setting.partition(".")[0] in stages}
+    if {"impact", "realign", "evaluate"} & set(stages):
+        models["model.path"] = config.model.path
+    for setting, path in models.items():
         if os.path.isdir(path) and not locate(path, config.storage).files(".safetensors"):
             yield UserError(setting, path, "no *.safetensors file there: download the model's weights too")
