@@ -64,11 +64,16 @@ class PolicyConfig:
     exceptions: list[str] = field(default_factory=list)
 
 
-def policy_text(policy: PolicyConfig) -> str:
-    """Returns what a judge reads: the text, one line a clause, the exceptions. Byte-identical for equal policies."""
+def policy_text(policy: PolicyConfig, *, with_ids: bool = False) -> str:
+    """Returns what a judge reads: the text, one line a clause, the exceptions. Byte-identical for equal policies.
+
+    Args:
+        with_ids: begin each clause with its id, for those who are to name one.
+    """
     lines = [policy.text.strip()] if policy.text.strip() else []
     severities = [f" ({clause.severity.strip()})" if clause.severity.strip() else "" for clause in policy.clauses]
-    lines += [f"- {c.text.strip()}{severity}" for c, severity in zip(policy.clauses, severities, strict=True)]
+    names = [f"[{name}] " if with_ids else "" for name in clause_ids(policy)]
+    lines += [f"- {n}{c.text.strip()}{s}" for n, c, s in zip(names, policy.clauses, severities, strict=True)]
     if policy.exceptions:
         lines += ["Exceptions:", *(f"- {exception.strip()}" for exception in policy.exceptions)]
     return "\n".join(lines)

@@ -6,16 +6,21 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.fake_endpoint import FakeEndpoint
-from trace_ray.config import EndpointConfig, JudgeConfig
+from trace_ray.config import EndpointConfig, JudgeConfig, StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.judges.endpoint import retry_after
 from trace_ray.judges.openai_judge import OpenAIJudge
 from trace_ray.policy import ClauseConfig, PolicyConfig
+from trace_ray.storage import locate
+from trace_ray.triage.block import Bench
+from trace_ray.triage.guard import unguarded
+from trace_ray.triage.store import VerdictStore
 
 POLICY = PolicyConfig(text="No BAD.", clauses=[ClauseConfig(id="one", text="a"), ClauseConfig(id="two", text="b")])
 
@@ -108,7 +113,7 @@ def test_an_odd_answer_is_unreadable_and_not_final(fake: FakeEndpoint, body: Any
     assert fine.p_violates == pytest.approx(0.05)
     assert "no log-probs" in str(odd.error)
     assert judging.opinions(["q"], ["odd"]) == [odd]  # alone in its batch
-    assert judging.clauses(["q"], ["odd"]) == [()]
+    assert judging.clauses(["q"], ["odd"]) == [None]  # not known yet: another try may tell
     assert judging.drafts(["q"], ["odd"])[0] in (None, "x")
 
 
@@ -144,6 +149,24 @@ def test_clauses_and_corrections(fake: FakeEndpoint) -> None:
     for reason, draft in (("stop", "whole"), ("length", None)):
         fake.odd = {"BAD": {"choices": [{"message": {"content": "whole"}, "finish_reason": reason}]}}
         assert judging.drafts(["q"], ["BAD"]) == [draft]
+
+
+def test_no_clause_is_lost_past_the_last_letter(fake: FakeEndpoint) -> None:
+    judging = judge(fake)
+    judging.policy = PolicyConfig(clauses=[ClauseConfig(id=f"c{i}", text="t") for i in range(60)])
+    texts = [f"BREAKS c{i}." for i in (0, 25, 26, 40, 59)]
+    assert judging.clauses(["q"] * 5, texts) == [("c0",), ("c25",), ("c26",), ("c40",), ("c59",)]
+    assert sum(fake.asked.values()) == 5 * 4  # three groups, and those that they named
+
+
+def test_a_clause_that_the_endpoint_did_not_get_to_is_asked_for_again(fake: FakeEndpoint, tmp_path: Path) -> None:
+    fake.fault = lambda text, before: (503, {}) if text == "BAD one" and before else None
+    store = VerdictStore(locate(str(tmp_path), StorageConfig()))
+    opinions, _ = Bench(judge(fake, max_retries=0), store, unguarded, 0.5).opinions(
+        ["q"] * 2, ["BAD one", "BAD two"], [1, 1], (0, 9)
+    )
+    assert [(one.clauses, one.final) for one in opinions if one] == [(None, False), (("two",), True)]
+    assert len(VerdictStore(store.place).read(0, 9)) == 1
 
 
 def test_judged_text_cannot_forge_a_turn_or_close_its_delimiter(fake: FakeEndpoint) -> None:

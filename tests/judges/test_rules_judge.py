@@ -14,7 +14,14 @@ from trace_ray.config_sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.judges.cascade import CascadeJudge
 from trace_ray.judges.opinion import Opinion
-from trace_ray.judges.prompt import JUDGED, clause_instruction, judge_instruction, judged_text, split_at_judged
+from trace_ray.judges.prompt import (
+    JUDGED,
+    clause_instruction,
+    correction_instruction,
+    judge_instruction,
+    judged_text,
+    split_at_judged,
+)
 from trace_ray.judges.rules_judge import RulesJudge, WordLimitCorrector
 from trace_ray.policy import ClauseConfig, PolicyConfig, RuleConfig, check_policy, policy_hash, policy_text
 
@@ -87,9 +94,21 @@ def test_the_hash_follows_every_field() -> None:
 
 def test_the_prompt_is_one_prefix_for_all_questions() -> None:
     harm = policy("contextual_harm")
-    heads = {make(harm).split(JUDGED)[0] for make in (judge_instruction, clause_instruction)}
+    heads = {make(harm).split(JUDGED)[0] for make in (judge_instruction, correction_instruction)}
     assert len(heads) == 1
     assert policy_text(harm) in heads.pop()
+
+
+def test_the_clauses_stand_in_the_policy_under_the_ids_that_are_offered() -> None:
+    harm = policy("contextual_harm")
+    offers = [{"A": "drugs", "B": "violence"}, {"A": "copyright"}]
+    (head, asked), (other, _) = (clause_instruction(harm, one).split(JUDGED) for one in offers)
+    assert head == other  # one prefix for all questions of this kind
+    for clause in harm.clauses:
+        assert f"- [{clause.id}] {clause.text.strip()}" in head
+    assert "A: drugs; B: violence. Answer with its letter." in asked
+    unnamed = PolicyConfig(clauses=[ClauseConfig(text="x"), ClauseConfig(text="y")])
+    assert "- [1] x\n- [2] y" in clause_instruction(unnamed, {})
 
 
 def test_judged_text_cannot_name_the_place_that_it_is_put_in() -> None:
@@ -124,13 +143,15 @@ class Fixed:
     def __init__(self, table: dict[str, float | None]) -> None:
         self.table = table
         self.asked: list[str] = []
+        self.named: list[str] = []
 
     def opinions(self, _requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
         self.asked += responses
         return [Opinion(self.table[text]) for text in responses]
 
     def clauses(self, _requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...]]:
-        return [("strong",)] * len(responses)
+        self.named += responses
+        return [(f"of {text}",) for text in responses]
 
     def counts(self) -> dict[str, int]:
         return {"judged_prompts": len(self.asked)}
@@ -145,6 +166,15 @@ def test_a_cascade_escalates_only_what_is_unsure() -> None:
     counts = cascade.counts()
     assert (counts["cascade_judged"], counts["escalated"]) == (5, 3)
     assert (counts["first_judged_prompts"], counts["judged_prompts"]) == (5, 3)
+
+
+def test_each_clause_is_named_by_the_judge_that_decided() -> None:
+    first = Fixed({"a": 0.05, "b": 0.5, "d": 0.95, "e": 0.97})
+    strong = Fixed({"b": 0.9})
+    cascade = CascadeJudge(first, strong, 0.2, 0.8)
+    cascade.opinions(["q"] * 4, list("abde"))
+    assert cascade.clauses(["q"] * 3, list("bde")) == [("of b",), ("of d",), ("of e",)]
+    assert (first.named, strong.named) == (["d", "e"], ["b"])
 
 
 def test_a_first_judge_is_a_setting(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_clauses_and_corrections_come_from_the_same_engine(judge: VllmJudge) -> 
     finally:
         judge.config = CONFIG
     ids = {clause.id for clause in policy().clauses}
-    assert all(set(one) <= ids and len(one) == 1 for one in named)
+    assert all(one is not None and set(one) <= ids and len(one) == 1 for one in named)
 
 
 def test_a_correction_that_has_not_ended_is_none(judge: VllmJudge, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,9 +111,16 @@ def test_the_clause_is_asked_of_what_violates_by_either_judge() -> None:
     assert ("triage.judge", "which clause?") not in asked(no_clause)
 
 
-def test_of_a_cascade_the_main_judge_names_the_clauses() -> None:
+def test_of_a_cascade_whoever_decides_names_the_clauses() -> None:
     found = asked(config_of(FIRST, "triage.clauses=true"))
-    assert [judge for judge, what in found if what == "which clause?"] == ["triage.judge"]
+    assert [judge for judge, what in found if what == "which clause?"] == ["triage.first_judge", "triage.judge"]
+
+
+def test_more_clauses_than_letters_take_more_questions() -> None:
+    config = config_of("triage.clauses=true")
+    readings = {name: replace(one, clause_prompts=3) for name, one in READINGS.items()}
+    found = {(one.judge, one.what): one for one in triage_asked(SAMPLE, readings, config)}
+    assert figures(found["triage.judge", "which clause?"]) == (3 * 110, 3 * (30 * 57 + 80 * 67), 0)
 
 
 def test_where_only_a_judge_can_tell_the_plans_shares_decide_and_that_is_said() -> None:

@@ -113,7 +113,9 @@ def answer(payload: dict[str, Any], text: str) -> dict[str, Any]:
     yes = p_yes(text)
     alternatives = [("Yes", yes * 0.9), (" no", (1 - yes) * 0.9), ("Maybe", 0.1)]
     if "Answer with its letter" in payload["messages"][0]["content"]:
-        alternatives = [("B", 0.9), ("A", 0.05)]
+        broken = re.search(r"BREAKS (\w+)", text)
+        letter = re.search(rf"\b([A-Z]): {broken[1]}\b", payload["messages"][0]["content"]) if broken else None
+        alternatives = [(letter[1] if letter else "A" if broken else "B", 0.9)]
     if "MUMBLE" in text:
         alternatives = [("Well", 0.9), ("Yes", 0.05)]
     top = [{"token": token, "logprob": math.log(p)} for token, p in alternatives]

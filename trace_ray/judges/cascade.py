@@ -17,6 +17,8 @@ class CascadeJudge:
     def __init__(self, first: Judge, strong: Judge, low: float, high: float) -> None:
         self.first, self.strong, self.low, self.high = first, strong, low, high
         self.judged = self.escalated = 0
+        self.sure: set[tuple[str, str]] = set()
+        """(Request, response) that ``first`` decided alone, of the last call of ``opinions``."""
 
     def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
         opinions = list(self.first.opinions(requests, responses))
@@ -24,6 +26,7 @@ class CascadeJudge:
         second = self.strong.opinions([requests[i] for i in unsure], [responses[i] for i in unsure]) if unsure else []
         for i, one in zip(unsure, second, strict=True):
             opinions[i] = one
+        self.sure = set(zip(requests, responses, strict=True)) - {(requests[i], responses[i]) for i in unsure}
         self.judged += len(opinions)
         self.escalated += len(unsure)
         return opinions
@@ -31,8 +34,16 @@ class CascadeJudge:
     def _unsure(self, opinion: Opinion) -> bool:
         return opinion.p_violates is None or self.low <= opinion.p_violates <= self.high
 
-    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...]]:
-        return self.strong.clauses(requests, responses)
+    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...] | None]:
+        """As ``Judge.clauses``, each by the judge that decided it in the last ``opinions``: a question is no escalation."""
+        named: list[tuple[str, ...] | None] = [()] * len(responses)
+        asked = list(zip(requests, responses, strict=True))
+        for judge, mine in ((self.first, True), (self.strong, False)):
+            which = [i for i, one in enumerate(asked) if (one in self.sure) == mine]
+            said = judge.clauses([requests[i] for i in which], [responses[i] for i in which]) if which else ()
+            for i, clauses in zip(which, said, strict=True):
+                named[i] = clauses
+        return named
 
     def counts(self) -> dict[str, int]:
         """Returns both judges' counts (the first one's under ``first_``) and how many responses were escalated."""

@@ -9,10 +9,10 @@ from typing import Any
 from trace_ray.config import JudgeConfig
 from trace_ray.errors import UserError
 from trace_ray.inference import Verdict
+from trace_ray.judges.clauses import LETTERS, Named, Offer, name_clauses
 from trace_ray.judges.endpoint import Endpoint, Reply
 from trace_ray.judges.opinion import Opinion
 from trace_ray.judges.prompt import (
-    CLAUSE_LETTERS,
     JUDGED,
     NO_WORDS,
     YES_WORDS,
@@ -42,12 +42,17 @@ class OpenAIJudge:
         answers = self._first_tokens(judge_instruction(self.policy), requests, responses)
         return [one if isinstance(one, Opinion) else readable(verdict_of(one), self.config.min_mass) for one in answers]
 
-    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...]]:
-        names = dict(zip(CLAUSE_LETTERS.lower(), clause_ids(self.policy), strict=False))
-        if not names:
-            return [()] * len(responses)
-        answers = self._first_tokens(clause_instruction(self.policy), requests, responses)
-        return [() if isinstance(one, Opinion) else self._clause(one, names) for one in answers]
+    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[Named]:
+        """As ``Judge.clauses``: at most one each."""
+
+        def ask(offer: Offer, which: Sequence[int]) -> list[Named]:
+            offered = dict(zip(LETTERS, offer, strict=False))
+            pairs = [requests[i] for i in which], [responses[i] for i in which]
+            answers = self._first_tokens(clause_instruction(self.policy, offered), *pairs)
+            names = {letter.lower(): name for letter, name in offered.items()}
+            return [_unnamed(one) if isinstance(one, Opinion) else self._clause(one, names) for one in answers]
+
+        return name_clauses(clause_ids(self.policy), len(responses), len(LETTERS), ask)
 
     def _clause(self, top: Mapping[str, float], names: Mapping[str, str]) -> tuple[str, ...]:
         mass = {letter: top.get(letter, 0.0) for letter in names}
@@ -90,6 +95,10 @@ class OpenAIJudge:
 
     def counts(self) -> dict[str, int]:
         return {"judged_prompts": self.prompts, **self.endpoint.counts()}
+
+
+def _unnamed(opinion: Opinion) -> Named:
+    return () if opinion.final else None
 
 
 def first_token_mass(body: Mapping[str, Any]) -> dict[str, float]:

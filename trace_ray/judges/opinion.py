@@ -27,8 +27,11 @@ class Judge(Protocol):
     def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
         """Returns one opinion a response, in order."""
 
-    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...]]:
-        """Returns for each (violating) response the ids of the clauses it breaks; empty where that cannot be read."""
+    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> Sequence[tuple[str, ...] | None]:
+        """Returns for each (violating) response the ids of the clauses it breaks; empty where that cannot be read.
+
+        None where the judge failed for now: asking again may give another answer.
+        """
 
     def counts(self) -> dict[str, int]:
         """Returns what the judge has used since it began: prompts, tokens, cached tokens."""

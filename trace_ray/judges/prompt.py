@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from trace_ray.policy import PolicyConfig, clause_ids, policy_text
+from trace_ray.policy import PolicyConfig, policy_text
 
-PROMPT_VERSION = "2"
+PROMPT_VERSION = "3"
 """Part of every verdict's fingerprint: change it with any change to the wording below."""
 
 JUDGED = "\x02JUDGED\x03"
@@ -16,7 +15,6 @@ JUDGED = "\x02JUDGED\x03"
 
 YES_WORDS = ("Yes", " Yes", "yes", " yes", "YES", " YES")
 NO_WORDS = ("No", " No", "no", " no", "NO", " NO")
-CLAUSE_LETTERS = string.ascii_uppercase
 
 _BRACKET_MARK = re.compile(r"\[(/?[A-Z][A-Z_]+)\]")
 """Control tokens of models that write them as [INST]; those of the form <...> fall to the escaping of <."""
@@ -29,25 +27,27 @@ def judge_instruction(policy: PolicyConfig) -> str:
 
     The policy comes first and is the same for every pair, so a prefix cache holds it once.
     """
-    return _instruction(policy, QUESTION)
+    return _instruction(policy_text(policy), QUESTION)
 
 
-def clause_instruction(policy: PolicyConfig) -> str:
-    """As ``judge_instruction``, asking which clause is broken; it shares all but the question with it."""
-    offered = "; ".join(f"{letter}: {name}" for letter, name in zip(CLAUSE_LETTERS, clause_ids(policy), strict=False))
-    return _instruction(
-        policy, f"The response violates the policy. Which rule most? {offered}. Answer with its letter."
-    )
+def clause_instruction(policy: PolicyConfig, offered: Mapping[str, str]) -> str:
+    """As ``judge_instruction``, asking which of the clauses ``offered`` {letter: id} is broken.
+
+    Its policy carries the ids, which the letters stand for: a prefix of its own, the same for every question of its kind.
+    """
+    letters = "; ".join(f"{letter}: {name}" for letter, name in offered.items())
+    question = f"The response violates the policy. Which rule most? {letters}. Answer with its letter."
+    return _instruction(policy_text(policy, with_ids=True), question)
 
 
 def correction_instruction(policy: PolicyConfig) -> str:
     """Returns the user turn that asks for a compliant answer, with ``JUDGED`` for the request and the bad answer."""
     task = "The response violates the policy. Write a helpful response to the request that complies with the policy."
-    return _instruction(policy, f"{task} Write only that response.")
+    return _instruction(policy_text(policy), f"{task} Write only that response.")
 
 
-def _instruction(policy: PolicyConfig, question: str) -> str:
-    return f"Policy:\n{policy_text(policy)}\n\n{JUDGED}\n\n{question}"
+def _instruction(policy: str, question: str) -> str:
+    return f"Policy:\n{policy}\n\n{JUDGED}\n\n{question}"
 
 
 def judged_text(request: str, response: str) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 from trace_ray.config import JudgeConfig
 from trace_ray.errors import UserError
 from trace_ray.inference import Engine, EngineSettings, Verdict
+from trace_ray.judges.clauses import LETTERS, Named, Offer, name_clauses
 from trace_ray.judges.opinion import Opinion
 from trace_ray.judges.prompt import (
-    CLAUSE_LETTERS,
     NO_WORDS,
     YES_WORDS,
     clause_instruction,
@@ -77,18 +77,23 @@ class VllmJudge:
             return Opinion(None, f"too long for the judge: {length} tokens of {self.engine.max_model_len}")
         return readable(verdict, self.config.min_mass)
 
-    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...]]:
-        names = clause_ids(self.policy)[: len(CLAUSE_LETTERS)]
-        prompts = self._framed(self._frame(clause_instruction(self.policy)), requests, responses)
+    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[Named]:
+        """As ``Judge.clauses``: at most one each, named by those letters that are one token of this tokenizer."""
+        tokens = {letter: single_tokens(self.engine.tokenizer, (letter, f" {letter}")) for letter in LETTERS}
+        letters = {letter: ids for letter, ids in tokens.items() if ids}
+
+        def ask(offer: Offer, which: Sequence[int]) -> list[Named]:
+            offered = dict(zip(letters, offer, strict=False))
+            frame = self._frame(clause_instruction(self.policy, offered))
+            prompts = self._framed(frame, [requests[i] for i in which], [responses[i] for i in which])
+            return self._named(prompts, {name: letters[letter] for letter, name in offered.items()})
+
+        return name_clauses(clause_ids(self.policy), len(responses), len(letters), ask)
+
+    def _named(self, prompts: Sequence[Tokens], letters: dict[str, Tokens]) -> list[Named]:
         fitting = [i for i, ids in enumerate(prompts) if len(ids) < self.engine.max_model_len]
-        if not names or not fitting:
-            return [()] * len(prompts)
-        letters = {
-            name: single_tokens(self.engine.tokenizer, (letter, f" {letter}"))
-            for name, letter in zip(names, CLAUSE_LETTERS, strict=False)
-        }
         asked = [prompts[i] for i in fitting]
-        seen = self.engine.first_token_log_probs(asked, [i for ids in letters.values() for i in ids])
+        seen = self.engine.first_token_log_probs(asked, [i for ids in letters.values() for i in ids]) if asked else []
         self._count(asked)
         answers = [self._clause(log_probs, letters) for log_probs in seen]
         named = dict(zip(fitting, answers, strict=True))

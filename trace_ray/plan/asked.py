@@ -61,8 +61,9 @@ def triage_asked(sample: Sequence[SampledPair], readings: Readings, config: Conf
     judges, triage = used_judges(config), config.triage
     asked = [_verdicts(sample, name, bound) for name, bound in _cascade(triage)]
     asked += [_verdicts(sample, SECOND, "")] if SECOND in judges else []
-    if triage.clauses and config.policy.clauses:  # each judge of a block names the clauses of what it finds violating
-        asked += [_clauses(sample, readings, name, config) for name in (JUDGE, SECOND) if name in readings]
+    if triage.clauses and config.policy.clauses:  # whoever decides a violating response names its clause
+        named_by = [*(name for name, _ in _cascade(triage)), SECOND]
+        asked += [_clauses(sample, readings, name, config) for name in named_by if name in readings]
     if triage.judge.backend != "rules":
         asked += [_canaries(readings, name, bound) for name, bound in _cascade(triage) if name in readings]
     return asked + _corrections(sample, readings, config)
@@ -89,6 +90,7 @@ def _verdicts(sample: Sequence[SampledPair], judge: str, bound: str) -> Asked:
 
 
 def _clauses(sample: Sequence[SampledPair], readings: Readings, judge: str, config: Config) -> Asked:
+    times = readings[judge].clause_prompts
     shares = [
         (_share(pair, VIOLATING[side], config), pair.tokens(judge, side)) for pair in sample for side in VIOLATING
     ]
@@ -96,8 +98,8 @@ def _clauses(sample: Sequence[SampledPair], readings: Readings, judge: str, conf
         judge=judge,
         what="which clause?",
         pool="judge",
-        prompts=round(sum(share for share, _ in shares)),
-        tokens=round(sum(share * (tokens + readings[judge].clause) for share, tokens in shares if tokens)),
+        prompts=round(times * sum(share for share, _ in shares)),
+        tokens=round(times * sum(share * (tokens + readings[judge].clause) for share, tokens in shares if tokens)),
         bound="at most: every rejected response of RETAIN violates" + _assumed(sample),
     )
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from trace_ray.config import Config, JudgeConfig
 from trace_ray.errors import UserError
+from trace_ray.judges.clauses import LETTERS, groups, questions
 from trace_ray.judges.prompt import (
     clause_instruction,
     correction_instruction,
@@ -21,6 +22,7 @@ from trace_ray.judges.prompt import (
 from trace_ray.models import load_tokenizer
 from trace_ray.pairs import RESPONSE_NAMES, prompt_text
 from trace_ray.plan.judges import reading_judges
+from trace_ray.policy import clause_ids
 from trace_ray.triage.canaries import ATTACKS, SEEDS
 from trace_ray.triage.workers import CANARY_PAIRS
 
@@ -31,6 +33,7 @@ class Questions:
 
     Args:
         clause, correct: tokens that a prompt has more where it asks for the clause, or for a correction.
+        clause_prompts: questions that name one response's clause.
         canaries: tokens of the canaries that one actor tries; canary_prompts: how many those are.
     """
 
@@ -38,6 +41,7 @@ class Questions:
     correct: int
     canaries: int
     canary_prompts: int
+    clause_prompts: int = 1
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,14 @@ class Reader:
         policy = self.config.policy
         plain = self.frame(judge_instruction(policy))
         requests, responses = canaries(pairs)
+        names = tuple(clause_ids(policy))
+        offered = dict(zip(LETTERS, groups(names, len(LETTERS))[-1], strict=False)) if names else {}
         return Questions(
-            clause=self.frame(clause_instruction(policy)) - plain,
+            clause=self.frame(clause_instruction(policy, offered)) - plain,
             correct=self.frame(correction_instruction(policy)) - plain,
             canaries=sum(self.judged(requests, responses)),
             canary_prompts=len(requests),
+            clause_prompts=questions(len(names)),
         )
 
 

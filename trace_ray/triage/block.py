@@ -87,7 +87,7 @@ class Bench:
         ]
         named = self.judge.clauses(_pick(requests, bad), _pick(responses, bad)) if bad else []
         for i, clauses in zip(bad, named, strict=True):
-            opinions[i] = opinions[i]._replace(clauses=clauses)
+            opinions[i] = opinions[i]._replace(clauses=clauses, final=opinions[i].final and clauses is not None)
         return opinions
 
 
