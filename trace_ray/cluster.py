@@ -55,3 +55,21 @@ def _prepare_data() -> None:
     context.raise_original_map_exception = True  # Ray's own wrapper loses its cause, a user's mistake, on the way
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def this_node() -> str:
+    """Returns the id of the node that this process runs on, empty where no Ray runs here."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
+
+
+def in_service(node: str) -> bool:
+    """Returns whether a node is alive and not about to be taken away; that of no Ray is."""
+    import ray
+    from ray._private.state import state  # draining nodes are told nowhere else
+
+    if not ray.is_initialized():
+        return not node
+    alive = {one["NodeID"] for one in ray.nodes() if one["Alive"]}
+    return node in alive - set(state.get_draining_nodes())

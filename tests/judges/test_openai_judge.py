@@ -16,6 +16,7 @@ from trace_ray.config import EndpointConfig, JudgeConfig, StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.judges.endpoint import retry_after
 from trace_ray.judges.openai_judge import OpenAIJudge
+from trace_ray.judges.opinion import Draft
 from trace_ray.policy import ClauseConfig, PolicyConfig
 from trace_ray.storage import locate
 from trace_ray.triage.block import Bench
@@ -114,7 +115,7 @@ def test_an_odd_answer_is_unreadable_and_not_final(fake: FakeEndpoint, body: Any
     assert "no log-probs" in str(odd.error)
     assert judging.opinions(["q"], ["odd"]) == [odd]  # alone in its batch
     assert judging.clauses(["q"], ["odd"]) == [None]  # not known yet: another try may tell
-    assert judging.drafts(["q"], ["odd"])[0] in (None, "x")
+    assert judging.drafts(["q"], ["odd"])[0].text in (None, "x")
 
 
 def test_an_endpoint_without_log_probs_is_refused_at_once_or_when_it_stops_giving_them(fake: FakeEndpoint) -> None:
@@ -145,10 +146,10 @@ def test_the_key_comes_from_the_environment_alone(fake: FakeEndpoint, monkeypatc
 def test_clauses_and_corrections(fake: FakeEndpoint) -> None:
     judging = judge(fake)
     assert judging.clauses(["q"], ["BAD"]) == [("two",)]
-    assert judging.drafts(["q"], ["BAD"]) == ["GOOD, corrected"]
+    assert judging.drafts(["q"], ["BAD"]) == [Draft("GOOD, corrected")]
     for reason, draft in (("stop", "whole"), ("length", None)):
         fake.odd = {"BAD": {"choices": [{"message": {"content": "whole"}, "finish_reason": reason}]}}
-        assert judging.drafts(["q"], ["BAD"]) == [draft]
+        assert judging.drafts(["q"], ["BAD"]) == [Draft(draft)]
 
 
 def test_no_clause_is_lost_past_the_last_letter(fake: FakeEndpoint) -> None:

@@ -163,7 +163,7 @@ def test_a_correction_that_has_not_ended_is_none(judge: VllmJudge, monkeypatch: 
     requests, responses = pairs(3)
     answers = judge.engine._answers
     judge.correction_tokens = 16
-    assert judge.drafts(requests, responses) == [None] * 6
+    assert [one.text for one in judge.drafts(requests, responses)] == [None] * 6
 
     def ending(prompts: list[list[int]], sampling: SamplingParams) -> list[Any]:
         ends = [*judge.yes_ids, *judge.no_ids]
@@ -172,7 +172,7 @@ def test_a_correction_that_has_not_ended_is_none(judge: VllmJudge, monkeypatch: 
 
     monkeypatch.setattr(judge.engine, "_answers", ending)
     drafts = judge.drafts(requests, responses)
-    assert all(drafts)
+    assert all(one.text for one in drafts)
 
 
 class Troubled(BaseHTTPRequestHandler):

@@ -15,7 +15,7 @@ import pytest
 from trace_ray.config import StorageConfig
 from trace_ray.corpus.read import SLOT_SCHEMA, SLOTS
 from trace_ray.errors import UserError
-from trace_ray.judges.opinion import Opinion
+from trace_ray.judges.opinion import Draft, Opinion
 from trace_ray.pairs import TRIAGED_SCHEMA
 from trace_ray.storage import Location, locate
 from trace_ray.triage.block import Bench, judge_block
@@ -46,8 +46,8 @@ class Table:
     def clauses(self, _requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...]]:
         return [(f"clause of {text}",) for text in responses]
 
-    def drafts(self, _requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
-        return [{"0.9 a": "0.1 better", "0.9 b": "0.8 still bad"}.get(text) for text in responses]
+    def drafts(self, _requests: Sequence[str], responses: Sequence[str]) -> list[Draft]:
+        return [Draft({"0.9 a": "0.1 better", "0.9 b": "0.8 still bad"}.get(text)) for text in responses]
 
     def counts(self) -> dict[str, int]:
         return {"judged_prompts": len(self.asked)}
@@ -288,11 +288,11 @@ class Halting(Table):
         super().__init__()
         self.reason, self.halts, self.drafted = reason, True, list[str]()
 
-    def drafts(self, _requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
+    def drafts(self, _requests: Sequence[str], responses: Sequence[str]) -> list[Draft]:
         if self.halts and "STOP" in responses:
             raise self.reason
         self.drafted += responses
-        return [None if text == "none" else f"better {text}" for text in responses]
+        return [Draft(None if text == "none" else f"better {text}") for text in responses]
 
 
 @pytest.mark.parametrize("reason", [KeyboardInterrupt(), UserError("budget", 1, "spent")], ids=["killed", "refused"])
@@ -304,7 +304,7 @@ def test_interruptions_cost_no_draft_and_none_is_asked_for_twice(tmp_path: Path,
         with pytest.raises(type(reason)):
             guarded.drafts(["q"] * 5, texts)
     corrector.halts = False
-    drafts = ["better a", None, "better b", "better STOP", "better c"]
+    drafts = [Draft(text) for text in ("better a", None, "better b", "better STOP", "better c")]
     assert [guarded.drafts(["q"] * 5, texts) for _ in "ab"] == [drafts, drafts]
     assert sorted(corrector.drafted) == sorted(texts)
     assert deaths(place(tmp_path)) == (2 if isinstance(reason, KeyboardInterrupt) else 0)
@@ -316,7 +316,7 @@ def test_what_kills_the_corrector_has_no_draft_and_the_rest_have(tmp_path: Path)
         with pytest.raises(KeyboardInterrupt):
             GuardedCorrector(corrector, Guard(place(tmp_path), 4)).drafts(["q"] * 3, ["a", "STOP", "b"])
     drafts = GuardedCorrector(corrector, Guard(place(tmp_path), 4)).drafts(["q"] * 3, ["a", "STOP", "b"])
-    assert drafts == ["better a", None, "better b"]
+    assert [one.text for one in drafts] == ["better a", None, "better b"]
 
 
 def test_a_killing_response_makes_its_pairs_rejects() -> None:

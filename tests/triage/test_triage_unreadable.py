@@ -59,7 +59,7 @@ def test_the_share_is_looked_at_while_judging_goes_on(
 ) -> None:
     monkeypatch.setattr(stage, "FIRST", 20)
     one_by_one = lambda worker, arguments, blocks, *_: (  # noqa: E731  as a pool gives them
-        tally for block in blocks for tally in stage._run_blocks(worker, arguments, [block])
+        tally for block in blocks for tally in stage._run_blocks(worker, arguments(), [block])
     )
     monkeypatch.setattr(stage, "_pool", one_by_one)
     config = TriageConfig(judge=asking(fake), min_canary_pass=0.0)

@@ -86,7 +86,9 @@ def test_pairs_are_put_in_order_by_their_ids_alone() -> None:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_pool", "_tasks"):
         monkeypatch.setattr(
-            stage, name, lambda worker, arguments, blocks, *_: stage._run_blocks(worker, arguments, blocks)
+            stage,
+            name,
+            lambda worker, arguments, blocks, *_: stage._run_blocks(worker, arguments(), blocks) if blocks else [],
         )
 
 

@@ -18,6 +18,10 @@ _LONGEST_WAIT_S = 60.0
 _REFUSED = {401: "the key is wrong or missing", 403: "the key may not do this", 404: "no such path or model"}
 
 
+_HARMLESS = {"messages": [{"role": "user", "content": "Answer Yes."}], "max_tokens": 1}
+"""Of a request, to see whether the endpoint is up."""
+
+
 @dataclass(frozen=True)
 class Reply:
     """An answer's JSON object (empty for JSON of another kind), or why there is none; ``final`` = asked again, the same."""
@@ -43,10 +47,11 @@ class Endpoint:
     def ask(self, path: str, payloads: Sequence[dict[str, Any]]) -> list[Reply]:
         """Returns the reply to each payload, in order.
 
-        Raises: UserError where the budget is spent, the endpoint refuses us, or it failed for every single payload.
+        Raises: UserError where the budget is spent, the endpoint refuses us, or it failed for every single payload and
+            for a harmless one after them: a text that it cannot bear is no outage.
         """
         replies = asyncio.run(self._ask(path, payloads))
-        if replies and all(reply.error and not reply.final for reply in replies):
+        if _failed(replies) and _failed(asyncio.run(self._ask(path, [payloads[0] | _HARMLESS]))):
             remedy = "it failed for every request of a batch; see that it is up, then run the same command again"
             raise UserError("endpoint.base_url", f"{self.config.base_url}: {replies[0].error}", remedy)
         return replies
@@ -117,6 +122,10 @@ class Endpoint:
 
     def counts(self) -> dict[str, int]:
         return {"requests": self.requests, "retries": self.retries, "endpoint_tokens": self.tokens}
+
+
+def _failed(replies: Sequence[Reply]) -> bool:
+    return bool(replies) and all(reply.error and not reply.final for reply in replies)
 
 
 def retry_after(value: str | None, now: float) -> float:

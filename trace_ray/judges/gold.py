@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from trace_ray.errors import UserError
 from trace_ray.jsonl import read_jsonl
+from trace_ray.judges.opinion import Draft
 from trace_ray.storage import Location
 
 Gold = Mapping[tuple[str, str], str]
@@ -44,8 +45,8 @@ class GoldCorrector:
     def __init__(self, place: Location) -> None:
         self.gold = read_gold(place)
 
-    def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
-        return [self.gold.get(pair) for pair in zip(requests, responses, strict=True)]
+    def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[Draft]:
+        return [Draft(self.gold.get(pair)) for pair in zip(requests, responses, strict=True)]
 
     def counts(self) -> dict[str, int]:
         return {}

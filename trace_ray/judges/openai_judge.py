@@ -11,7 +11,7 @@ from trace_ray.errors import UserError
 from trace_ray.inference import Verdict
 from trace_ray.judges.clauses import LETTERS, Named, Offer, name_clauses
 from trace_ray.judges.endpoint import Endpoint, Reply
-from trace_ray.judges.opinion import Opinion
+from trace_ray.judges.opinion import Draft, Opinion
 from trace_ray.judges.prompt import (
     JUDGED,
     NO_WORDS,
@@ -59,11 +59,11 @@ class OpenAIJudge:
         best = max(mass, key=lambda letter: mass[letter])
         return (names[best],) if sum(mass.values()) >= self.config.min_mass else ()
 
-    def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
+    def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[Draft]:
         """As ``VllmJudge.drafts``."""
         limits = {"max_tokens": self.correction_tokens, "temperature": 0}
         replies = self._ask(correction_instruction(self.policy), requests, responses, limits)
-        return [_content(reply) for reply in replies]
+        return [Draft(_content(reply), final=reply.final) for reply in replies]
 
     def _first_tokens(
         self, instruction: str, requests: Sequence[str], responses: Sequence[str]

@@ -21,6 +21,18 @@ class Opinion(NamedTuple):
     final: bool = True
 
 
+class Draft(NamedTuple):
+    """A corrected response.
+
+    Args:
+        text: None where there is none.
+        final: False where asking again may give one (an endpoint that failed).
+    """
+
+    text: str | None
+    final: bool = True
+
+
 class Judge(Protocol):
     """Anything that judges a block of responses. A judge's verdict depends on request and response alone."""
 
@@ -40,8 +52,8 @@ class Judge(Protocol):
 class Corrector(Protocol):
     """Anything that writes a compliant answer in place of a violating one."""
 
-    def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
-        """Returns one draft a response, in order, None where there is none."""
+    def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[Draft]:
+        """Returns one draft a response, in order."""
 
     def counts(self) -> dict[str, int]:
         """Returns what the corrector has used since it began."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from trace_ray.judges import rules
-from trace_ray.judges.opinion import Opinion
+from trace_ray.judges.opinion import Draft, Opinion
 from trace_ray.policy import PolicyConfig
 
 _BROKEN, _KEPT = Opinion(1.0), Opinion(0.0)
@@ -40,8 +40,8 @@ class WordLimitCorrector:
     def __init__(self, policy: PolicyConfig) -> None:
         self.limit = rules.word_limit(policy)
 
-    def drafts(self, _requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
-        return [rules.cut_to_words(response, self.limit) for response in responses]
+    def drafts(self, _requests: Sequence[str], responses: Sequence[str]) -> list[Draft]:
+        return [Draft(rules.cut_to_words(response, self.limit)) for response in responses]
 
     def counts(self) -> dict[str, int]:
         return {}

@@ -10,7 +10,7 @@ from trace_ray.config import JudgeConfig
 from trace_ray.errors import UserError
 from trace_ray.inference import Engine, EngineSettings, Verdict
 from trace_ray.judges.clauses import LETTERS, Named, Offer, name_clauses
-from trace_ray.judges.opinion import Opinion
+from trace_ray.judges.opinion import Draft, Opinion
 from trace_ray.judges.prompt import (
     NO_WORDS,
     YES_WORDS,
@@ -103,7 +103,7 @@ class VllmJudge:
         mass = {name: sum(math.exp(log_probs[i]) for i in ids if i in log_probs) for name, ids in letters.items()}
         return (max(mass, key=lambda name: mass[name]),) if sum(mass.values()) >= self.config.min_mass else ()
 
-    def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
+    def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[Draft]:
         """Returns the model's own compliant answers, greedy; None for none or one that did not end."""
         room = self.engine.max_model_len - self.correction_tokens
         prompts = self._framed(self._frame(correction_instruction(self.policy)), requests, responses)
@@ -112,7 +112,7 @@ class VllmJudge:
         texts = self.engine.whole_answers(asked, self.correction_tokens) if asked else []
         self._count(asked)
         written = {i: text.strip() for i, text in zip(fitting, texts, strict=True) if text is not None}
-        return [written.get(i) or None for i in range(len(prompts))]
+        return [Draft(written.get(i) or None) for i in range(len(prompts))]
 
     def _count(self, prompts: Sequence[Tokens]) -> None:
         self.prompts += len(prompts)

@@ -111,7 +111,7 @@ def known_corrections(pairs: pa.Table, config: Config) -> list[str | None]:
     if corrector_kind(config.policy, triage) == "gold":
         requests = [prompt_text(prompt) for prompt in pairs["prompt"].to_pylist()]
         place = expand((triage.gold_responses,), config.storage, "triage.gold_responses")[0]
-        found = GoldCorrector(place).drafts(requests, chosen)
+        found = [one.text for one in GoldCorrector(place).drafts(requests, chosen)]
     elif triage.correct and (limit := rules.word_limit(config.policy)):
         found = [rules.cut_to_words(text, limit) for text in chosen]
     categories = pairs["category"].to_pylist() if "category" in pairs.column_names else [Category.PUNISH] * len(chosen)

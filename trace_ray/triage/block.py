@@ -38,6 +38,9 @@ probability or error is there for each response wherever there is one."""
 
 _SILENT = Opinion(None, "no verdict and no reason given")
 
+UNSETTLED = "unsettled"
+"""Counts answers that another try may give: an endpoint failed."""
+
 Spans = Callable[[Sequence[str], Sequence[str], Ask], list[Opinion | None]]
 """Runs a judge over requests and responses; None for a response that kills it (``guard.Guard.judge``)."""
 
@@ -122,6 +125,8 @@ def judge_block(
         others = [one if one is None or one.p_violates is not None or one.error else _SILENT for one in others]
         counts.update({f"second_{name}": value for name, value in more.items()})
     counts["responses_repeated"] = 2 * len(requests) - len(asked)
+    unsettled = sum(not one.final for one in (*opinions, *others) if one is not None)
+    counts.update({UNSETTLED: unsettled} if unsettled else {})
     columns: dict[str, pa.Array] = {"row": new["row"], "pair_id": new["pair_id"]}
     for name, side in zip(SIDES, sides, strict=True):
         columns |= _side_columns(name, side, opinions, others)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from trace_ray.judges.opinion import Corrector
 from trace_ray.pairs import CLAUSES, PAIR_SCHEMA, REJECT_SCHEMA, TRIAGED_SCHEMA, Category
-from trace_ray.triage.block import SIDES, Bench, prompt_texts
+from trace_ray.triage.block import SIDES, UNSETTLED, Bench, prompt_texts
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.labels import Label
 from trace_ray.triage.verdict import categorise, complies
@@ -167,8 +167,8 @@ def _correct(
     some = pairs.take(pa.array(punished, pa.int64()))
     requests, chosen, slots = prompt_texts(some["prompt"]), some["chosen"].to_pylist(), some["slot"].to_pylist()
     drafts = correction.corrector.drafts(requests, chosen)
-    tried = [i for i, draft in enumerate(drafts) if draft]
-    texts = [draft for draft in drafts if draft]
+    tried = [i for i, draft in enumerate(drafts) if draft.text]
+    texts = [draft.text for draft in drafts if draft.text]
     opinions, _ = correction.bench.opinions([requests[i] for i in tried], texts, [slots[i] for i in tried], window)
     for i, draft, opinion in zip(tried, texts, opinions, strict=True):
         p = opinion.p_violates if opinion is not None else None
@@ -177,4 +177,5 @@ def _correct(
             kept[punished[i]] = draft
     number = sum(one is not None for one in kept)
     outcome = {"corrections_failed": len(punished) - len(tried), "corrections_refused": len(tried) - number}
-    return kept, {"corrections_kept": number, **outcome}
+    unsettled = sum(not one.final for one in (*drafts, *opinions) if one is not None)
+    return kept, {"corrections_kept": number, **outcome} | ({UNSETTLED: unsettled} if unsettled else {})

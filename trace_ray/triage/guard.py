@@ -1,15 +1,21 @@
 """Judges a block in spans, leaving a mark on disk before each, so that what kills the judge is found and left out.
 
-A mark without its result says that a judge died there. That span is then cut into smaller ones, down to a single
-response; one that kills again on its own is given up. Results of finished spans are kept: a restart judges none twice.
-Corrections are drafted in the same way.
+A mark without a result says that its process is gone. That is a death, and counted as one, where the process said so
+itself (its engine failed) or where it went alone: this run's driver still goes on and the node is still in service. A mark
+of an earlier driver, or of a node that is lost or draining, is an interruption: the texts had no part in it.
+
+A span in which a judge died is cut into smaller ones, down to a single response; one on which it dies twice is given up.
+Interruptions alone cut a span and give up a response only where they come so often (``_INTERRUPTED``) that the text may
+well be what takes the node down. Results of finished spans are kept: a restart judges none twice, but for answers that
+were not final, as of an endpoint that failed. Corrections are drafted in the same way.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
 
@@ -17,18 +23,39 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from trace_ray.errors import UserError
-from trace_ray.judges.opinion import Corrector, Judge, Opinion
+from trace_ray.inference import EngineFailedError
+from trace_ray.judges.opinion import Corrector, Draft, Judge, Opinion
 from trace_ray.storage import Location
 from trace_ray.triage.store import opinions_of, opinions_table, response_key
 
 _CUTS = 4
-_TRIES = 2
+_DEATHS = 2
 """Deaths of a judge on one single response before it is given up: one may be an accident."""
+_INTERRUPTED = (3, 8)
+"""Marks of any kind after which a span is cut, and after which a single response is given up."""
+_DIED = ".died"
+_NOTHING = Draft(None)
 
-T = TypeVar("T")
+T = TypeVar("T", Opinion, Draft)
 Span = tuple[int, int]
 Ask = Callable[[Sequence[str], Sequence[str]], Sequence[Opinion]]
-Draft = Callable[[Sequence[str], Sequence[str]], Sequence[str | None]]
+Write = Callable[[Sequence[str], Sequence[str]], Sequence[Draft]]
+
+
+@dataclass(frozen=True)
+class Witness:
+    """Where this process runs, and what it can tell of those before it.
+
+    Args:
+        driver: names the process that drives the run; every command has another.
+        node: names this node; in_service: whether a node still is there for work.
+        on_death: called once each death is on record; what it raises stops the judge.
+    """
+
+    driver: str = ""
+    node: Callable[[], str] = lambda: ""
+    in_service: Callable[[str], bool] = lambda _node: True
+    on_death: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -42,6 +69,7 @@ class Guard:
 
     place: Location
     size: int
+    witness: Witness = field(default_factory=Witness)
 
     def judge(self, requests: Sequence[str], responses: Sequence[str], ask: Ask) -> list[Opinion | None]:
         """Returns an opinion on each response, None for one that kills its judge.
@@ -51,8 +79,8 @@ class Guard:
         """
         return self._in_spans(requests, responses, ask, opinions_table, opinions_of)
 
-    def drafts(self, requests: Sequence[str], responses: Sequence[str], draft: Draft) -> list[str | None]:
-        """As ``judge``, of corrected responses; None where there is none, too."""
+    def drafts(self, requests: Sequence[str], responses: Sequence[str], draft: Write) -> list[Draft | None]:
+        """As ``judge``, of corrected responses."""
         return self._in_spans(requests, responses, draft, _drafts_table, _drafts_of)
 
     def _in_spans(
@@ -63,28 +91,59 @@ class Guard:
         table: Callable[[Sequence[T]], pa.Table],
         rows: Callable[[pa.Table], list[T]],
     ) -> list[T | None]:
-        number, names = len(responses), {place.name for place in self.place.files()}
+        number, names = len(responses), {place.name for place in self.place.files()} if responses else set()
         found: list[T | None] = [None] * number
         todo = [(start, min(start + self.size, number)) for start in range(0, number, self.size)][::-1]
         while todo:
             start, stop = span = todo.pop()
-            name = _name(span, requests, responses)
-            tries = sum(f"{name}.try{i}" in names for i in range(_TRIES))
+            name, asked = _name(span, requests, responses), (requests[start:stop], responses[start:stop])
             if f"{name}.parquet" in names:
                 found[start:stop] = rows((self.place / f"{name}.parquet").read_parquet())
-            elif tries and stop - start > 1:
+                open_ones = [i for i in range(start, stop) if not (found[i] or _NOTHING).final]
+                again = Guard(self.place / f"{name}.again", self.size, self.witness)
+                texts = [requests[i] for i in open_ones], [responses[i] for i in open_ones]
+                for i, one in zip(open_ones, again._in_spans(*texts, ask, table, rows), strict=True):
+                    found[i] = one
+                continue
+            marks, died = self._settle(name, names)
+            if stop - start > 1 and (died or marks >= _INTERRUPTED[0]):
                 todo += _cut(span)[::-1]
-            elif tries < _TRIES:
-                mark = self.place / f"{name}.try{tries}"
-                mark.write_text("")
-                try:
-                    answers = ask(requests[start:stop], responses[start:stop])
-                except UserError:  # nobody died: a budget that is spent, an endpoint that is down
-                    mark.fs.delete_file(mark.path)
-                    raise
+            elif died < _DEATHS and marks < _INTERRUPTED[1]:
+                with self._marked(f"{name}.try{marks}"):
+                    answers = ask(*asked)
                 (self.place / f"{name}.parquet").write_parquet(table(answers))
                 found[start:stop] = answers
         return found
+
+    @contextmanager
+    def _marked(self, name: str) -> Iterator[None]:
+        """Leaves a mark of this process, which its result makes good; a death of which it knows is put on record."""
+        mark = self.place / f"{name}.{self.witness.driver}.{self.witness.node()}"
+        mark.write_text("")
+        try:
+            yield
+        except UserError:  # nobody died: a budget that is spent, an endpoint that is down
+            mark.fs.delete_file(mark.path)
+            raise
+        except EngineFailedError:
+            self._record(name)
+            raise
+
+    def _settle(self, name: str, names: set[str]) -> tuple[int, int]:
+        """Records the deaths of which a span's marks are the only witness; returns how many marks and deaths it has."""
+        marks = [one for one in names if one.startswith(f"{name}.try") and not one.endswith(_DIED)]
+        died = {one.removesuffix(_DIED) for one in names if one.startswith(f"{name}.try") and one.endswith(_DIED)}
+        for mark in marks:
+            attempt, driver, node = mark.rsplit(".", 2)
+            alone = driver == self.witness.driver and self.witness.in_service(node)
+            if attempt not in died and alone:
+                died.add(attempt)
+                self._record(attempt)
+        return len(marks), len(died)
+
+    def _record(self, attempt: str) -> None:
+        (self.place / f"{attempt}{_DIED}").write_text("")
+        self.witness.on_death()
 
 
 @dataclass(frozen=True)
@@ -106,8 +165,8 @@ class GuardedCorrector:
     corrector: Corrector
     guard: Guard
 
-    def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[str | None]:
-        return self.guard.drafts(requests, responses, self.corrector.drafts)
+    def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[Draft]:
+        return [one or Draft(None) for one in self.guard.drafts(requests, responses, self.corrector.drafts)]
 
     def counts(self) -> dict[str, int]:
         return self.corrector.counts()
@@ -119,12 +178,9 @@ def unguarded(requests: Sequence[str], responses: Sequence[str], ask: Ask) -> li
 
 
 def deaths(place: Location) -> int:
-    """Returns how often a judge began a span below ``place`` and did not finish it, over all blocks."""
+    """Returns how many deaths of a judge are on record below ``place``, over all blocks."""
     infos = place.fs.get_file_info(pafs.FileSelector(place.path, recursive=True, allow_not_found=True))
-    names = [info.path for info in infos if info.type == pafs.FileType.File and not info.path.endswith(".tmp")]
-    finished = {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
-    begun = [name.rsplit(".try", 1)[0] for name in names if ".try" in name]
-    return len(begun) - len(finished)
+    return sum(info.type == pafs.FileType.File and info.path.endswith(_DIED) for info in infos)
 
 
 def _cut(span: Span) -> list[Span]:
@@ -133,12 +189,13 @@ def _cut(span: Span) -> list[Span]:
     return list(pairwise(bounds))
 
 
-def _drafts_table(drafts: Sequence[str | None]) -> pa.Table:
-    return pa.table({"draft": pa.array(drafts, pa.string())})
+def _drafts_table(drafts: Sequence[Draft]) -> pa.Table:
+    texts, final = [one.text for one in drafts], [one.final for one in drafts]
+    return pa.table({"draft": pa.array(texts, pa.string()), "final": pa.array(final, pa.bool_())})
 
 
-def _drafts_of(table: pa.Table) -> list[str | None]:
-    return list(table["draft"].to_pylist())
+def _drafts_of(table: pa.Table) -> list[Draft]:
+    return list(map(Draft, table["draft"].to_pylist(), table["final"].to_pylist()))
 
 
 def _name(span: Span, requests: Sequence[str], responses: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,9 +46,12 @@ from trace_ray.triage.guard import deaths
 from trace_ray.triage.labels import Label
 from trace_ray.triage.publish import ReadRows, TriageOutcome, publish
 from trace_ray.triage.work import PLAN, Work
-from trace_ray.triage.workers import DecideActor, JudgeActor, Task
+from trace_ray.triage.workers import DecideActor, Item, JudgeActor, Task
 
 _BLOCKS_IN_TASK = 8
+
+Arguments = Callable[[], tuple[Any, ...]]
+"""What a worker is made with; asked for when work begins, for the budget that is left by then."""
 
 
 def triage_inputs(config: Config, sources: list[Source]) -> dict[str, Any]:
@@ -88,6 +92,7 @@ def run_triage(run: Run, config: Config) -> None:
         blocks=read.blocks,
         stores=_stores(config),
         deaths=deaths(work.attempts),
+        driver=uuid.uuid4().hex[:8],
     )
     judged = _judge(config, task, read, given.labels)
     figures = _audit(run, config, judged)
@@ -169,10 +174,12 @@ def _judge(config: Config, task: Task, read: ReadRows, labels: Mapping[str, Labe
     labelled = [_labelled(one) for tally in tallies for one in tally["labelled"]]
     enough = min(triage.audit_rows, len(labels)) if labels else triage.audit_rows
     blocks = [block for block in range(read.blocks) if block not in done]
-    if blocks:
+
+    def arguments() -> tuple[Any, ...]:
         spent = merge_counts([*(tally["counts"] for tally in tallies), *task.work.unfinished_use()])
-        task = replace(task, config=within_budget(task.config, spent, ("judge", "first_judge", "second_judge")))
-    arguments = (task, labels, audited)
+        shared = within_budget(task.config, spent, ("judge", "first_judge", "second_judge"))
+        return replace(task, config=shared), labels, audited
+
     models = needs_model_to_judge(triage)
     running = _pool(JudgeActor, arguments, blocks, triage.judge) if models else _tasks(JudgeActor, arguments, blocks)
     unread = _unread(triage, tallies)
@@ -209,15 +216,28 @@ def _labelled(one: list[Any]) -> Labelled:
     return Labelled(one[0], Label(*one[1]), one[2], one[3])
 
 
-def _pool(worker: type, arguments: tuple[Any, ...], blocks: list[int], pool: JudgeConfig) -> Iterable[dict[str, Any]]:
-    """Yields each block's tally as it is done by an autoscaling pool of actors; a killed actor's blocks go to others."""
+def _pool(worker: type, arguments: Arguments, blocks: list[int], pool: JudgeConfig) -> Iterable[dict[str, Any]]:
+    """Yields each block's tally as it is done by an autoscaling pool of actors; a killed actor's blocks go to others.
+
+    Blocks that a failing endpoint left without some answers come once more at the end, and are then done as they are.
+    """
+    left: list[int] = []
+    for last, todo in ((False, blocks), (True, left)):
+        for tally in _pooled(worker, arguments, [{"block": one, "last": last} for one in todo], pool):
+            if "left" in tally:
+                left.append(tally["left"])
+            else:
+                yield tally
+
+
+def _pooled(worker: type, arguments: Arguments, items: list[Item], pool: JudgeConfig) -> Iterable[dict[str, Any]]:
     import ray.data
 
-    if not blocks:
+    if not items:
         return
-    dataset = ray.data.from_items([{"block": block} for block in blocks], override_num_blocks=len(blocks)).map(
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
         worker,
-        fn_constructor_args=arguments,
+        fn_constructor_args=arguments(),
         compute=ray.data.ActorPoolStrategy(
             min_size=pool.actors, max_size=pool.max_actors, max_tasks_in_flight_per_actor=2
         ),
@@ -254,11 +274,13 @@ def _decide(config: Config, task: Task, read: ReadRows, given: Given, used_to_ju
     done = task.work.finished("decide")
     tallies = list(done.values())
     blocks = [block for block in range(read.blocks) if block not in done]
-    if triage.correct and blocks:
+
+    def arguments() -> tuple[Any, ...]:
         decided = [tally.get("used", {}) for tally in tallies]
         spent = merge_counts([used_to_judge, *decided, *task.work.unfinished_use()])
-        task = replace(task, config=within_budget(task.config, spent, ("judge", "first_judge", "corrector_judge")))
-    arguments = (task, given.decision, given.overruled)
+        asked = ("judge", "first_judge", "corrector_judge") if triage.correct else ()
+        return replace(task, config=within_budget(task.config, spent, asked)), given.decision, given.overruled
+
     models = needs_model_for_corrections(config.policy, triage)
     running = _pool(DecideActor, arguments, blocks, triage.judge) if models else _tasks(DecideActor, arguments, blocks)
     with Meter("triage: decide", read.made) as meter:
@@ -270,15 +292,17 @@ def _decide(config: Config, task: Task, read: ReadRows, given: Given, used_to_ju
     return _Decided(merge_counts(counts), merge_counts(used))
 
 
-def _tasks(worker: type, arguments: tuple[Any, ...], blocks: list[int]) -> Iterable[dict[str, Any]]:
+def _tasks(worker: type, arguments: Arguments, blocks: list[int]) -> Iterable[dict[str, Any]]:
     """Yields each block's tally; where no model is to be kept, plain tasks start sooner than a pool's actors.
 
     A bounded number is in flight, several blocks in each; Ray repeats those of a lost worker or node.
     """
     import ray
 
+    if not blocks:
+        return
     run = ray.remote(num_cpus=1)(_run_blocks)
-    shared = ray.put(arguments)
+    shared = ray.put(arguments())
     most = max(2, int(2 * ray.cluster_resources().get("CPU", 1)))
     pending: list[Any] = []
     for start in range(0, len(blocks), _BLOCKS_IN_TASK):

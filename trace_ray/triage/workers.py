@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from trace_ray import environment, metrics
 from trace_ray.artifacts import CANARIES
+from trace_ray.cluster import in_service, this_node
 from trace_ray.config import JudgeConfig, TriageConfig
 from trace_ray.corpus.blocks import read_block
 from trace_ray.corpus.read import SLOT_SCHEMA
@@ -24,18 +25,17 @@ from trace_ray.judges.backends import (
     make_corrector,
     make_judge,
     make_triage_judge,
-    needs_model_for_corrections,
 )
 from trace_ray.judges.opinion import Corrector, Judge
 from trace_ray.judges.unreadable import unread_tally
 from trace_ray.judges.usage import Usage
 from trace_ray.policy import PolicyConfig
 from trace_ray.storage import Location
-from trace_ray.triage.block import SIDES, Bench, judge_block, prompt_texts
+from trace_ray.triage.block import SIDES, UNSETTLED, Bench, judge_block, prompt_texts
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.canaries import canary_report, refuse_gullible_judge, refuse_mute_judge
 from trace_ray.triage.decide import Correction, decide_block
-from trace_ray.triage.guard import Guard, GuardedCorrector, GuardedJudge, deaths, unguarded
+from trace_ray.triage.guard import Guard, GuardedCorrector, GuardedJudge, Witness, deaths, unguarded
 from trace_ray.triage.labels import Label, label_of, labelled_rows, review_line
 from trace_ray.triage.store import VerdictStore
 from trace_ray.triage.work import Work, window
@@ -52,6 +52,7 @@ class Task:
         blocks: how many the corpus has.
         stores: {``judge`` | ``second``: where its verdicts are kept across runs}.
         deaths: how often judges had died before this process of the run began.
+        driver: names that process, see ``guard.Witness``.
     """
 
     policy: PolicyConfig
@@ -60,14 +61,18 @@ class Task:
     blocks: int
     stores: Mapping[str, Location]
     deaths: int
+    driver: str = ""
+
+    def guard(self, place: str, size: int) -> Guard:
+        """Returns the guard of one block's spans; ``place`` names its folder."""
+        witness = Witness(self.driver, this_node, in_service, lambda: _refuse_many_deaths(self))
+        return Guard(self.work.attempts / place, size, witness)
 
     def bench(self, name: str, judge: Judge, place: str) -> Bench:
         """Returns a judge with its store and its guard; ``place`` names the guard's folder."""
         config = self.config
         mortal = [c for c in (self.judge_config(name), config.first_judge) if c is not None and c.backend != "rules"]
-        spans = (
-            Guard(self.work.attempts / place / name, self.judge_config(name).batch_rows).judge if mortal else unguarded
-        )
+        spans = self.guard(f"{place}/{name}", self.judge_config(name).batch_rows).judge if mortal else unguarded
         store = VerdictStore(self.stores[name]) if name in self.stores else None
         return Bench(judge, store, spans, config.threshold if config.clauses else None)
 
@@ -103,12 +108,12 @@ class JudgeActor:
         self.checked = False
 
     def __call__(self, item: Item) -> Item:
+        """Judges one block; where answers are not final, it is finished only if it is the ``last`` time that it is asked."""
         with _use_recorded(self.task.work, self.usage):
-            return self._judge(int(item["block"]))
+            return self._judge(int(item["block"]), last=item.get("last", True))
 
-    def _judge(self, block: int) -> Item:
+    def _judge(self, block: int, *, last: bool) -> Item:
         if not self.checked:
-            _refuse_many_deaths(self.task)
             check_canaries(self.task, self.judge, block)
             self.checked = True
         pairs = read_block(self.task.work.runs, block)
@@ -118,6 +123,8 @@ class JudgeActor:
             judged, counts = judge_block(pairs, first, second, window(block, self.task.blocks))
         except EngineFailedError as error:
             _die(error)
+        if counts[UNSETTLED] and not last:
+            return _unfinished(self.task.work, block, self.usage)
         self.task.work.verdicts(block).write_parquet(judged)
         counts.update(self.usage.take())
         labels = {} if self.labels is None and block >= self.audited else self.labels
@@ -156,7 +163,7 @@ def check_canaries(task: Task, judge: Judge, block: int) -> None:
         pairs = next((table for table in tables if table.num_rows), SLOT_SCHEMA.empty_table()).slice(0, CANARY_PAIRS)
         requests = prompt_texts(pairs["prompt"])
         responses = [*pairs["rejected"].to_pylist(), *pairs["chosen"].to_pylist()]
-        guard = Guard(task.work.attempts / f"canaries-{block:06d}", config.judge.batch_rows)
+        guard = task.guard(f"canaries-{block:06d}", config.judge.batch_rows)
         report = canary_report(GuardedJudge(judge, guard), [*requests, *requests], responses, config.threshold)
         place.write_text(json.dumps(report))
     report = json.loads(place.read_text())
@@ -177,23 +184,22 @@ class DecideActor:
             self.corrector = make_corrector(task.policy, task.config, self.judge)
         used = {"": self.judge, "corrector_": self.corrector if task.config.corrector_judge is not None else None}
         self.usage = Usage({prefix: one for prefix, one in used.items() if one is not None})
-        self.checked = not needs_model_for_corrections(task.policy, task.config)
 
     def __call__(self, item: Item) -> Item:
+        """Decides one block, as ``JudgeActor`` judges it."""
         with _use_recorded(self.task.work, self.usage):
-            return self._decide(int(item["block"]))
+            return self._decide(int(item["block"]), last=item.get("last", True))
 
-    def _decide(self, block: int) -> Item:
+    def _decide(self, block: int, *, last: bool) -> Item:
         work = self.task.work
-        if not self.checked:
-            _refuse_many_deaths(self.task)
-            self.checked = True
         pairs, judged = read_block(work.runs, block), work.verdicts(block).read_parquet()
         try:
             slots = window(block, self.task.blocks)
             decided = decide_block(pairs, judged, self.decision, self.reviewed, self._correction(block), slots)
         except EngineFailedError as error:
             _die(error)
+        if decided.counts[UNSETTLED] and not last:
+            return _unfinished(work, block, self.usage)
         if decided.triaged.num_rows:
             (work.triaged / work.part(block)).write_parquet(decided.triaged)
         if decided.rejects.num_rows:
@@ -216,8 +222,14 @@ class DecideActor:
         if corrector_kind(self.task.policy, config) in ("code", "gold"):
             return Correction(self.corrector, bench)
         rows = (config.corrector_judge or config.judge).batch_rows
-        guard = Guard(self.task.work.attempts / f"draft-{block:06d}", rows)
+        guard = self.task.guard(f"draft-{block:06d}", rows)
         return Correction(GuardedCorrector(self.corrector, guard), bench)
+
+
+def _unfinished(work: Work, block: int, usage: Usage) -> Item:
+    """Leaves a block to another try, and what it used to the budget."""
+    work.record_use(usage.take())
+    return {"block": block, "tally": json.dumps({"rows": 0, "left": block})}
 
 
 def _refuse_many_deaths(task: Task) -> None:

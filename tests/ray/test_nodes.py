@@ -1,0 +1,58 @@
+"""Which nodes count as in service, on a cluster of two: one is drained, one is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from trace_ray.cluster import in_service, this_node
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def until(condition: Any, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_drained_node_and_a_lost_one_are_not_in_service(cluster: Any) -> None:
+    import ray
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated import autoscaler_pb2
+
+    drained, lost = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    cluster.wait_for_nodes()
+    here = this_node()
+    assert [in_service(one) for one in (here, drained.node_id, lost.node_id)] == [True] * 3
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    GcsClient(address=cluster.address).drain_node(drained.node_id, reason, "spot", 2**62)
+    until(lambda: not in_service(drained.node_id))
+    cluster.remove_node(lost, allow_graceful=False)
+    until(lambda: not in_service(lost.node_id))
+    assert in_service(here)
+    assert not in_service("")
+
+
+def test_where_no_ray_runs_the_node_has_no_name_and_is_in_service() -> None:
+    import ray
+
+    ray.shutdown()
+    assert this_node() == ""
+    assert in_service("")
+    assert not in_service("a-node-of-a-cluster-that-was")
