@@ -14,6 +14,7 @@ from trace_ray.corpus.formats import compared, preference, ranked
 from trace_ray.corpus.formats.base import (
     Format,
     RawPair,
+    Read,
     RejectedRowError,
     Row,
     checked,
@@ -22,6 +23,9 @@ from trace_ray.corpus.formats.base import (
     unsupported,
 )
 from trace_ray.corpus.formats.columns import renamed
+from trace_ray.corpus.formats.dialogues import with_system
+from trace_ray.corpus.formats.layout import SYSTEM_COLUMNS, layout
+from trace_ray.corpus.formats.marks import is_plain
 from trace_ray.corpus.formats.refused import NO_PAIRS, NoPair, refuse
 from trace_ray.pairs import RejectReason
 
@@ -38,6 +42,8 @@ class _Known(NamedTuple):
     format: Format | None
     no_pair: NoPair | None
     unread: tuple[str, ...]
+    systems: tuple[str, ...]
+    texts: bool
 
 
 @lru_cache(maxsize=4096)
@@ -45,7 +51,9 @@ def _known(columns: tuple[str, ...]) -> _Known:
     names = frozenset(columns)
     format_ = next((one for one in FORMATS.values() if one.fits(names)), None)
     no_pair = next((k for k in NO_PAIRS if Format(k.name, k.columns, lambda _row, _config: []).fits(names)), None)
-    return _Known(format_, no_pair, tuple(name for name in _UNREAD if name in names))
+    unread, systems = (tuple(name for name in some if name in names) for some in (_UNREAD, SYSTEM_COLUMNS))
+    texts = layout(columns).plain and {"prompt", "chosen", "rejected"} <= names and not unread and not systems
+    return _Known(format_, no_pair, unread, systems, texts)
 
 
 def _known_of(row: Row) -> _Known:
@@ -76,13 +84,24 @@ def parse_row(row: Any, config: CorpusConfig) -> list[RawPair]:
     if config.columns:
         row = renamed(row, config.columns)
     found = _known_of(row)
+    if found.texts and config.format == "auto" and is_plain(row["prompt"], row["chosen"], row["rejected"]):
+        return [
+            RawPair([{"role": "user", "content": row["prompt"]}], row["chosen"], row["rejected"])
+        ]  # most rows there are
     for name in found.unread:
         if row[name] and row[name] != "[]":
             raise unsupported(f"the row has {name}: pairs hold role and content alone")
+    pairs = _reader(found, row, config)(row, config)
+    for name in found.systems:
+        pairs = [with_system(pair, row[name]) for pair in pairs]
+    return pairs
+
+
+def _reader(found: _Known, row: Row, config: CorpusConfig) -> Read:
     if config.format != "auto":
-        return FORMATS[config.format].read(row, config)
+        return FORMATS[config.format].read
     if found.format is not None:
-        return found.format.read(row, config)
+        return found.format.read
     if found.no_pair is not None:
         refuse(found.no_pair)
     raise missing(row, "no two answers, such as chosen and rejected")

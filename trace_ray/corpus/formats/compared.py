@@ -35,27 +35,26 @@ def read_pku(row: Row, _config: CorpusConfig) -> list[RawPair]:
     falls back to ``better_response_id``, which alone decides where there are no ``is_response_{0,1}_safe`` either.
     """
     responses = needed(row, "response_0"), needed(row, "response_1")
-    bits = [name for name in ("is_response_0_safe", "is_response_1_safe") if name in row]
-    if not bits:
+    if "is_response_0_safe" not in row and "is_response_1_safe" not in row:
         better = which(row, "better_response_id" if "better_response_id" in row else "safer_response_id")
     else:
         better = which(row, "safer_response_id" if "safer_response_id" in row else "better_response_id")
         safe = truth(row, "is_response_0_safe"), truth(row, "is_response_1_safe")
         better = better if safe[0] == safe[1] else int(safe[1])
-    return [join(asked(row), *_ordered(*responses, better), row)]
+    return [join(asked(row), *_ordered(*responses, better))]
 
 
 def read_arena(row: Row, _config: CorpusConfig) -> list[RawPair]:
     """Chatbot Arena and MT-bench: two dialogues and the winner; ``turn`` says up to which answer it is meant."""
     first, second = (_until(needed(row, name), row.get("turn")) for name in ("conversation_a", "conversation_b"))
-    return [join(None, *_ordered(first, second, _winner(row)), row)]
+    return [join(None, *_ordered(first, second, _winner(row)))]
 
 
 def read_arena_votes(row: Row, _config: CorpusConfig) -> list[RawPair]:
     """Chatbot Arena as the 55k release has it: prompts and answers as JSON lists of texts, the winner in three columns."""
     prompts = _texts(row, "prompt")
     first, second = (_interleaved(prompts, _texts(row, name)) for name in ("response_a", "response_b"))
-    return [join(None, *_ordered(first, second, _winner(row)), row)]
+    return [join(None, *_ordered(first, second, _winner(row)))]
 
 
 def _winner(row: Row) -> int:
@@ -103,18 +102,16 @@ def _interleaved(prompts: list[str], answers: list[str]) -> list[Message]:
 
 def read_helpsteer(row: Row, config: CorpusConfig) -> list[RawPair]:
     """HelpSteer 3 and the preferences of HelpSteer 2: below 0 the first answer is better, by so much."""
-    first, second = (row.get(f"response{i}", row.get(f"response_{i}")) for i in (1, 2))
+    spelt = "response_{}" if "response_1" in row else "response{}"
+    first, second = (needed(row, spelt.format(i)) for i in (1, 2))
     name = "overall_preference" if row.get("overall_preference") is not None else "preference_strength"
     strength = number(needed(row, name))
     if strength is None:
         raise no_preference(f"{name} is {shown(row[name])}, no number")
     hold_margin(abs(strength), config, f"{name} {strength:g}")
-    if first is None or second is None:
-        needed(row, "response1")
     prompt = asked(row)
-    return [
-        join(_speakers(prompt) if isinstance(prompt, str) else prompt, *_ordered(first, second, int(strength > 0)), row)
-    ]
+    prompt = _speakers(prompt) if isinstance(prompt, str) else prompt
+    return [join(prompt, *_ordered(first, second, int(strength > 0)))]
 
 
 def _speakers(text: str) -> Any:
@@ -130,7 +127,7 @@ def read_webgpt(row: Row, config: CorpusConfig) -> list[RawPair]:
     """WebGPT comparisons: the answer with the higher score."""
     question = needed(row, "question")
     question = question.get("full_text") if isinstance(question, Mapping) else question
-    return [join(_text(question, "question.full_text"), *_by_score(row, "answer_{}", "score_{}", "01", config), row)]
+    return [join(_text(question, "question.full_text"), *_by_score(row, "answer_{}", "score_{}", "01", config))]
 
 
 def read_shp(row: Row, config: CorpusConfig) -> list[RawPair]:
@@ -141,7 +138,7 @@ def read_shp(row: Row, config: CorpusConfig) -> list[RawPair]:
     if scores[0] is not None and scores[1] is not None:
         ahead = scores[better] - scores[1 - better]  # type: ignore[operator] # both are numbers here
         hold_margin(ahead, config, f"scores {scores[0]:g} and {scores[1]:g}, labels {row['labels']}")
-    return [join(history, *_ordered(needed(row, "human_ref_A"), needed(row, "human_ref_B"), better), row)]
+    return [join(history, *_ordered(needed(row, "human_ref_A"), needed(row, "human_ref_B"), better))]
 
 
 def _by_score(row: Row, answer: str, score: str, sides: str, config: CorpusConfig) -> tuple[Any, Any]:
@@ -170,7 +167,7 @@ def read_summaries(row: Row, _config: CorpusConfig) -> list[RawPair]:
     else:
         lines = [f"Article: {_text(info.get('article'), 'info.article')}"]
     prompt: list[Message] = [{"role": "user", "content": "\n\n".join([*lines, "TL;DR:"])}]
-    return [join(prompt, *_ordered(first, second, which(row, "choice")), row)]
+    return [join(prompt, *_ordered(first, second, which(row, "choice")))]
 
 
 def _text(value: Any, name: str) -> str:

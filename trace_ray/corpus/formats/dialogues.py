@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trace_ray.corpus.formats.base import RawPair, RejectedRowError, Row, no_dialogue, shown, unsupported
+from trace_ray.corpus.formats.base import RawPair, RejectedRowError, no_dialogue, shown, unsupported
 from trace_ray.corpus.formats.marks import (
     answer_of_rendered,
     begins_rendered,
@@ -17,42 +17,33 @@ from trace_ray.corpus.formats.marks import (
 from trace_ray.corpus.formats.turns import turns
 from trace_ray.pairs import Message, RejectReason
 
-SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 
-
-def join(prompt: Any, chosen: Any, rejected: Any, row: Row) -> RawPair:
+def join(prompt: Any, chosen: Any, rejected: Any) -> RawPair:
     """Returns the pair of a prompt and two answers: text, turns, or whole dialogues that repeat the prompt.
 
     Args:
         prompt: text, turns in any shape or None, where the two dialogues hold it.
         chosen, rejected: the same.
-        row: where they come from; its system column is the first turn.
     Raises: RejectedRowError where they do not fit together.
     """
-    if is_plain(prompt) and is_plain(chosen) and is_plain(rejected):  # nearly every row of most files
-        plain: list[Message] = [{"role": "user", "content": prompt}]
-        return RawPair(with_system(plain, row), chosen, rejected)
+    if is_plain(prompt, chosen, rejected):
+        return RawPair([{"role": "user", "content": prompt}], chosen, rejected)
     asked = [] if prompt is None else turns(prompt, "user")
     marked = (
         isinstance(prompt, str) and asked[0]["content"] is not prompt and (is_hh(prompt) or begins_rendered(prompt))
     )
     good, bad = answer_turns(chosen, marked=marked), answer_turns(rejected, marked=marked)
     if asked and is_answer(good) and is_answer(bad):
-        return RawPair(with_system(asked, row), good[0]["content"], bad[0]["content"])
+        return RawPair(asked, good[0]["content"], bad[0]["content"])
     if asked and is_answer(good) != is_answer(bad):
         raise no_dialogue("one answer is a whole dialogue, the other is not")
-    return with_prompt(shared(good, bad), asked, row)
-
-
-def with_prompt(pair: RawPair, asked: list[Message], row: Row) -> RawPair:
-    """Returns the pair of two whole dialogues, held against the prompt and the system column that stand beside them."""
-    asked = with_system(asked, row)
-    return pair._replace(prompt=agreed(asked, pair.prompt)) if asked else pair
+    pair = shared(good, bad)
+    return pair if not asked or asked == pair.prompt else pair._replace(prompt=agreed(asked, pair.prompt))
 
 
 def answer_turns(value: Any, *, marked: bool) -> list[Message]:
     """Returns an answer, or the whole dialogue that it ends. ``marked``: the prompt was written with marks of turns."""
-    if not isinstance(value, str):
+    if type(value) is not str:
         return turns(value, "assistant")
     if marked and turns_of_text(value) is None:
         return [{"role": "assistant", "content": answer_of_rendered(value)}]
@@ -74,27 +65,22 @@ def shared(chosen: list[Message], rejected: list[Message]) -> RawPair:
         same += 1
     if same == len(chosen) == len(rejected):
         raise RejectedRowError(RejectReason.IDENTICAL_RESPONSES, chosen[-1]["content"][:80])
-    tails = chosen[same:], rejected[same:]
-    if any(len(tail) != 1 or tail[0]["role"] != "assistant" for tail in tails):
+    good, bad = chosen[same:], rejected[same:]
+    if not is_answer(good) or not is_answer(bad):
         raise no_dialogue("the two dialogues differ in more than the last answer")
-    return RawPair(chosen[:same], tails[0][0]["content"], tails[1][0]["content"])
+    return RawPair(chosen[:same], good[0]["content"], bad[0]["content"])
 
 
-def with_system(asked: list[Message], row: Row) -> list[Message]:
-    """Returns the turns with the row's system column as the first.
+def with_system(pair: RawPair, system: Any) -> RawPair:
+    """Returns the pair with the text of a row's system column as the first turn, if there is one in it.
 
-    Raises: RejectedRowError where they begin with another system turn already.
+    Raises: RejectedRowError where the prompt begins with another system turn already.
     """
-    for name in SYSTEM_COLUMNS:
-        value = row.get(name)
-        if not value:
-            continue
-        found = [{"role": "system", "content": value}] if isinstance(value, str) else turns(value, "system")
-        if len(found) != 1 or found[0]["role"] != "system":
-            raise unsupported(f"{name} is no text: {shown(value)}")
-        if found[0]["content"].strip():
-            return _with_first(found[0], asked)
-    return asked
+    found = [{"role": "system", "content": system}] if isinstance(system, str) else turns(system, "system")
+    if len(found) != 1 or found[0]["role"] != "system":
+        raise unsupported(f"the system column is no text: {shown(system)}")
+    blank = not found[0]["content"].strip()
+    return pair if blank else pair._replace(prompt=_with_first(found[0], pair.prompt))
 
 
 def _with_first(system: Message, asked: list[Message]) -> list[Message]:
@@ -114,7 +100,7 @@ def agreed(asked: list[Message], told: list[Message]) -> list[Message]:
     if asked[0]["role"] == "system":
         told, asked = _with_first(asked[0], told), asked[1:]
     rest = told[1:] if told and told[0]["role"] == "system" else told
-    if not asked or asked == rest or _texts(asked) == _texts(rest):
+    if not asked or _texts(asked) == _texts(rest):
         return told
     texts = [text for _, text in _texts(rest)]
     if rest and len(asked) == 1 and asked[0]["role"] == "user":

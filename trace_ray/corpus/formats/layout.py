@@ -7,7 +7,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from trace_ray.corpus.formats.base import Row, columns_of
-from trace_ray.corpus.formats.dialogues import SYSTEM_COLUMNS
+
+SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
+"""Columns of the first turn."""
 
 ANSWERS = (
     ("chosen", "rejected"),
@@ -36,6 +38,9 @@ SCORES = (
     ("chosen_reward", "rejected_reward"),
 )
 
+VERDICTS = ("status", "winner")
+"""Columns that may say that the answers tied."""
+
 _ABOUT = re.compile(
     r"(.*[_-])?(id|ids|uuid|idx|index|hash|sha256|source|sources|dataset|subset|split|category|categories|domain|language"
     r"|lang|model|models|score|scores|rating|ratings|reward|rank|margin|type|task|tags|topic|license|url|date|timestamp"
@@ -45,28 +50,31 @@ _ABOUT = re.compile(
 
 
 class Layout(NamedTuple):
-    """Which of a row's columns mean what."""
+    """Which of a row's columns mean what; ``plain``: there is nothing but a prompt beside the answers."""
 
     answers: tuple[str, str] | None
     prompts: tuple[str, ...]
     dialogues: tuple[str, ...]
     scores: tuple[tuple[str, str], ...]
     others: tuple[str, ...]
+    labelled: bool
     plain: bool
 
 
 @lru_cache(maxsize=4096)
-def _layout(columns: tuple[str, ...]) -> Layout:
+def layout(columns: tuple[str, ...]) -> Layout:
+    """Returns what columns of these names mean."""
     answers = next((pair for pair in ANSWERS if pair[0] in columns and pair[1] in columns), None)
     prompts = tuple(name for name in PROMPTS if name in columns)
     dialogues = tuple(name for name in DIALOGUES if name in columns)
     scores = tuple(pair for pair in SCORES if pair[0] in columns and pair[1] in columns)
     known = {*(answers or ()), *prompts, *dialogues, *SYSTEM_COLUMNS}
     others = tuple(name for name in columns if name not in known and not _ABOUT.fullmatch(name.lower()))
-    beside = dialogues or scores or "status" in columns or any(name in columns for name in SYSTEM_COLUMNS)
-    return Layout(answers, prompts, dialogues, scores, others, prompts == ("prompt",) and not beside)
+    labelled = bool(scores) or any(name in columns for name in VERDICTS)
+    plain = prompts == ("prompt",) and not dialogues and not labelled
+    return Layout(answers, prompts, dialogues, scores, others, labelled, plain)
 
 
 def layout_of(row: Row) -> Layout:
     """Returns what a row's columns mean, those that are not null."""
-    return _layout(columns_of(row))
+    return layout(columns_of(row))

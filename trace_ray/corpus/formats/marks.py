@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple
 
 from trace_ray.corpus.formats.base import no_dialogue
 from trace_ray.pairs import Message
@@ -32,12 +32,12 @@ ROLES = {
 
 _STARTING = frozenset("HUPAS#<[{") | {""}
 _NAMES = "Human|HUMAN|User|USER|Prompter|Assistant|ASSISTANT|System|SYSTEM"
+_ROLE_OF = {name: ROLES[name.lower()] for name in _NAMES.split("|")}
 _STARTS = re.compile(rf"\s*(?:###\s*)?(?:{_NAMES})\s*:")
 _PARAGRAPHS = re.compile(r"\n\n(Human|Assistant):")
 _CRLF_PARAGRAPHS = re.compile(r"\r\n\r\n(Human|Assistant):")
 _LINES = re.compile(rf"\n[ \t]{{0,4}}(?:###[ \t]{{0,4}})?({_NAMES})[ \t]{{0,4}}:")
 _HH_START = re.compile(r"\s*(?:Human|Assistant):")
-_HH_INSIDE = re.compile(r"\r\n\r\n(?:Human|Assistant):")
 
 _RENDERED = (
     re.compile(r"<\|im_start\|>(\w+)\n?(.*?)(?:<\|im_end\|>\s*|\Z)", re.DOTALL),
@@ -62,28 +62,49 @@ _ENDS_TURN = (
 _PYTHON_LIST = re.compile(r"\[\s*\{\s*'(?:role|content|from|value)'\s*:")
 
 
-def turns_of_text(text: str) -> list[Message] | Any:
-    """Returns the turns of a dialogue written as text, decoded JSON of one, or None for a text that is just a text.
+class Decoded(NamedTuple):
+    """A turn, or a list of turns, that was JSON within a text."""
+
+    value: Any
+
+
+def turns_of_text(text: str) -> list[Message] | Decoded | None:
+    """Returns the turns of a dialogue written as text, or None for a text that is just a text.
 
     Raises: RejectedRowError for a text that may be a dialogue but cannot be read as one.
     """
-    first = text.lstrip()[:1]
-    if first in _STARTING:
-        if first not in "<[{" and _STARTS.match(text):
-            return _spoken(text)
-        found = _rendered(text) if first in "<[" else None
-        if found is None and first in "[{":
-            found = _as_json(text)
+    if text.startswith("\n\nHuman:"):  # as HH-RLHF has every row
+        return _spoken(text)
+    if text.lstrip()[:1] in _STARTING:
+        found = _from_its_start(text)
         if found is not None:
             return found
-    if "\n\nHuman:" in text or "\n\nAssistant:" in text or ("\r" in text and _HH_INSIDE.search(text)):
+    if holds_hh(text):
         raise no_dialogue(f"a turn's mark (Human: or Assistant:) within a text that begins with none: {text[:60]!r}")
     return None
 
 
-def is_plain(text: Any) -> TypeGuard[str]:
-    """Returns whether a value is a text and nothing but a text. Raises: RejectedRowError as ``turns_of_text`` does."""
-    return isinstance(text, str) and text.rstrip()[-1:] != ">" and turns_of_text(text) is None
+def _from_its_start(text: str) -> list[Message] | Decoded | None:
+    first = text.lstrip()[:1]
+    if first not in "<[{":
+        return _spoken(text) if _STARTS.match(text) else None
+    rendered = _rendered(text) if first != "{" else None
+    return _as_json(text) if rendered is None and first != "<" else rendered
+
+
+def holds_hh(text: str) -> bool:
+    """Returns whether a paragraph of a text begins as a turn of HH-RLHF does."""
+    if "\n" not in text:
+        return False
+    return "\n\nHuman:" in text or "\n\nAssistant:" in text or ("\r" in text and bool(_CRLF_PARAGRAPHS.search(text)))
+
+
+def is_plain(*texts: Any) -> bool:
+    """Returns whether values are texts and nothing but texts: ``turns_of_text`` would find no dialogue, and no mark."""
+    for text in texts:
+        if type(text) is not str or text.lstrip()[:1] in _STARTING or text.rstrip()[-1:] == ">" or holds_hh(text):
+            return False
+    return True
 
 
 def is_hh(text: str) -> bool:
@@ -109,7 +130,8 @@ def answer_of_rendered(text: str) -> str:
 
 def ends_rendered(text: str) -> bool:
     """Returns whether a text ends with a chat template's end of turn."""
-    return text.rstrip().endswith(_ENDS_TURN)
+    bare = text.rstrip()
+    return bare[-1:] == ">" and bare.endswith(_ENDS_TURN)
 
 
 def begins_rendered(text: str) -> bool:
@@ -120,16 +142,16 @@ def begins_rendered(text: str) -> bool:
 
 def _spoken(text: str) -> list[Message] | None:
     """HH's turns stand in paragraphs of their own; other files have them in lines, and then both speakers must speak."""
-    crlf = "\r\n" in text
-    begun = ("\r\n\r\n" if crlf else "\n\n") + text.lstrip()
+    crlf = "\r" in text and "\r\n\r\n" in text
+    begun = text if text.startswith("\n\nHuman:") and not crlf else ("\r\n\r\n" if crlf else "\n\n") + text.lstrip()
     pieces = (_CRLF_PARAGRAPHS if crlf else _PARAGRAPHS).split(begun)
-    names = [ROLES[name.lower()] for name in pieces[1::2]]
-    if "user" in names and "assistant" in names:
+    names = [_ROLE_OF[name] for name in pieces[1::2]]
+    if "assistant" in names and "user" in names:
         return _turns(names, pieces[2::2])
     lines = _LINES.split(begun)
     if names and len(lines) == len(pieces):  # one turn, and no other mark in it
         return _turns(names, pieces[2::2])
-    names = [ROLES[name.lower()] for name in lines[1::2]]
+    names = [_ROLE_OF[name] for name in lines[1::2]]
     if "user" in names and "assistant" in names:
         return _turns(names, lines[2::2])
     return None
@@ -162,7 +184,7 @@ def _rendered(text: str) -> list[Message] | None:
     raise no_dialogue(f"already rendered with a chat template, and not to be parsed: give messages: {text[:60]!r}")
 
 
-def _as_json(text: str) -> Any:
+def _as_json(text: str) -> Decoded | None:
     """Decoded JSON where it is a turn or a list of turns; an answer may well be other JSON, and stays text."""
     if _PYTHON_LIST.match(text.lstrip()):
         raise no_dialogue(f"a list of turns as Python prints it, which is not JSON: {text[:60]!r}")
@@ -174,5 +196,5 @@ def _as_json(text: str) -> Any:
         return None
     some = value if isinstance(value, list) else [value]
     if some and all(isinstance(one, dict) and ("role" in one or "from" in one) for one in some):
-        return value
+        return Decoded(value)
     return None

@@ -18,9 +18,9 @@ from trace_ray.corpus.formats.base import (
     shown,
     unsupported,
 )
-from trace_ray.corpus.formats.dialogues import answer_turns, join, shared, with_prompt
+from trace_ray.corpus.formats.dialogues import answer_turns, join, shared
 from trace_ray.corpus.formats.labels import hold_margin, number
-from trace_ray.corpus.formats.layout import ANSWERS, Layout, layout_of
+from trace_ray.corpus.formats.layout import ANSWERS, VERDICTS, Layout, layout_of
 from trace_ray.corpus.formats.marks import is_hh, turns_of_text
 from trace_ray.corpus.formats.prompts import is_texts, prompt_beside
 from trace_ray.pairs import RejectReason
@@ -32,9 +32,10 @@ def read_preference(row: Row, config: CorpusConfig) -> list[RawPair]:
     if layout.answers is None:
         raise missing(row, "no chosen and rejected")
     chosen, rejected = row[layout.answers[0]], row[layout.answers[1]]
-    if layout.plain and isinstance(chosen, str):  # nearly every row of most files
-        return [join(row["prompt"], chosen, rejected, row)]
-    _hold_labels(row, layout, config)
+    if layout.plain and row["prompt"] not in ("", []) and not is_texts(chosen):
+        return [join(row["prompt"], chosen, rejected)]
+    if layout.labelled:
+        _hold_labels(row, layout, config)
     if is_texts(chosen) and is_texts(rejected):
         several = list(product(chosen, rejected))
         kept = several if config.pairs == "all" else several[:1]
@@ -43,7 +44,7 @@ def read_preference(row: Row, config: CorpusConfig) -> list[RawPair]:
 
 
 def _hold_labels(row: Row, layout: Layout, config: CorpusConfig) -> None:
-    for name in ("status", "winner"):
+    for name in VERDICTS:
         if isinstance(said := row.get(name), str) and said.strip().lower() == "tie":
             raise no_preference(f"{name} is {said!r}")
     for names in layout.scores:
@@ -53,15 +54,15 @@ def _hold_labels(row: Row, layout: Layout, config: CorpusConfig) -> None:
 
 
 def _pair(row: Row, layout: Layout, chosen: Any, rejected: Any) -> RawPair:
-    prompt = prompt_beside(row, layout, chosen, rejected)
+    prompt = prompt_beside(row, layout, chosen, rejected) if layout.prompts or layout.dialogues else None
     if prompt is not None:
-        return join(prompt, chosen, rejected, row)
+        return join(prompt, chosen, rejected)
     good, bad = answer_turns(chosen, marked=False), answer_turns(rejected, marked=False)
     if good[0]["content"] is chosen and bad[0]["content"] is rejected:
         _refuse_other_words(row, layout)
         return _implicit_text(chosen, rejected, row)
-    pair = with_prompt(shared(good, bad), [], row)
-    if not any(turn["role"] == "user" for turn in pair.prompt):
+    pair = shared(good, bad)
+    if not pair.prompt:
         raise missing(row, "no prompt: the answers begin with no turn of a user")
     return pair
 
@@ -87,7 +88,7 @@ def _implicit_text(chosen: str, rejected: str, row: Row) -> RawPair:
     prompt = chosen[:same].rstrip()
     if not prompt.strip():
         raise missing(row, "no prompt")
-    return join(prompt, chosen[len(prompt) :], rejected[len(prompt) :], row)
+    return join(prompt, chosen[len(prompt) :], rejected[len(prompt) :])
 
 
 def read_hh(row: Row, config: CorpusConfig) -> list[RawPair]:
@@ -128,7 +129,7 @@ def read_openai(row: Row, _config: CorpusConfig) -> list[RawPair]:
         raise no_dialogue(f"input holds no messages: {shown(asked)}")
     if asked.get("tools"):
         raise unsupported("input has tools: pairs hold no tool calls")
-    return [join(asked["messages"], needed(row, "preferred_output"), needed(row, "non_preferred_output"), row)]
+    return [join(asked["messages"], needed(row, "preferred_output"), needed(row, "non_preferred_output"))]
 
 
 _BETTER, _WORSE = ("|".join(dict.fromkeys(side)) for side in zip(*ANSWERS, strict=True))

@@ -37,7 +37,7 @@ _LISTS = (
 """Lists of answers and of their scores side by side; -1: a rank, of which 1 is the best."""
 
 
-def pairs_of(prompt: Any, answers: Sequence[Scored], row: Row, config: CorpusConfig) -> list[RawPair]:
+def pairs_of(prompt: Any, answers: Sequence[Scored], config: CorpusConfig) -> list[RawPair]:
     """Returns the pairs of a ranked set as ``corpus.pairs`` has them; equal scores make none.
 
     Raises: RejectedRowError where fewer than two answers have a score, or all pairs fall short of ``corpus.min_margin``.
@@ -59,7 +59,7 @@ def pairs_of(prompt: Any, answers: Sequence[Scored], row: Row, config: CorpusCon
             f"{len(answers)} answers make {len(kept)} pairs, {PAIRS_PER_ROW} at most: corpus.pairs=adjacent makes fewer"
         )
         raise RejectedRowError(RejectReason.TOO_LONG, said)
-    return [join(prompt, good[0], bad[0], row) for good, bad in kept]
+    return [join(prompt, good[0], bad[0]) for good, bad in kept]
 
 
 def _short_of(spread: float, config: CorpusConfig) -> str:
@@ -87,17 +87,17 @@ def read_ultrafeedback_raw(row: Row, config: CorpusConfig) -> list[RawPair]:
     both, it is left out, as in the binarized releases.
     """
     answers = _from_entries(row, "completions", "response", ("overall_score", "fine-grained_score"), 1)
-    return pairs_of(asked(row), answers, row, config)
+    return pairs_of(asked(row), answers, config)
 
 
 def read_nectar(row: Row, config: CorpusConfig) -> list[RawPair]:
     """Nectar: seven answers with ranks, 1 the best."""
-    return pairs_of(asked(row), _from_entries(row, "answers", "answer", ("rank",), -1), row, config)
+    return pairs_of(asked(row), _from_entries(row, "answers", "answer", ("rank",), -1), config)
 
 
 def read_stack_exchange(row: Row, config: CorpusConfig) -> list[RawPair]:
     """Stack Exchange preferences: a question and its answers with ``pm_score``."""
-    return pairs_of(asked(row), _from_entries(row, "answers", "text", ("pm_score",), 1), row, config)
+    return pairs_of(asked(row), _from_entries(row, "answers", "text", ("pm_score",), 1), config)
 
 
 def read_rated_lists(row: Row, config: CorpusConfig) -> list[RawPair]:
@@ -110,7 +110,7 @@ def read_rated_lists(row: Row, config: CorpusConfig) -> list[RawPair]:
             raise no_preference(f"{texts} and {scores} are no two lists of one length")
         scored = [(answer, number(score)) for answer, score in zip(answers, given, strict=True)]
         placed = [(answer, sign * score) for answer, score in scored if answer is not None and score is not None]
-        return pairs_of(asked(row), placed, row, config)
+        return pairs_of(asked(row), placed, config)
     raise no_preference("no list of answers with a list of scores")
 
 

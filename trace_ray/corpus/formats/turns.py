@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from trace_ray.corpus.formats.base import no_dialogue, shown, unsupported
-from trace_ray.corpus.formats.marks import ROLES, turns_of_text
+from trace_ray.corpus.formats.marks import ROLES, Decoded, turns_of_text
 from trace_ray.pairs import Message
 
-_PLAIN = {"role", "content"}
+_OWN_ROLES = ("user", "assistant", "system")
 _ROLE_KEYS = ("role", "from")
 _CONTENT_KEYS = ("content", "value", "text")
 _ABOUT_A_TURN = {
@@ -54,36 +54,27 @@ def turns(value: Any, role: str) -> list[Message]:
         found = turns_of_text(value)
         if found is None:
             return [{"role": role, "content": value}]
-        if not _is_plain(found):
-            return turns(found, role)
+        if isinstance(found, Decoded):
+            return turns(found.value, role)
         announced = role == "user" and len(found) > 1 and found[-1] == {"role": "assistant", "content": ""}
-        return list(found[:-1] if announced else found)  # a prompt may end where the answer begins
+        return found[:-1] if announced else found  # a prompt may end where the answer begins
     if isinstance(value, Mapping):
         return _turn(value)
     if not isinstance(value, (list, tuple)) or not value:
         raise no_dialogue(f"neither text nor a list of messages: {shown(value)}")
-    return [turn for one in value for turn in _turn(one)]
-
-
-def _is_plain(found: Any) -> bool:
-    """Whether marks were parsed, rather than JSON decoded, which may be anything yet."""
-    return isinstance(found, list) and all(
-        isinstance(turn, dict)
-        and turn.keys() == _PLAIN
-        and turn["role"] in ("user", "assistant", "system")
-        and isinstance(turn["content"], str)
-        for turn in found
-    )
+    said: list[Message] = []
+    for one in value:
+        if type(one) is dict and len(one) == 2 and type(one.get("content")) is str and one.get("role") in _OWN_ROLES:
+            said.append(one)  # as it is: nearly every turn
+        else:
+            said += _turn(one)
+    return said
 
 
 def _turn(value: Any) -> list[Message]:
     """Returns the turn; two where one entry holds question and answer."""
     if not isinstance(value, Mapping):
         raise no_dialogue(f"a list of messages holds no message: {shown(value)}")
-    role = value.get("role")
-    content = value.get("content")
-    if len(value) == 2 and isinstance(content, str) and role in ("user", "assistant", "system"):
-        return [{"role": role, "content": content}]
     role_key = next((key for key in _ROLE_KEYS if value.get(key) is not None), None)
     if role_key is None:
         return _exchange(value)
@@ -106,7 +97,7 @@ def _role(value: Any) -> str:
     raise no_dialogue(f"role {shown(value)} is not known: user, assistant, system, {', '.join(_OTHER_ROLES)} are")
 
 
-_OTHER_ROLES = [name for name in ROLES if name not in ("user", "assistant", "system")]
+_OTHER_ROLES = [name for name in ROLES if name not in _OWN_ROLES]
 
 
 def _exchange(value: Mapping[str, Any]) -> list[Message]:
