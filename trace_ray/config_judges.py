@@ -48,6 +48,8 @@ class JudgeConfig:
         backend: ``vllm`` reads, ``openai`` asks an endpoint, ``rules`` computes the clauses' rules exactly.
         model: hub id or folder of the judge (vllm), or the endpoint's name for it (openai).
         trust_remote_code: ``model`` once more = run the Python code that it brings (vllm); ``""`` = refuse such models.
+        chat_template, chat_template_kwargs, chat_template_date: as those of ``model``. An endpoint renders by itself: it is
+            sent ``chat_template_kwargs`` alone.
         min_mass: least probability on the Yes and No tokens together for a verdict to count as readable.
         actors: judge actors kept at least; ``max_actors`` at most.
         label_selector: labels of the nodes that actors may run on, such as {trace-ray/pool: judge}; values also as !value,
@@ -63,6 +65,9 @@ class JudgeConfig:
     revision: str = "main"
     trust_remote_code: str = ""
     dtype: str = choice("auto", "float32", "bfloat16")
+    chat_template: str = ""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    chat_template_date: str = ""
     min_mass: float = 0.5
     max_model_len: int = 2048
     actors: int = resource(1)

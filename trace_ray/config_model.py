@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from trace_ray.config_fields import choice
 
@@ -13,7 +14,13 @@ class ModelConfig:
 
     Args:
         trust_remote_code: ``path`` once more = run the Python code that this model brings; ``""`` = refuse such models.
-        max_length: tokens of prompt and response together, beyond which they are truncated.
+        max_length: tokens of prompt and response together; beyond them a response loses its end, then the prompt its
+            oldest text.
+        chat_template: instead of the tokenizer's own: jinja text, a file of it, or the name of one of several that the
+            tokenizer has. Base models have none. It goes into the exported model.
+        chat_template_kwargs: variables that the template reads, such as {enable_thinking: true}; thinking is off
+            unless it is asked for.
+        chat_template_date: the day, YYYY-MM-DD, for a template that writes it; empty = the day the run was begun.
     """
 
     path: str = ""
@@ -22,6 +29,9 @@ class ModelConfig:
     dtype: str = choice("float32", "bfloat16")
     attention: str = choice("sdpa", "eager", "flash_attention_2")
     max_length: int = 256
+    chat_template: str = ""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    chat_template_date: str = ""
 
     @property
     def trusted(self) -> bool:

@@ -29,7 +29,8 @@ def load_tokenizer(path: str, revision: str = "main", trusted: bool = False, set
 
 def load_chat_tokenizer(config: ModelConfig) -> ChatTokenizer:
     """Returns the one rendering of text for this model."""
-    return ChatTokenizer(load_tokenizer(config.path, config.revision, config.trusted), config.max_length)
+    tokenizer = load_tokenizer(config.path, config.revision, config.trusted)
+    return ChatTokenizer(tokenizer, config.max_length, config)
 
 
 def load_model(config: ModelConfig) -> Any:

@@ -49,7 +49,7 @@ class Split(StrEnum):
 
 
 class RejectReason(StrEnum):
-    """Why a row of the corpus was refused: not a pair, a repeated one, or one that its judge does not survive."""
+    """Why a row was refused: not a pair, a repeated one, one that its judge does not survive or no model can read."""
 
     BROKEN_JSON = "broken_json"
     BROKEN_CSV = "broken_csv"
@@ -65,6 +65,8 @@ class RejectReason(StrEnum):
     DUPLICATE_PAIR = "duplicate_pair"
     HELD_OUT_PROMPT = "held_out_prompt"
     KILLS_JUDGE = "kills_judge"
+    TEMPLATE_REFUSES = "template_refuses"
+    EQUAL_AFTER_CUT = "equal_after_cut"
 
 
 RESPONSE_NAMES = ("chosen", "rejected", "corrected")

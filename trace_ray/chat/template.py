@@ -1,0 +1,285 @@
+"""A model's chat template: how it writes a dialogue, where an answer begins in it, and how that answer ends."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from trace_ray.chat.source import TemplateSource, TemplateSourceError, template_source
+from trace_ray.errors import UserError, nearest
+from trace_ray.pairs import Message
+
+_QUESTION, _ANSWER = "\x02QUESTION\x03", "\x02RESPONSE\x03"
+_AWKWARD = '"it\'s" <b>a & b</b> {x}\n\n- one\t two  three\\n'
+"""What a template that quotes or escapes would not write as it is."""
+_PROBES = (
+    [{"role": "user", "content": _QUESTION}],
+    [{"role": "system", "content": "be brief"}, {"role": "user", "content": _QUESTION}],
+    [
+        {"role": "user", "content": "first"},
+        {"role": "assistant", "content": "second"},
+        {"role": "user", "content": _QUESTION},
+    ],
+)
+"""A template must take the first; one that refuses system turns, or several, refuses those rows alone."""
+_TRIMS: tuple[Callable[[str], str], ...] = (
+    lambda text: text,
+    str.strip,
+    str.lstrip,
+    str.rstrip,
+    lambda text: text.strip("\n"),
+    lambda text: text.lstrip("\n"),
+    lambda text: text.rstrip("\n"),
+)
+THINKING = {"enable_thinking": False, "thinking": False}
+"""The switches that templates know, and how they stand unless ``chat_template_kwargs`` says otherwise."""
+_GIVEN = {"messages", "add_generation_prompt", "tools", "documents", "bos_token", "eos_token", "strftime_now"}
+
+
+class TemplateRefusesError(ValueError):
+    """The template does not take this dialogue: its roles, their order, or an answer that it cannot write after them."""
+
+
+class Asked(Protocol):
+    """What a configuration says about the template: ``ModelConfig`` or ``JudgeConfig``."""
+
+    @property
+    def chat_template(self) -> str: ...
+    @property
+    def chat_template_kwargs(self) -> dict[str, Any]: ...
+    @property
+    def chat_template_date(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Join:
+    """How prompt and answer meet.
+
+    Args:
+        drop, add: what the rendering with ``add_generation_prompt`` loses and gains at its end to be the prompt.
+        lead: blanks that the answer begins with.
+        end: what the template writes behind the last answer.
+    """
+
+    drop: str
+    add: str
+    lead: str
+    end: str
+
+
+class ChatTemplate:
+    """Writes dialogues as text, special tokens included, each of them as the template has it.
+
+    The prompt is what the template writes before the last answer of a dialogue. Where its generation prompt differs from
+    that in blanks alone, the generation prompt counts and the blanks belong to the answer (Mistral, Vicuna). An empty
+    think block or a channel's name before the answer belongs to the prompt: thinking is off unless
+    ``chat_template_kwargs`` asks for it.
+
+    Args:
+        tokenizer: of transformers.
+        asked: template, variables and date of the configuration.
+        where: the section of ``asked``, named in errors.
+    Raises: UserError where there is no template, or one that cannot be trained on; it says what to do.
+    """
+
+    def __init__(self, tokenizer: Any, asked: Asked, where: str = "model") -> None:
+        self.tokenizer, self.where = tokenizer, where
+        self.text = _template_text(tokenizer, asked.chat_template, where)
+        try:
+            self.source: TemplateSource = template_source(self.text)
+        except TemplateSourceError as error:
+            raise self._mistake(f"its chat template is no jinja: {error}") from None
+        self.thinks = any(asked.chat_template_kwargs.get(name) for name in THINKING)
+        self.variables = self._variables(asked)
+        self.parts = False
+        self.join = self._probed()
+        self.end = self.join.end.rstrip() or self._eos()
+        self.trim = self._trim()
+
+    def _mistake(self, remedy: str) -> UserError:
+        return UserError(f"{self.where}.chat_template", self.tokenizer.name_or_path, remedy)
+
+    def _variables(self, asked: Asked) -> dict[str, Any]:
+        known = self.source.variables
+        for name in asked.chat_template_kwargs:
+            if name not in known:
+                own = sorted(known - _GIVEN)
+                remedy = f"its chat template reads no such variable; it reads {', '.join(own) or 'none'}"
+                raise UserError(f"{self.where}.chat_template_kwargs", name, f"{remedy}{nearest(name, own)}")
+        found = {name: value for name, value in THINKING.items() if name in known} | asked.chat_template_kwargs
+        if "strftime_now" in known:
+            day = asked.chat_template_date
+            then = dt.date.fromisoformat(day) if day else dt.datetime.now().astimezone().date()
+            found["strftime_now"] = dt.datetime.combine(then, dt.time()).strftime
+        return found
+
+    def _eos(self) -> str:
+        if not self.tokenizer.eos_token:
+            remedy = "its chat template writes nothing behind an answer and the tokenizer has no end-of-text token: "
+            raise self._mistake(remedy + "give a chat_template that ends a turn with a mark")
+        return str(self.tokenizer.eos_token)
+
+    def write(self, turns: Sequence[Message], *, generate: bool) -> str:
+        """Returns the template's own rendering. Raises TemplateRefusesError where it takes no such dialogue."""
+        (text,) = self._written([turns], generate=generate)
+        return text
+
+    def _written(self, dialogues: Sequence[Sequence[Message]], *, generate: bool) -> list[str]:
+        from jinja2 import TemplateError
+
+        if self.parts:
+            dialogues = [[{**t, "content": [{"type": "text", "text": t["content"]}]} for t in d] for d in dialogues]  # type: ignore[dict-item]
+        try:
+            return self.tokenizer.apply_chat_template(  # type: ignore[no-any-return]
+                list(map(list, dialogues)),
+                chat_template=self.text,
+                tokenize=False,
+                add_generation_prompt=generate,
+                **self.variables,
+            )
+        except (TemplateError, TypeError) as error:  # TypeError: it joins a text and nothing
+            raise TemplateRefusesError(" ".join(str(error).split())[:200]) from None
+
+    def prompts(self, dialogues: Sequence[Sequence[Message]]) -> list[str | TemplateRefusesError]:
+        """Returns each prompt's text up to where the answer begins, or why the template takes no such dialogue."""
+        if not dialogues:
+            return []
+        try:
+            return [self._cut(text) for text in self._written(dialogues, generate=True)]
+        except TemplateRefusesError as error:
+            if len(dialogues) == 1:
+                return [error]
+        return [one for dialogue in dialogues for one in self.prompts([dialogue])]
+
+    def _cut(self, text: str) -> str:
+        join = self.join
+        return text.removesuffix(join.drop) + join.add if join.drop or join.add else text
+
+    def prompt(self, turns: Sequence[Message]) -> str:
+        """As ``prompts``, of one dialogue. Raises TemplateRefusesError."""
+        return self._cut(self.write(turns, generate=True))
+
+    def pieces(self, turns: Sequence[Message], prompt: str) -> list[str] | None:
+        """Returns the prompt's text in pieces: marks, a turn's text, marks, ..., marks; None where they cannot be told apart.
+
+        Args:
+            turns, prompt: a dialogue and its ``prompts`` text.
+        """
+        names = [f"\x02C{number}\x03" for number in range(len(turns))]
+        rest = self.prompt([{**turn, "content": name} for turn, name in zip(turns, names, strict=True)])
+        marks: list[str] = []
+        for name in names:
+            before, found, rest = rest.partition(name)
+            if not found:
+                return None
+            marks.append(before)
+        found_at, pieces = len(marks[0]), [marks[0]]
+        for turn, after in zip(turns, [*marks[1:], rest], strict=True):
+            texts = (trim(turn["content"]) for trim in _TRIMS)
+            text = next((text for text in texts if prompt.startswith(text + after, found_at)), None)
+            if text is None:
+                return None
+            pieces += [text, after]
+            found_at += len(text) + len(after)
+        return pieces if found_at == len(prompt) and prompt.startswith(marks[0]) else None
+
+    def answer(self, turns: Sequence[Message], prompt: str, text: str) -> str:
+        """Returns what follows the prompt where ``text`` is the answer: as the template writes it, trimmed as it trims.
+
+        Args:
+            turns, prompt: the dialogue and its ``prompts`` text.
+        Raises: TemplateRefusesError where the template writes this answer so that it does not follow the prompt.
+        """
+        plain = self.trim(text) if self.trim else ""
+        if plain and not any(mark in plain for mark in self.source.marks):
+            return self.join.lead + plain + self.end
+        whole = self.write([*turns, {"role": "assistant", "content": text}], generate=False)
+        if not whole.startswith(prompt) or not whole[len(prompt) :].endswith(self.join.end):
+            raise TemplateRefusesError("it writes this answer so that it does not follow the prompt")
+        return whole[len(prompt) : len(whole) - len(self.join.end)] + self.end
+
+    def _probed(self) -> Join:
+        """Tries the template out, with contents as text and, where that fails, as parts, as models that see want them."""
+        failed: list[str] = []
+        for self.parts in (False, True):
+            try:
+                joins = {self._joined(_PROBES[0])}
+            except TemplateRefusesError as error:
+                failed.append(str(error))
+                continue
+            for probe in _PROBES[1:]:
+                try:
+                    joins.add(self._joined(probe))
+                except TemplateRefusesError:  # such rows are refused one by one
+                    continue
+            if len(joins) > 1:
+                raise self._mistake("its chat template does not end a prompt as an answer begins; give another")
+            return joins.pop()
+        raise self._mistake(f"its chat template cannot write a question and its answer: {failed[0]}; give another")
+
+    def _joined(self, turns: list[dict[str, str]]) -> Join:
+        begun = self.write(turns, generate=True)
+        whole = self.write([*turns, {"role": "assistant", "content": _ANSWER}], generate=False)
+        if whole.count(_ANSWER) != 1 or begun.count(_QUESTION) != 1:
+            raise TemplateRefusesError("it drops, changes or repeats a turn's text")
+        head, _, end = whole.partition(_ANSWER)
+        common = common_start(begun, head)
+        drop, add = begun[len(common) :], head[len(common) :]
+        if not drop and (self.thinks or not add.strip()):
+            return Join("", "", add, end)
+        blank = not drop.strip() and not add
+        if not blank and (_QUESTION not in common or (self.thinks and drop)):
+            raise self._mistake(
+                "its chat template does not end a prompt as an answer begins"
+                + ("; leave thinking off, its dialogues show no thoughts" if self.thinks else "; give another")
+            )
+        return Join(drop, add, "", end)
+
+    def _trim(self) -> Callable[[str], str] | None:
+        """Returns what the template does to an answer, which is to trim it at most; None where each must be looked at."""
+        turns = _PROBES[0]
+        head = self.prompt(turns) + self.join.lead
+
+        def written(text: str) -> str | None:
+            whole = self.write([*turns, {"role": "assistant", "content": text}], generate=False)
+            fits = whole.startswith(head) and whole.endswith(self.join.end)
+            return whole[len(head) : len(whole) - len(self.join.end)] if fits else None
+
+        if written(_AWKWARD + "x") != _AWKWARD + "x":
+            return None
+        blanks = f"\n \n {_ANSWER} \n \n"
+        seen = written(blanks)
+        return next((trim for trim in _TRIMS if trim(blanks) == seen), None)
+
+
+def common_start(one: str, other: str) -> str:
+    """Returns what both texts begin with.
+
+    >>> common_start("assistant", "assign")
+    'assi'
+    """
+    pairs = enumerate(zip(one, other, strict=False))
+    return one[: next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))]
+
+
+def _template_text(tokenizer: Any, asked: str, where: str) -> str:
+    """The template's source: the setting's own text, the tokenizer's template of that name, or its default."""
+    own: Any = getattr(tokenizer, "chat_template", None)
+    named: Mapping[str, str] = own if isinstance(own, dict) else {}
+    if asked and (asked in named or "{" in asked):
+        return named.get(asked, asked)
+    if asked:
+        known = f", nor one of its own: {', '.join(sorted(named))}" if named else ""
+        raise UserError(f"{where}.chat_template", asked, f"no such file, and no jinja text{known}")
+    if isinstance(own, str) and own:
+        return own
+    if "default" in named:
+        return named["default"]
+    path = getattr(tokenizer, "name_or_path", "")
+    if named:
+        remedy = f"its tokenizer has no default chat template; name one of {', '.join(sorted(named))}"
+    else:
+        remedy = "its tokenizer has no chat template: give one, as text or as a file, or use an instruct model"
+    raise UserError(f"{where}.chat_template", path, remedy)
