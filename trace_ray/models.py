@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trace_ray import environment
+from trace_ray.chat.template import template_text
 from trace_ray.config import LoraSettings, ModelConfig
 from trace_ray.errors import UserError
 from trace_ray.staging import local_model
@@ -29,8 +30,15 @@ def load_tokenizer(path: str, revision: str = "main", trusted: bool = False, set
 
 def load_chat_tokenizer(config: ModelConfig) -> ChatTokenizer:
     """Returns the one rendering of text for this model."""
+    return ChatTokenizer(model_tokenizer(config), config.max_length, config)
+
+
+def model_tokenizer(config: ModelConfig) -> Any:
+    """Returns the model's tokenizer with the chat template that is used, as the exported model is to have it."""
     tokenizer = load_tokenizer(config.path, config.revision, config.trusted)
-    return ChatTokenizer(tokenizer, config.max_length, config)
+    if config.chat_template:
+        tokenizer.chat_template = template_text(tokenizer, config.chat_template)
+    return tokenizer
 
 
 def load_model(config: ModelConfig) -> Any:

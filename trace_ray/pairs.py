@@ -131,11 +131,13 @@ SCORED_SCHEMA = pa.schema(
         *TRIAGED_SCHEMA,
         ("prompt_ids", TOKENS),
         *_response_fields(),
+        ("cut", pa.list_(pa.string())),
         ("impact", pa.float64()),
         ("weight", pa.float64()),
     ]
 )
 """What training reads. The tokens of a response are ``prompt_ids`` + ``{name}_ids`` and its mask is 1 on the latter;
+``cut`` names what lost text to model.max_length: prompt, or responses.
 ``{name}_ref_logp`` is log pi_ref(y|x) in nats, ``{name}_s`` the score s(y); null where the
 objective needs none, and s(y) also where a pair was scored as one row (``impact.share_prompts``)."""
 

@@ -26,6 +26,7 @@ class Scene:
         from trace_ray.impact.shard import Selection
         from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
         from trace_ray.pairs import TRIAGED_SCHEMA
+        from trace_ray.text import accepted
 
         torch.set_num_threads(threads)
         config = ModelConfig(path=model_path, max_length=PADDED)
@@ -45,7 +46,7 @@ class Scene:
         self.rows = self.selection.rows(self.table)
         names = [self.selection.objective.term(row["category"]).responses for row in self.rows]
         texts = [{n: row[n] for n in some} for row, some in zip(self.rows, names, strict=True)]
-        self.pairs = self.tokenizer.pairs([row["prompt"] for row in self.rows], texts)
+        self.pairs = accepted(self.tokenizer.pairs([row["prompt"] for row in self.rows], texts))
 
     def trainable(self) -> dict[str, Any]:
         return {n: p for n, p in self.model.named_parameters() if n in self.direction}

@@ -24,6 +24,7 @@ from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
 from trace_ray.pairs import CONFLICTS
 from trace_ray.synth.oracle import violates
 from trace_ray.synth.world import generate
+from trace_ray.text import accepted
 
 Row = dict[str, Any]
 LORA = LoraSettings(
@@ -176,7 +177,7 @@ def tpa(scene: Scene, prompts: int = 128) -> float:
     """Returns the percentage of greedy answers to held-out prompts that comply, by the exact oracle."""
     rows = generate(seed=scene.seed, train_pairs=4, test_pairs=prompts).test
     tokenizer = scene.tokenizer
-    ids = tokenizer.prompts([[{"role": "user", "content": row["prompt"]}] for row in rows])
+    ids = accepted(tokenizer.prompts([[{"role": "user", "content": row["prompt"]}] for row in rows]))
     longest = max(len(one) for one in ids)
     pad = tokenizer.tokenizer.pad_token_id
     padded = torch.tensor([[pad] * (longest - len(one)) + one for one in ids])

@@ -139,14 +139,14 @@ def part_prepare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
     from trace_ray.pairs import SCORED_SCHEMA
     from trace_ray.storage import locate
+    from trace_ray.text import accepted
 
     config, run = config_of(arguments), run_of(folder)
     raw = itertools.islice(raw_rows(locate(arguments.pairs, StorageConfig())), arguments.count)
     lines = [row_values(row) for row in raw]
     prompts = [[{"role": "user", "content": one["prompt"]}] for one in lines]
-    pairs = load_chat_tokenizer(config.model).pairs(
-        prompts, [{n: one[n] for n in ("chosen", "rejected")} for one in lines]
-    )
+    chat = load_chat_tokenizer(config.model)
+    pairs = accepted(chat.pairs(prompts, [{n: one[n] for n in ("chosen", "rejected")} for one in lines]))
     model = load_model(config.model)
     rows: list[dict[str, Any]] = [
         {"row": i, "pair_id": f"p{i}", "category": "RETAIN", "prompt_ids": pair.prompt_ids, "weight": 1.0}

@@ -15,6 +15,7 @@ from trace_ray.impact.gradient import gold_gradient
 from trace_ray.impact.scores import Direction
 from trace_ray.impact.shard import Selection, direction_norm, score_shard
 from trace_ray.models import load_chat_tokenizer
+from trace_ray.text import accepted
 
 ORACLE = ObjectiveConfig(PUNISH=TermConfig(loss="dpo", prefer="rejected", suppress=("chosen",)))
 
@@ -25,7 +26,7 @@ def scene() -> tuple[Any, Direction, Any]:
     model = world.policy()
     prompts = [[{"role": "user", "content": "What is the history of Ashford locks?"}]]
     sides = {"preferred": "With care, here is what is known.", "dispreferred": "I cannot help with Ashford locks."}
-    pair = tokenizer.pairs(prompts, [sides])[0]
+    (pair,) = accepted(tokenizer.pairs(prompts, [sides]))
     row = {"prompt_ids": pair.prompt_ids, **{f"{side}_ids": ids for side, ids in pair.response_ids.items()}}
     direction = gold_gradient(model, [row], beta=0.3, batch_tokens=512)
     return model.requires_grad_(False), direction, tokenizer

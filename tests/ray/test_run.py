@@ -20,6 +20,7 @@ from trace_ray.models import load_chat_tokenizer
 from trace_ray.pipeline import run_stages
 from trace_ray.storage import locate
 from trace_ray.synth.demo import write_corpus
+from trace_ray.text import accepted
 
 HANDLER = signal.getsignal(signal.SIGINT)
 """As it was before any run: Python's own, or none where a shell put the tests in the background."""
@@ -79,7 +80,8 @@ def test_evaluation_counts_what_its_models_read_and_wrote(finished: tuple[Run, l
     config = load_config([conf_folder() / "examples" / "demo.yaml"], overrides)
     tokenizer = load_chat_tokenizer(config.model)
     rows = [r for p in (run.evaluation.place / "responses").files() for r in pq.read_table(p.path).to_pylist()]
-    asked = sum(map(len, tokenizer.prompts([[{"role": "user", "content": row["prompt"]}] for row in rows])))
+    prompts = accepted(tokenizer.prompts([[{"role": "user", "content": row["prompt"]}] for row in rows]))
+    asked = sum(map(len, prompts))
     answers = [tokenizer.tokenizer(row["response"], add_special_tokens=False)["input_ids"] for row in rows]
     ended = sum(len(answer) < config.evaluate.max_new_tokens for answer in answers)
     assert run.evaluation.manifest()["tokens"] == asked + sum(map(len, answers)) + ended

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
@@ -11,7 +11,7 @@ Span = tuple[int, int]
 
 
 def spans_of(pieces: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[Span]:
-    """Returns the tokens of every second piece: those that lie in it whole.
+    """Returns the tokens of every second piece: from the one that its first character is in to the last that ends in it.
 
     Args:
         pieces: of one text, in order: marks, a turn's text, marks, ..., a turn's text, marks.
@@ -21,13 +21,12 @@ def spans_of(pieces: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[
     [(1, 3)]
     """
     ends = list(accumulate(map(len, pieces)))
-    starts, stops = [start for start, _ in offsets], [stop for _, stop in offsets]
-    texts = zip(ends[:-1:2], ends[1::2], strict=True)
-    return [(bisect_left(starts, begin), _after(stops, end)) for begin, end in texts]
-
-
-def _after(stops: list[int], end: int) -> int:
-    return bisect_left(stops, end + 1)
+    stops = [stop for _, stop in offsets]
+    spans = [
+        (bisect_right(stops, begin), bisect_right(stops, end))
+        for begin, end in zip(ends[:-1:2], ends[1::2], strict=True)
+    ]
+    return [(start, max(start, stop)) for start, stop in spans]
 
 
 def cut(roles: Sequence[str], texts: Sequence[Span], excess: int) -> list[Span] | None:

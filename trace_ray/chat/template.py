@@ -86,7 +86,7 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any, asked: Asked, where: str = "model") -> None:
         self.tokenizer, self.where = tokenizer, where
-        self.text = _template_text(tokenizer, asked.chat_template, where)
+        self.text = template_text(tokenizer, asked.chat_template, where)
         try:
             self.source: TemplateSource = template_source(self.text)
         except TemplateSourceError as error:
@@ -264,8 +264,11 @@ def common_start(one: str, other: str) -> str:
     return one[: next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))]
 
 
-def _template_text(tokenizer: Any, asked: str, where: str) -> str:
-    """The template's source: the setting's own text, the tokenizer's template of that name, or its default."""
+def template_text(tokenizer: Any, asked: str, where: str = "model") -> str:
+    """Returns the template's source: the setting's own text, the tokenizer's template of that name, or its default.
+
+    Raises: UserError, naming the setting in ``where``, where there is none.
+    """
     own: Any = getattr(tokenizer, "chat_template", None)
     named: Mapping[str, str] = own if isinstance(own, dict) else {}
     if asked and (asked in named or "{" in asked):

@@ -17,7 +17,7 @@ from trace_ray.judges.backends import make_judge
 from trace_ray.judges.usage import Usage
 from trace_ray.pairs import MODELS, RESPONSE_SCHEMA, prompt_text
 from trace_ray.storage import Location, download_folder
-from trace_ray.text import ChatTokenizer
+from trace_ray.text import ChatTokenizer, accepted
 
 Row = dict[str, Any]
 CHUNK_ROWS = 64
@@ -32,7 +32,8 @@ class Chunk:
 
     Args:
         folder: where its judged answers go: ``responses`` (held-out prompts) or ``attacks``.
-        prompts: rows with pair_id, prompt, source, category and, where the model is sent other words, ``ask``.
+        prompts: rows that the chat template takes, with pair_id, prompt, source, category and, where the model is sent other
+            words, ``ask``.
     """
 
     folder: str
@@ -50,6 +51,11 @@ def chunks(folder: str, prompts: list[Row]) -> list[Chunk]:
     """Returns both models' chunks of the prompts."""
     starts = range(0, len(prompts), CHUNK_ROWS)
     return [Chunk(folder, m, i, prompts[at : at + CHUNK_ROWS]) for m in MODELS for i, at in enumerate(starts)]
+
+
+def asked_turns(row: Row) -> Any:
+    """Returns the turns that a model is sent."""
+    return row["ask"] if "ask" in row else row["prompt"]
 
 
 def write_part(place: Location, rows: list[Row], tokens: int | None) -> None:
@@ -86,11 +92,11 @@ class Generator:
                     extra=tuple(evaluate.engine.items()),
                 )
             )
-        self.tokenizer = ChatTokenizer(self.engine.tokenizer, config.model.max_length)
+        self.tokenizer = ChatTokenizer(self.engine.tokenizer, config.model.max_length, config.model)
 
     def __call__(self, item: Row) -> Row:
         chunk: Chunk = item["chunk"]
-        asked = self.tokenizer.prompts([row["ask"] if "ask" in row else row["prompt"] for row in chunk.prompts])
+        asked = accepted(self.tokenizer.prompts([asked_turns(row) for row in chunk.prompts]))
         before = self.engine.tokens
         answers = self.engine.generate(asked, self.limit)
         rows = [

@@ -15,10 +15,12 @@ from trace_ray.evaluate.attacks import attack_metrics, attacking_prompts
 from trace_ray.evaluate.drift_sum import DriftSum
 from trace_ray.evaluate.models import measure_capability, measure_drift
 from trace_ray.evaluate.prompts import PROMPT_COLUMNS, Row, drift_pairs, held_out_prompts, own_prompts
+from trace_ray.evaluate.refused import REFUSED, taken
 from trace_ray.evaluate.tpa import evaluation_metrics
 from trace_ray.identity import model_identity
 from trace_ray.judges.unreadable import Unread, unread_tally
 from trace_ray.lineage import lineage
+from trace_ray.models import load_chat_tokenizer
 from trace_ray.pairs import MODELS, Split
 from trace_ray.policy import policy_identity
 from trace_ray.progress import CONSOLE, Meter
@@ -68,8 +70,10 @@ def run_evaluate(run: Run, config: Config) -> None:
             "name another model, or a rules policy"
         )
         CONSOLE.print(warning, style="yellow", markup=False, emoji=False)
-    prompts = evaluation_prompts(run, config)
-    attacks = attacking_prompts(evaluate.attacks, config.storage)
+    asked, attacking = evaluation_prompts(run, config), attacking_prompts(evaluate.attacks, config.storage)
+    tokenizer = load_chat_tokenizer(config.model)
+    prompts = taken(asked, tokenizer, place / REFUSED / "prompts.parquet")
+    attacks = taken(attacking, tokenizer, place / REFUSED / "attacks.parquet") if attacking else []
     ensure_ray(config.ray)
     todo = [*chunks(RESPONSES, prompts), *chunks(ATTACKS, attacks)]
     for model in MODELS:
@@ -92,6 +96,7 @@ def run_evaluate(run: Run, config: Config) -> None:
     facts |= {"lineage": lineage(config.model.path, config.storage)}
     (place / EVALUATION_METRICS).write_text(json.dumps(metrics | facts, indent=1))
     counts = {"prompts": len(prompts), "responses": len(MODELS) * len(prompts), "attacks": len(MODELS) * len(attacks)}
+    counts["refused_prompts"] = len(asked) - len(prompts) + len(attacking) - len(attacks)
     tokens = tokens_of([place / GENERATED, *judged])
     run.evaluation.publish(counts=counts, seconds=time.monotonic() - started, tokens=tokens, **facts)
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from trace_ray.errors import UserError
 from trace_ray.pairs import GOLD_SCHEMA, Category, hash_fraction
-from trace_ray.text import ChatTokenizer
+from trace_ray.text import ChatTokenizer, RefusedText
 
 Row = dict[str, Any]
 PAIR_COLUMNS = ["pair_id", "category", "split", "prompt", "chosen", "rejected", "corrected"]
@@ -110,11 +110,18 @@ def choose_retain(parts: Iterable[pa.Table], size: int, seed: int) -> list[Row]:
 
 
 def tokenize_gold(rows: Sequence[Row], tokenizer: ChatTokenizer) -> pa.Table:
-    """Returns the gold batch in GOLD_SCHEMA, rendered as training renders it."""
+    """Returns the gold batch in GOLD_SCHEMA, rendered as training renders it, without what the chat template refuses.
+
+    Raises: UserError where that leaves none.
+    """
     responses = [{"preferred": row["preferred"], "dispreferred": row["dispreferred"]} for row in rows]
     pairs = tokenizer.pairs([row["prompt"] for row in rows], responses)
     full = [
         {**row, "prompt_ids": pair.prompt_ids, **{f"{side}_ids": ids for side, ids in pair.response_ids.items()}}
         for row, pair in zip(rows, pairs, strict=True)
+        if not isinstance(pair, RefusedText)
     ]
+    refused = [pair.detail for pair in pairs if isinstance(pair, RefusedText)]
+    if refused and not full:
+        raise UserError("model.chat_template", f"none of {len(rows)} gold pairs can be put into tokens", refused[0])
     return pa.Table.from_pylist(full, schema=GOLD_SCHEMA)

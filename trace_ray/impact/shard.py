@@ -11,10 +11,11 @@ import torch
 
 from trace_ray.config import ImpactConfig, ObjectiveConfig
 from trace_ray.impact.requests import PairScores, Request, run_requests
+from trace_ray.impact.rows import tokenized_rows
 from trace_ray.impact.scores import Direction, Scorer
 from trace_ray.impact.slopes import pair_slopes
 from trace_ray.pairs import CONFLICTS, SCORED_SCHEMA, TRAINED, TRIAGED_SCHEMA, Split, hash_fraction
-from trace_ray.text import ChatTokenizer, TokenizedPair
+from trace_ray.text import ChatTokenizer
 
 Row = dict[str, Any]
 SHARD_SCHEMA = SCORED_SCHEMA.remove(SCORED_SCHEMA.get_field_index("weight"))
@@ -63,29 +64,37 @@ def score_shard(
     tokenizer: ChatTokenizer,
     config: ImpactConfig,
 ) -> pa.Table:
-    """Returns the trained rows of a shard in SHARD_SCHEMA: tokens, reference log-probs, s(y) and impact.
+    """Returns the trained rows of a shard in SHARD_SCHEMA; those that ``tokenized_rows`` refuses are left out."""
+    rows, _ = tokenized_rows(selection.rows(triaged), selection.objective, tokenizer)
+    return score_tokens(rows, selection, model, direction, config)
+
+
+def score_tokens(
+    rows: list[Row], selection: Selection, model: Any, direction: Direction, config: ImpactConfig
+) -> pa.Table:
+    """Returns rows in SHARD_SCHEMA: tokens, reference log-probs, s(y) and impact.
 
     Pairs that carry weights are scored: conflicts, and RETAIN where it is no anchor. Others get a plain forward, and
     none at all where their term needs no reference log-probs. s(y) is null where a pair was scored as one row with a
     shared prompt: only its impact is known then.
 
     Args:
+        rows: of ``tokenized_rows``.
         model: in evaluation mode, every parameter frozen, at theta_ref: with the initial adapter, or bare for full.
         direction: v = g_J / gamma.
     """
-    rows = selection.rows(triaged)
     if not rows:
         return SHARD_SCHEMA.empty_table()
     names = [selection.objective.term(row["category"]).responses for row in rows]
-    pairs = tokenizer.pairs(
-        [r["prompt"] for r in rows], [{n: r[n] for n in some} for r, some in zip(rows, names, strict=True)]
-    )
-    rows = [row | _tokens(pair) for row, pair in zip(rows, pairs, strict=True)]
     slopes = pair_slopes(rows, selection.objective)
     kinds = [selection.needs(row["category"]) for row in rows]
     requests = [
-        Request(pair.prompt_ids, pair.response_ids, _coefficients(row, slope, config) if kind == "score" else None)
-        for row, pair, slope, kind in zip(rows, pairs, slopes, kinds, strict=True)
+        Request(
+            row["prompt_ids"],
+            {name: row[f"{name}_ids"] for name in some},
+            _coefficients(row, slope, config) if kind == "score" else None,
+        )
+        for row, some, slope, kind in zip(rows, names, slopes, kinds, strict=True)
         if kind != "tokens"
     ]
     norms = config.score_norm == "cosine"
@@ -99,10 +108,6 @@ def score_shard(
     for row, kind in zip(rows, kinds, strict=True):
         full.append(row | ({"impact": None} if kind == "tokens" else _scored(next(outcomes), size)))
     return pa.Table.from_pylist(full, schema=SHARD_SCHEMA)
-
-
-def _tokens(pair: TokenizedPair) -> Row:
-    return {"prompt_ids": pair.prompt_ids, **{f"{name}_ids": ids for name, ids in pair.response_ids.items()}}
 
 
 def _coefficients(row: Row, slope: Mapping[str, float], config: ImpactConfig) -> dict[str, float]:

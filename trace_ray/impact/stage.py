@@ -18,10 +18,11 @@ from trace_ray.identity import model_identity
 from trace_ray.impact.direction_stage import slots, task, write_direction
 from trace_ray.impact.gold import PAIR_COLUMNS, choose_gold, choose_retain, tokenize_gold
 from trace_ray.impact.noise import record_noise
+from trace_ray.impact.rows import REFUSED, cut_counts, cut_warning
 from trace_ray.impact.weights import impact_summary, raw_weights, weight_scale
 from trace_ray.impact.worker import ADAPTER_INIT, GOLD, RETAIN_SAMPLE, Shard, make_adapter, score_rows
 from trace_ray.pairs import CONFLICTS, RESPONSE_NAMES, SCORED_SCHEMA
-from trace_ray.progress import Meter
+from trace_ray.progress import CONSOLE, Meter
 from trace_ray.runs.anew import begin
 
 __all__ = ["ADAPTER_INIT", "impact_inputs", "plan_shards", "run_impact"]
@@ -125,6 +126,7 @@ def _write_weights(run: Run, config: Config, started: float, about: dict[str, An
     all_raw = np.concatenate(raw) if raw else np.empty(0)
     scale = weight_scale(float(all_raw.sum()), len(all_raw), config.impact.weight_norm, config.objective.weights)
     counts: Counter[str] = Counter()
+    cuts: Counter[str] = Counter(cut_counts([]))
     tokens = 0
     for place in scores:
         table = place.read_parquet()
@@ -137,12 +139,21 @@ def _write_weights(run: Run, config: Config, started: float, about: dict[str, An
             table.append_column("weight", pa.array(weight)).select(SCORED_SCHEMA.names).cast(SCORED_SCHEMA)
         )
         counts.update(category.tolist())
+        cuts.update(cut_counts(table["cut"].to_pylist()))
         tokens += sum(len(table[f"{name}_ids"].combine_chunks().flatten()) for name in RESPONSE_NAMES)
     summary = impact_summary({name: np.concatenate(found) for name, found in impacts.items() if found})
     triaged = run.triaged.manifest()["counts"]
-    counts["untrained"] = triaged["triaged"] - sum(counts.values())
+    refused = Counter(
+        reason
+        for place in (run.impact.place / REFUSED).files(".parquet")
+        for reason in place.read_parquet(["reason"])["reason"].to_pylist()
+    )
+    counts["untrained"] = triaged["triaged"] - sum(counts.values()) - sum(refused.values())
     seconds = time.monotonic() - started
     norms = {"score_norm": config.impact.score_norm, "weight_norm": config.impact.weight_norm, "scale": scale}
     facts = {"model": config.model.path, "summary": summary, **about, **norms}
+    facts |= {"cuts": dict(cuts), "refused": dict(refused), "max_length": config.model.max_length}
+    if warning := cut_warning(cuts, refused, config.model.max_length):
+        CONSOLE.print(f"impact: {warning}", style="yellow", markup=False, emoji=False)
     run.impact.publish(counts=counts, seconds=seconds, response_tokens=tokens, **facts)
     run.scored.publish(counts=counts, seconds=seconds, schema=SCORED_SCHEMA, **facts)

@@ -149,7 +149,8 @@ class Shard:
 
 def score_rows(run: Run, config: Config, shard: Shard, retain_share: float) -> None:
     """Writes the shard's scored rows. Doing it twice, or in another order, changes nothing."""
-    from trace_ray.impact.shard import Selection, score_shard
+    from trace_ray.impact.rows import REFUSED, refused_table, tokenized_rows
+    from trace_ray.impact.shard import Selection, score_tokens
     from trace_ray.models import load_chat_tokenizer
 
     model = theta_ref(run, config, trainable=False)
@@ -160,7 +161,11 @@ def score_rows(run: Run, config: Config, shard: Shard, retain_share: float) -> N
     triaged = noisy_table(rows, config.corpus.noise)
     selection = Selection(config.objective, retain_share, config.impact.seed)
     tokenizer = _loaded("tokenizer", str(config.model), lambda: load_chat_tokenizer(config.model))
-    scored = score_shard(triaged, selection, model, direction, tokenizer, config.impact)
+    kept, refused = tokenized_rows(selection.rows(triaged), selection.objective, tokenizer)
+    scored = score_tokens(kept, selection, model, direction, config.impact)
+    if refused:  # before the scores, which say that the shard is done
+        (place / REFUSED / shard.out.name).write_parquet(refused_table(refused))
+        metrics.count_each("rejects", "reason", [row["reason"] for row in refused], stage="impact")
     shard.out.write_parquet(scored)
     metrics.count_each("pairs_scored", "category", scored["category"].to_pylist())
 

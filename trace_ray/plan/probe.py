@@ -75,7 +75,7 @@ def _drafting(reader: Any, requests: list[str], responses: list[str]) -> float:
 
 def _policy(config: Config, rows: list[dict[str, Any]], begun: float) -> EngineRates:
     from trace_ray.inference import Engine, EngineSettings
-    from trace_ray.text import ChatTokenizer
+    from trace_ray.text import ChatTokenizer, accepted
 
     evaluate, model = config.evaluate, config.model
     limit = min(evaluate.max_new_tokens, ANSWER_TOKENS)
@@ -91,7 +91,8 @@ def _policy(config: Config, rows: list[dict[str, Any]], begun: float) -> EngineR
             extra=tuple(evaluate.engine.items()),
         )
     )
-    prompts = ChatTokenizer(engine.tokenizer, model.max_length).prompts([row["prompt"] for row in rows[:PROMPTS]])
+    chat = ChatTokenizer(engine.tokenizer, model.max_length, model)
+    prompts = accepted(chat.prompts([row["prompt"] for row in rows[:PROMPTS]]))
     engine.generate(prompts[:1], 2)
     start = time.time() - begun
     answers: list[str] = []

@@ -23,13 +23,14 @@ def measure_scoring(config: Config, rows: list[dict[str, Any]]) -> ScoringRates:
     from trace_ray.impact.requests import Request, run_requests
     from trace_ray.impact.scores import Scorer
     from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
+    from trace_ray.text import accepted
 
     impact = config.impact
     torch.set_num_threads(max(1, int(impact.num_cpus)))
     pairs = load_chat_tokenizer(config.model).pairs(
         [row["prompt"] for row in rows], [{name: row[name] for name in COEFFICIENTS} for row in rows]
     )
-    requests = [Request(pair.prompt_ids, pair.response_ids, COEFFICIENTS) for pair in pairs]
+    requests = [Request(pair.prompt_ids, pair.response_ids, COEFFICIENTS) for pair in accepted(pairs)]
     taken = _filling(requests, impact.batch_tokens)
     model = load_model(config.model)
     full = impact.parameters == "full"

@@ -29,6 +29,7 @@ def measure_training(config: Config, rows: list[dict[str, Any]], begun: float) -
     from trace_ray.log_probs import collate, response_log_probs
     from trace_ray.model.modes import training_mode
     from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
+    from trace_ray.text import accepted
 
     impact, realign = config.impact, config.realign
     model = load_model(config.model)
@@ -38,7 +39,7 @@ def measure_training(config: Config, rows: list[dict[str, Any]], begun: float) -
     pairs = load_chat_tokenizer(config.model).pairs(
         [row["prompt"] for row in rows], [{side: row[side] for side in SIDES} for row in rows]
     )
-    sequences = [(pair.prompt_ids, pair.response_ids[side]) for pair in pairs for side in SIDES]
+    sequences = [(pair.prompt_ids, pair.response_ids[side]) for pair in accepted(pairs) for side in SIDES]
     lengths = [len(prompt) + len(response) for prompt, response in sequences]
 
     def log_probs(indices: Sequence[int]) -> Any:

@@ -23,6 +23,7 @@ from trace_ray.plan.judges import EVALUATION, PANEL
 from trace_ray.plan.reading import Questions, Reader, judged_tokens, readers
 from trace_ray.plan.workload import Prompts, SampledPair
 from trace_ray.storage import expand
+from trace_ray.text import RefusedText, accepted
 from trace_ray.triage.verdict import categorise
 
 _ALL_BYTES = 1 << 40
@@ -85,7 +86,8 @@ def read_sample(sources: Sequence[Source], config: Config) -> Sample:
 
 def _prompts(rows: Sequence[Row], by: Mapping[str, Reader], config: Config) -> Prompts:
     """Prompts of a file in figures: the models are sent ``ask``, which an attack wraps; judges read the plain one."""
-    sent = load_chat_tokenizer(config.model).prompts([row["ask"] if "ask" in row else row["prompt"] for row in rows])
+    chat = load_chat_tokenizer(config.model)
+    sent = accepted(chat.prompts([row["ask"] if "ask" in row else row["prompt"] for row in rows]))
     plain = [prompt_text(row["prompt"]) for row in rows]
     asked = {name: reader for name, reader in by.items() if name.startswith((EVALUATION, PANEL))}
     read = {name: sum(reader.judged(plain, [""] * len(plain))) for name, reader in asked.items()}
@@ -156,4 +158,5 @@ def _in_figures(
             judged=tokens,
         )
         for row, number, one, again, tokens in figures
+        if not isinstance(one, RefusedText)
     ]

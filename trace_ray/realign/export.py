@@ -63,7 +63,7 @@ def _publish_adapter(run: Run, checkpoint: Path) -> None:
 def _save(merged: Any, folder: Path, config: Config, card: dict[str, Any]) -> None:
     import torch
 
-    from trace_ray.models import load_tokenizer
+    from trace_ray.models import model_tokenizer
 
     broken = [name for name, p in merged.named_parameters() if not p.numel() or not torch.isfinite(p).all()]
     if broken:
@@ -72,7 +72,7 @@ def _save(merged: Any, folder: Path, config: Config, card: dict[str, Any]) -> No
     merged.generation_config = mended_generation(merged.generation_config)
     merged.save_pretrained(folder, safe_serialization=True)
     merged.generation_config.save_pretrained(folder)
-    load_tokenizer(config.model.path, config.model.revision, config.model.trusted).save_pretrained(folder)
+    model_tokenizer(config.model).save_pretrained(folder)
     (folder / "README.md").write_text(model_card(card, base_licence(config.model.path)), encoding="utf-8")
 
 

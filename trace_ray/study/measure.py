@@ -12,6 +12,7 @@ from trace_ray.evaluate.drift import drift
 from trace_ray.models import load_chat_tokenizer, load_model
 from trace_ray.pairs import Category, Split
 from trace_ray.synth.oracle import violates
+from trace_ray.text import accepted
 
 Row = dict[str, Any]
 
@@ -30,7 +31,7 @@ def greedy_answers(model: Any, prompts: Sequence[Sequence[int]], tokenizer: Any,
 def _answers(model: Any, test: Sequence[Row], config: Config) -> tuple[list[str], list[bool]]:
     """Returns the answers to the prompts and whether each complies, by the exact oracle."""
     chat = load_chat_tokenizer(config.model)
-    prompts = chat.prompts([row["prompt"] for row in test])
+    prompts = accepted(chat.prompts([row["prompt"] for row in test]))
     answers = greedy_answers(model, prompts, chat.tokenizer, config.evaluate.max_new_tokens)
     return answers, [not violates(row["prompt"][0]["content"], a) for row, a in zip(test, answers, strict=True)]
 
@@ -56,7 +57,7 @@ def measure(model: Any, triaged: Sequence[Row], config: Config) -> dict[str, Any
         groups.setdefault(row["source"], []).append(one)
     wrong = [a for a, one in zip(answers, right, strict=True) if not one]
     retain = [row for row in test if row["category"] == Category.RETAIN]
-    pairs = chat.pairs([row["prompt"] for row in retain], [{"chosen": row["chosen"]} for row in retain])
+    pairs = accepted(chat.pairs([row["prompt"] for row in retain], [{"chosen": row["chosen"]} for row in retain]))
     moved = drift(model, None, pairs, config.impact.batch_tokens)
     return {
         "tpa": 100 * sum(right) / len(right),

@@ -1,0 +1,41 @@
+"""Prompts that the policy model's chat template does not take: left out before anything is asked, counted and told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from trace_ray.errors import UserError
+from trace_ray.evaluate.answering import Row, asked_turns
+from trace_ray.pairs import REJECT_SCHEMA
+from trace_ray.progress import CONSOLE
+from trace_ray.storage import Location
+from trace_ray.text import ChatTokenizer, RefusedText
+
+REFUSED = "refused"
+"""In evaluation/: the prompts that were left out, in REJECT_SCHEMA and with their pair_id."""
+_SCHEMA = REJECT_SCHEMA.append(pa.field("pair_id", pa.string()))
+
+
+def taken(prompts: Sequence[Row], tokenizer: ChatTokenizer, place: Location) -> list[Row]:
+    """Returns the prompts that the template takes, and stores the others at ``place``.
+
+    Raises: UserError where it takes none.
+    """
+    found = tokenizer.prompts([asked_turns(row) for row in prompts])
+    kept = [row for row, ids in zip(prompts, found, strict=True) if not isinstance(ids, RefusedText)]
+    lost = [(row, ids) for row, ids in zip(prompts, found, strict=True) if isinstance(ids, RefusedText)]
+    if not lost:
+        return kept
+    said = f"{len(lost)} of {len(prompts)} prompts cannot be asked"
+    if not kept:
+        raise UserError("model.chat_template", said, lost[0][1].detail)
+    CONSOLE.print(f"evaluate: {said}: {lost[0][1].detail}", style="yellow", markup=False, emoji=False)
+    rows = [
+        {"row": None, "source": row["source"], "stage": "evaluate", "reason": one.reason.value, "detail": one.detail}
+        | {"pair_id": row["pair_id"]}
+        for row, one in lost
+    ]
+    place.write_parquet(pa.Table.from_pylist(rows, schema=_SCHEMA))
+    return kept

@@ -1,0 +1,117 @@
+"""The rows that a shard trains on, in tokens, and those of them that no model can learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from trace_ray.config import ObjectiveConfig
+from trace_ray.pairs import REJECT_SCHEMA, RejectReason
+from trace_ray.text import ChatTokenizer, RefusedText, TokenizedPair
+
+Row = dict[str, Any]
+REFUSED = "refused"
+"""In impact/: the rows of each shard that were refused, in REJECT_SCHEMA."""
+_ANSWERS = ("chosen", "rejected")
+
+
+def tokenized_rows(
+    rows: Sequence[Row], objective: ObjectiveConfig, tokenizer: ChatTokenizer
+) -> tuple[list[Row], list[Row]]:
+    """Returns the rows with their tokens (``prompt_ids``, ``{name}_ids``, ``cut``), and those refused, in REJECT_SCHEMA.
+
+    Refused: what the chat template does not take, and pairs whose two answers are the same once the template has trimmed
+    them or the end beyond max_length is gone.
+
+    Args:
+        rows: selected ones of triaged/.
+        objective: its terms name the responses that are read.
+    """
+    names = [objective.term(row["category"]).responses for row in rows]
+    found = _pairs(rows, names, tokenizer)
+    whole = _both_answers(rows, found, tokenizer)
+    kept, refused = [], []
+    for number, (row, pair) in enumerate(zip(rows, found, strict=True)):
+        problem = pair if isinstance(pair, RefusedText) else _sameness(row, whole.get(number, pair))
+        if problem is not None:
+            facts = {"row": row["row"], "source": row["source"], "stage": "impact"}
+            refused.append(facts | {"reason": problem.reason.value, "detail": problem.detail})
+        elif isinstance(pair, TokenizedPair):
+            ids = {f"{name}_ids": tokens for name, tokens in pair.response_ids.items()}
+            kept.append(row | {"prompt_ids": pair.prompt_ids, "cut": list(pair.truncated), **ids})
+    return kept, refused
+
+
+def _pairs(
+    rows: Sequence[Row], names: Sequence[Sequence[str]], tokenizer: ChatTokenizer
+) -> list[TokenizedPair | RefusedText]:
+    return tokenizer.pairs(
+        [row["prompt"] for row in rows], [{n: row[n] for n in some} for row, some in zip(rows, names, strict=True)]
+    )
+
+
+def _both_answers(
+    rows: Sequence[Row], found: Sequence[TokenizedPair | RefusedText], tokenizer: ChatTokenizer
+) -> dict[int, TokenizedPair]:
+    """{row's place: its pair with both answers}, where the term reads one of them alone and that one was cut."""
+    asked = [
+        i
+        for i, pair in enumerate(found)
+        if isinstance(pair, TokenizedPair)
+        and set(_ANSWERS) & set(pair.truncated)
+        and not set(_ANSWERS) <= set(pair.response_ids)
+    ]
+    again = _pairs([rows[i] for i in asked], [_ANSWERS] * len(asked), tokenizer)
+    return {i: pair for i, pair in zip(asked, again, strict=True) if isinstance(pair, TokenizedPair)}
+
+
+def _sameness(row: Row, pair: TokenizedPair) -> RefusedText | None:
+    """Why the pair's two answers are one and the same, None where they differ."""
+    one, other = (pair.response_ids.get(name) for name in _ANSWERS)
+    if one is None or other is None:
+        same, cut = row["chosen"].strip() == row["rejected"].strip(), False
+    else:
+        same, cut = one == other, bool(set(_ANSWERS) & set(pair.truncated))
+    if not same:
+        return None
+    if cut:
+        detail = f"both answers begin with the same {len(one or ())} tokens, and model.max_length leaves no more"
+        return RefusedText(RejectReason.EQUAL_AFTER_CUT, detail)
+    return RefusedText(RejectReason.IDENTICAL_RESPONSES, f"both answers are {str(row['chosen'])[:80]!r} to the model")
+
+
+def refused_table(refused: Sequence[Row]) -> pa.Table:
+    """Returns refused rows in REJECT_SCHEMA."""
+    return pa.Table.from_pylist(list(refused), schema=REJECT_SCHEMA)
+
+
+def cut_counts(cuts: Iterable[Sequence[str] | None]) -> dict[str, int]:
+    """Returns how many rows lost text to ``model.max_length``: ``rows`` in all, and by side.
+
+    >>> cut_counts([[], ["prompt", "chosen"], ["chosen"]])
+    {'rows': 3, 'cut': 2, 'prompt': 1, 'chosen': 2, 'rejected': 0, 'corrected': 0}
+    """
+    counts = dict.fromkeys(("rows", "cut", "prompt", *_ANSWERS, "corrected"), 0)
+    for sides in cuts:
+        counts["rows"] += 1
+        counts["cut"] += bool(sides)
+        for side in sides or ():
+            counts[side] += 1
+    return counts
+
+
+def cut_warning(counts: Mapping[str, int], refused: Mapping[str, int], max_length: int) -> str:
+    """Returns what is to be said about cut and refused rows; empty where there are none."""
+    said = []
+    if counts["cut"]:
+        sides = ", ".join(f"{counts[side]:,} {side}" for side in ("prompt", *_ANSWERS, "corrected") if counts[side])
+        share = 100 * counts["cut"] / counts["rows"]
+        said.append(
+            f"{counts['cut']:,} of {counts['rows']:,} rows ({share:.1f} %) are cut at {max_length} tokens: {sides}"
+        )
+    if refused:
+        kinds = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(refused.items()))
+        said.append(f"{sum(refused.values()):,} rows refused: {kinds}")
+    return "; ".join(said)
