@@ -37,7 +37,7 @@ from trace_ray.plan.manifest import read_groups
 
 STARTER = ROOT / "trace_ray" / "starter.yaml"
 FOLDERS = ("trace_ray", "clusters", "jobs", "conf", "tests")
-MADE = re.compile(r"(runs|models)/|(exported|trace-ray\.yaml|labels\.jsonl)$|\w+://")
+MADE = re.compile(r"(runs|models)/|(exported|trace-ray\.yaml|my\.yaml|labels\.jsonl)$|\w+://")
 """Files that a command writes, or that its reader brings."""
 FOREIGN = {"stage3_max_live_parameters", "ray_node_gpus_utilization", "autoscaler_pending_nodes", "auth_token"}
 FOREIGN |= {"ray_actors", "ray_tasks", "ray_node_mem_used"}

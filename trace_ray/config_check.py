@@ -89,6 +89,16 @@ def _at_odds(config: Config) -> Iterator[UserError]:
     yield from _check_parameters(config)
 
 
+PLACEHOLDER = "REPLACE-ME"
+
+
+def unfilled(config: Config) -> Iterator[UserError]:
+    """Yields the settings that a shipped file leaves for its reader to fill in."""
+    for name, value, _ in leaves(config):
+        if PLACEHOLDER in str(value):
+            yield UserError(name, value, f"put your own in place of {PLACEHOLDER}-...")
+
+
 def check_needed(config: Config, stages: Sequence[str]) -> None:
     """Raises UserError where a setting that one of the stages needs is empty."""
     if "triage" in stages and not config.corpus.paths:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from trace_ray.artifacts import CONFIG, EXPORT, INPUTS, STAGES, Run, refuse_changed
 from trace_ray.capacity import unmet
 from trace_ray.config import Config, JudgeConfig, StorageConfig, settings
-from trace_ray.config_check import check_needed
+from trace_ray.config_check import PLACEHOLDER, check_needed, unfilled
 from trace_ray.config_load import dump_config, load_text
 from trace_ray.errors import UserError, inside
 from trace_ray.fingerprints import remembered
@@ -43,6 +43,8 @@ def run_folder(uri: str, storage: StorageConfig) -> Run:
     Raises: UserError for a name that climbs with ``..``, a folder reached through a symlink inside the run, a bucket
         that is not there or refuses us.
     """
+    if PLACEHOLDER in uri:
+        raise UserError("--run", uri, f"put your own in place of {PLACEHOLDER}-...")
     place = locate(uri, storage)
     refuse_escapes(uri, place)
     if not place.is_local:
@@ -113,6 +115,8 @@ def run_stages(
     Raises: UserError for a user's mistake, whatever process of the cluster met it.
     """
     check_needed(config, stages)
+    for problem in unfilled(config):
+        raise problem
     share_settings(config.storage)
     config = absolute_models(config)
     try:

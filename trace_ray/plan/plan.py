@@ -9,6 +9,7 @@ from typing import Any
 from trace_ray.artifacts import STAGES
 from trace_ray.capacity import shortages, strays
 from trace_ray.config import Config
+from trace_ray.config_check import unfilled
 from trace_ray.errors import UserError
 from trace_ray.plan import checks
 from trace_ray.plan.asked import evaluation_asked, triage_asked
@@ -62,6 +63,8 @@ def make_plan(config: Config, run_uri: str | None, note: Callable[[str], None] =
         problems += [*shortages(config, groups), *strays(config, groups)]
     elif not manifest:
         problems += checks.check_resources(config, have)
+    if blank := list(unfilled(config)):  # nothing of it can be looked at
+        return Plan(distinct([*problems, *blank]), None, None, [], 0)
     sources = checks.find_sources(config, problems)
     loads = checks.check_tokenizers(config, problems)
     empty = list(without_weights(config, STAGES))
