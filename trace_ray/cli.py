@@ -17,6 +17,7 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 from trace_ray.artifacts import CONFIG, EXPORT, STAGES, Run
+from trace_ray.cli_check import check
 from trace_ray.cli_errors import told
 from trace_ray.cli_export import export_trained
 from trace_ray.cli_rate import rating_app
@@ -296,6 +297,7 @@ def compare(
         CONSOLE.print(f"page: {html}", soft_wrap=True, markup=False, emoji=False)
 
 
+app.command()(check)
 app.add_typer(rating_app, name="rate")
 app.command(name=EXPORT)(export_trained)
 
