@@ -228,8 +228,8 @@ def test_a_method_that_trains_on_no_conflict_of_the_corpus(say: Say) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ([], "none of the sampled rows is a preference pair"),
-        (["{broken", "[1, 2]"], "none of the sampled rows is a preference pair"),
+        ([], "corpus.paths: ['pairs.jsonl']: the file holds no row"),
+        (["{broken", "[1, 2]"], "none of the first 2 rows is a pair, 1 as broken_json (row 1: {broken)"),
         (lines_of(*[RETAIN] * 4), "no sampled pair conflicts with the policy"),
         (lines_of(*[PUNISH] * 4), "4 pairs sampled: all of them PUNISH, so no pair holds a compliant response"),
         (lines_of(RETAIN), "1 pairs sampled: no sampled pair conflicts with the policy"),
@@ -244,7 +244,13 @@ def test_a_wrong_corpus(say: Say, lines: list[str], said: str) -> None:
 def test_junk_to_train_on_beside_good_held_out_pairs(say: Say) -> None:
     Path("pairs.jsonl").write_text("{broken\n[1, 2]\n")
     told = say(*given("plan"))
-    assert_one_line(told, "corpus.paths: ['pairs.jsonl']: none of its sampled rows can be read as a pair")
+    assert_one_line(told, "corpus.paths: ['pairs.jsonl']: none of the first 2 rows is a pair")
+
+
+def test_junk_to_hold_out_beside_good_pairs(say: Say) -> None:
+    Path("held_out.jsonl").write_text("{broken\n[1, 2]\n")
+    told = say(*given("plan"))
+    assert_one_line(told, "corpus.test_paths: ['held_out.jsonl']: none of the first 2 rows is a pair")
 
 
 @pytest.mark.parametrize("share", [0.0, 1e-9])
@@ -280,8 +286,9 @@ def no_data_file() -> str:
     [
         (damaged_gzip, "cannot be read to its end"),
         (damaged_parquet, "cannot be read to its end"),
-        (other_columns, "['pairs.parquet']: none of the sampled rows is a preference pair"),
-        (no_data_file, "no data file below it; looked for"),
+        (other_columns, "none of the first 1 rows is a pair, 1 as missing_field"),
+        (other_columns, "columns seen: question, answer; wanted: chosen and rejected with a prompt"),
+        (no_data_file, "no data file for train below it; looked for"),
     ],
 )
 def test_a_wrong_kind_of_corpus(say: Say, make: Callable[[], str], said: str) -> None:

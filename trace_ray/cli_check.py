@@ -15,10 +15,10 @@ import typer
 
 from trace_ray.config_check import config_problems
 from trace_ray.config_load import read_config
-from trace_ray.corpus.check import CorpusCheck, FileCheck, check_corpus, refusal, refused_share
+from trace_ray.corpus.check import CorpusCheck, FileCheck, check_corpus, refusal
+from trace_ray.corpus.refused import many_refused, refused_share
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
-from trace_ray.pairs import REFUSED_PERCENT
 from trace_ray.progress import warn
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=.*", re.DOTALL)
@@ -62,10 +62,10 @@ def _tell(found: CorpusCheck) -> None:
     useless = [file for file in found.files if not file.pairs]
     for file in found.files:
         refused = {reason: one.rows for reason, one in file.rejects.items()}
-        if file.pairs and 100 * sum(refused.values()) > REFUSED_PERCENT * file.rows:
+        if file.pairs and many_refused(refused, file.rows):
             warn(f"{file.name}: {refused_share(refused, file.rows)}")
     for file in useless:
-        print(f"trace-ray: {file.name}: {_shown(refusal(file, file.rows), 2000)}", file=sys.stderr)
+        print(f"trace-ray: {file.name}: {_shown(refusal(file, file.rows if file.whole else 0), 2000)}", file=sys.stderr)
     if useless:
         raise typer.Exit(2)
 

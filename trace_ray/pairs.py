@@ -69,9 +69,6 @@ class RejectReason(StrEnum):
     EQUAL_AFTER_CUT = "equal_after_cut"
 
 
-REFUSED_PERCENT = 1.0
-"""Of the rows: where more are refused, terminal and report say so."""
-
 RESPONSE_NAMES = ("chosen", "rejected", "corrected")
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))

@@ -65,15 +65,25 @@ def test_one_pair_that_conflicts_is_enough() -> None:
     assert sides(choose_gold([table("PUNISH", corrected="c")], 64, 0, corrected=True)) == {("PUNISH", "c", "w0")}
 
 
-@pytest.mark.parametrize("categories", [(), ("RETAIN",), ("RETAIN", "RETAIN"), ("ABSTAIN",)])
+@pytest.mark.parametrize("categories", [("RETAIN",), ("RETAIN", "RETAIN")])
 def test_without_a_conflict_the_run_stops(categories: tuple[str, ...]) -> None:
     with pytest.raises(UserError, match="no training pair is INVERT or PUNISH"):
         choose_gold([table(*categories)], 7, 0, corrected=False)
 
 
+@pytest.mark.parametrize(
+    ("categories", "split"), [((), "train"), (("ABSTAIN",), "train"), (("RETAIN", "INVERT"), "test")]
+)
+def test_where_nothing_can_be_trained_on_no_word_is_said_of_the_model(categories: tuple[str, ...], split: str) -> None:
+    with pytest.raises(UserError, match="no training pair that is RETAIN, INVERT or PUNISH: all are refused") as caught:
+        choose_gold([table(*categories, split=split)], 7, 0, corrected=False)
+    assert "needs no realignment" not in str(caught.value)
+
+
 def test_held_out_conflicts_are_none_to_train_on() -> None:
+    parts = [table("INVERT", "PUNISH", split="test"), table("RETAIN")]
     with pytest.raises(UserError, match="no training pair is INVERT or PUNISH"):
-        choose_gold([table("RETAIN", "INVERT", "PUNISH", split="test")], 7, 0, corrected=False)
+        choose_gold(parts, 7, 0, corrected=False)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from trace_ray.report.sections.impact import ImpactSection, impact_section
 from trace_ray.report.sections.judge import JudgeAudit, JudgeSection, judge_section
 from trace_ray.report.sections.lineage import Lineage, lineage_section
 from trace_ray.report.sections.measures import attacks
-from trace_ray.report.sections.problems import Problems, problems_section
+from trace_ray.report.sections.problems import Problems, Refused, problems_section
 from trace_ray.report.sections.warnings import Caution, warnings
 
 
@@ -130,7 +130,8 @@ def test_a_loss_of_what_was_kept_is_weighed_by_its_size_and_certainty(
     told = [one for one in sections.warned(change=change) if one.text.startswith("RETAIN: compliance")]
     assert [one.level for one in told] == ([level] if level else [])
     loose = sections.warned(change=change, anchored=False)
-    remedies = [one.remedy.partition(",")[0] for found in (told, loose) for one in found if one.level == "bad"]
+    bad = [one for one in (*told, *loose) if one.level == "bad" and one.text.startswith("RETAIN")]
+    remedies = [one.remedy.partition(",")[0] for one in bad]
     assert remedies == (
         ["raise objective.alpha_kl", "hold RETAIN by objective.RETAIN.loss=kl"] if tone == "bad" else []
     )
@@ -152,14 +153,24 @@ def test_what_puts_a_result_in_doubt_comes_before_what_is_worth_a_look(sections:
         ({"INVERT": 10, "RETAIN": 80, "ABSTAIN": 10}, 1, []),
         ({"INVERT": 10, "RETAIN": 79, "ABSTAIN": 11}, 1, ["The judge could not decide 11 % of the pairs."]),
         ({"RETAIN": 100}, 1, ["No pair conflicts with the new policy: there is nothing to realign."]),
-        ({"PUNISH": 1, "RETAIN": 99}, 2, ["2 of 100 rows were refused (broken_json most often)."]),
+        ({"PUNISH": 1, "RETAIN": 99}, 2, ["2 of 100 rows are refused (2 %): broken_json 2."]),
     ],
 )
 def test_a_gap_is_doubted_on_the_far_side_of_its_limits_only(
     sections: Sections, counts: Mapping[str, int], rejects: int, said: list[str]
 ) -> None:
     gap = replace(sections.gap, rows_in=100, rejects=rejects, overall=Shares("all", counts))
-    assert [one.text for one in sections.warned(gap=gap, judge=None, impact=None, change=None)] == said
+    problems = replace(sections.problems, refused=[Refused("triage", "broken_json", rejects, [])])
+    found = sections.warned(gap=gap, problems=problems, judge=None, impact=None, change=None)
+    assert [one.text for one in found] == said
+    assert all(one.level == "bad" for one in found if "refused" in one.text)
+
+
+def test_training_pairs_whose_prompts_are_held_out_are_told_however_few(sections: Sections) -> None:
+    gap = replace(sections.gap, rows_in=1000, rejects=1)
+    problems = replace(sections.problems, refused=[Refused("triage", "held_out_prompt", 1, [])])
+    (found,) = [one for one in sections.warned(gap=gap, problems=problems) if "refused" in one.text]
+    assert (found.level, found.text) == ("note", "1 training pairs were refused: their prompts are held out.")
 
 
 @pytest.mark.parametrize(

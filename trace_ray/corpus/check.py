@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -13,7 +13,7 @@ from trace_ray.corpus.files import raw_rows, readable_kind
 from trace_ray.corpus.read import Source, read_sources, row_values
 from trace_ray.corpus.rows import RejectedRowError, detect_format
 from trace_ray.errors import UserError
-from trace_ray.pairs import ROWS_PER_FILE, Message, Split
+from trace_ray.pairs import Message, Split, line_of
 
 SAMPLED_ROWS = 1000
 """Rows whose columns and formats are looked at; the first of a file are like the others, or their rejects say so."""
@@ -120,7 +120,7 @@ def _checked(source: Source, config: CorpusConfig, limit: int, seen: _Seen) -> F
         first: FirstPair | None = None
         rejects: dict[str, Refused] = {}
         for chunk in read_sources([source], config, limit, _CHUNK_BYTES):
-            rows += chunk.pairs.num_rows + chunk.rejects.num_rows
+            rows += chunk.rows
             pairs += chunk.pairs.num_rows
             found = chunk.pairs.select(["row", "pair_id", "prompt", "chosen", "rejected", "split"])
             if first is None and found.num_rows:
@@ -128,7 +128,7 @@ def _checked(source: Source, config: CorpusConfig, limit: int, seen: _Seen) -> F
             for pair_id, prompt, part in _columns(found, "pair_id", "prompt", "split"):
                 seen.add(pair_id, prompt, part)
             for row, reason, detail in _columns(chunk.rejects, "row", "reason", "detail"):
-                before = rejects.get(reason, Refused(0, _line(row), detail))
+                before = rejects.get(reason, Refused(0, line_of(row), detail))
                 rejects[reason] = Refused(before.rows + 1, before.line, before.detail)
     except UserError as error:
         return FileCheck(name, split, problem=error.remedy)
@@ -140,12 +140,8 @@ def _columns(table: Any, *names: str) -> Iterator[tuple[Any, ...]]:
     return zip(*(table[name].to_pylist() for name in names), strict=True)
 
 
-def _line(row: int) -> int:
-    return row % ROWS_PER_FILE + 1
-
-
 def _first(row: dict[str, Any]) -> FirstPair:
-    return FirstPair(_line(row["row"]), row["prompt"], row["chosen"], row["rejected"])
+    return FirstPair(line_of(row["row"]), row["prompt"], row["chosen"], row["rejected"])
 
 
 def _shape(source: Source) -> tuple[list[str], dict[str, int]]:
@@ -163,29 +159,19 @@ def _shape(source: Source) -> tuple[list[str], dict[str, int]]:
     return list(columns), dict(formats.most_common())
 
 
-def refusal(check: FileCheck, rows: int) -> str:
-    """Returns why none of a file's ``rows`` rows is a pair, and what to do: one line.
+def refusal(check: FileCheck, rows: int = 0) -> str:
+    """Returns why none of a file's rows is a pair, and what to do: one line.
 
     Args:
         check: of at least its first rows.
+        rows: how many are refused, all that there are; 0 = not known.
     """
     if check.problem or not check.rows:
         return check.problem or "the file holds no row"
     reason, most = next(iter(check.rejects.items()))
+    said = f"all {rows:,} rows are refused" if rows else f"none of the first {check.rows:,} rows is a pair"
     of = f"of the first {check.rows:,} " if check.rows < rows else ""
-    said = " ".join(most.detail.split())
     return (
-        f"all {rows:,} rows are refused, {of}{most.rows:,} as {reason} (row {most.line}: {said}); columns seen: "
+        f"{said}, {of}{most.rows:,} as {reason} (row {most.line}: {' '.join(most.detail.split())}); columns seen: "
         f"{', '.join(check.columns[:12]) or 'none'}; wanted: chosen and rejected with a prompt, or what corpus.format names"
     )
-
-
-def refused_share(rejects: Mapping[str, int], rows: int) -> str:
-    """Returns how many rows are refused and why, most first, as a sentence that ends with the reasons.
-
-    >>> refused_share({"too_long": 3, "missing_field": 10}, 1000)
-    '13 of 1,000 rows are refused (1.3 %): missing_field 10, too_long 3'
-    """
-    number = sum(rejects.values())
-    named = ", ".join(f"{reason} {count:,}" for reason, count in sorted(rejects.items(), key=lambda one: -one[1]))
-    return f"{number:,} of {rows:,} rows are refused ({100 * number / max(1, rows):.2g} %): {named}"

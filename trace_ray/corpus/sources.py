@@ -92,7 +92,7 @@ def _in_folder(folder: Location, setting: str, part: str, unread: list[Location]
     names = sorted(info.path[start:] for info in infos if info.type == pafs.FileType.File)
     data = data_names(names, _saved(folder, names))
     if not data:
-        raise UserError(setting, folder.uri, f"no data file below it; looked for {', '.join(SUFFIXES)}")
+        raise UserError(setting, folder.uri, f"no data file for {part} below it; looked for {', '.join(SUFFIXES)}")
     taken = of_split(data, part)
     rest = [folder / name for name in data if name not in taken]
     if not taken:

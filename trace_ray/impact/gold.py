@@ -23,6 +23,9 @@ def shares(size: int, available: dict[str, int]) -> dict[str, int]:
     third = size // 3
     wanted = {Category.RETAIN: third, Category.INVERT: third, Category.PUNISH: size - 2 * third}
     taken = {name: min(count, available.get(name, 0)) for name, count in wanted.items()}
+    if not any(available.values()):
+        remedy = "all are refused, held out or undecided: see rejects/ and triaged/, and `trace-ray check` on the files"
+        raise UserError("triaged/", "no training pair that is RETAIN, INVERT or PUNISH", remedy)
     if not available.get(Category.INVERT) and not available.get(Category.PUNISH):
         raise UserError(
             "triaged/",

@@ -92,9 +92,7 @@ def check_pairs(sample: Sample, load: Workload, config: Config) -> Iterator[User
     """Yields what the sampled pairs lack that a stage would stop for."""
     seen = f"{len(sample.pairs)} pairs sampled"
     train = {pair.category for pair in sample.pairs if not pair.test}
-    if not train and config.corpus.test_paths:  # held-out pairs have files of their own: these gave none
-        yield UserError("corpus.paths", list(config.corpus.paths), "none of its sampled rows can be read as a pair")
-    elif not load.trained["INVERT"] + load.trained["PUNISH"]:
+    if not load.trained["INVERT"] + load.trained["PUNISH"]:
         skipped = sorted(name for name in train if name in {category.value for category in CONFLICTS})
         if skipped:
             remedy = f"it trains on no {' and no '.join(skipped)}, and no other conflict was found: use another method"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from trace_ray.config import Config
+from trace_ray.corpus.check import SAMPLED_ROWS, check_corpus, refusal
 from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Chunk, Source, read_sources
 from trace_ray.errors import UserError
@@ -53,21 +54,22 @@ class Sample:
 def read_sample(sources: Sequence[Source], config: Config) -> Sample:
     """Returns the first rows of evenly chosen files, training and held-out files apart.
 
-    Raises: UserError where none of the sampled rows is a pair.
+    Raises: UserError where none of the sampled rows of either kind is a pair.
     """
     limit = config.corpus.limit
     kinds = [[s for s in sources if s.split != Split.TEST], [s for s in sources if s.split == Split.TEST]]
     tables, stands_for, rows = [], [], 0
-    for files, most in zip(kinds, (limit, 0), strict=True):
+    for setting, files, most in zip(("paths", "test_paths"), kinds, (limit, 0), strict=True):
         found = list(_chunks(files, config, most)) if files else []
+        if files and not any(chunk.pairs.num_rows for chunk in found):
+            looked_at = check_corpus(files[:1], config.corpus, SAMPLED_ROWS).files[0]
+            raise UserError(f"corpus.{setting}", list(getattr(config.corpus, setting)), refusal(looked_at))
         there = min(corpus_rows(files), most or corpus_rows(files)) if files else 0
         seen = sum(chunk.rows for chunk in found)
         pairs = [chunk.pairs for chunk in found]
         tables += pairs
         stands_for += [there / max(1, seen)] * sum(table.num_rows for table in pairs)
         rows += there
-    if not stands_for:
-        raise UserError("corpus.paths", list(config.corpus.paths), "none of the sampled rows is a preference pair")
     table = pa.concat_tables(tables)
     if any(clause.rule is not None for clause in config.policy.clauses):
         table = decided_by_rules(table, config)

@@ -17,6 +17,7 @@ from trace_ray.policy import policy_hash
 from trace_ray.triage.audit import without_curve
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.decide import agreement
+from trace_ray.triage.unread import tell_refused
 from trace_ray.triage.work import Work
 
 REVIEW_FILE = "review.jsonl"
@@ -80,6 +81,7 @@ def publish(run: Run, config: Config, outcome: TriageOutcome, started: float) ->
     run.rejects.publish(counts=found | rejects, seconds=seconds, schema=REJECT_SCHEMA)
     run.triaged.publish(counts=counts, seconds=seconds, schema=TRIAGED_SCHEMA, **facts)
     work.place.delete_folder()
+    tell_refused(rejects, outcome.read.rows)
 
 
 def _share(counts: Mapping[str, int], part: str, whole: str) -> float | None:

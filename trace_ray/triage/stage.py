@@ -45,6 +45,7 @@ from trace_ray.triage.given import Given, label_files, read_given, with_gold
 from trace_ray.triage.guard import deaths
 from trace_ray.triage.labels import Label
 from trace_ray.triage.publish import ReadRows, TriageOutcome, publish
+from trace_ray.triage.unread import refuse_unread
 from trace_ray.triage.work import PLAN, Work
 from trace_ray.triage.workers import DecideActor, Item, JudgeActor, Task
 
@@ -147,6 +148,7 @@ def _read_corpus(config: Config, sources: list[Source], work: Work) -> ReadRows:
         for tally in _as_ready([read.remote(g, config.corpus, blocks, work.runs, work.rejects) for g in todo]):
             tallies.append(("", tally))
             meter.advance(tally["rows"])
+    refuse_unread(groups, finished_groups(work.runs), config.corpus)
     total = merge_counts([tally for _, tally in tallies])
     if total["rows"] != rows:
         raise RuntimeError(f"triage lost rows: {rows} counted, {total['rows']} read")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from trace_ray.corpus.refused import many_refused, refused_share
+from trace_ray.pairs import RejectReason
 from trace_ray.report.sections.change import ChangeSection
 from trace_ray.report.sections.gap import Gap
 from trace_ray.report.sections.impact import ImpactSection
@@ -13,7 +16,6 @@ from trace_ray.report.sections.lineage import Lineage
 from trace_ray.report.sections.problems import Problems
 
 ABSTAIN_PERCENT = 10.0
-REJECT_PERCENT = 1.0
 CLAMPED_SHARE = 0.5
 FEW_PROMPTS = 30
 UNREADABLE_PERCENT = 2.0
@@ -83,14 +85,19 @@ def _of_judge(judge: JudgeSection | None) -> Iterator[Caution]:
 
 
 def _of_gap(gap: Gap, problems: Problems) -> Iterator[Caution]:
-    if not gap.overall.conflicts:
+    if gap.overall.total and not gap.overall.conflicts:
         yield Caution("bad", "No pair conflicts with the new policy: there is nothing to realign.", "check the policy")
     if gap.overall.percent("ABSTAIN") > ABSTAIN_PERCENT:
         text = f"The judge could not decide {gap.overall.percent('ABSTAIN'):.0f} % of the pairs."
         yield Caution("note", text, "narrow triage.abstain_band, lower triage.judge.min_mass or take a stronger judge")
-    if 100 * gap.rejects > REJECT_PERCENT * gap.rows_in:
-        text = f"{gap.rejects} of {gap.rows_in} rows were refused ({problems.refused[0].reason} most often)."
-        yield Caution("note", text, "see “What went wrong” for examples")
+    refused: Counter[str] = Counter()
+    for one in problems.refused:
+        refused[one.reason] += one.rows
+    if many_refused(refused, gap.rows_in):
+        remedy = "see “What went wrong” for examples, and `trace-ray check` on the files"
+        yield Caution("bad", f"{refused_share(refused, gap.rows_in)}.", remedy)
+    elif leaks := refused[RejectReason.HELD_OUT_PROMPT]:
+        yield Caution("note", f"{leaks:,} training pairs were refused: their prompts are held out.", "nothing to do")
 
 
 def _of_impact(impact: ImpactSection) -> Iterator[Caution]:
