@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from trace_ray.config import CorpusConfig
 from trace_ray.corpus.files import raw_rows, readable_kind
+from trace_ray.corpus.formats.columns import renamed
+from trace_ray.corpus.mapping import working_columns
 from trace_ray.corpus.read import Source, read_sources, row_values
 from trace_ray.corpus.rows import RejectedRowError, detect_format
 from trace_ray.errors import UserError
-from trace_ray.pairs import Message, Split, line_of
+from trace_ray.pairs import Message, RejectReason, Split, line_of
 
 SAMPLED_ROWS = 1000
 """Rows whose columns and formats are looked at; the first of a file are like the others, or their rejects say so."""
@@ -49,6 +51,7 @@ class FileCheck:
         rows: read; whole: whether these are all.
         columns: of the first SAMPLED_ROWS rows, in order; formats: {name: rows} of the same, empty name = none told.
         rejects: by reason, most first.
+        works: ``corpus.columns`` under which rows are pairs, looked for where none is.
     """
 
     name: str
@@ -62,6 +65,7 @@ class FileCheck:
     formats: dict[str, int] = field(default_factory=dict)
     rejects: dict[str, Refused] = field(default_factory=dict)
     first: FirstPair | None = None
+    works: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,9 @@ def _checked(source: Source, config: CorpusConfig, limit: int, seen: _Seen) -> F
     name, split = source.place.uri, source.split or Split.TRAIN.value
     try:
         kind = str(readable_kind(source.place, "corpus.paths"))
-        columns, formats = _shape(source)
+        some = _first_rows(source)
+        columns = list(dict.fromkeys(str(name) for row in some for name in row))
+        formats = Counter(_format(row, config) for row in some)
         pairs = rows = 0
         first: FirstPair | None = None
         rejects: dict[str, Refused] = {}
@@ -133,7 +139,19 @@ def _checked(source: Source, config: CorpusConfig, limit: int, seen: _Seen) -> F
     except UserError as error:
         return FileCheck(name, split, problem=error.remedy)
     most = dict(sorted(rejects.items(), key=lambda one: -one[1].rows))
-    return FileCheck(name, split, kind, "", rows, not limit or rows < limit, pairs, columns, formats, most, first)
+    return FileCheck(
+        name=name,
+        split=split,
+        kind=kind,
+        rows=rows,
+        whole=not limit or rows < limit,
+        pairs=pairs,
+        columns=columns,
+        formats=dict(formats.most_common()),
+        rejects=most,
+        first=first,
+        works={} if pairs else working_columns(some, config),
+    )
 
 
 def _columns(table: Any, *names: str) -> Iterator[tuple[Any, ...]]:
@@ -144,19 +162,27 @@ def _first(row: dict[str, Any]) -> FirstPair:
     return FirstPair(line_of(row["row"]), row["prompt"], row["chosen"], row["rejected"])
 
 
-def _shape(source: Source) -> tuple[list[str], dict[str, int]]:
-    """The columns of the first rows, and how many of them each format's columns tell."""
-    columns: dict[str, None] = {}
-    formats: Counter[str] = Counter()
+def _first_rows(source: Source) -> list[Mapping[str, Any]]:
+    """The first SAMPLED_ROWS rows, those that hold columns."""
+    found: list[Mapping[str, Any]] = []
     for raw in islice(raw_rows(source.place), SAMPLED_ROWS):
         try:
             row = row_values(raw)
         except RejectedRowError:
             continue
         if isinstance(row, dict):
-            columns |= dict.fromkeys(map(str, row))
-            formats[detect_format(row)] += 1
-    return list(columns), dict(formats.most_common())
+            found.append(row)
+    return found
+
+
+def _format(row: Mapping[str, Any], config: CorpusConfig) -> str:
+    """The format that a row's columns tell, once they are called as ``corpus.columns`` has it."""
+    if config.format != "auto":
+        return config.format
+    try:
+        return detect_format(renamed(row, config.columns))
+    except RejectedRowError:
+        return ""
 
 
 def refusal(check: FileCheck, rows: int = 0) -> str:
@@ -170,8 +196,15 @@ def refusal(check: FileCheck, rows: int = 0) -> str:
         return check.problem or "the file holds no row"
     reason, most = next(iter(check.rejects.items()))
     said = f"all {rows:,} rows are refused" if rows else f"none of the first {check.rows:,} rows is a pair"
-    of = f"of the first {check.rows:,} " if check.rows < rows else ""
+    of = f"of the first {check.rows:,} rows " if check.rows < rows else ""
     return (
         f"{said}, {of}{most.rows:,} as {reason} (row {most.line}: {' '.join(most.detail.split())}); columns seen: "
-        f"{', '.join(check.columns[:12]) or 'none'}; wanted: chosen and rejected with a prompt, or what corpus.format names"
+        f"{', '.join(check.columns[:12]) or 'none'}; wanted: chosen and rejected with a prompt, or those of a known format"
+        f"{_remedy(check.works, reason)}"
     )
+
+
+def _remedy(works: Mapping[str, str], reason: str) -> str:
+    if works:
+        return f"; try corpus.columns={{{', '.join(f'{name}: {path}' for name, path in works.items())}}}"
+    return "; name them in corpus.columns" if reason == RejectReason.MISSING_FIELD else ""
