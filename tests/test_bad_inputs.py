@@ -286,7 +286,7 @@ def no_data_file() -> str:
     [
         (damaged_gzip, "cannot be read to its end"),
         (damaged_parquet, "cannot be read to its end"),
-        (other_columns, "none of the first 1 rows is a pair, 1 as missing_field"),
+        (other_columns, "none of the first 1 rows is a pair, 1 as not_a_pair (row 1: one answer"),
         (other_columns, "columns seen: question, answer; wanted: chosen and rejected with a prompt"),
         (no_data_file, "no data file for train below it; looked for"),
     ],
