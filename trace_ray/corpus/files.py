@@ -58,6 +58,14 @@ def raw_rows(place: Location, setting: str = "corpus.paths") -> Iterator[RawRow]
                 yield from text_lines(stream, kind) if kind.form is Form.LINES else json_values(stream)
 
 
+def plain_lines(place: Location, setting: str) -> Iterator[str]:
+    """Yields the lines of a file of text that are not blank. Raises: UserError where one is not in its encoding."""
+    kind = file_kind(place, setting)
+    with _readable(place, setting), utf8(place, kind) as stream:
+        for line in text_lines(stream, kind):
+            yield line.decode("utf-8").strip("\r\n")
+
+
 def count_rows(place: Location, setting: str = "corpus.paths") -> int:
     """Returns how many rows ``raw_rows`` yields, without parsing them: what triage must account for."""
     kind = readable_kind(place, setting)

@@ -48,6 +48,7 @@ class Form(StrEnum):
     PARQUET = "parquet"
     ARROW = "Arrow"
     TEXT = "text"
+    FOREIGN = "something else"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class FileKind:
     r"""One file's kind.
 
     Args:
-        form: how rows lie in it; ``TEXT``: in no way that is known.
+        form: how rows lie in it; ``TEXT``: lines of text, ``FOREIGN``: in no way that is known.
         compression: a value of MAGIC, or empty.
         encoding: of text, a codec's name; ``utf-8-sig`` has a byte-order mark.
         line_end: what ends a line, ``\r`` where nothing else does.
@@ -109,7 +110,9 @@ def text_kind(sample: bytes, name: str, compression: str) -> FileKind:
     lines = [line for line in text.split(ends) if line and not line.isspace()]
     form = _form(lines, name)
     delimiter = _delimiter(lines[0], name) if form is Form.DELIMITED else ","
-    problem = _foreign(sample, text) or (_no_rows(lines) if form is Form.TEXT else "")
+    problem = _foreign(sample, text) or (_undecodable(lines) if form is Form.TEXT else "")
+    form = Form.FOREIGN if problem else form
+    problem = problem or (_no_rows(lines) if form is Form.TEXT else "")
     return FileKind(form, compression, encoding, ends, delimiter, problem)
 
 
@@ -157,9 +160,12 @@ def _foreign(sample: bytes, text: str) -> str:
     return "a web page or XML, not data: look at how it was fetched" if text.lstrip().startswith("<") else ""
 
 
+def _undecodable(lines: list[str]) -> str:
+    broken = any(sign in line for line in lines for sign in "\0\ufffd")
+    return f"neither text in UTF-8 nor a kind of file that is known: give {READ}" if broken else ""
+
+
 def _no_rows(lines: list[str]) -> str:
-    if any(sign in line for line in lines for sign in "\0\ufffd"):
-        return f"neither text in UTF-8 nor a kind of file that is known: give {READ}"
     names = re.split(r"[,;\t]", lines[0].strip())
     if len(names) > 1 and all(re.fullmatch(r'"?[\w .-]+"?', name) for name in names):
         return f"it begins like a CSV's header ({', '.join(names[:4])}): call the file .csv or .tsv"

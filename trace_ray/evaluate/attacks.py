@@ -9,7 +9,8 @@ from typing import Any
 from trace_ray.config import AttackConfig, StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.evaluate.intervals import bootstrap_interval
-from trace_ray.evaluate.prompts import first_by_hash, read_prompts
+from trace_ray.evaluate.prompt_files import read_prompts
+from trace_ray.evaluate.prompts import first_by_hash
 from trace_ray.jsonl import read_jsonl
 from trace_ray.storage import Location, expand
 

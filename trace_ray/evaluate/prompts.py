@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import heapq
-import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from trace_ray.artifacts import Artifact
 from trace_ray.config import EvaluateConfig, StorageConfig
-from trace_ray.errors import UserError
-from trace_ray.jsonl import read_jsonl, read_utf8
+from trace_ray.evaluate.prompt_files import Row, read_prompts
 from trace_ray.pairs import Category, Split, hash_fraction
-from trace_ray.storage import Location, expand
-
-Row = dict[str, Any]
-"""pair_id, prompt (turns), source, category: the keys of one prompt."""
+from trace_ray.storage import expand
 
 PROMPT_COLUMNS = ["pair_id", "prompt", "source", "category", "split"]
 """What is read of a triaged part."""
-
-OTHER = "OTHER"
-"""Category of a prompt that triage never saw."""
 
 
 def held_out_prompts(parts: Iterable[pa.Table], limit: int) -> list[Row]:
@@ -86,35 +75,3 @@ def drift_pairs(triaged: Artifact, limit: int) -> list[Row]:
         texts = (triaged.place / names[part]).read_parquet(["pair_id", "prompt", "chosen", "split"])
         found |= zip(((part, row) for row in at), texts.take(pa.array(at)).to_pylist(), strict=True)
     return [found[part, row] for _, _, part, row in kept]
-
-
-def read_prompts(place: Location, setting: str, column: Sequence[str] = ("prompt", "goal")) -> list[Row]:
-    """Returns the distinct prompts of a CSV or JSONL file, in file order.
-
-    Args:
-        place: a .csv file with a header, else JSONL; a prompt is a text or a list of turns {role, content}.
-        setting: named in errors.
-        column: names that the prompt's column may have, the first one found is taken.
-    Raises: UserError for a file without prompts or a line that has none.
-    """
-    distinct: dict[str, Row] = {}
-    for number, row in enumerate(_rows(place, setting), 1):
-        prompt = next((row[name] for name in column if row.get(name)), None)
-        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        if not turns or not all(isinstance(t, dict) and t.get("role") and t.get("content") for t in turns):
-            raise UserError(f"{setting}: row {number}", list(row), f"each row needs one of {', '.join(column)}")
-        key = json.dumps([[turn["role"], turn["content"]] for turn in turns])
-        known = {"source": str(row.get("source") or "file"), "category": str(row.get("category") or OTHER)}
-        identity = hashlib.sha256(key.encode()).hexdigest()[:32]
-        distinct.setdefault(key, {"pair_id": identity, "prompt": turns, **known})
-    if not distinct:
-        raise UserError(setting, place.uri, "the file holds no prompt")
-    return list(distinct.values())
-
-
-def _rows(place: Location, setting: str) -> Iterator[Row]:
-    if place.name.endswith(".csv"):
-        yield from csv.DictReader(io.StringIO(read_utf8(place, setting), newline=""))
-        return
-    remedy = "each line is a JSON object with a prompt; or give a file named .csv"
-    yield from (line.row for line in read_jsonl(place, setting, remedy))

@@ -14,7 +14,8 @@ from trace_ray.evaluate.answering import AnswerJudge, Chunk, Generator, chunks, 
 from trace_ray.evaluate.attacks import attack_metrics, attacking_prompts
 from trace_ray.evaluate.drift_sum import DriftSum
 from trace_ray.evaluate.models import measure_capability, measure_drift
-from trace_ray.evaluate.prompts import PROMPT_COLUMNS, Row, drift_pairs, held_out_prompts, own_prompts
+from trace_ray.evaluate.prompt_files import Row
+from trace_ray.evaluate.prompts import PROMPT_COLUMNS, drift_pairs, held_out_prompts, own_prompts
 from trace_ray.evaluate.refused import REFUSED, taken
 from trace_ray.evaluate.tpa import evaluation_metrics
 from trace_ray.identity import model_identity

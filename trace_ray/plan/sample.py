@@ -14,7 +14,8 @@ from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Chunk, Source, read_sources
 from trace_ray.errors import UserError
 from trace_ray.evaluate.attacks import attacking_prompts
-from trace_ray.evaluate.prompts import Row, own_prompts
+from trace_ray.evaluate.prompt_files import Row
+from trace_ray.evaluate.prompts import own_prompts
 from trace_ray.judges import rules
 from trace_ray.judges.backends import corrector_kind
 from trace_ray.judges.gold import GoldCorrector
