@@ -74,7 +74,8 @@ def _merged(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
     from omegaconf.errors import OmegaConfBaseException
 
     merged = OmegaConf.structured(Config)
-    for where, values in layers:
+    for where, given in layers:
+        values = _list_of_one(given)
         refuse_secrets(where, values)
         _refuse_flat_sections(where, values, Config(), "")
         try:
@@ -87,6 +88,14 @@ def _merged(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
         return cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise UserError("configuration", error.full_key or "", str(error).splitlines()[0]) from None
+
+
+def _list_of_one(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings with ``lora.target_modules: all-linear``, as PEFT spells it, as the list that it is here."""
+    lora = values.get("lora")
+    if isinstance(lora, dict) and lora.get("target_modules") == "all-linear":
+        return {**values, "lora": {**lora, "target_modules": ["all-linear"]}}
+    return values
 
 
 def _refuse_flat_sections(where: str, values: dict[str, Any], node: Any, prefix: str) -> None:

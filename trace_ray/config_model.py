@@ -45,7 +45,11 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
-    """The adapter that is trained. Paper: r 32, alpha 16, dropout 0.1 on q_proj and v_proj."""
+    """The adapter that is trained. Paper: r 32, alpha 16, dropout 0.1 on q_proj and v_proj.
+
+    Args:
+        target_modules: names of linears of the model's decoder; ``all-linear`` = all of them, the output head left out.
+    """
 
     r: int = 32
     alpha: int = 16

@@ -11,7 +11,7 @@ from typing import Any
 from trace_ray import environment
 from trace_ray.config_engine import refuse_code
 from trace_ray.errors import UserError
-from trace_ray.staging import local_model
+from trace_ray.staging import local_model, plain_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Engine:
             "disable_log_stats": False,
         } | dict(settings.extra)
         try:
-            self.llm = LLM(model=local_model(settings.model), revision=settings.revision, **arguments)
+            self.llm = LLM(model=plain_path(local_model(settings.model)), revision=settings.revision, **arguments)
         except (OSError, ValueError) as error:
             raise UserError(
                 "judge.model", settings.model, f"vLLM cannot load it: {' '.join(str(error).split())[:300]}"

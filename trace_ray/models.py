@@ -9,6 +9,7 @@ from trace_ray import environment
 from trace_ray.chat.template import template_text
 from trace_ray.config import LoraSettings, ModelConfig
 from trace_ray.errors import UserError
+from trace_ray.model.known import first_line, refuse_adapter, refuse_attention
 from trace_ray.staging import local_model
 from trace_ray.text import ChatTokenizer
 
@@ -25,7 +26,7 @@ def load_tokenizer(path: str, revision: str = "main", trusted: bool = False, set
             local_model(path, weights=False), revision=revision, trust_remote_code=trusted
         )
     except (OSError, ValueError) as error:
-        raise UserError(setting, path, f"no tokenizer there: {_first_line(error)}") from None
+        raise UserError(setting, path, f"no tokenizer there: {first_line(error)}") from None
 
 
 def load_chat_tokenizer(config: ModelConfig) -> ChatTokenizer:
@@ -44,13 +45,14 @@ def model_tokenizer(config: ModelConfig) -> Any:
 def load_model(config: ModelConfig) -> Any:
     """Returns the frozen causal language model in evaluation mode, on CPU.
 
-    Raises: UserError where there is no safetensors model at ``config.path``, it scales logits in a way that ``log_probs``
-        does not know, or it caps attention logits (Gemma-2), which sdpa would silently not do.
+    Raises: UserError where there is no safetensors model at ``config.path``, it is an adapter's folder, or it caps
+        attention logits (Gemma-2), which sdpa would silently not do.
     """
     environment.prepare()
     import torch
     from transformers import AutoModelForCausalLM
 
+    refuse_adapter(config)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             local_model(config.path),
@@ -61,15 +63,11 @@ def load_model(config: ModelConfig) -> Any:
             trust_remote_code=config.trusted,
         )
     except ImportError as error:  # an attention whose package is not installed
-        remedy = f"{_first_line(error)}; install it, or use sdpa or eager"
+        remedy = f"{first_line(error)}; install it, or use sdpa or eager"
         raise UserError("model.attention", config.attention, remedy) from None
     except (OSError, ValueError) as error:
-        raise UserError("model.path", config.path, f"no safetensors model there: {_first_line(error)}") from None
-    if config.attention == "sdpa" and getattr(model.config, "attn_logit_softcapping", None):
-        raise UserError("model.attention", "sdpa", "it leaves out this model's cap on attention logits; use eager")
-    for name in ("logit_scale", "logits_scaling"):
-        if getattr(model.config, name, None) not in (None, 1, 1.0):
-            raise UserError("model.path", config.path, f"models with {name} are not supported")
+        raise UserError("model.path", config.path, f"no safetensors model there: {first_line(error)}") from None
+    refuse_attention(config, model.config)
     model.name_or_path = model.config.name_or_path = config.path  # not this node's copy: adapters record it
     return model.eval().requires_grad_(False)
 
@@ -77,26 +75,22 @@ def load_model(config: ModelConfig) -> Any:
 def new_adapter(model: Any, lora: LoraSettings, seed: int) -> Any:
     """Returns ``model`` with a fresh LoRA adapter (B = 0, random A fixed by the seed).
 
-    Raises: UserError where no module has one of the target names.
+    Raises: UserError for a target name that no linear of the decoder has.
     """
     import torch
     from peft import LoraConfig, get_peft_model
+
+    from trace_ray.model.targets import target_linears
 
     torch.manual_seed(seed)
     settings = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=list(lora.target_modules),
+        target_modules=target_linears(model, lora.target_modules),
         task_type="CAUSAL_LM",
     )
-    try:
-        return get_peft_model(model, settings)
-    except ValueError:
-        names = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
-        raise UserError(
-            "lora.target_modules", list(lora.target_modules), f"this model's linears are {', '.join(names)}"
-        ) from None
+    return get_peft_model(model, settings)
 
 
 def load_adapter(model: Any, folder: str | Path, *, trainable: bool) -> Any:
@@ -104,7 +98,3 @@ def load_adapter(model: Any, folder: str | Path, *, trainable: bool) -> Any:
     from peft import PeftModel
 
     return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, use_safetensors=True)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

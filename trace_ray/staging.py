@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -76,6 +77,18 @@ def stage(place: Location, *, weights: bool = True) -> str:
     return str(copy)
 
 
+def plain_path(path: str) -> str:
+    """Returns ``path``, or a link to that folder where ``glob`` would take its name for a pattern: vLLM finds weights so."""
+    if glob.escape(path) == path or not os.path.isdir(path):
+        return path
+    target = os.path.abspath(path)
+    link = cache_folder() / f"link-{hashlib.sha256(target.encode()).hexdigest()[:24]}"
+    fresh = link.with_name(f".{link.name}.{uuid.uuid4().hex}")
+    fresh.symlink_to(target, target_is_directory=True)
+    fresh.replace(link)
+    return str(link)
+
+
 def cache_folder() -> Path:
     """Returns this node's folder of copies, made where it is missing."""
     named = shared_settings().cache or os.environ.get("TRACE_RAY_CACHE", "")
@@ -87,7 +100,7 @@ def cache_folder() -> Path:
 def _remove_unused(root: Path) -> None:
     oldest = time.time() - _UNUSED_DAYS * 86400
     for copy in root.iterdir():
-        if copy.is_dir() and copy.stat().st_mtime < oldest:
+        if copy.is_dir() and not copy.is_symlink() and copy.stat().st_mtime < oldest:
             shutil.rmtree(copy, ignore_errors=True)
 
 

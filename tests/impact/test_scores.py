@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from tests.impact import tiny
 from trace_ray.config import ModelConfig
@@ -160,7 +161,7 @@ def test_an_attention_that_drops_the_softcap_is_refused(tmp_path: Path) -> None:
 
 def test_a_direction_that_no_module_reads_is_refused() -> None:
     """PEFT adapts an embedding too; its share of the score would be left out."""
-    model = tiny.adapted(tiny.llama(), at_init=False, targets=("q_proj", "embed_tokens"))
+    model = get_peft_model(tiny.llama(), LoraConfig(target_modules=["q_proj", "embed_tokens"], task_type="CAUSAL_LM"))
     direction = tiny.random_direction(model)
     model.requires_grad_(False)
     with pytest.raises(UserError, match=r"^lora\.target_modules: .*embed_tokens\.lora_embedding_A.* \(2 in all\): "):

@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
-VOCABULARY = 101
+from trace_ray.synth.demo import MODELS
+
+VOCABULARY = 865
 SHAPE: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 SHAPE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
 SHAPE |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 ALTERNATING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 128}
 
 
-def make(family: str, **more: Any) -> Any:
+def make(family: str) -> Any:
     """Returns a causal language model in evaluation mode, with weights large enough for every part to matter."""
     import transformers
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = FAMILIES[family](transformers)
-    for name, value in more.items():
-        setattr(config, name, value)
-    model = AutoModelForCausalLM.from_config(config)
+    return lively(AutoModelForCausalLM.from_config(FAMILIES[family](transformers)))
+
+
+def lively(model: Any) -> Any:
+    """Away from initialisation's small and constant values, so that every part matters; in evaluation mode."""
+    generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape) * 0.1)
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return model.eval()
+
+
+def saved(model: Any, folder: Path) -> Path:
+    """Writes the model with the shipped tiny tokenizer."""
+    from transformers import AutoTokenizer
+
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(MODELS / "policy").save_pretrained(folder)
+    return folder
 
 
 def _mamba(**more: Any) -> dict[str, Any]:
@@ -113,6 +127,28 @@ FAMILIES: dict[str, Callable[[Any], Any]] = {
     ),
     "lfm2": lambda t: t.Lfm2Config(**SHAPE, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False),
     "mpt": lambda t: t.MptConfig(vocab_size=VOCABULARY, d_model=32, n_layers=2, n_heads=4, max_seq_len=256),
+    "deepseek v3": lambda t: t.DeepseekV3Config(
+        **SHAPE | {"num_key_value_heads": 4},
+        kv_lora_rank=8,
+        q_lora_rank=8,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=8,
+        v_head_dim=8,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_group=1,
+        topk_group=1,
+        moe_intermediate_size=16,
+        first_k_dense_replace=1,
+    ),
+    "falcon": lambda t: t.FalconConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        alibi=True,
+        new_decoder_architecture=False,
+    ),
     "qwen3 moe": lambda t: t.Qwen3MoeConfig(
         **SHAPE, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, decoder_sparse_step=1
     ),

@@ -10,6 +10,7 @@ import torch
 from trace_ray.batching import token_batches
 from trace_ray.errors import UserError
 from trace_ray.impact.packing import Packed, PackedBatch, hidden_states, pack, sharing_pays
+from trace_ray.impact.sharing import may_share_prompts
 from trace_ray.log_probs import causal_lm
 from trace_ray.losses import dpo
 from trace_ray.vocabulary import Head, chunked_log_probs, output_head
@@ -25,6 +26,7 @@ def gold_gradient(
     beta: float,
     batch_tokens: int,
     reference: Sequence[tuple[float, float]] | None = None,
+    share_prompts: bool = True,
 ) -> dict[str, torch.Tensor]:
     """Returns the summed gradient of dpo(preferred > dispreferred) over gold rows, by trainable parameter's name, float32.
 
@@ -36,13 +38,14 @@ def gold_gradient(
         beta: as in training.
         batch_tokens: padded tokens a forward, both responses counted.
         reference: log pi_ref of both sides of each row; None = the model is at theta_ref.
+        share_prompts: run a pair as one row with one prompt where that costs less.
     Source: TRACE (arXiv 2511.02623), Algorithm 2.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     device = next(iter(parameters.values())).device
     head = model_head(model)
-    for indices, packed in _batches(model, rows, batch_tokens):
+    for indices, packed in _batches(model, rows, batch_tokens, share_prompts=share_prompts):
         logp_P2 = _log_probs(model, head, pack(packed).to(device))
         at = logp_P2.detach() if reference is None else logp_P2.new_tensor([reference[i] for i in indices])
         ratio_P2 = logp_P2 - at
@@ -55,17 +58,19 @@ def gold_gradient(
 
 
 @torch.no_grad()
-def adapter_off_log_probs(model: Any, rows: Sequence[GoldRow], batch_tokens: int) -> list[tuple[float, float]]:
+def adapter_off_log_probs(
+    model: Any, rows: Sequence[GoldRow], batch_tokens: int, *, share_prompts: bool = True
+) -> list[tuple[float, float]]:
     """Returns log pi(y|x) of both sides of each gold row with the adapter off: the reference of a LoRA run.
 
     Args:
         model: a PEFT model, in evaluation mode, with its adapter anywhere.
-        rows, batch_tokens: as ``gold_gradient`` takes them.
+        rows, batch_tokens, share_prompts: as ``gold_gradient`` takes them.
     """
     found = [(0.0, 0.0)] * len(rows)
     head, device = model_head(model), next(model.parameters()).device
     with model.disable_adapter():
-        for indices, packed in _batches(model, rows, batch_tokens):
+        for indices, packed in _batches(model, rows, batch_tokens, share_prompts=share_prompts):
             for i, (preferred, other) in zip(indices, _log_probs(model, head, pack(packed).to(device)), strict=True):
                 found[i] = float(preferred), float(other)
     return found
@@ -85,14 +90,18 @@ def model_head(model: Any) -> Head:
     return head
 
 
-def _batches(model: Any, rows: Sequence[GoldRow], batch_tokens: int) -> Iterator[tuple[list[int], list[Packed]]]:
+def _batches(
+    model: Any, rows: Sequence[GoldRow], batch_tokens: int, *, share_prompts: bool
+) -> Iterator[tuple[list[int], list[Packed]]]:
     """Yields batches of pairs: as one row where sharing the prompt pays, else as two rows one after the other."""
     config = causal_lm(model).config
+    share_prompts = share_prompts and may_share_prompts(model)
     shared: list[int] = []
     apart: list[int] = []
     for i, row in enumerate(rows):
         sides = [len(row[f"{side}_ids"]) for side in SIDES]
-        (shared if sharing_pays(len(row["prompt_ids"]), sides, config) else apart).append(i)
+        pays = share_prompts and sharing_pays(len(row["prompt_ids"]), sides, config)
+        (shared if pays else apart).append(i)
     for group, together in ((shared, True), (apart, False)):
         packed = [_packed(rows[i], together=together) for i in group]
         lengths = [len(some) * max(len(one) for one in some) for some in packed]

@@ -5,15 +5,24 @@ B rows, T padded tokens, N response tokens, S responses of the whole batch, in o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from trace_ray.log_probs import text_decoder
+from trace_ray.errors import UserError
+from trace_ray.log_probs import causal_lm, text_decoder
 
-WINDOWS = ("sliding_window", "attention_chunk_size", "attention_window_size", "window_size", "local_attention")
+WINDOWS = (
+    "sliding_window",
+    "sliding_window_size",
+    "attention_chunk_size",
+    "attention_window_size",
+    "window_size",
+    "keep_window_size",
+    "local_attention",
+)
 """Settings that say over how many places a token sees, in the words of the families that have some."""
 
 
@@ -133,6 +142,20 @@ def hidden_states(model: Any, batch: PackedBatch) -> torch.Tensor:
     return hidden_BTD[batch.row_N, batch.position_N]  # type: ignore[no-any-return]
 
 
+def refuse_unknown_tokens(rows: Sequence[Mapping[str, Any]], model: Any) -> None:
+    """Raises UserError for a row with a token that the model's embedding has no row for.
+
+    Args:
+        rows: with pair_id, prompt_ids and other names that end so.
+    """
+    known = causal_lm(model).get_input_embeddings().weight.shape[0]
+    for row in rows:
+        largest = max(max(ids, default=0) for name, ids in row.items() if name.endswith("_ids") and ids)
+        if largest >= known:
+            remedy = f"its text holds a token that model.path has no embedding for ({known} rows): take it out"
+            raise UserError(f"pair {row['pair_id']}", f"token {largest}", remedy)
+
+
 def sharing_pays(prompt: int, responses: Sequence[int], model_config: Any) -> bool:
     """Returns whether one row costs less than one a response.
 
@@ -141,14 +164,23 @@ def sharing_pays(prompt: int, responses: Sequence[int], model_config: Any) -> bo
 
     Args:
         prompt, responses: tokens.
-        model_config: of Hugging Face; a window narrower than the row rules sharing out (it would be measured in places
-            of the row), and so does an attention that takes no mask of ours.
+        model_config: of Hugging Face.
     """
     text = model_config.get_text_config()
     width, row = text.hidden_size, prompt + sum(responses)
-    windows = [size for name in WINDOWS if isinstance(size := getattr(text, name, None), int) and size > 0]
-    if len(responses) < 2 or model_config._attn_implementation.startswith("flash") or row > min(windows, default=row):  # noqa: SLF001
+    if len(responses) < 2 or not sharing_fits(row, model_config):
         return False
     linears = 12 * width * width
     alone = sum((prompt + y) * (linears + (prompt + y) * width) for y in responses)
     return bool(row * (linears + 2 * row * width) < alone)
+
+
+def sharing_fits(row: int, model_config: Any) -> bool:
+    """Returns whether responses may stand in one row of so many tokens at all.
+
+    A window narrower than the row rules it out, as it would be measured in places of the row, and so does an attention
+    that takes no mask of ours.
+    """
+    text = model_config.get_text_config()
+    windows = [size for name in WINDOWS if isinstance(size := getattr(text, name, None), int) and size > 0]
+    return not model_config._attn_implementation.startswith("flash") and row <= min(windows, default=row)  # noqa: SLF001

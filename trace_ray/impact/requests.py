@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from trace_ray.batching import token_batches
-from trace_ray.impact.packing import Packed, PackedBatch, hidden_states, pack, sharing_pays
+from trace_ray.errors import UserError
+from trace_ray.impact.packing import Packed, PackedBatch, hidden_states, pack, sharing_fits, sharing_pays
 from trace_ray.impact.scores import Scorer
+from trace_ray.impact.sharing import may_share_prompts
 from trace_ray.log_probs import causal_lm
 from trace_ray.vocabulary import chunked_log_probs
 
@@ -62,8 +65,10 @@ def run_requests(
         batch_tokens: padded tokens a forward.
         share_prompts: score a pair's responses as one row with one prompt where that costs less.
         norms: also each pair's gradient norm; its responses are then always one row.
+    Raises: UserError where norms are asked for and the model does not keep the responses of one row apart.
     """
     model_config = causal_lm(scorer.model).config
+    share_prompts = share_prompts and may_share_prompts(scorer.model)
     uses = Counter(key for request in requests for key in _keys(request))
     outcomes: dict[int, PairScores] = {}
     together: list[int] = []
@@ -73,6 +78,8 @@ def run_requests(
         pays = share_prompts and alone and sharing_pays(len(request.prompt_ids), lengths, model_config)
         if request.coefficients is not None and (norms or pays):
             together.append(i)
+            if norms and len(lengths) > 1:
+                _refuse_apart(scorer.model, len(request.prompt_ids) + sum(lengths))
     rows = [Packed(requests[i].prompt_ids, tuple(requests[i].response_ids.values())) for i in together]
     for batch_of, batch in _batches(rows, scorer, batch_tokens):
         some = [together[k] for k in batch_of]
@@ -85,6 +92,12 @@ def run_requests(
     rest = [i for i in range(len(requests)) if i not in outcomes]
     outcomes |= zip(rest, _each_once([requests[i] for i in rest], scorer, batch_tokens), strict=True)
     return [outcomes[i] for i in range(len(requests))]
+
+
+def _refuse_apart(model: Any, row: int) -> None:
+    if not (sharing_fits(row, causal_lm(model).config) and may_share_prompts(model)):
+        remedy = f"it needs a pair's responses in one row, here of {row} tokens, which the model does not keep apart"
+        raise UserError("impact.score_norm", "cosine", f"{remedy}: use none or per_token")
 
 
 def _each_once(requests: Sequence[Request], scorer: Scorer, batch_tokens: int) -> Iterator[PairScores]:

@@ -83,7 +83,7 @@ class Scorer:
         device = batch.input_ids_BT.device
         eps_B = torch.zeros(batch.rows, device=device, requires_grad=True)
         norms_B = torch.zeros(batch.rows, device=device) if norms else None
-        with self._tapped(eps_B, norms_B):
+        with self._tapped(batch, eps_B, norms_B):
             hidden_ND = hidden_states(self.model, batch)
             coefficient_N = 1.0 if coefficient_S is None else coefficient_S.to(device)[batch.response_N]
             logp_N, gradient_ND, head_N = self._head_pass(hidden_ND.detach(), batch.target_N)
@@ -113,13 +113,14 @@ class Scorer:
         return logp_N, gradient_ND, head_N
 
     @contextmanager
-    def _tapped(self, eps_B: torch.Tensor, norms_B: torch.Tensor | None) -> Iterator[None]:
+    def _tapped(self, batch: PackedBatch, eps_B: torch.Tensor, norms_B: torch.Tensor | None) -> Iterator[None]:
         """While open, every module of the direction runs through its tap."""
         if norms_B is not None and not self.lora:
             raise UserError("impact.score_norm", "cosine", "gradient norms are known for impact.parameters=lora only")
         stood = [vars(tap.module).get("forward") for tap in self.taps]  # hooks of others, such as accelerate's
         for tap in self.taps:
             tap.module.forward = _through(tap, eps_B)
+            tap.rows, tap.tokens = batch.input_ids_BT.shape
             if isinstance(tap, LoraTap):
                 tap.norms_B = norms_B
         try:

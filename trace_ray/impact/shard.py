@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from trace_ray.config import ImpactConfig, ObjectiveConfig
+from trace_ray.impact.packing import refuse_unknown_tokens
 from trace_ray.impact.requests import PairScores, Request, run_requests
 from trace_ray.impact.rows import tokenized_rows
 from trace_ray.impact.scores import Direction, Scorer
@@ -86,6 +87,7 @@ def score_tokens(
     if not rows:
         return SHARD_SCHEMA.empty_table()
     names = [selection.objective.term(row["category"]).responses for row in rows]
+    refuse_unknown_tokens(rows, model)
     slopes = pair_slopes(rows, selection.objective)
     kinds = [selection.needs(row["category"]) for row in rows]
     requests = [

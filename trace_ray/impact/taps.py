@@ -30,7 +30,10 @@ class Tap(torch.autograd.Function):
         del eps_B  # 0: it is there for its gradient
         ctx.along = along
         ctx.save_for_backward(*kept)
-        return output.view_as(output)
+        ctx.mark_dirty(
+            output
+        )  # which a view of it, or another name for it, would keep from being changed in place later
+        return output
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -50,7 +53,28 @@ def row_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a.float() * b.float()).flatten(1).sum(1)
 
 
-class LoraTap:
+class RowTap:
+    """A tap that knows how many rows and tokens the batch has."""
+
+    rows, tokens = 1, 1
+
+    def by_row(self, values: torch.Tensor) -> torch.Tensor:
+        """Returns ``values`` with the batch's rows first: some modules (shared experts) see all tokens in one list.
+
+        Raises: UserError where they are no such list: tokens that were sent to one expert belong to rows unknown.
+        """
+        if values.dim() > 2 and values.shape[0] == self.rows:
+            return values
+        if self.rows == 1:
+            return values[None]
+        if values.shape[0] % (self.rows * self.tokens):
+            seen = f"a module that sees {values.shape[0]} of {self.rows * self.tokens} tokens"
+            remedy = "its share of each row's score is not known: leave out experts and tables of positions"
+            raise UserError("lora.target_modules", seen, remedy)
+        return values.reshape(self.rows, -1, *values.shape[1:])
+
+
+class LoraTap(RowTap):
     """A LoRA linear W x + scale B A x, directions dA and dB.
 
     Along the direction its output is scale (dB A x + B dA x), and scale dB A x alone while B = 0. While B = 0 the adapter
@@ -86,7 +110,8 @@ class LoraTap:
         return output
 
     def along(self, g_BTO: torch.Tensor, kept: Tensors) -> torch.Tensor:
-        g = g_BTO.to(self.a_RI.dtype)
+        g = self.by_row(g_BTO).to(self.a_RI.dtype)
+        kept = tuple(self.by_row(one) for one in kept)
         if self.norms_B is not None:
             return self._along_and_norms(g, kept)
         along_B = row_dot(g @ self.db_OR, kept[0])
@@ -106,7 +131,7 @@ class LoraTap:
         return along_B
 
 
-class WeightTap:
+class WeightTap(RowTap):
     """A module whose own weights have a direction; its output is affine in them.
 
     ``nn.Linear`` and ``nn.Embedding`` by their formulas; norms (any leaf that is affine in its weights) by evaluating
@@ -135,6 +160,7 @@ class WeightTap:
         return along
 
     def along(self, gradient: torch.Tensor, kept: Tensors) -> torch.Tensor:
+        gradient, kept = self.by_row(gradient), tuple(self.by_row(one) for one in kept)
         if not self.linear:
             return row_dot(gradient, kept[0])
         along_B = torch.zeros(len(gradient), device=gradient.device)

@@ -51,6 +51,7 @@ def theta_ref(run: Run, config: Config, *, trainable: bool) -> Any:
         trainable: what is trained requires grad; else nothing does.
     """
     from trace_ray.impact.checkpointing import checkpoint_layers
+    from trace_ray.model.probe import check_log_probs
     from trace_ray.models import load_adapter, load_model
 
     device = use_resources(config.impact)
@@ -63,6 +64,7 @@ def theta_ref(run: Run, config: Config, *, trainable: bool) -> Any:
             with download_folder(place) as folder:
                 model = load_adapter(load_model(config.model), folder, trainable=trainable)
         model = model.eval().to(device)
+        check_log_probs(model, config.model.path)
         if config.impact.gradient_checkpointing:
             checkpoint_layers(model)
         return model
@@ -73,13 +75,16 @@ def theta_ref(run: Run, config: Config, *, trainable: bool) -> Any:
 def gold_shard(run: Run, config: Config, start: int, stop: int) -> Iterator[dict[str, Any]]:
     """Yields the summed gradient of gold rows start..stop in parts of at most ``part_bytes``, the same for every shard."""
     from trace_ray.impact.gradient import adapter_off_log_probs, gold_gradient
+    from trace_ray.impact.packing import refuse_unknown_tokens
 
     model, batch_tokens = theta_ref(run, config, trainable=True), config.impact.batch_tokens
     rows = (run.impact.place / GOLD).read_parquet().slice(start, stop - start).to_pylist()
     # A new adapter changes nothing and the log-ratios are 0; in U2A's later rounds it is trained and they are not.
     adapted = config.impact.parameters != "full"
-    reference = adapter_off_log_probs(model, rows, batch_tokens) if adapted else None
-    summed = gold_gradient(model, rows, beta=config.objective.beta, batch_tokens=batch_tokens, reference=reference)
+    refuse_unknown_tokens(rows, model)
+    how: Any = {"batch_tokens": batch_tokens, "share_prompts": config.impact.share_prompts}
+    reference = adapter_off_log_probs(model, rows, **how) if adapted else None
+    summed = gold_gradient(model, rows, beta=config.objective.beta, reference=reference, **how)
     for names in split_parts({name: g.numel() * 4 for name, g in summed.items()}, config.impact.part_bytes):
         yield {name: summed.pop(name).cpu().numpy() for name in names}
 

@@ -55,6 +55,10 @@ def _model_checks(config: Config, stages: Sequence[str]) -> Iterator[Callable[[]
 
     yield lambda: load_chat_tokenizer(config.model)
     yield lambda: check_model_context(config, stages)
+    if {"impact", "realign"} & set(stages):
+        from trace_ray.impact.preflight import check_model
+
+        yield lambda: check_model(config)
     if "realign" in stages:
         yield lambda: check_generation(config.model)
 

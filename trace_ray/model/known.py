@@ -1,0 +1,97 @@
+"""What can be said of a model before its weights are read: its class, its modules' names, its tokenizer's reach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trace_ray import environment
+from trace_ray.config import ModelConfig
+from trace_ray.errors import UserError
+from trace_ray.staging import local_model
+from trace_ray.text import ChatTokenizer
+
+ATTENTION_FLAGS = {"sdpa": "_supports_sdpa", "flash_attention_2": "_supports_flash_attn"}
+"""What a class of transformers says of the attentions that it has."""
+
+
+def bare_model(config: ModelConfig) -> Any:
+    """Returns the causal language model on torch's meta device: every module, no weights.
+
+    Raises: UserError where there is none at ``config.path``, it is an adapter's folder, or transformers knows no causal
+        language model of that kind.
+    """
+    environment.prepare()
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    refuse_adapter(config)
+    folder = local_model(config.path, weights=False)
+    try:
+        known = AutoConfig.from_pretrained(folder, revision=config.revision, trust_remote_code=config.trusted)
+    except (OSError, ValueError) as error:
+        raise UserError("model.path", config.path, f"no model configuration there: {first_line(error)}") from None
+    if hasattr(known, "quantization_config"):
+        remedy = "its weights are quantized; name the model in float32 or bfloat16"
+        raise UserError("model.path", config.path, remedy)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(known, trust_remote_code=config.trusted)
+    except ImportError as error:
+        raise UserError("model.path", config.path, f"{first_line(error)}; install it") from None
+    except (OSError, ValueError) as error:
+        said = first_line(error).partition(". ")[0].partition(" for this kind of AutoModel")[0]
+        remedy = f"transformers makes no causal language model of it: {said}"
+        raise UserError("model.path", config.path, remedy) from None
+    refuse_attention(config, model.config)
+    kind, flag = type(model), ATTENTION_FLAGS.get(config.attention, "")
+    if not getattr(kind, flag, True):
+        raise UserError("model.attention", config.attention, f"{kind.__name__} has none in that form; use eager")
+    return model.eval()
+
+
+def refuse_adapter(config: ModelConfig) -> None:
+    """Raises UserError for the folder or hub id of a PEFT adapter: transformers would load its base and train that."""
+    from transformers.utils import find_adapter_config_file
+
+    found = find_adapter_config_file(local_model(config.path, weights=False), revision=config.revision)
+    if found is not None:
+        remedy = (
+            "a PEFT adapter (adapter_config.json), no model: merge it into its base (merge_and_unload) and name that"
+        )
+        raise UserError("model.path", config.path, remedy)
+
+
+def refuse_attention(config: ModelConfig, known: Any) -> None:
+    """Raises UserError where sdpa would leave out a cap on attention logits (Gemma-2)."""
+    if config.attention == "sdpa" and getattr(known.get_text_config(), "attn_logit_softcapping", None):
+        raise UserError("model.attention", "sdpa", "it leaves out this model's cap on attention logits; use eager")
+
+
+def check_tokenizer(config: ModelConfig, rows: int) -> None:
+    """Raises UserError where the tokenizer writes tokens that the embedding has no row for.
+
+    Added tokens that no ordinary text holds, such as Gemma 3's for images, may lie beyond it.
+
+    Args:
+        rows: of the input embedding.
+    """
+    from transformers import AutoTokenizer
+
+    folder = local_model(config.path, weights=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=config.revision, trust_remote_code=config.trusted)
+    except (OSError, ValueError) as error:
+        raise UserError("model.path", config.path, f"no tokenizer there: {first_line(error)}") from None
+    added = set(tokenizer.get_added_vocab())
+    written = {number for token, number in tokenizer.get_vocab().items() if token not in added}
+    (pair,) = ChatTokenizer(tokenizer, config.max_length).pairs([[{"role": "user", "content": "a"}]], [{"chosen": "a"}])
+    beyond = max(written | {*pair.prompt_ids, *pair.response_ids["chosen"]})
+    if beyond >= rows:
+        token = tokenizer.convert_ids_to_tokens(beyond)
+        remedy = f"its tokenizer writes token {beyond} ({token}), its embedding has {rows} rows: use the model's own "
+        raise UserError("model.path", config.path, f"{remedy}tokenizer, or resize_token_embeddings")
+
+
+def first_line(error: Exception) -> str:
+    """Returns what an exception says in one line."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
