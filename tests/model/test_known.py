@@ -12,7 +12,7 @@ from tests.model import families
 from trace_ray.config import LoraSettings, ModelConfig
 from trace_ray.errors import UserError
 from trace_ray.model.known import bare_model, check_tokenizer
-from trace_ray.models import load_model, new_adapter
+from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
 
 
 def described(folder: Path) -> ModelConfig:
@@ -59,12 +59,12 @@ def test_quantized_weights_are_refused(tmp_path: Path) -> None:
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path) -> None:
     families.saved(families.make("llama"), tmp_path)
-    config = described(tmp_path)
-    check_tokenizer(config, families.VOCABULARY)
+    chat = load_chat_tokenizer(described(tmp_path))
+    check_tokenizer(chat, str(tmp_path), families.VOCABULARY)
     with pytest.raises(
         UserError, match=r"writes token 864 \(.*\), its embedding has 860 rows: .*resize_token_embeddings"
     ):
-        check_tokenizer(config, 860)
+        check_tokenizer(chat, str(tmp_path), 860)
 
 
 def test_added_tokens_beyond_the_embedding_are_none_of_its_text(tmp_path: Path) -> None:
@@ -74,4 +74,4 @@ def test_added_tokens_beyond_the_embedding_are_none_of_its_text(tmp_path: Path) 
     tokenizer.add_tokens(["<image_soft_token>"])
     assert len(tokenizer) == families.VOCABULARY + 1
     tokenizer.save_pretrained(tmp_path)
-    check_tokenizer(described(tmp_path), families.VOCABULARY)
+    check_tokenizer(load_chat_tokenizer(described(tmp_path)), str(tmp_path), families.VOCABULARY)

@@ -17,7 +17,7 @@ from trace_ray.model.known import bare_model, check_tokenizer
 from trace_ray.model.probe import check_head, check_log_probs, own_log_probs, trial_sequences
 from trace_ray.model.stand_in import stand_in
 from trace_ray.model.targets import target_linears
-from trace_ray.models import new_adapter
+from trace_ray.models import load_chat_tokenizer, new_adapter
 
 AGREE = 1e-3
 """Difference of a score from autograd's, as a share of the larger of the two scores."""
@@ -33,7 +33,7 @@ def check_model(config: Config) -> None:
     path = config.model.path
     bare = bare_model(config.model)
     check_head(bare, path)
-    check_tokenizer(config.model, bare.get_input_embeddings().weight.shape[0])
+    check_tokenizer(load_chat_tokenizer(config.model), path, bare.get_input_embeddings().weight.shape[0])
     lora = "lora" in (config.impact.parameters, config.realign.tune)
     if lora:
         target_linears(bare, config.lora.target_modules)

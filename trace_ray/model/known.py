@@ -8,7 +8,7 @@ from trace_ray import environment
 from trace_ray.config import ModelConfig
 from trace_ray.errors import UserError
 from trace_ray.staging import local_model
-from trace_ray.text import ChatTokenizer
+from trace_ray.text import ChatTokenizer, accepted
 
 ATTENTION_FLAGS = {"sdpa": "_supports_sdpa", "flash_attention_2": "_supports_flash_attn"}
 """What a class of transformers says of the attentions that it has."""
@@ -67,29 +67,25 @@ def refuse_attention(config: ModelConfig, known: Any) -> None:
         raise UserError("model.attention", "sdpa", "it leaves out this model's cap on attention logits; use eager")
 
 
-def check_tokenizer(config: ModelConfig, rows: int) -> None:
+def check_tokenizer(chat: ChatTokenizer, path: str, rows: int) -> None:
     """Raises UserError where the tokenizer writes tokens that the embedding has no row for.
 
     Added tokens that no ordinary text holds, such as Gemma 3's for images, may lie beyond it.
 
     Args:
+        path: what the user called the model.
         rows: of the input embedding.
     """
-    from transformers import AutoTokenizer
-
-    folder = local_model(config.path, weights=False)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, revision=config.revision, trust_remote_code=config.trusted)
-    except (OSError, ValueError) as error:
-        raise UserError("model.path", config.path, f"no tokenizer there: {first_line(error)}") from None
+    tokenizer = chat.tokenizer
     added = set(tokenizer.get_added_vocab())
     written = {number for token, number in tokenizer.get_vocab().items() if token not in added}
-    (pair,) = ChatTokenizer(tokenizer, config.max_length).pairs([[{"role": "user", "content": "a"}]], [{"chosen": "a"}])
-    beyond = max(written | {*pair.prompt_ids, *pair.response_ids["chosen"]})
+    for pair in accepted(chat.pairs([[{"role": "user", "content": "a"}]], [{"chosen": "a"}])):
+        written.update(pair.prompt_ids, pair.response_ids["chosen"])
+    beyond = max(written)
     if beyond >= rows:
         token = tokenizer.convert_ids_to_tokens(beyond)
         remedy = f"its tokenizer writes token {beyond} ({token}), its embedding has {rows} rows: use the model's own "
-        raise UserError("model.path", config.path, f"{remedy}tokenizer, or resize_token_embeddings")
+        raise UserError("model.path", path, f"{remedy}tokenizer, or resize_token_embeddings")
 
 
 def first_line(error: Exception) -> str:
