@@ -178,6 +178,21 @@ def test_of_a_trace_in_a_message_the_end_is_told() -> None:
     assert reason(RuntimeError("first line\nsecond line")) == "RuntimeError: first line second line"
 
 
+def test_ctrl_c_ends_a_run_with_a_line_that_says_how_it_goes_on(
+    say: Callable[..., Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trace_ray.pipeline.run_stages", interrupted)
+    demo = str(conf_folder() / "examples" / "demo.yaml")
+    for command in ("run", "realign"):
+        told = say(
+            command, "-c", demo, "--run", "run", "corpus.paths=[x.jsonl]", "model.path=m", "triage.judge.model=j"
+        )
+        assert_one_line(told, "interrupted: what is finished is kept, and the same command goes on", code=130)
+
+
 def test_flags_are_read_wherever_they_stand(say: Callable[..., Told], monkeypatch: pytest.MonkeyPatch) -> None:
     a_run()
     assert say("status", "--run", "run", "--quiet")[0] == 0

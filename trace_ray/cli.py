@@ -58,6 +58,8 @@ StorageOverrides = Annotated[list[str] | None, typer.Argument(help="storage.key=
 DEBUG = "TRACE_RAY_DEBUG"
 MISTAKE = 2
 """The exit code of a user's mistake."""
+INTERRUPTED = 130
+"""And that of Ctrl-C."""
 FLAGS = ("--debug", "--quiet")
 """Read before the command, and so moved there from wherever they were typed."""
 
@@ -69,7 +71,7 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except typer.Abort:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except TyperException as error:  # a command that could not be read; without any, its help was shown
         if said := " ".join(error.format_message().split()):
             print(f"trace-ray: {said} See trace-ray --help", file=sys.stderr, flush=True)
@@ -102,7 +104,11 @@ def _run(files: Sequence[str], overrides: Sequence[str], uri: str, method: str |
 
     config = load_config(files, overrides, method)
     run = open_run(uri, config)
-    run_stages(run, config, stages, lambda stage, state: CONSOLE.print(f"[bold]{stage}[/]: {state}"))
+    try:
+        run_stages(run, config, stages, lambda stage, state: CONSOLE.print(f"[bold]{stage}[/]: {state}"))
+    except KeyboardInterrupt:
+        print("trace-ray: interrupted: what is finished is kept, and the same command goes on", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
     return run
 
 

@@ -142,6 +142,16 @@ def assert_same(drill: Drill, undisturbed: Drill) -> None:
 
 
 @pytest.mark.slow
+def test_ctrl_c_is_an_interrupt_and_the_same_command_goes_on(undisturbed: Drill, drill: Drill) -> None:
+    driver = drill.start()
+    wait_for(drill.checkpoints, driver, drill.log)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(timeout=120) == -signal.SIGINT, drill.log.read_text()[-3000:]
+    drill.finish(drill.start())
+    assert_same(drill, undisturbed)
+
+
+@pytest.mark.slow
 def test_a_killed_worker_changes_nothing(undisturbed: Drill, drill: Drill) -> None:
     driver = drill.start()
     wait_for(drill.checkpoints, driver, drill.log)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pyarrow.compute as pc
@@ -21,6 +18,7 @@ from trace_ray.progress import Meter, pause
 from trace_ray.realign.checkpoints import CHECKPOINTS, drop_damaged, drop_strays
 from trace_ray.realign.export_stage import publish_model, publish_training
 from trace_ray.realign.generation import check_generation
+from trace_ray.realign.interrupt import own_interrupt
 from trace_ray.realign.reference import reference_place
 from trace_ray.realign.trackers import check_trackers
 from trace_ray.realign.worker import MISTAKE, train_worker
@@ -76,29 +74,17 @@ def train(run: Run, config: Config) -> Any:
     watcher = threading.Thread(target=_watch, args=(run, stop), daemon=True)
     watcher.start()
     try:
-        with _own_interrupt():
+        with own_interrupt():
             result = _trainer(run, config).fit()
+            if result.error is not None and not mistake.exists():
+                raise result.error
     finally:
         stop.set()
         watcher.join()
     if mistake.exists():
         raise UserError(*json.loads(mistake.read_text()))
-    if result.error is not None:
-        raise result.error
     drop_strays(run, result)
     return result.checkpoint
-
-
-@contextmanager
-def _own_interrupt() -> Iterator[None]:
-    """Puts the handler of SIGINT back: Ray Train leaves one behind that speaks to a controller which is gone."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, before)
 
 
 def _trainer(run: Run, config: Config) -> Any:
