@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import sys
 import time
@@ -26,6 +25,7 @@ from trace_ray.config_check import check_config, config_problems
 from trace_ray.config_load import load_config, load_storage, method_names, read_config
 from trace_ray.config_sources import conf_folder
 from trace_ray.errors import UserError
+from trace_ray.jsonl import strict_json
 from trace_ray.own_job import stop_for_a_mistake
 from trace_ray.progress import CONSOLE
 from trace_ray.status import DAMAGED, DRIVER, State, all_done
@@ -162,7 +162,7 @@ def plan(
 def _tell_problems(problems: Sequence[object], document: Mapping[str, Any] | None) -> None:
     """Prints the document, and each problem as a line of its own; exits with 2 where there is one."""
     if document is not None:
-        print(json.dumps(document, indent=1))
+        print(strict_json(document, indent=1))
     for problem in problems:
         print(f"trace-ray: {problem}", file=sys.stderr)
     if problems:
@@ -204,7 +204,7 @@ def audit(
     triage = replace(triage, calibration=calibration) if calibration else triage
     triage = replace(triage, false_invert_rate=false_invert_rate) if false_invert_rate else triage
     check_config(replace(settings, triage=triage))
-    print(json.dumps(without_curve(audit_run(opened, triage, locate(labels, settings.storage))), indent=1))
+    print(strict_json(without_curve(audit_run(opened, triage, locate(labels, settings.storage))), indent=1))
 
 
 @app.command()
@@ -231,7 +231,7 @@ def status(
         for _, same in itertools.groupby(seen, _without_driver):
             rows = next(same)
             told = [{"artefact": name, "state": state, **facts} for name, state, facts in rows]
-            print(json.dumps(told), flush=True)
+            print(strict_json(told), flush=True)
     else:
         with Live(console=_stdout(), auto_refresh=False) as live:
             for rows in seen:
@@ -292,7 +292,7 @@ def compare(
 
     records = collect_all([run_folder(uri, load_storage([])) for uri in runs])
     if as_json:
-        print(json.dumps([asdict(record) for record in records], indent=1))
+        print(strict_json([asdict(record) for record in records], indent=1))
     else:
         _stdout().print(comparison_table([record.name for record in records], comparison(records)))
     for warning in differences(records):
@@ -331,7 +331,7 @@ def _show(run: Run, *, as_json: bool) -> None:
 
     summary = run_summary(run, stored_config(run, run.place.uri).report)
     if as_json:
-        print(json.dumps(summary | {"report": run.report.uri}, indent=1))
+        print(strict_json(summary | {"report": run.report.uri}, indent=1))
         return
     out = _stdout()
     for table in summary_tables(summary):

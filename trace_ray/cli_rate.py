@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from trace_ray.config_load import load_config, load_storage
 from trace_ray.errors import UserError
+from trace_ray.jsonl import strict_json
 from trace_ray.storage import Location, locate
 
 rating_app = typer.Typer(no_args_is_help=True, help=__doc__)
@@ -71,7 +71,7 @@ def score(
         raise UserError("rate score", missing[0], "no such file")
     results = score_ratings(locate(out, storage), places, _RESAMPLES, 0)
     if as_json:
-        print(json.dumps(results))
+        print(strict_json(results))
         return
     table = Table("system", "against", "win rate, %", "95 % interval", "wins", "ties", "losses", "items", box=None)
     for row in results["win_rates"]:

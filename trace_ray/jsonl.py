@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,6 +17,23 @@ class JsonLine(NamedTuple):
     row: dict[str, Any]
     where: str
     text: str
+
+
+def strict_json(value: Any, indent: int | None = None) -> str:
+    """Returns a value as JSON that any reader takes: a number that is not finite, which JSON does not know, is null.
+
+    >>> strict_json({"kl": float("nan"), "steps": [1, float("inf")]})
+    '{"kl": null, "steps": [1, null]}'
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_utf8(place: Location, setting: str) -> str:

@@ -30,11 +30,18 @@ def make_run(tmp_path: Path) -> MakeRun:
 
 
 def finished_run(
-    folder: Path, method: str, tpa: float, base_model: str, *, noise: dict[str, int] | None = None, **metrics: Any
+    folder: Path,
+    method: str,
+    tpa: float,
+    base_model: str,
+    *,
+    noise: dict[str, int] | None = None,
+    inputs: dict[str, Any] | None = None,
+    **metrics: Any,
 ) -> Run:
     run = Run(locate(str(folder), StorageConfig()))
     for artifact in (run.triaged, run.scored, run.realign, run.model, run.evaluation):
-        artifact.begin({"folder": str(folder)})
+        artifact.begin({"folder": str(folder), **(inputs or {})})
     policy = {"name": "p", "version": "1", "hash": "h"}
     used = {"judged_tokens": 1234000, "first_judged_tokens": 500, "second_endpoint_tokens": 67, "requests": 9}
     run.triaged.publish(counts={"triaged": 900}, seconds=10, policy=policy, judge="tiny judge", used=used)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trace_ray.artifacts import EVALUATION_METRICS, RESPONSES, Run, inputs_hash, read_json
+from trace_ray.compare.conditions import corpus_fact, run_settings, short, unlike_settings
 from trace_ray.errors import UserError
 from trace_ray.memory import recorded_peak
 from trace_ray.metrics import judge_tokens
@@ -26,6 +27,7 @@ class RunRecord:
             asr_base of its base, asr_counts: {one of UNCLEAR: {model: {attack: percent}}}.
         drift: kl_to_base and perplexities; capability: as the harness.
         seconds, peak_bytes: by stage; tokens: judged and trained; facts: policy, base model, weight_norm and so on.
+        settings: {dotted name: value} of all that can change a figure.
         lineage: the steps before this run.
     """
 
@@ -43,6 +45,7 @@ class RunRecord:
     peak_bytes: dict[str, int]
     tokens: dict[str, int]
     facts: dict[str, str]
+    settings: dict[str, str]
     lineage: list[dict[str, Any]]
 
 
@@ -81,11 +84,13 @@ def collect(run: Run) -> RunRecord:
             "evaluation judge": str(metrics["judge"]),
             "weight_norm": str(scored.get("weight_norm", "")),
             "pairs": str(triaged["counts"]["triaged"]),
+            "corpus": corpus_fact(triaged),
             "label noise": ", ".join(f"{k} {v}" for k, v in sorted(scored.get("noise", {}).items())) or "none",
             "prompts": f"{metrics['n']['all']}, set {_prompt_set(run)}",
             "unclear answers under attack": str(attacks.get("unclear_counts_as", "not asked")),
             CIRCULAR: "yes" if metrics.get("judge_is_triage_judge") else "no",
         },
+        settings=run_settings([triaged, scored, model, manifests["evaluate"]]),
         lineage=metrics.get("lineage", []),
     )
 
@@ -103,17 +108,43 @@ def _prompt_set(run: Run) -> str:
 
 def differences(records: Sequence[RunRecord]) -> list[str]:
     """Returns a warning for each condition that makes the figures mean less than they seem to."""
-    held_equal = ("policy", "base model", "triage judge", "evaluation judge", "pairs", "label noise", "prompts")
+    held_equal = (
+        "policy",
+        "base model",
+        "triage judge",
+        "evaluation judge",
+        "corpus",
+        "pairs",
+        "label noise",
+        "prompts",
+    )
     found = []
     for name in (*held_equal, "unclear answers under attack"):
         seen = {record.facts[name] for record in records}
         if len(seen) > 1:
             found.append(f"the runs differ in {name}: {'; '.join(sorted(seen))}")
+    for name, values in unlike_settings([r.method for r in records], [r.settings for r in records]).items():
+        found.append(f"the runs differ in {name}: {'; '.join(sorted({short(value) for value in values}))}")
+    found += _unlike_bases(records)
     circular = [record.name for record in records if record.facts[CIRCULAR] == "yes"]
     if circular:
         found.append(
             f"the judge of the answers was that of triage, whose errors count as success: {', '.join(circular)}"
         )
+    return found
+
+
+def _unlike_bases(records: Sequence[RunRecord]) -> list[str]:
+    """One model asked the same prompts shows one figure, unless it was asked in another way."""
+    found = []
+    seen: dict[tuple[str, str], dict[str, str]] = {}
+    for record in records:
+        same = seen.setdefault((record.facts["base model"], record.facts["prompts"]), {})
+        same[record.name] = f"{record.tpa['base']['all']:.1f}"
+    for (model, _), figures in seen.items():
+        if len(set(figures.values())) > 1:
+            told = "; ".join(f"{name} {figure}" for name, figure in figures.items())
+            found.append(f"the same base model, {model}, shows another TPA in each: {told}")
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trace_ray.compare.collect import STAGES, UNCLEAR, RunRecord
+from trace_ray.compare.conditions import short, unlike_settings
 from trace_ray.pairs import MODELS
 
 MISSING = "-"
@@ -26,7 +27,7 @@ class Line:
 
 
 def comparison(records: Sequence[RunRecord]) -> list[Line]:
-    """Returns the lines of the table: TPA, ASR, drift, capability, cost; a measure that no run has is left out."""
+    """Returns the lines of the table: TPA, ASR, drift, capability, cost, unlike settings; what no run has is left out."""
     lines = [Line("TPA, %", "base", [_tpa(r, "base", "all") for r in records])]
     for group in _names([r.tpa["realigned"] for r in records], first="all"):
         name = "realigned" if group == "all" else f"  {group}"
@@ -48,6 +49,8 @@ def comparison(records: Sequence[RunRecord]) -> list[Line]:
         lines.append(Line("peak memory, GiB", stage, [_number(_gib(r.peak_bytes.get(stage)), ".2f") for r in records]))
     for key, name in (("judged", "judged in triage"), ("trained", "trained on")):
         lines.append(Line("tokens", name, [_number(r.tokens[key], ",d") for r in records]))
+    unlike = unlike_settings([r.method for r in records], [r.settings for r in records])
+    lines += [Line("settings that differ", name, [short(value) for value in values]) for name, values in unlike.items()]
     return [line for line in lines if any(value != MISSING for value in line.values)]
 
 
