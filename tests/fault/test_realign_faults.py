@@ -198,18 +198,18 @@ def test_a_drained_node_changes_nothing(undisturbed: Drill, drill: Drill) -> Non
     assert_same(drill, undisturbed)
 
 
-@pytest.mark.parametrize(
-    ("shift", "cause"),
-    [
-        (1e6, "the gradient was exactly 0 for 10 steps, up to step 10"),
-        (float("-inf"), "PUNISH/loss is not finite at step 1"),
-    ],
-)
-def test_a_mistake_met_by_a_worker_is_raised_once(tmp_path: Path, shift: float, cause: str) -> None:
-    """One attempt, and the user is told which setting. npo of a policy far below the reference is flat: sigmoid is 0."""
-    drill = Drill(tmp_path, categories=("PUNISH",), shift=shift)
+def test_a_mistake_met_by_a_worker_is_raised_once(tmp_path: Path) -> None:
+    """One attempt, and the user is told which setting and which step.
+
+    npo of a policy far below its reference is flat: log sigmoid of 300,000 is 0 on any processor, and so is its gradient.
+    """
+    drill = Drill(tmp_path, categories=("PUNISH",), shift=1e6)
     driver = drill.start()
-    assert driver.wait(timeout=300) != 0
+    try:
+        assert driver.wait(timeout=900) != 0
+    finally:
+        if driver.poll() is None:
+            kill_all(driver)
     text = drill.log.read_text()
-    assert f"realign.learning_rate: 0.003: {cause}" in text
+    assert "realign.learning_rate: 0.003: the gradient was exactly 0 for 10 steps, up to step 10" in text
     assert text.count("trace_ray.errors.UserError: realign.learning_rate") == 1
