@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 
 from trace_ray.config import StorageConfig
+from trace_ray.model.engine_start import passing
 from trace_ray.staging import LOADED
 from trace_ray.storage import Location, fingerprints, locate
 
@@ -49,3 +51,24 @@ def _decisions(file: Location) -> object:
     except ValueError:
         return file.fingerprint()
     return {name: stored.get(name) for name in _DECIDES} if isinstance(stored, dict) else file.fingerprint()
+
+
+def commit_of(model: str, revision: str) -> str | None:
+    """Returns the commit that a hub's branch or tag stands for: by the hub, else by this machine's copies; None if neither.
+
+    Raises: what the hub's client raises where it answers neither yes nor no.
+    """
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    from huggingface_hub import HfApi, constants
+
+    try:
+        return HfApi().model_info(model, revision=revision, timeout=10).sha
+    except Exception as error:
+        if not (isinstance(error, OSError | ValueError) or passing(error)):
+            raise
+    kept = os.path.join(constants.HF_HUB_CACHE, f"models--{model.replace('/', '--')}", "refs", revision)
+    if not os.path.isfile(kept):
+        return None
+    with open(kept, encoding="utf-8") as file:
+        return file.read().strip()

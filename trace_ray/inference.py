@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trace_ray import environment
 from trace_ray.config_engine import refuse_code
-from trace_ray.errors import UserError
+from trace_ray.model.engine_start import EngineNames, start_fault
+from trace_ray.models import load_tokenizer
 from trace_ray.staging import local_model, plain_path
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """What an engine needs to start; ``extra`` goes to vLLM as it is, ``trusted`` lets the model's own code run."""
+    """What an engine needs to start; ``extra`` goes to vLLM as it is, ``trusted`` lets the model's own code run.
+
+    ``names``: the settings that these come from, for what is said of a mistake in them.
+    """
 
     model: str
     revision: str = "main"
@@ -26,6 +30,7 @@ class EngineSettings:
     kv_cache_gib: float = 1.0
     num_cpus: float = 1.0
     extra: tuple[tuple[str, Any], ...] = ()
+    names: EngineNames = field(default_factory=EngineNames)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,10 @@ class Verdict:
 
     p_yes: float
     mass: float
+
+
+_BREAKS = (RuntimeError, MemoryError, OSError, EOFError)
+"""What vLLM raises when it breaks: also a worker of a tensor-parallel engine that answers too late, or is gone."""
 
 
 class EngineFailedError(RuntimeError):
@@ -64,16 +73,17 @@ class Engine:
             "max_logprobs": 64,
             "disable_log_stats": False,
         } | dict(settings.extra)
+        self.max_model_len = int(arguments["max_model_len"])
         try:
             self.llm = LLM(model=plain_path(local_model(settings.model)), revision=settings.revision, **arguments)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                "judge.model", settings.model, f"vLLM cannot load it: {' '.join(str(error).split())[:300]}"
-            ) from None
-        self.max_model_len = int(arguments["max_model_len"])
+        except Exception as error:
+            fault = start_fault(error, settings.names, settings.model, self.max_model_len)
+            if fault is None:
+                raise
+            raise fault from None
         self.tokens = 0
         """Prompt and answer tokens since the start."""
-        self.tokenizer = self.llm.get_tokenizer()
+        self.tokenizer = _readable(self.llm.get_tokenizer(), settings)
 
     def generate(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
         """Returns the greedy answer to each prompt (in tokens), without special tokens."""
@@ -109,7 +119,7 @@ class Engine:
     def _answers(self, prompts: Sequence[list[int]], sampling: Any) -> list[Any]:
         try:
             answers = list(self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False))
-        except (RuntimeError, MemoryError) as error:
+        except _BREAKS as error:
             raise EngineFailedError(f"vLLM failed: {' '.join(str(error).split())[:300]}") from error
         self.tokens += sum(map(len, prompts)) + sum(len(answer.outputs[0].token_ids) for answer in answers)
         return answers
@@ -118,6 +128,15 @@ class Engine:
         """Returns (tokens looked up, tokens found) in the prefix cache since the start."""
         values = {m.name: getattr(m, "value", 0) for m in self.llm.get_metrics()}
         return int(values.get("vllm:prefix_cache_queries", 0)), int(values.get("vllm:prefix_cache_hits", 0))
+
+
+def _readable(tokenizer: Any, settings: EngineSettings) -> Any:
+    """Returns a tokenizer of transformers: vLLM takes Mistral's own where a tekken.json is, which cannot do what we ask."""
+    from transformers import PreTrainedTokenizerBase
+
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        return tokenizer
+    return load_tokenizer(settings.model, settings.revision, settings.trusted, settings.names.model)
 
 
 def _verdict(log_probs: dict[int, float], yes_ids: list[int], no_ids: list[int]) -> Verdict:

@@ -96,7 +96,7 @@ def test_an_evaluation_records_what_its_judge_read_beside_the_answers(
     judge: VllmJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Part by part, so that a resumed evaluation knows what the one before it took."""
-    monkeypatch.setattr(answering, "make_judge", lambda *_: judge)
+    monkeypatch.setattr(answering, "make_judge", lambda *_, **__: judge)
     config = load_config([conf_folder() / "policies" / "synth_new.yaml"], ["model.path=some/model"])
     requests, responses = pairs(70)
     generated, out = (locate(str(tmp_path / name), StorageConfig()) for name in ("generated", "out"))

@@ -113,7 +113,7 @@ class AnswerJudge:
     """One judge; an answer without a readable verdict is not compliant."""
 
     def __init__(self, config: Config, generated: Location, out: Location) -> None:
-        self.judge = make_judge(config.policy, config.evaluate.judge)
+        self.judge = make_judge(config.policy, config.evaluate.judge, where="evaluate.judge")
         self.usage = Usage({"": self.judge})
         self.threshold = config.triage.threshold
         self.generated, self.out = generated, out

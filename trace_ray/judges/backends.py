@@ -22,24 +22,30 @@ from trace_ray.storage import locate
 ReadingJudge = VllmJudge | OpenAIJudge
 
 
-def make_judge(policy: PolicyConfig, config: JudgeConfig, correction_tokens: int = 256) -> Judge:
-    """Returns the judge that ``config.backend`` names."""
+def make_judge(
+    policy: PolicyConfig, config: JudgeConfig, correction_tokens: int = 256, *, where: str = "judge"
+) -> Judge:
+    """Returns the judge that ``config.backend`` names.
+
+    Args:
+        where: the setting that ``config`` comes from, for what is said of a mistake in it.
+    """
     if config.backend == "rules":
         return RulesJudge(policy)
-    return _reading_judge(policy, config, correction_tokens)
+    return _reading_judge(policy, config, correction_tokens, where)
 
 
-def _reading_judge(policy: PolicyConfig, config: JudgeConfig, correction_tokens: int) -> ReadingJudge:
+def _reading_judge(policy: PolicyConfig, config: JudgeConfig, correction_tokens: int, where: str) -> ReadingJudge:
     made = OpenAIJudge if config.backend == "openai" else VllmJudge
-    return made(policy, config, correction_tokens)
+    return made(policy, config, correction_tokens, where)
 
 
 def make_triage_judge(policy: PolicyConfig, config: TriageConfig) -> Judge:
     """Returns the judge of triage: ``judge``, behind ``first_judge`` where there is one."""
-    judge = make_judge(policy, config.judge, config.corrector_tokens)
+    judge = make_judge(policy, config.judge, config.corrector_tokens, where="triage.judge")
     if config.first_judge is None:
         return judge
-    first = make_judge(policy, config.first_judge)
+    first = make_judge(policy, config.first_judge, where="triage.first_judge")
     return CascadeJudge(first, judge, config.escalate_from, config.escalate_to)
 
 
@@ -83,7 +89,7 @@ def make_corrector(policy: PolicyConfig, config: TriageConfig, judge: Judge) -> 
             return reading
         case "other":
             assert config.corrector_judge is not None
-            return _reading_judge(policy, config.corrector_judge, config.corrector_tokens)
+            return _reading_judge(policy, config.corrector_judge, config.corrector_tokens, "triage.corrector_judge")
     return None
 
 
@@ -91,10 +97,12 @@ def judge_fingerprint(policy: PolicyConfig, config: TriageConfig, judge: JudgeCo
     """Returns 16 hex digits over all that a verdict depends on besides the judged text.
 
     Args:
-        judge: the triage judge (then with its cascade) or the second judge; model: identity of its model's files.
+        judge: the triage judge (then with its cascade) or the second judge.
+        model: what it reads with: identity of its model's files, and of the prompt around the judged text.
     """
     facts: dict[str, object] = {"policy": policy_hash(policy), "prompt": PROMPT_VERSION, "model files": model}
     facts |= {"clauses": config.clauses} | settings(judge, "judge")
+    facts |= {"clauses from": config.threshold} if config.clauses else {}
     if judge is config.judge and config.first_judge is not None:
         facts |= settings(config.first_judge, "first") | {"band": [config.escalate_from, config.escalate_to]}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

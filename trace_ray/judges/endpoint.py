@@ -36,10 +36,11 @@ class Endpoint:
 
     Args:
         config: the endpoint; ``max_requests`` and ``max_tokens`` are what this process may use.
+        where: the setting that it comes from.
     """
 
-    def __init__(self, config: EndpointConfig) -> None:
-        self.config = config
+    def __init__(self, config: EndpointConfig, where: str = "endpoint") -> None:
+        self.config, self.where = config, where
         self.requests = self.tokens = self.retries = 0
         key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -53,7 +54,7 @@ class Endpoint:
         replies = asyncio.run(self._ask(path, payloads))
         if _failed(replies) and _failed(asyncio.run(self._ask(path, [payloads[0] | _HARMLESS]))):
             remedy = "it failed for every request of a batch; see that it is up, then run the same command again"
-            raise UserError("endpoint.base_url", f"{self.config.base_url}: {replies[0].error}", remedy)
+            raise UserError(f"{self.where}.base_url", f"{self.config.base_url}: {replies[0].error}", remedy)
         return replies
 
     async def _ask(self, path: str, payloads: Sequence[dict[str, Any]]) -> list[Reply]:
@@ -102,7 +103,7 @@ class Endpoint:
                 text = " ".join((await response.text()).split())[:200]
                 error = f"endpoint {response.status}: {text}"
                 if response.status in _REFUSED:
-                    raise UserError("endpoint", f"{url}: {error}", _REFUSED[response.status])
+                    raise UserError(self.where, f"{url}: {error}", _REFUSED[response.status])
                 again = response.status in (408, 409, 425, 429) or response.status >= 500
                 wait = retry_after(response.headers.get("Retry-After"), time.time()) if again else 0.0
                 return Reply(None, error, final=not again), wait
@@ -117,7 +118,7 @@ class Endpoint:
         ):
             if limit and spent >= limit:
                 remedy = "this process' budget is spent; what is judged is kept: raise it, run the same command again"
-                raise UserError(f"endpoint.{name}", limit, remedy)
+                raise UserError(f"{self.where}.{name}", limit, remedy)
         self.requests += 1
 
     def counts(self) -> dict[str, int]:

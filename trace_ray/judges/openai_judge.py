@@ -33,9 +33,11 @@ _MOST_WITHOUT = 16
 class OpenAIJudge:
     """Judges, names clauses and corrects through one endpoint."""
 
-    def __init__(self, policy: PolicyConfig, config: JudgeConfig, correction_tokens: int = 256) -> None:
-        self.policy, self.config, self.correction_tokens = policy, config, correction_tokens
-        self.endpoint = Endpoint(config.endpoint)
+    def __init__(
+        self, policy: PolicyConfig, config: JudgeConfig, correction_tokens: int = 256, where: str = "judge"
+    ) -> None:
+        self.policy, self.config, self.correction_tokens, self.where = policy, config, correction_tokens, where
+        self.endpoint = Endpoint(config.endpoint, f"{where}.endpoint")
         self.prompts = self.without = self.most_without = 0
 
     def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
@@ -81,7 +83,7 @@ class OpenAIJudge:
             self.without += answers.count(_NO_LOG_PROBS)
         if self.without > self.most_without:
             remedy = "its answers carry no log-probs (logprobs, top_logprobs): it cannot be a judge"
-            raise UserError("endpoint.base_url", self.config.endpoint.base_url, remedy)
+            raise UserError(f"{self.where}.endpoint.base_url", self.config.endpoint.base_url, remedy)
         return answers
 
     def _ask(

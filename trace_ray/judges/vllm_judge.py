@@ -20,6 +20,7 @@ from trace_ray.judges.prompt import (
     judged_text,
     split_at_judged,
 )
+from trace_ray.model.engine_start import EngineNames
 from trace_ray.policy import PolicyConfig, clause_ids
 
 Tokens = list[int]
@@ -31,26 +32,21 @@ class VllmJudge:
     The judged text is tokenised on its own with special tokens switched off, so nothing in it can end a turn.
     """
 
-    def __init__(self, policy: PolicyConfig, config: JudgeConfig, correction_tokens: int = 256) -> None:
-        self.policy, self.config, self.correction_tokens = policy, config, correction_tokens
-        self.engine = Engine(judge_engine_settings(config))
+    def __init__(
+        self, policy: PolicyConfig, config: JudgeConfig, correction_tokens: int = 256, where: str = "judge"
+    ) -> None:
+        self.policy, self.config, self.correction_tokens, self.where = policy, config, correction_tokens, where
+        self.engine = Engine(judge_engine_settings(config, where))
         self.prompt_tokens = self.prompts = 0
         tokenizer = self.engine.tokenizer
         self.frame = self._frame(judge_instruction(policy))
         self.yes_ids, self.no_ids = (single_tokens(tokenizer, words) for words in (YES_WORDS, NO_WORDS))
         if not self.yes_ids or not self.no_ids:
-            raise UserError("judge.model", config.model, "its tokenizer has no single token for Yes or for No")
+            raise UserError(f"{where}.model", config.model, "its tokenizer has no single token for Yes or for No")
 
     def _frame(self, instruction: str) -> tuple[Tokens, Tokens]:
         """The tokens before and after the judged text, the template's included."""
-        tokenizer = self.engine.tokenizer
-        turns = [{"role": "user", "content": instruction}]
-        rendered = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-        pieces = split_at_judged(rendered)
-        if pieces is None:
-            raise UserError("judge.model", self.config.model, "its chat template drops or repeats the user's turn")
-        head, tail = (list(tokenizer(piece, add_special_tokens=False)["input_ids"]) for piece in pieces)
-        return head, tail
+        return frame_tokens(self.engine.tokenizer, instruction, self.where, self.config.model)
 
     def prompt_ids(self, requests: Sequence[str], responses: Sequence[str]) -> list[Tokens]:
         """Returns the tokens of each judged prompt: shared policy head, judged text, question."""
@@ -128,6 +124,24 @@ class VllmJudge:
         }
 
 
+def frame_tokens(tokenizer: Any, instruction: str, where: str, model: str) -> tuple[Tokens, Tokens]:
+    """Returns the tokens of an instruction before and after ``JUDGED``, the chat template's included.
+
+    Args:
+        where: the judge's setting, such as triage.judge; model: its model.
+    Raises: UserError where there is no chat template, or it does not keep the user's turn as it is.
+    """
+    if not tokenizer.chat_template:
+        raise UserError(f"{where}.model", model, "its tokenizer has no chat template; use an instruct model")
+    turns = [{"role": "user", "content": instruction}]
+    rendered = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    pieces = split_at_judged(rendered)
+    if pieces is None:
+        raise UserError(f"{where}.model", model, "its chat template drops or repeats the user's turn")
+    head, tail = (list(tokenizer(piece, add_special_tokens=False)["input_ids"]) for piece in pieces)
+    return head, tail
+
+
 def readable(verdict: Verdict, min_mass: float) -> Opinion:
     """Returns the verdict as an opinion: unreadable, never guessed, where Yes and No together have too little mass."""
     if verdict.mass < min_mass or verdict.mass <= 0:
@@ -141,8 +155,8 @@ def single_tokens(tokenizer: Any, words: Sequence[str]) -> Tokens:
     return sorted({ids[0] for ids in encoded if len(ids) == 1})
 
 
-def judge_engine_settings(config: JudgeConfig) -> EngineSettings:
-    """Returns the engine's settings for a vLLM judge."""
+def judge_engine_settings(config: JudgeConfig, where: str = "judge") -> EngineSettings:
+    """Returns the engine's settings for the vLLM judge of the setting ``where``, such as triage.second_judge."""
     return EngineSettings(
         model=config.model,
         revision=config.revision,
@@ -152,4 +166,5 @@ def judge_engine_settings(config: JudgeConfig) -> EngineSettings:
         kv_cache_gib=config.kv_cache_gib,
         num_cpus=config.num_cpus,
         extra=tuple(config.engine.items()),
+        names=EngineNames.of_judge(where),
     )

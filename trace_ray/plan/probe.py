@@ -51,7 +51,7 @@ def _judge(config: Config, name: str, rows: list[dict[str, Any]], begun: float) 
     from trace_ray.judges.vllm_judge import VllmJudge
 
     drafted = min(config.triage.corrector_tokens, ANSWER_TOKENS)
-    reader = VllmJudge(config.policy, used_judges(config)[name], drafted)
+    reader = VllmJudge(config.policy, used_judges(config)[name], drafted, name)
     requests = [prompt_text(row["prompt"]) for row in rows] * 2
     responses = [row[name] for name in ("chosen", "rejected") for row in rows]
     reader.opinions(requests[::WARM_UP], responses[::WARM_UP])

@@ -26,7 +26,6 @@ from trace_ray.errors import UserError
 from trace_ray.identity import model_identity
 from trace_ray.judges.backends import (
     check_corrector,
-    judge_fingerprint,
     needs_model_for_corrections,
     needs_model_to_judge,
 )
@@ -36,7 +35,7 @@ from trace_ray.pairs import Split
 from trace_ray.policy import policy_identity
 from trace_ray.progress import Meter
 from trace_ray.runs.anew import begin
-from trace_ray.storage import Location, fingerprints, locate
+from trace_ray.storage import fingerprints
 from trace_ray.triage.audit import Labelled, audit, refuse_bad_judge, refuse_unreached_rate
 from trace_ray.triage.block import merge_counts
 from trace_ray.triage.budget import within_budget
@@ -45,6 +44,7 @@ from trace_ray.triage.given import Given, label_files, read_given, with_gold
 from trace_ray.triage.guard import deaths
 from trace_ray.triage.labels import Label
 from trace_ray.triage.publish import ReadRows, TriageOutcome, publish
+from trace_ray.triage.stores import verdict_stores
 from trace_ray.triage.unread import refuse_unread
 from trace_ray.triage.work import PLAN, Work
 from trace_ray.triage.workers import DecideActor, Item, JudgeActor, Task
@@ -91,7 +91,7 @@ def run_triage(run: Run, config: Config) -> None:
         config=triage,
         work=work,
         blocks=read.blocks,
-        stores=_stores(config),
+        stores=verdict_stores(config),
         deaths=deaths(work.attempts),
         driver=uuid.uuid4().hex[:8],
     )
@@ -323,18 +323,3 @@ def _run_blocks(worker: Callable[..., Any], arguments: tuple[Any, ...], blocks: 
 
 def _identity(config: Config, judge: JudgeConfig) -> str:
     return model_identity(judge.model, judge.revision, config.storage)
-
-
-def _stores(config: Config) -> dict[str, Location]:
-    """Where verdicts are kept across runs: one folder for all that a judge's verdict depends on."""
-    triage = config.triage
-    if not triage.verdict_store:
-        return {}
-    place = locate(triage.verdict_store, config.storage)
-    cascade = [judge for judge in (triage.judge, triage.first_judge) if judge is not None and judge.backend == "vllm"]
-    models = ",".join(_identity(config, judge) for judge in cascade)
-    stores = {"judge": place / judge_fingerprint(config.policy, triage, triage.judge, models)}
-    if triage.second_judge is not None:
-        model = _identity(config, triage.second_judge)
-        stores["second"] = place / judge_fingerprint(config.policy, triage, triage.second_judge, model)
-    return stores

@@ -103,7 +103,8 @@ class JudgeActor:
         self.task, self.labels, self.audited = task, labels, audited
         config = task.config
         self.judge = make_triage_judge(task.policy, config)
-        self.second = make_judge(task.policy, config.second_judge) if config.second_judge is not None else None
+        second = config.second_judge
+        self.second = make_judge(task.policy, second, where="triage.second_judge") if second is not None else None
         self.usage = Usage({"": self.judge} | ({"second_": self.second} if self.second is not None else {}))
         self.checked = False
 

@@ -95,7 +95,7 @@ def run_panel(out: Location, config: Config, margin: float) -> int:
 def _votes(policy: PolicyConfig, judge: JudgeConfig, items: list[BlindItem], margin: float) -> list[tuple[str, str]]:
     from trace_ray.judges.backends import make_judge
 
-    return panel_votes(make_judge(policy, judge), items, margin)
+    return panel_votes(make_judge(policy, judge, where="evaluate.panel"), items, margin)
 
 
 def score_ratings(out: Location, files: Sequence[Location], resamples: int, seed: int) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""Where the verdicts of a triage are kept across runs: one folder for all that a judge's verdict depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+
+from trace_ray.config import Config, JudgeConfig
+from trace_ray.errors import UserError
+from trace_ray.identity import commit_of, model_identity
+from trace_ray.judges.backends import judge_fingerprint
+from trace_ray.judges.prompt import clause_instruction, judge_instruction
+from trace_ray.judges.vllm_judge import frame_tokens
+from trace_ray.models import load_tokenizer
+from trace_ray.storage import Location, locate
+
+
+def verdict_stores(config: Config) -> dict[str, Location]:
+    """Returns {``judge`` | ``second``: its folder of ``triage.verdict_store``}, empty without one.
+
+    Raises: UserError for a hub's model whose revision cannot be told from a later one of the same name.
+    """
+    triage = config.triage
+    if not triage.verdict_store:
+        return {}
+    place = locate(triage.verdict_store, config.storage)
+    cascade = {"triage.judge": triage.judge, "triage.first_judge": triage.first_judge}
+    models = [_reads(config, name, one) for name, one in cascade.items() if one is not None and one.backend == "vllm"]
+    stores = {"judge": place / judge_fingerprint(config.policy, triage, triage.judge, ",".join(models))}
+    second = triage.second_judge
+    if second is not None:
+        model = _reads(config, "triage.second_judge", second) if second.backend == "vllm" else ""
+        stores["second"] = place / judge_fingerprint(config.policy, triage, second, model)
+    return stores
+
+
+def _reads(config: Config, where: str, judge: JudgeConfig) -> str:
+    """What of a model its verdicts depend on: its files, and the tokens that it reads around the judged text."""
+    revision = judge.revision
+    if not judge.model.startswith("s3://") and not os.path.isdir(judge.model):
+        known = commit_of(judge.model, revision)
+        if known is None:
+            remedy = "the hub does not tell its commit, so verdicts cannot be kept by it: name the commit"
+            raise UserError(f"{where}.revision", revision, remedy)
+        revision = known
+    tokenizer = load_tokenizer(judge.model, revision, judge.trusted, f"{where}.model")
+    asked = [judge_instruction(config.policy)]
+    asked += [clause_instruction(config.policy, {})] if config.triage.clauses else []
+    frames = [frame_tokens(tokenizer, instruction, where, judge.model) for instruction in asked]
+    read = hashlib.sha256(json.dumps(frames).encode()).hexdigest()[:16]
+    return f"{model_identity(judge.model, revision, config.storage)} {read}"
