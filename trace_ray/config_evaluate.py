@@ -54,7 +54,7 @@ class EvaluateConfig:
     Args:
         judge: who decides compliance; better not the judge of triage.
         prompts: held-out prompts at most, the first by hash; 0 = all.
-        prompt_file: own prompts instead of the held-out ones: CSV or JSONL with prompt and, if known, source and category.
+        prompt_file: own prompts instead of the held-out ones, with source and category if known: `evaluate/prompt_files.py`.
         max_new_tokens: length of a greedy answer.
         resamples: bootstrap resamples of an interval; seed: of that and of nothing else.
         max_unreadable: the stage stops where the judge leaves a larger share of the answers without a verdict that can be
