@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from trace_ray.chat.settings import template_dates
 from trace_ray.config import COLUMN_NAMES, LOSSES, Config, JudgeConfig, TermConfig, TriageConfig
 from trace_ray.config_bounds import bound_problems
 from trace_ray.config_engine import check_trust, refuse_code
@@ -50,6 +52,7 @@ def _problems(config: Config) -> Iterator[UserError]:
         yield from _check_judge(name, judge)
         yield from _check_engine(f"{name}.engine", judge.engine)
         yield from _raised(lambda n=name, j=judge: check_trust(n, j.model, j.trust_remote_code))  # type: ignore[misc]
+    yield from _check_template_dates(config)
     yield from _raised(lambda: check_trust("model", config.model.path, config.model.trust_remote_code))
     yield from _check_engine("evaluate.engine", config.evaluate.engine)
     needs_rules = any(judge.backend == "rules" for judge in judges.values())
@@ -200,11 +203,22 @@ def _check_audit(triage: TriageConfig) -> Iterator[UserError]:
         yield UserError("triage.audit_file", triage.audit_file, "an audit comes from it or from triage.audit_labels")
 
 
+def _check_template_dates(config: Config) -> Iterator[UserError]:
+    for name, day in template_dates(config).items():
+        try:
+            dt.date.fromisoformat(day or "2000-01-01")
+        except ValueError:
+            yield UserError(f"{name}.chat_template_date", day, "give a day as 2026-01-31")
+
+
 def _check_judge(where: str, judge: JudgeConfig) -> Iterator[UserError]:
     endpoint = judge.endpoint
     if judge.backend == "openai" and not endpoint.base_url.startswith(("http://", "https://")):
         remedy = "name the endpoint, such as http://127.0.0.1:8000/v1"
         yield UserError(f"{where}.endpoint.base_url", endpoint.base_url or "empty", remedy)
+    if judge.backend == "openai" and judge.chat_template:
+        remedy = "an endpoint renders with the template that its server has: give it there, or use backend=vllm"
+        yield UserError(f"{where}.chat_template", judge.chat_template[:40], remedy)
     of_endpoint = {
         "top_logprobs": 1,
         "concurrency": 1,

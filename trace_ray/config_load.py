@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from trace_ray.chat.settings import with_template_texts
 from trace_ray.config import Config, StorageConfig
 from trace_ray.config_check import check_config
 from trace_ray.config_sources import conf_folder, layers, mapping, parse
@@ -85,7 +86,7 @@ def _merged(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
         except TypeError:
             raise UserError(where, "a list or a mapping", "the setting is of the other kind; give it whole") from None
     try:
-        return cast(Config, OmegaConf.to_object(merged))
+        return with_template_texts(cast(Config, OmegaConf.to_object(merged)))
     except OmegaConfBaseException as error:
         raise UserError("configuration", error.full_key or "", str(error).splitlines()[0]) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import struct
 from pathlib import Path
+from typing import Any
 
 from trace_ray import environment
 from trace_ray.errors import UserError
@@ -62,5 +63,37 @@ def convert_gguf(file: Path, out: Path, dtype: str = "float32") -> Path:
     model.generation_config = loaded.generation_config
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out, safe_serialization=True)
-    AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name).save_pretrained(out)
+    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    wanted = adds_begin_of_text(file)
+    if wanted is not None and tokenizer.bos_token is not None:
+        add_begin_of_text(tokenizer, wanted=wanted)
+    tokenizer.save_pretrained(out)
     return out
+
+
+def adds_begin_of_text(file: Path) -> bool | None:
+    """Returns whether the model was trained with a begin-of-text token before each text; None where the file does not say."""
+    from gguf import GGUFReader
+
+    field = GGUFReader(file).get_field("tokenizer.ggml.add_bos_token")
+    return None if field is None else bool(field.contents())
+
+
+def add_begin_of_text(tokenizer: Any, *, wanted: bool) -> None:
+    """Has a fast tokenizer put the begin-of-text token before each text, or not; transformers forgets it of a GGUF file.
+
+    Args:
+        tokenizer: changed; what it is saved as does the same.
+    """
+    from tokenizers import processors
+
+    bos = tokenizer.bos_token
+    if (tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]) == wanted:
+        return
+    before = f"{bos} " if wanted else ""
+    tokenizer.add_bos_token = wanted
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{before}$A",
+        pair=f"{before}$A {before}$B",
+        special_tokens=[(bos, tokenizer.bos_token_id)] if wanted else [],
+    )

@@ -6,12 +6,14 @@ import errno
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from trace_ray.artifacts import CONFIG, EXPORT, INPUTS, STAGES, Run, refuse_changed
 from trace_ray.capacity import unmet
+from trace_ray.chat.settings import dated
 from trace_ray.config import Config, JudgeConfig, StorageConfig, settings
 from trace_ray.config_check import PLACEHOLDER, check_needed, unfilled
 from trace_ray.config_load import dump_config, load_text
@@ -121,6 +123,7 @@ def run_stages(
     config = absolute_models(config)
     try:
         with driver_lock(run.place, doing=doing), remembered(run.place), watched(config):
+            config = with_dates(run, config)
             hold_settings(run, config, stages)
             with _config_beside(run, dump_config(config)):
                 _run_stages(run, config, stages, note)
@@ -131,12 +134,21 @@ def run_stages(
         raise mistake from error
 
 
+def with_dates(run: Run, config: Config) -> Config:
+    """Returns the configuration with the day that chat templates are told: the one on which the run was begun."""
+    try:
+        before = stored_config(run, run.place.uri)
+    except UserError:  # none yet, or one that the run is about to write anew
+        before = None
+    return dated(config, before, time.strftime("%Y-%m-%d"))
+
+
 def hold_settings(run: Run, config: Config, stages: Sequence[str]) -> None:
     """Raises StaleRunError where any stage was begun under other settings: a stage alone would mix two configurations.
 
     A stage that may begin anew holds nothing.
     """
-    now = settings(config, "") | {"policy": policy_identity(config.policy)}
+    now = settings(with_dates(run, config), "") | {"policy": policy_identity(config.policy)}
     if {"impact", "realign", EXPORT, "evaluate"} & set(stages):
         now["model files"] = model_identity(config.model.path, config.model.revision, config.storage)
     for stage in STAGES:

@@ -8,6 +8,7 @@ from typing import Any
 from trace_ray import environment
 from trace_ray.config import CapabilityConfig, ModelConfig
 from trace_ray.errors import UserError
+from trace_ray.models import model_tokenizer
 
 _STDERR = "_stderr"
 
@@ -36,6 +37,7 @@ def run_harness(model: ModelConfig, config: CapabilityConfig, *, gpu: bool = Fal
         raise UserError("evaluate.capability.tasks", unknown[0], remedy)
     loaded = HFLM(
         pretrained=model.path,
+        tokenizer=model_tokenizer(model) if model.chat_template else None,
         revision=model.revision,
         dtype=model.dtype,
         trust_remote_code=model.trusted,

@@ -13,8 +13,6 @@ from trace_ray.progress import CONSOLE
 from trace_ray.storage import Location
 from trace_ray.text import ChatTokenizer, RefusedText
 
-REFUSED = "refused"
-"""In evaluation/: the prompts that were left out, in REJECT_SCHEMA and with their pair_id."""
 _SCHEMA = REJECT_SCHEMA.append(pa.field("pair_id", pa.string()))
 
 

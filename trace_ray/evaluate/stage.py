@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from trace_ray.artifacts import EVALUATION_METRICS, GENERATED, RESPONSES, Run
+from trace_ray.artifacts import EVALUATION_METRICS, GENERATED, REFUSED, RESPONSES, Run
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, EvaluateConfig, JudgeConfig, judge_name, settings
 from trace_ray.errors import UserError
@@ -16,7 +16,7 @@ from trace_ray.evaluate.drift_sum import DriftSum
 from trace_ray.evaluate.models import measure_capability, measure_drift
 from trace_ray.evaluate.prompt_files import Row
 from trace_ray.evaluate.prompts import PROMPT_COLUMNS, drift_pairs, held_out_prompts, own_prompts
-from trace_ray.evaluate.refused import REFUSED, taken
+from trace_ray.evaluate.refused import taken
 from trace_ray.evaluate.tpa import evaluation_metrics
 from trace_ray.identity import model_identity
 from trace_ray.judges.unreadable import Unread, unread_tally

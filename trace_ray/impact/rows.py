@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -12,8 +12,6 @@ from trace_ray.pairs import REJECT_SCHEMA, RejectReason
 from trace_ray.text import ChatTokenizer, RefusedText, TokenizedPair
 
 Row = dict[str, Any]
-REFUSED = "refused"
-"""In impact/: the rows of each shard that were refused, in REJECT_SCHEMA."""
 _ANSWERS = ("chosen", "rejected")
 
 
@@ -85,33 +83,3 @@ def _sameness(row: Row, pair: TokenizedPair) -> RefusedText | None:
 def refused_table(refused: Sequence[Row]) -> pa.Table:
     """Returns refused rows in REJECT_SCHEMA."""
     return pa.Table.from_pylist(list(refused), schema=REJECT_SCHEMA)
-
-
-def cut_counts(cuts: Iterable[Sequence[str] | None]) -> dict[str, int]:
-    """Returns how many rows lost text to ``model.max_length``: ``rows`` in all, and by side.
-
-    >>> cut_counts([[], ["prompt", "chosen"], ["chosen"]])
-    {'rows': 3, 'cut': 2, 'prompt': 1, 'chosen': 2, 'rejected': 0, 'corrected': 0}
-    """
-    counts = dict.fromkeys(("rows", "cut", "prompt", *_ANSWERS, "corrected"), 0)
-    for sides in cuts:
-        counts["rows"] += 1
-        counts["cut"] += bool(sides)
-        for side in sides or ():
-            counts[side] += 1
-    return counts
-
-
-def cut_warning(counts: Mapping[str, int], refused: Mapping[str, int], max_length: int) -> str:
-    """Returns what is to be said about cut and refused rows; empty where there are none."""
-    said = []
-    if counts["cut"]:
-        sides = ", ".join(f"{counts[side]:,} {side}" for side in ("prompt", *_ANSWERS, "corrected") if counts[side])
-        share = 100 * counts["cut"] / counts["rows"]
-        said.append(
-            f"{counts['cut']:,} of {counts['rows']:,} rows ({share:.1f} %) are cut at {max_length} tokens: {sides}"
-        )
-    if refused:
-        kinds = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(refused.items()))
-        said.append(f"{sum(refused.values()):,} rows refused: {kinds}")
-    return "; ".join(said)

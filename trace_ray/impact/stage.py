@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from trace_ray.artifacts import SCORES, Run
+from trace_ray.artifacts import REFUSED, SCORES, Run
+from trace_ray.chat.told import cut_counts, cut_warning
 from trace_ray.cluster import ensure_ray
 from trace_ray.config import Config, settings
 from trace_ray.corpus.noise import noisy_table
@@ -18,7 +19,6 @@ from trace_ray.identity import model_identity
 from trace_ray.impact.direction_stage import slots, task, write_direction
 from trace_ray.impact.gold import PAIR_COLUMNS, choose_gold, choose_retain, tokenize_gold
 from trace_ray.impact.noise import record_noise
-from trace_ray.impact.rows import REFUSED, cut_counts, cut_warning
 from trace_ray.impact.weights import impact_summary, raw_weights, weight_scale
 from trace_ray.impact.worker import ADAPTER_INIT, GOLD, RETAIN_SAMPLE, Shard, make_adapter, score_rows
 from trace_ray.pairs import CONFLICTS, RESPONSE_NAMES, SCORED_SCHEMA

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trace_ray import metrics
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import REFUSED, Run
 from trace_ray.config import Config, ImpactConfig
 from trace_ray.corpus.noise import noisy_table
 from trace_ray.storage import Location, download_folder, upload_folder
@@ -154,7 +154,7 @@ class Shard:
 
 def score_rows(run: Run, config: Config, shard: Shard, retain_share: float) -> None:
     """Writes the shard's scored rows. Doing it twice, or in another order, changes nothing."""
-    from trace_ray.impact.rows import REFUSED, refused_table, tokenized_rows
+    from trace_ray.impact.rows import refused_table, tokenized_rows
     from trace_ray.impact.shard import Selection, score_tokens
     from trace_ray.models import load_chat_tokenizer
 

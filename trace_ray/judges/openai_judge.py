@@ -92,7 +92,9 @@ class OpenAIJudge:
         texts = [instruction.replace(JUDGED, judged_text(a, b)) for a, b in zip(requests, responses, strict=True)]
         turns = [[{"role": "user", "content": text}] for text in texts]
         self.prompts += len(turns)
-        payloads = [{"model": self.config.model, "messages": one, **limits} for one in turns]
+        asked = self.config.chat_template_kwargs
+        said = {"chat_template_kwargs": asked} if asked else {}  # OpenAI itself knows no such field
+        payloads = [{"model": self.config.model, "messages": one, **limits, **said} for one in turns]
         return self.endpoint.ask("chat/completions", payloads)
 
     def counts(self) -> dict[str, int]:

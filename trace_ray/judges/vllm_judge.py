@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from trace_ray.chat import tokens as chat_tokens
+from trace_ray.chat.template import ChatTemplate
 from trace_ray.config import JudgeConfig
 from trace_ray.errors import UserError
 from trace_ray.inference import Engine, EngineSettings, Verdict
@@ -46,7 +48,7 @@ class VllmJudge:
 
     def _frame(self, instruction: str) -> tuple[Tokens, Tokens]:
         """The tokens before and after the judged text, the template's included."""
-        return frame_tokens(self.engine.tokenizer, instruction, self.where, self.config.model)
+        return frame_tokens(self.engine.tokenizer, instruction, self.where, self.config)
 
     def prompt_ids(self, requests: Sequence[str], responses: Sequence[str]) -> list[Tokens]:
         """Returns the tokens of each judged prompt: shared policy head, judged text, question."""
@@ -124,22 +126,19 @@ class VllmJudge:
         }
 
 
-def frame_tokens(tokenizer: Any, instruction: str, where: str, model: str) -> tuple[Tokens, Tokens]:
+def frame_tokens(tokenizer: Any, instruction: str, where: str, judge: JudgeConfig) -> tuple[Tokens, Tokens]:
     """Returns the tokens of an instruction before and after ``JUDGED``, the chat template's included.
 
     Args:
-        where: the judge's setting, such as triage.judge; model: its model.
+        where: the judge's setting, such as triage.judge; judge: what it says.
     Raises: UserError where there is no chat template, or it does not keep the user's turn as it is.
     """
-    if not tokenizer.chat_template:
-        raise UserError(f"{where}.model", model, "its tokenizer has no chat template; use an instruct model")
-    turns = [{"role": "user", "content": instruction}]
-    rendered = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    pieces = split_at_judged(rendered)
+    template, tokens = ChatTemplate(tokenizer, judge, where), chat_tokens.Tokens(tokenizer)
+    pieces = split_at_judged(template.prompt([{"role": "user", "content": instruction}]))
     if pieces is None:
-        raise UserError(f"{where}.model", model, "its chat template drops or repeats the user's turn")
-    head, tail = (list(tokenizer(piece, add_special_tokens=False)["input_ids"]) for piece in pieces)
-    return head, tail
+        raise UserError(f"{where}.model", judge.model, "its chat template drops or repeats the user's turn")
+    (head,), (tail,) = tokens.prompts(pieces[:1]), tokens.ids(pieces[1:])
+    return head.ids, tail
 
 
 def readable(verdict: Verdict, min_mass: float) -> Opinion:

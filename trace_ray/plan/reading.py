@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
+from trace_ray.chat.template import ChatTemplate
 from trace_ray.config import Config, JudgeConfig
 from trace_ray.errors import UserError
 from trace_ray.judges.clauses import LETTERS, groups, questions
@@ -53,6 +54,7 @@ class Reader:
     """
 
     tokenizer: Any
+    template: ChatTemplate
     config: Config
     longest: float
 
@@ -62,18 +64,17 @@ class Reader:
         # Nobody here has an endpoint's tokenizer: its tokens are counted as the policy model's.
         if judge.backend != "vllm":
             model = config.model
-            return cls(load_tokenizer(model.path, model.revision, model.trusted), config, math.inf)
+            tokenizer = load_tokenizer(model.path, model.revision, model.trusted)
+            return cls(tokenizer, ChatTemplate(tokenizer, model), config, math.inf)
         if not judge.model:
             raise UserError(f"{name}.model", "empty", f"name the judge's model, or set {name}.backend=rules")
         tokenizer = load_tokenizer(judge.model, judge.revision, judge.trusted, f"{name}.model")
-        if not tokenizer.chat_template:
-            raise UserError(f"{name}.model", judge.model, "its tokenizer has no chat template; use an instruct model")
-        return cls(tokenizer, config, int(judge.engine.get("max_model_len", judge.max_model_len)) - 1)
+        longest = int(judge.engine.get("max_model_len", judge.max_model_len)) - 1
+        return cls(tokenizer, ChatTemplate(tokenizer, judge, name), config, longest)
 
     def frame(self, instruction: str) -> int:
         """Returns the tokens around the judged text, the chat template's included."""
-        turns = [{"role": "user", "content": instruction}]
-        rendered = str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        rendered = self.template.prompt([{"role": "user", "content": instruction}])
         pieces = split_at_judged(rendered) or (rendered,)  # a template that drops the turn is refused by the judge
         return sum(len(self.tokenizer(piece, add_special_tokens=False)["input_ids"]) for piece in pieces)
 

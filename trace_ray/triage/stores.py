@@ -47,6 +47,6 @@ def _reads(config: Config, where: str, judge: JudgeConfig) -> str:
     tokenizer = load_tokenizer(judge.model, revision, judge.trusted, f"{where}.model")
     asked = [judge_instruction(config.policy)]
     asked += [clause_instruction(config.policy, {})] if config.triage.clauses else []
-    frames = [frame_tokens(tokenizer, instruction, where, judge.model) for instruction in asked]
+    frames = [frame_tokens(tokenizer, instruction, where, judge) for instruction in asked]
     read = hashlib.sha256(json.dumps(frames).encode()).hexdigest()[:16]
     return f"{model_identity(judge.model, revision, config.storage)} {read}"

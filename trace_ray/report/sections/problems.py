@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
-from trace_ray.artifacts import Run
+from trace_ray.artifacts import REFUSED, Run
+from trace_ray.chat.told import cut_warning
 from trace_ray.pairs import line_of
 from trace_ray.report.redact import Excerpt, error_kind, excerpt
 from trace_ray.report.tally import count_by
@@ -41,12 +43,14 @@ class Problems:
 
     Args:
         known: whether triage is done.
+        cut: what is to be said about training rows that lost text to model.max_length, or were refused.
         judge_errors: every kind; the page shows ERROR_KINDS of them.
     """
 
     known: bool
     refused: list[Refused]
     judge_errors: list[JudgeErrors]
+    cut: str = ""
 
     @property
     def rows_refused(self) -> int:
@@ -66,15 +70,23 @@ def problems_section(run: Run, redact: str) -> Problems:
     return Problems(
         known=run.triaged.done(),
         refused=refused_rows(run, redact) if run.rejects.done() else [],
+        cut=_cut(run.impact.manifest()) if run.impact.done() else "",
         judge_errors=judge_errors(run, redact) if run.triaged.done() else [],
     )
 
 
+def _cut(impact: Mapping[str, Any]) -> str:
+    """What impact's manifest says; runs of old do not."""
+    return cut_warning(impact["cuts"], impact["refused"], impact["max_length"]) if "cuts" in impact else ""
+
+
 def refused_rows(run: Run, redact: str) -> list[Refused]:
-    """Returns the refused rows by stage and reason, with the first EXAMPLES of each."""
+    """Returns the rows that triage and impact refused by stage and reason, with the first EXAMPLES of each."""
     counted: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for table in run.rejects.tables(["row", "source", "stage", "reason", "detail"]):
+    columns = ["row", "source", "stage", "reason", "detail"]
+    later = (part.read_parquet(columns) for part in (run.impact.place / REFUSED).files(".parquet"))
+    for table in chain(run.rejects.tables(columns), later):
         for row in table.to_pylist():
             key = row["stage"], row["reason"]
             counted[key] += 1

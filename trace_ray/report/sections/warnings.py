@@ -46,6 +46,7 @@ def warnings(
         *_of_noise(lineage.noise),
         *_of_judge(judge),
         *(_of_gap(gap, problems) if gap else ()),
+        *_of_cuts(problems),
         *(_of_impact(impact) if impact else ()),
         *(_of_change(change, anchored) if change else ()),
     ]
@@ -92,12 +93,20 @@ def _of_gap(gap: Gap, problems: Problems) -> Iterator[Caution]:
         yield Caution("note", text, "narrow triage.abstain_band, lower triage.judge.min_mass or take a stronger judge")
     refused: Counter[str] = Counter()
     for one in problems.refused:
-        refused[one.reason] += one.rows
+        if one.stage != "impact":  # those were rows of triage first, and have a warning of their own
+            refused[one.reason] += one.rows
     if many_refused(refused, gap.rows_in):
         remedy = "see “What went wrong” for examples, and `trace-ray check` on the files"
         yield Caution("bad", f"{refused_share(refused, gap.rows_in)}.", remedy)
     elif leaks := refused[RejectReason.HELD_OUT_PROMPT]:
         yield Caution("note", f"{leaks:,} training pairs were refused: their prompts are held out.", "nothing to do")
+
+
+def _of_cuts(problems: Problems) -> Iterator[Caution]:
+    if problems.cut:
+        yield Caution(
+            "note", f"Training rows: {problems.cut}.", "raise model.max_length, and look at “What went wrong”"
+        )
 
 
 def _of_impact(impact: ImpactSection) -> Iterator[Caution]:
