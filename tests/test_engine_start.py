@@ -120,7 +120,7 @@ def test_another_tokenizer_than_transformers_is_read_anew() -> None:
 
 def test_a_judge_without_a_chat_template_is_one_line() -> None:
     judge: Any = object.__new__(VllmJudge)
-    judge.engine = SimpleNamespace(tokenizer=SimpleNamespace(chat_template=None))
+    judge.engine = SimpleNamespace(tokenizer=SimpleNamespace(chat_template=None, name_or_path="base"))
     judge.config, judge.where, judge.policy = JudgeConfig(model="base"), "triage.judge", PolicyConfig(text="x")
     with pytest.raises(UserError, match=r"^triage.judge.model: base: its tokenizer has no chat template"):
         judge._frame("x")

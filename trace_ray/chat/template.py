@@ -285,4 +285,4 @@ def template_text(tokenizer: Any, asked: str, where: str = "model") -> str:
         remedy = f"its tokenizer has no default chat template; name one of {', '.join(sorted(named))}"
     else:
         remedy = "its tokenizer has no chat template: give one, as text or as a file, or use an instruct model"
-    raise UserError(f"{where}.chat_template", path, remedy)
+    raise UserError("model.path" if where == "model" else f"{where}.model", path, remedy)
