@@ -15,8 +15,11 @@ from clusters.manifests.dashboard import PANELS, dashboard
 from clusters.manifests.network import BESIDE, LINK_LOCAL
 from clusters.scaling import table
 from tests.clusters.documents import CLUSTERS, RAY_KINDS, base, of_kind, templates
+from trace_ray.capacity import shortages
 from trace_ray.cli import app
+from trace_ray.config_load import load_config
 from trace_ray.metrics import COUNTERS, GAUGES
+from trace_ray.plan.manifest import groups_of
 
 BASE = [document for _, document in base()]
 JOBS = of_kind(BASE, "RayJob")
@@ -99,6 +102,13 @@ def test_jobs_say_what_the_command_line_understands(job: dict[str, dict[str, str
     given = command.make_context(program, arguments).params
     assert given["run"].startswith("s3://REPLACE-ME-BUCKET/")
     assert [str(path) for path in given["config"]] == ["/etc/trace-ray/run.yaml"]
+
+
+def test_the_cpu_example_fits_the_cpu_pods() -> None:
+    config = load_config(["examples/kuberay_cpu"])
+    for document in of_kind(BASE, *RAY_KINDS):
+        if document["metadata"]["name"].startswith("trace-ray-cpu"):
+            assert list(shortages(config, groups_of(document))) == []
 
 
 def test_no_secret_is_in_any_cluster_file() -> None:
