@@ -53,7 +53,7 @@ class JudgeConfig:
         min_mass: least probability on the Yes and No tokens together for a verdict to count as readable.
         actors: judge actors kept at least; ``max_actors`` at most.
         label_selector: labels of the nodes that actors may run on, such as {trace-ray/pool: judge}; values also as !value,
-            in(one, two), !in(one, two).
+            in(one,two), !in(one,two).
         kv_cache_gib: memory of the engine's key-value cache on CPU.
         engine: further arguments of the vLLM engine; those of ``config_fields.SPEED_KEYS`` change no result.
         batch_rows: responses judged in one call, and lost at most by a killed actor.

@@ -229,7 +229,7 @@ def test_aks_spot_pods_tolerate_its_own_taint() -> None:
         assert ("kubernetes.azure.com/scalesetpriority" in keys) == name.endswith("-spot")
 
 
-@pytest.mark.parametrize("component", sorted(path.name for path in (CLUSTERS / "components").iterdir()))
+@pytest.mark.parametrize("component", ["kai", "mtls", "volcano"])
 def test_a_component_stands_on_an_overlay(component: str, filled: Path) -> None:
     folder = filled / "overlays" / f"with-{component}"
     folder.mkdir()
@@ -246,11 +246,26 @@ def test_a_component_stands_on_an_overlay(component: str, filled: Path) -> None:
             assert job["spec"]["submissionMode"] == "HTTPMode", "KAI takes no RayJob with a pod that submits"
         case "mtls":
             assert cluster_spec(job)["tlsOptions"] == {"enabled": True}
-        case "read-only-cache":
-            for group in groups(job).values():
-                mounts = {one["mountPath"]: one for one in container(group)["volumeMounts"]}
-                assert mounts["/cache"]["readOnly"]
-                assert len(mounts) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("eks", ["read-only-cache-spot"]), ("h100-8x", ["read-only-cache-spot"]), ("kueue", [])]
+)
+def test_the_model_cache_can_be_read_only(name: str, more: list[str], filled: Path) -> None:
+    """Of every group that there is, and none is made by it."""
+    folder = filled / "overlays" / f"read-only-{name}"
+    folder.mkdir()
+    components = [f"../../components/{one}" for one in ("read-only-cache", *more)]
+    made = {"resources": [f"../{name}"], "components": components}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(made))
+    job = ray_object(built(folder))
+    assert list(validator_of("RayJob").iter_errors(job)) == []
+    assert set(groups(job)) == set(groups(ray_object(objects(name))))
+    for group in groups(job).values():
+        mounts = {one["mountPath"]: one for one in container(group)["volumeMounts"]}
+        assert mounts["/cache"]["readOnly"]
+        assert len(mounts) == 4
+        assert {"name": "HF_HUB_OFFLINE", "value": "1"} in container(group)["env"]
 
 
 def test_the_same_overlay_makes_a_cluster_that_stays(filled: Path) -> None:

@@ -96,7 +96,7 @@ def test_what_a_manifest_cannot_hold_is_a_problem_of_the_plan(
     manifest = conf_folder().parent / "clusters" / "base" / "gpu-job" / "gpu-job.yaml"
     arguments = ["plan", "-c", str(DEMO), *corpus, *GIVEN, f"plan.manifest={manifest}"]
     arguments += ["triage.judge.num_cpus=6", "triage.judge.num_gpus=1"]
-    arguments += ["triage.judge.label_selector={trace-ray/pool: 'in(judge, trainer)'}"]
+    arguments += ["triage.judge.label_selector={trace-ray/pool: 'in(judge,trainer)'}"]
     fits = CliRunner().invoke(app, [*arguments, "triage.judge.max_actors=44", "--json"])
     assert fits.exit_code == 0
     assert json.loads(fits.stdout)["stages"][0]["workers"] == 44
@@ -108,7 +108,7 @@ def test_what_a_manifest_cannot_hold_is_a_problem_of_the_plan(
         "trainer-spot 4 x {CPU: 44, GPU: 4}, trainer-on-demand 2 x {CPU: 44, GPU: 4}"
     )
     small = f"no node is that large ({nodes}); ask for less or enlarge one"
-    labelled = "the groups with labels {'trace-ray/pool': 'in(judge, trainer)'}"
+    labelled = "the groups with labels {'trace-ray/pool': 'in(judge,trainer)'}"
     remedy = "lower it or raise maxReplicas"
     room = "(judge-spot 16, judge-on-demand 4, trainer-spot 16, trainer-on-demand 8)"
     assert result.stderr.splitlines() == [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -12,7 +12,7 @@ from trace_ray.labels import selects
 SELECTORS = [
     {"trace-ray/pool": "judge"},
     {"trace-ray/pool": "!judge"},
-    {"trace-ray/pool": "in(judge, trainer)", "market": "spot"},
+    {"trace-ray/pool": "in(judge,trainer)", "market": "spot"},
 ]
 
 
@@ -34,23 +34,30 @@ def nodes() -> Iterator[dict[str, dict[str, str]]]:
         cluster.shutdown()
 
 
-def where() -> str:
-    import ray
+def locator() -> Callable[[], str]:
+    """Returns a function that tells where it runs; made here, so that Ray sends it whole: workers cannot import a test."""
 
-    return ray.get_runtime_context().get_node_id()  # type: ignore[no-any-return]
+    def where() -> str:
+        import ray
+
+        return ray.get_runtime_context().get_node_id()  # type: ignore[no-any-return]
+
+    return where
 
 
 @pytest.mark.parametrize("selector", SELECTORS, ids=str)
 def test_a_task_runs_where_its_selector_says(nodes: dict[str, dict[str, str]], selector: dict[str, str]) -> None:
     import ray
 
-    task = ray.remote(num_cpus=1, label_selector=selector)(where)
-    for node in ray.get([task.remote() for _ in range(4)]):
+    task = ray.remote(num_cpus=1, label_selector=selector)(locator())
+    for node in ray.get([task.remote() for _ in range(4)], timeout=120):
         assert selects(selector, nodes[node])
 
 
 def test_a_pool_of_actors_stays_on_its_nodes(nodes: dict[str, dict[str, str]]) -> None:
     import ray.data
+
+    where = locator()
 
     class Actor:
         def __call__(self, row: dict[str, int]) -> dict[str, str]:
