@@ -36,6 +36,12 @@ BASE = ["policy.text=Be brief."]
         ("evaluate.panel=[{backend: rules, min_mass: .inf}]", "evaluate.panel[0].min_mass: inf: give a finite"),
         ("realign.shares={INVERT: .nan}", "realign.shares: nan: give a finite"),
         ("triage.judge.backend=rules", "no clause with a rule"),
+        (
+            "corpus.columns={promt: question}",
+            "corpus.columns: promt: name what a format knows (did you mean 'prompt'?)",
+        ),
+        ("corpus.columns={prompt: a..b}", "corpus.columns.prompt: a..b: give a column's name, or a dotted path"),
+        ("corpus.pairs=best_worse", "did you mean 'best_worst'"),
         ("nonsense", "key.path=value"),
     ],
 )

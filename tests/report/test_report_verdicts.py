@@ -173,6 +173,14 @@ def test_training_pairs_whose_prompts_are_held_out_are_told_however_few(sections
     assert (found.level, found.text) == ("note", "1 training pairs were refused: their prompts are held out.")
 
 
+def test_a_share_of_refused_pairs_is_of_all_that_ranked_sets_made(sections: Sections) -> None:
+    problems = replace(sections.problems, refused=[Refused("triage", "broken_json", 3, [])])
+    for extra, said in ((0, ["3 of 100 rows are refused"]), (150, ["3 of 250 pairs are refused"]), (200, [])):
+        gap = replace(sections.gap, rows_in=100, extra=extra, rejects=3)
+        warned = sections.warned(gap=gap, problems=problems, judge=None, impact=None, change=None)
+        assert [one.text.partition(" (")[0] for one in warned if "refused" in one.text] == said
+
+
 @pytest.mark.parametrize(
     ("kappa", "said"),
     [(0.6, False), (0.59, True), (-0.1, True), (None, False)],

@@ -40,7 +40,8 @@ class Gap:
     """The alignment-reality gap.
 
     Args:
-        rows_in: rows read; rejects: of these, rows that are no pair.
+        rows_in: rows read; rejects: of these, or of the pairs that they made, what is no pair.
+        extra: pairs beyond one a row: a ranked set makes several.
         overall: every judged pair; by_source: largest first, the small ones together as one group.
         by_clause: pairs of which a response breaks the clause, most first; empty where triage named no clauses.
     """
@@ -50,6 +51,12 @@ class Gap:
     overall: Shares
     by_source: list[Shares]
     by_clause: list[Shares]
+    extra: int = 0
+
+    @property
+    def made(self) -> int:
+        """Pairs and rejects made of the rows."""
+        return self.rows_in + self.extra
 
 
 def gap_section(run: Run) -> Gap | None:
@@ -68,6 +75,7 @@ def gap_section(run: Run) -> Gap | None:
         overall=Shares(ALL, overall),
         by_source=largest([Shares(name, found) for name, found in groups.items()]),
         by_clause=clause_shares(run),
+        extra=counts.get("extra_pairs", 0),
     )
 
 

@@ -95,9 +95,10 @@ def _of_gap(gap: Gap, problems: Problems) -> Iterator[Caution]:
     for one in problems.refused:
         if one.stage != "impact":  # those were rows of triage first, and have a warning of their own
             refused[one.reason] += one.rows
-    if many_refused(refused, gap.rows_in):
+    if many_refused(refused, gap.made):
         remedy = "see “What went wrong” for examples, and `trace-ray check` on the files"
-        yield Caution("bad", f"{refused_share(refused, gap.rows_in)}.", remedy)
+        share = refused_share(refused, gap.made, "pairs" if gap.extra else "rows")
+        yield Caution("bad", f"{share}.", remedy)
     elif leaks := refused[RejectReason.HELD_OUT_PROMPT]:
         yield Caution("note", f"{leaks:,} training pairs were refused: their prompts are held out.", "nothing to do")
 
