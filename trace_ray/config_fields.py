@@ -75,9 +75,9 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str,
 def settings(node: Any, prefix: str) -> dict[str, Any]:
     """Returns {dotted name: value} of every setting below ``node`` that can change a result; ``prefix`` may be empty.
 
-    >>> from trace_ray.config_report import ReportConfig
-    >>> settings(ReportConfig(), "report")
-    {'report.top_pairs': 100, 'report.examples': 40, 'report.redact': 'none'}
+    >>> from trace_ray.config_judges import EndpointConfig
+    >>> settings(EndpointConfig(), "endpoint")
+    {'endpoint.base_url': '', 'endpoint.api_key_env': 'OPENAI_API_KEY', 'endpoint.top_logprobs': 20}
     """
     flat: dict[str, Any] = {}
     for item in fields(node):
