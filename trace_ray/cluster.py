@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from trace_ray import environment
-from trace_ray.config import RayConfig
+from trace_ray.config import JudgeConfig, RayConfig
+from trace_ray.errors import UserError
+from trace_ray.model.engine_start import EngineStartError
 
 _NO_TIMEOUT = -1
+_STARTS = 4
+"""Failures on end of an actor's start that are borne, times the pool's actors: all of one pool may meet the same."""
+_PAUSE_S = 5.0
+"""Between them: another process' memory is freed, a hub comes back."""
 _given: dict[str, str] = {}
 """The environment that this process' workers got; empty where another connected it."""
 
@@ -73,3 +81,63 @@ def in_service(node: str) -> bool:
         return not node
     alive = {one["NodeID"] for one in ray.nodes() if one["Alive"]}
     return node in alive - set(state.get_draining_nodes())
+
+
+def pooled(
+    worker: type,
+    arguments: tuple[Any, ...],
+    items: list[dict[str, Any]],
+    pool: JudgeConfig,
+    *,
+    in_flight: int | None = None,
+    pause_s: float = _PAUSE_S,
+) -> Iterator[dict[str, Any]]:
+    """Yields what actors of a Ray Data pool return of each item; those of a killed actor go to others.
+
+    Args:
+        worker: a class that is made with ``arguments`` once an actor, and called with an item.
+        pool: how many actors and what each takes; in_flight: items that one holds; None = Ray's default.
+        pause_s: how long an actor whose start failed for now waits before another takes its place.
+    """
+    import ray.data
+
+    if not items:
+        return
+    ray.data.DataContext.get_current().max_consecutive_actor_init_deaths = _STARTS * pool.max_actors
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        _patient(worker, pause_s),
+        fn_constructor_args=arguments,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=pool.actors, max_size=pool.max_actors, max_tasks_in_flight_per_actor=in_flight
+        ),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus or None,
+    )
+    yield from dataset.iter_rows()
+
+
+def _patient(worker: type, pause_s: float) -> type:
+    """Returns ``worker`` under its own name, whose start fails only for what may pass: Ray Data tries that again.
+
+    Ray Data does so for any exception of a constructor. A user's mistake is therefore kept for the first item, where it
+    ends the run at once.
+    """
+
+    class Patient:
+        def __init__(self, *arguments: Any) -> None:
+            self.mistake: UserError | None = None
+            try:
+                self.worker = worker(*arguments)
+            except EngineStartError:
+                time.sleep(pause_s)
+                raise
+            except UserError as mistake:
+                self.mistake = mistake
+
+        def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+            if self.mistake is not None:
+                raise self.mistake
+            return self.worker(item)  # type: ignore[no-any-return]
+
+    Patient.__name__ = Patient.__qualname__ = worker.__name__
+    return Patient

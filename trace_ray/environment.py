@@ -41,7 +41,7 @@ def child_environment() -> dict[str, str]:
         "RAY_TRAIN_V2_ENABLED": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a GPU that nobody asked for is not seen, so not used
     }
     values |= {name: os.environ.get(name, "") for name in INHERITED}
     if mismatched_add_ons():

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from trace_ray.artifacts import EVALUATION_METRICS, GENERATED, REFUSED, RESPONSES, Run
-from trace_ray.cluster import ensure_ray
+from trace_ray.cluster import ensure_ray, pooled
 from trace_ray.config import Config, EvaluateConfig, JudgeConfig, judge_name, settings
 from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import AnswerJudge, Chunk, Generator, chunks, tokens_of
@@ -187,21 +187,9 @@ def _run_pool(
     label: str, actor: type, arguments: Any, chunks: list[Chunk], out: list[Location], pool: JudgeConfig
 ) -> None:
     """Runs the chunks whose part is not yet in one of the folders ``out`` through a pool of actors."""
-    import ray.data
-
     finished = {part.name for folder in out for part in folder.files(".parquet")}
     todo = [chunk for chunk in chunks if chunk.name not in finished]
     with Meter(label, sum(len(c.prompts) for c in chunks), "answers") as meter:
         meter.skip(sum(len(c.prompts) for c in chunks if c.name in finished))
-        if not todo:
-            return
-        dataset = ray.data.from_items([{"chunk": chunk} for chunk in todo], override_num_blocks=len(todo)).map(
-            actor,
-            fn_constructor_args=arguments,
-            compute=ray.data.ActorPoolStrategy(min_size=pool.actors, max_size=pool.max_actors),
-            num_cpus=pool.num_cpus,
-            num_gpus=pool.num_gpus or None,
-            label_selector=pool.label_selector or None,
-        )
-        for row in dataset.iter_rows():
+        for row in pooled(actor, arguments, [{"chunk": chunk} for chunk in todo], pool):
             meter.advance(row["rows"])

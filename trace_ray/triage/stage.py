@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trace_ray.artifacts import AUDIT_FILE, Run
-from trace_ray.cluster import ensure_ray
+from trace_ray.cluster import ensure_ray, pooled
 from trace_ray.config import Config, JudgeConfig, TriageConfig, judge_name, settings
 from trace_ray.config_check import triage_judges
 from trace_ray.corpus.blocks import SourceGroup, block_count, finished_groups, pairs_a_row, regroup
@@ -233,21 +233,8 @@ def _pool(worker: type, arguments: Arguments, blocks: list[int], pool: JudgeConf
 
 
 def _pooled(worker: type, arguments: Arguments, items: list[Item], pool: JudgeConfig) -> Iterable[dict[str, Any]]:
-    import ray.data
-
-    if not items:
-        return
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        worker,
-        fn_constructor_args=arguments(),
-        compute=ray.data.ActorPoolStrategy(
-            min_size=pool.actors, max_size=pool.max_actors, max_tasks_in_flight_per_actor=2
-        ),
-        num_cpus=pool.num_cpus,
-        num_gpus=pool.num_gpus or None,
-        label_selector=pool.label_selector or None,
-    )
-    for row in dataset.iter_rows():
+    made = arguments() if items else ()
+    for row in pooled(worker, made, items, pool, in_flight=2):
         yield json.loads(row["tally"])
 
 
