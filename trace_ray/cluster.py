@@ -112,6 +112,7 @@ def pooled(
         ),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
+        label_selector=pool.label_selector or None,
     )
     yield from dataset.iter_rows()
 
