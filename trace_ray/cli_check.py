@@ -87,7 +87,7 @@ def _file_lines(file: FileCheck) -> Iterator[str]:
     read = f"{file.rows:,} rows" if file.whole else f"the first {file.rows:,} rows"
     yield f"  {file.kind}; {read}: {file.pairs:,} pairs, {sum(one.rows for one in file.rejects.values()):,} refused"
     yield f"  columns: {_shown(', '.join(file.columns), 2000)}"
-    yield "  format: " + ", ".join(f"{name or 'none'} {number:,}" for name, number in file.formats.items())
+    yield f"  format: {_formats(file)}"
     if file.first:
         yield f"  row {file.first.line} is read as"
         turns: list[tuple[str, Any]] = [(turn["role"], turn["content"]) for turn in file.first.prompt]
@@ -95,6 +95,16 @@ def _file_lines(file: FileCheck) -> Iterator[str]:
             yield f"    {_shown(name, 20)}: {_shown(str(text), _SHOWN_CHARACTERS)}"
     for reason, one in file.rejects.items():
         yield f"  refused as {reason}: {one.rows:,}, the first in row {one.line}: {_shown(one.detail, _SHOWN_CHARACTERS)}"
+
+
+def _formats(file: FileCheck) -> str:
+    """One format by its name, several with their rows; said of the first rows where no more were looked at."""
+    looked = sum(file.formats.values())
+    if len(file.formats) == 1:
+        told = next(iter(file.formats)) or "none"
+    else:
+        told = ", ".join(f"{name or 'none'} {number:,}" for name, number in file.formats.items())
+    return f"{told} (of the first {looked:,} rows)" if looked < file.rows else told
 
 
 def _shown(text: str, limit: int) -> str:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from trace_ray.cli import app
 from trace_ray.config import CorpusConfig, StorageConfig
-from trace_ray.corpus.check import check_corpus, refusal
+from trace_ray.corpus.check import SAMPLED_ROWS, check_corpus, refusal
 from trace_ray.corpus.mapping import working_columns
 from trace_ray.corpus.read import Source
 from trace_ray.storage import locate
@@ -75,6 +75,13 @@ def test_people_are_told_the_same_in_lines(files: tuple[Path, Path]) -> None:
     assert any(line.startswith("  refused as missing_field: 1, the first in row 6: ") for line in lines)
     assert lines[-1] == "together: 8 pairs, 3 held out; 2 duplicates; 2 training pairs whose prompt is held out too"
     assert "2 of 7 rows are refused (29 %): missing_field 1, identical_responses 1" in " ".join(result.stderr.split())
+
+
+def test_a_format_is_told_of_the_rows_that_were_looked_at(files: tuple[Path, Path], tmp_path: Path) -> None:
+    assert "  format: preference 6, none 1" in check(files[0]).stdout.splitlines()
+    assert "  format: preference" in check(files[1]).stdout.splitlines()
+    long = written(tmp_path / "long.jsonl", [row(f"q{i}") for i in range(SAMPLED_ROWS + 1)])
+    assert f"  format: preference (of the first {SAMPLED_ROWS:,} rows)" in check(long).stdout.splitlines()
 
 
 def test_a_texts_controls_do_not_reach_the_terminal(tmp_path: Path) -> None:
