@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from trace_ray.errors import UserError
 from trace_ray.impact import stage
 from trace_ray.impact.stage import run_impact
 from trace_ray.impact.worker import score_rows
+from trace_ray.models import load_chat_tokenizer
 from trace_ray.pairs import TRIAGED_SCHEMA
+from trace_ray.report.sections.problems import problems_section
 from trace_ray.storage import locate
 
 PAIRS = 83
@@ -122,3 +125,25 @@ def test_a_solve_that_does_not_converge_stops_the_run(tmp_path: Path) -> None:
     solve = {"curvature": "gauss_newton", "curvature_pairs": 5, "gamma": 1e-6, "cg_tolerance": 1e-9}
     with pytest.raises(UserError, match=r"cg_iterations.*residual"):
         run_impact(run, config(cg_iterations=1, **solve))
+
+
+def test_cuts_are_in_the_manifest_on_the_terminal_and_in_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Held against the lengths that the same rows have uncut; every row of triage is scored, left out or refused."""
+    room, run = 42, triaged_run(tmp_path)
+    settings = config()
+    run_impact(run, replace(settings, model=replace(settings.model, max_length=room)))
+    whole = load_chat_tokenizer(replace(settings.model, max_length=1000))
+    scored = {row["pair_id"] for row in run.scored.read(["pair_id"]).to_pylist()}
+    rows = [row for row in run.triaged.read().to_pylist() if row["pair_id"] in scored]
+    texts = [{side: row[side] for side in ("chosen", "rejected")} for row in rows]
+    pairs = whole.pairs([row["prompt"] for row in rows], texts)
+    longer = sum(len(one.prompt_ids) + max(map(len, one.response_ids.values())) > room for one in pairs)
+    manifest = run.impact.manifest()
+    assert 0 < longer < len(rows)
+    assert (manifest["cuts"]["rows"], manifest["cuts"]["cut"]) == (len(rows), longer)
+    assert sum(manifest["counts"].values()) + sum(manifest["refused"].values()) == PAIRS
+    said = f"{longer} of {len(rows)} rows ({100 * longer / len(rows):.1f} %) are cut at {room} tokens"
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert said in problems_section(run, "show").cut
