@@ -130,14 +130,15 @@ def test_a_solve_that_does_not_converge_stops_the_run(tmp_path: Path) -> None:
 def test_cuts_are_in_the_manifest_on_the_terminal_and_in_the_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Held against the lengths that the same rows have uncut; every row of triage is scored, left out or refused."""
+    """Held against the lengths of what the terms read of the same rows, uncut; every row of triage is scored, left out or refused."""
     room, run = 42, triaged_run(tmp_path)
     settings = config()
     run_impact(run, replace(settings, model=replace(settings.model, max_length=room)))
     whole = load_chat_tokenizer(replace(settings.model, max_length=1000))
     scored = {row["pair_id"] for row in run.scored.read(["pair_id"]).to_pylist()}
     rows = [row for row in run.triaged.read().to_pylist() if row["pair_id"] in scored]
-    texts = [{side: row[side] for side in ("chosen", "rejected")} for row in rows]
+    read = {"INVERT": ("chosen", "rejected"), "PUNISH": ("chosen", "rejected"), "RETAIN": ("chosen",)}
+    texts = [{side: row[side] for side in read[row["category"]]} for row in rows]
     pairs = whole.pairs([row["prompt"] for row in rows], texts)
     longer = sum(len(one.prompt_ids) + max(map(len, one.response_ids.values())) > room for one in pairs)
     manifest = run.impact.manifest()
