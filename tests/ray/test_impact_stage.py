@@ -130,7 +130,7 @@ def test_a_solve_that_does_not_converge_stops_the_run(tmp_path: Path) -> None:
 def test_cuts_are_in_the_manifest_on_the_terminal_and_in_the_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Held against the lengths of what the terms read of the same rows, uncut; every row of triage is scored, left out or refused."""
+    """Held against the uncut lengths of what the terms read; every row of triage is scored, left out or refused."""
     room, run = 42, triaged_run(tmp_path)
     settings = config()
     run_impact(run, replace(settings, model=replace(settings.model, max_length=room)))
