@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -89,6 +91,24 @@ def test_a_body_that_hangs_is_interrupted() -> None:
 
     with pytest.raises(StalledError, match="nothing done for 30 minutes"), watched(limits, Clock(), begun):
         hang()
+
+
+def test_a_background_job_hears_the_watchdog_and_nobody_else() -> None:
+    """A shell starts one with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        begun = Begun()
+
+        def hang() -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            begun.set()
+            threading.Event().wait()
+
+        with pytest.raises(StalledError), watched(held(stall_minutes=30), Clock(), begun):
+            hang()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_error_of_the_bodys_own_stays() -> None:

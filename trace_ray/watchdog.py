@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from trace_ray.config import Config
 from trace_ray.errors import StalledError, UserError
@@ -73,23 +75,17 @@ def watched(config: Config, clock: Callable[[], float] = time.monotonic, wait: W
     def watch() -> None:
         while not (wait or over.wait)(LOOK_S):
             problem = limits.look(clock(), done(), _price(config))
-            if problem is None:
-                continue
-            with turn:
-                if over.is_set():
-                    return
-                found.append(problem)
-                os.kill(os.getpid(), signal.SIGINT)
-            if not over.wait(GRACE_S):
-                _end(problem)
-            return
+            if problem is not None:
+                _interrupt(problem, found, over, turn)
+                return
 
     watcher = threading.Thread(target=watch, name="watchdog", daemon=True)
     try:
-        watcher.start()
-        yield
-        with turn:  # an interrupt that was sent arrives before this, or none is sent
-            over.set()
+        with _heard(found):
+            watcher.start()
+            yield
+            with turn:  # an interrupt that was sent arrives before this, or none is sent
+                over.set()
     except BaseException as error:  # an interrupt, or what Ray makes of one
         if found and not isinstance(error, type(found[0])):
             raise found[0] from error
@@ -97,6 +93,37 @@ def watched(config: Config, clock: Callable[[], float] = time.monotonic, wait: W
     finally:
         over.set()
         watcher.join()
+
+
+def _interrupt(problem: Exception, found: list[Exception], over: threading.Event, turn: threading.Lock) -> None:
+    """Interrupts the main thread until it is over; one interrupt is lost where a lock just begins to be waited for."""
+    for _ in range(max(1, math.ceil(GRACE_S / LOOK_S))):
+        with turn:
+            if over.is_set():
+                return
+            found.append(problem)
+            os.kill(os.getpid(), signal.SIGINT)
+        if over.wait(min(LOOK_S, GRACE_S)):
+            return
+    _end(problem)
+
+
+@contextmanager
+def _heard(found: list[Exception]) -> Iterator[None]:
+    """Where interrupts are ignored, as in a script's background job, ours are heard: those that come after a problem."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        if found:
+            raise KeyboardInterrupt
+
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _price(config: Config) -> float:

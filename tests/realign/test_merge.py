@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from tests.realign import handmade
@@ -23,10 +24,14 @@ def in_bfloat16(folder: Path, **realign: Any) -> Config:
     return replace(config, model=replace(config.model, dtype="bfloat16"))
 
 
-def adapter(config: Config, folder: Path, targets: tuple[str, ...] = ()) -> Path:
-    """Writes a checkpoint's adapter with weights that move the model by more than rounding does."""
-    lora = replace(config.lora, target_modules=targets or config.lora.target_modules)
-    model = new_adapter(load_model(config.model), lora, 0)
+def adapter(config: Config, folder: Path, target: str = "") -> Path:
+    """Writes a checkpoint's adapter with weights that move the model by more than rounding does.
+
+    Args:
+        target: a module that ``new_adapter`` would refuse.
+    """
+    base = load_model(config.model)
+    model = get_peft_model(base, LoraConfig(target_modules=[target])) if target else new_adapter(base, config.lora, 0)
     for name, parameter in model.named_parameters():
         if "lora_" in name and "lora_A" not in name:
             torch.nn.init.normal_(parameter, std=0.5)
@@ -66,7 +71,7 @@ def test_a_merged_model_that_is_another_is_refused_and_the_adapter_stays(tmp_pat
     """The embedding is the head too: merged into both, an adapter that was trained on one of them makes another model."""
     config = in_bfloat16(tmp_path)
     run = handmade.make_run(tmp_path / "run", config)
-    checkpoint = adapter(config, tmp_path / "checkpoint", ("embed_tokens",))
+    checkpoint = adapter(config, tmp_path / "checkpoint", "embed_tokens")
     with pytest.raises(UserError, match=r"trace-ray export --run") as caught:
         export_model(run, config, str(checkpoint), {"base model": "b", "method": "trace"})
     assert "first choice" in str(caught.value)

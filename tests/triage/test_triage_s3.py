@@ -6,6 +6,8 @@ import json
 import uuid
 from dataclasses import replace
 
+import pytest
+
 from trace_ray.artifacts import Run
 from trace_ray.config import CorpusConfig, StorageConfig, TriageConfig
 from trace_ray.corpus.blocks import SourceGroup, finished_groups, regroup
@@ -64,12 +66,15 @@ def test_marks_are_left_and_taken_back_there(s3: StorageConfig) -> None:
     def refuse(_requests: object, _responses: object) -> list[Opinion]:
         raise UserError("budget", 1, "spent")
 
+    def killed(_requests: object, _responses: object) -> list[Opinion]:
+        raise KeyboardInterrupt  # as a killed process: nothing is caught, nothing written
+
     guard = Guard(place / "block", 4)
-    try:
+    with pytest.raises(UserError):
         guard.judge(["q"], ["r"], refuse)
-    except UserError:
-        assert deaths(place) == 0
-    (place / "block" / "span-0.try0").write_text("")
-    assert deaths(place) == 1
+    assert guard.place.files() == []
+    with pytest.raises(KeyboardInterrupt):
+        guard.judge(["q"], ["r"], killed)
+    assert len(guard.place.files()) == 1
     assert guard.judge(["q"], ["r"], lambda _q, _r: [Opinion(0.5)]) == [Opinion(0.5)]
     assert deaths(place) == 1

@@ -34,20 +34,14 @@ def test_the_threshold_counts_where_clauses_are_named_from_it() -> None:
     assert len({*plain, *named}) == 3
 
 
-def test_the_rendered_prompt_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rendered_prompt_counts(tmp_path: Path) -> None:
     """Of one and the same files: a template that writes the day asks something else tomorrow."""
-    from transformers import PreTrainedTokenizerBase
-
-    render, day = PreTrainedTokenizerBase.apply_chat_template, "27 November"
-
-    def dated(self: Any, turns: Any, **options: Any) -> str:
-        return f"Today is the {day}. {render(self, turns, **options)}"
-
-    monkeypatch.setattr(PreTrainedTokenizerBase, "apply_chat_template", dated)
-    first = folder(JUDGE)
-    assert folder(JUDGE) == first
-    day = "28 November"
-    assert folder(JUDGE) != first
+    dated = shutil.copytree(JUDGE, tmp_path / "dated")
+    template = dated / "chat_template.jinja"
+    template.write_text("{{ strftime_now('%d %B') }} " + template.read_text())
+    today, tomorrow = (f"triage.judge.chat_template_date='2026-11-{day}'" for day in (27, 28))
+    assert folder(dated, today) == folder(dated, today) != folder(dated, tomorrow)
+    assert folder(JUDGE, today) == folder(JUDGE, tomorrow), "a template without the day asks the same"
 
 
 def test_a_judge_without_a_template_is_named(tmp_path: Path) -> None:

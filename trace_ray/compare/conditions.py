@@ -13,6 +13,7 @@ MEASURED = ("evaluate.", "model.", "triage.", "lora.", "realign.", "impact.", "o
 _SHOWN_OTHERWISE = ("model.path", "model.revision", "triage.judge.model", "evaluate.judge.model")
 _CHARACTERS = 60
 _FILES = "model files"
+_DAY = ".chat_template_date"
 _METHOD = ("objective.", "triage.correct")
 """What rows of conf/methods set."""
 
@@ -20,10 +21,12 @@ _METHOD = ("objective.", "triage.correct")
 def run_settings(manifests: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Returns {setting's name: value} of all that a run's stages were made under, later stages' winning.
 
-    What is told in other words (base model, judges, corpus) and what stands for earlier stages is left out.
+    What is told in other words (base model, judges, corpus), what stands for earlier stages and the day of each run, which
+    few templates write, is left out.
     """
     inputs = {name: value for manifest in manifests for name, value in manifest["inputs"].items()}
-    plain = {name for name in inputs if name.startswith(MEASURED) and " " not in name} - {*_SHOWN_OTHERWISE}
+    plain = {name for name in inputs if name.startswith(MEASURED) and " " not in name and not name.endswith(_DAY)}
+    plain -= {*_SHOWN_OTHERWISE}
     files = {name for name in inputs if name.endswith(_FILES)}
     return {name: str(inputs[name]) for name in sorted(plain | files, key=_place)}
 

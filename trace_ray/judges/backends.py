@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 from trace_ray.config import JudgeConfig, TriageConfig, settings
 from trace_ray.errors import UserError
@@ -101,11 +102,16 @@ def judge_fingerprint(policy: PolicyConfig, config: TriageConfig, judge: JudgeCo
         model: what it reads with: identity of its model's files, and of the prompt around the judged text.
     """
     facts: dict[str, object] = {"policy": policy_hash(policy), "prompt": PROMPT_VERSION, "model files": model}
-    facts |= {"clauses": config.clauses} | settings(judge, "judge")
+    facts |= {"clauses": config.clauses} | _asked(judge, "judge")
     facts |= {"clauses from": config.threshold} if config.clauses else {}
     if judge is config.judge and config.first_judge is not None:
-        facts |= settings(config.first_judge, "first") | {"band": [config.escalate_from, config.escalate_to]}
+        facts |= _asked(config.first_judge, "first") | {"band": [config.escalate_from, config.escalate_to]}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _asked(judge: JudgeConfig, name: str) -> dict[str, object]:
+    """Its settings but the day, which every run has: where a template writes it, it is in the tokens that are read."""
+    return settings(replace(judge, chat_template_date=""), name)
 
 
 def needs_model_to_judge(config: TriageConfig) -> bool:
