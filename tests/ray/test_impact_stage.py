@@ -22,6 +22,7 @@ from trace_ray.models import load_chat_tokenizer
 from trace_ray.pairs import TRIAGED_SCHEMA
 from trace_ray.report.sections.problems import problems_section
 from trace_ray.storage import locate
+from trace_ray.text import TokenizedPair
 
 PAIRS = 83
 SMALL: dict[str, Any] = {"gold_size": 7, "shard_rows": 17, "batch_tokens": 1024, "retain_per_conflict": 1.0}
@@ -139,7 +140,8 @@ def test_cuts_are_in_the_manifest_on_the_terminal_and_in_the_report(
     rows = [row for row in run.triaged.read().to_pylist() if row["pair_id"] in scored]
     read = {"INVERT": ("chosen", "rejected"), "PUNISH": ("chosen", "rejected"), "RETAIN": ("chosen",)}
     texts = [{side: row[side] for side in read[row["category"]]} for row in rows]
-    pairs = whole.pairs([row["prompt"] for row in rows], texts)
+    pairs = [one for one in whole.pairs([row["prompt"] for row in rows], texts) if isinstance(one, TokenizedPair)]
+    assert len(pairs) == len(rows)
     longer = sum(len(one.prompt_ids) + max(map(len, one.response_ids.values())) > room for one in pairs)
     manifest = run.impact.manifest()
     assert 0 < longer < len(rows)
