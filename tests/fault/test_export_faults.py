@@ -19,6 +19,8 @@ from trace_ray.config_load import dump_config
 from trace_ray.pipeline import run_stages
 from trace_ray.runs.figures import training_figures
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
