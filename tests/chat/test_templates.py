@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from tests.chat.written import TEMPLATES, TRL, tokenizer
-from trace_ray.config import ModelConfig
+from trace_ray.config import JudgeConfig, ModelConfig
 from trace_ray.errors import UserError
+from trace_ray.judges.prompt import JUDGED
+from trace_ray.judges.vllm_judge import frame_tokens
 from trace_ray.text import ChatTokenizer, RefusedText, TokenizedPair
 
 USER = {"role": "user", "content": "Where is the harbour?"}
@@ -97,6 +99,17 @@ def test_thinking_is_off_unless_it_is_asked_for() -> None:
     with_thoughts = one_pair(off, [USER], "<think>\nhm\n</think>\n\nYes.")
     assert isinstance(with_thoughts, RefusedText)
     assert "does not follow the prompt" in with_thoughts.detail
+
+
+@pytest.mark.parametrize(
+    ("asked", "end"), [({}, "<think>\n\n</think>\n\n"), ({"enable_thinking": True}, "<think>\n")], ids=str
+)
+def test_a_judge_is_asked_with_thinking_off_too(asked: dict[str, Any], end: str) -> None:
+    """Its verdict is the first token of the answer: behind an empty block of thoughts, not in front of one."""
+    made, judge = tokenizer(ALL["qwen3_5_think"]), JudgeConfig(chat_template_kwargs=asked)
+    head, tail = frame_tokens(made, f"Does this violate the policy? {JUDGED} Yes or No?", "triage.judge", judge)
+    assert "Does this violate the policy?" in made.decode(head)
+    assert made.decode(tail).endswith(end)
 
 
 def test_a_date_is_the_run_s() -> None:
