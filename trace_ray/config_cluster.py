@@ -1,0 +1,44 @@
+"""Where a run's files are and where its work is done: object store and Ray cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageConfig:
+    """How s3:// is reached; credentials come from the default chain only (role, profile, environment), never from here.
+
+    Args:
+        endpoint: of another S3 than AWS; empty = AWS_ENDPOINT_URL or AWS.
+        anonymous: sign nothing: public buckets.
+        kms_key: id or ARN of the key in AWS KMS that everything written is encrypted with; empty = the bucket's default.
+        max_attempts: tries of one request, with growing pauses, where S3 throttles, fails or is not reached.
+        cache: this node's folder for copies of what is in S3; empty = TRACE_RAY_CACHE or ~/.cache/trace-ray.
+    """
+
+    endpoint: str = ""
+    region: str = ""
+    anonymous: bool = False
+    kms_key: str = ""
+    max_attempts: int = 10
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 60.0
+    cache: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayConfig:
+    """Which cluster: empty = the one this process belongs to (RAY_ADDRESS), else a local one.
+
+    Args:
+        stall_minutes: the driver ends, with exit code 3, where nothing was counted as done for so long: more than the
+            slowest block of a judge or start of a stage takes. 0 = it waits for ever.
+        max_cost: the driver ends where the cluster, at ``plan.cpu_hour_price`` and ``plan.gpu_hour_price``, has cost so
+            much while it ran: `trace-ray plan`'s estimate times what you would still pay. 0 = no limit.
+    """
+
+    address: str = ""
+    local_cpus: int = 0
+    stall_minutes: float = 0.0
+    max_cost: float = 0.0
