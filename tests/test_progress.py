@@ -11,7 +11,7 @@ import pytest
 
 from trace_ray.artifacts import TRAINING_METRICS, Run
 from trace_ray.config import StorageConfig
-from trace_ray.progress import Meter
+from trace_ray.progress import CONSOLE, Meter, warn
 from trace_ray.realign import stage
 from trace_ray.realign.loop import Trainer
 from trace_ray.storage import locate
@@ -114,3 +114,13 @@ def test_writing_the_steps_is_put_off_as_long_as_it_takes_but_2_percent(tmp_path
     assert (trainer.run.realign.place / TRAINING_METRICS).read_text().count("\n") == 2
     trainer.write_metrics()  # nothing new to tell: quick again
     assert trainer._pause == 5.0
+
+
+def test_a_warning_is_seen_where_progress_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(CONSOLE, "quiet", True)
+    CONSOLE.print("progress")
+    warn("12 of 24 rows are refused")
+    assert capsys.readouterr().err == "12 of 24 rows are refused\n"
+    assert CONSOLE.quiet

@@ -27,7 +27,7 @@ from trace_ray.config_sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.jsonl import strict_json
 from trace_ray.own_job import stop_for_a_mistake
-from trace_ray.progress import CONSOLE
+from trace_ray.progress import CONSOLE, warn
 from trace_ray.status import DAMAGED, DRIVER, State, all_done
 from trace_ray.status import status as states
 from trace_ray.storage import locate, nearby
@@ -91,7 +91,7 @@ def main() -> None:
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="stack traces and the workers' logs")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="no progress, only results and errors")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress, only results, warnings and errors")] = False,
 ) -> None:
     """Realigns a language model to a changed policy with the preference pairs it was aligned on."""
     if debug:
@@ -296,7 +296,7 @@ def compare(
     else:
         _stdout().print(comparison_table([record.name for record in records], comparison(records)))
     for warning in differences(records):
-        CONSOLE.print(warning, style="yellow", markup=False, emoji=False)
+        warn(warning)
     if html:
         html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(comparison_page(records), encoding="utf-8")

@@ -19,8 +19,12 @@ _PLAIN_SECONDS = 20.0
 
 
 def warn(text: str) -> None:
-    """Says on the terminal what a user would not expect; a file's name is shown as it is."""
-    CONSOLE.print(text, style="yellow", markup=False, emoji=False, highlight=False, soft_wrap=True)
+    """Says on the terminal what a user would not expect, with --quiet too; a file's name is shown as it is."""
+    quiet, CONSOLE.quiet = CONSOLE.quiet, False
+    try:
+        CONSOLE.print(text, style="yellow", markup=False, emoji=False, highlight=False, soft_wrap=True)
+    finally:
+        CONSOLE.quiet = quiet
 
 
 _at: list[Callable[[], str]] = []

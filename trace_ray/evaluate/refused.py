@@ -9,7 +9,7 @@ import pyarrow as pa
 from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import Row, asked_turns
 from trace_ray.pairs import REJECT_SCHEMA
-from trace_ray.progress import CONSOLE
+from trace_ray.progress import warn
 from trace_ray.storage import Location
 from trace_ray.text import ChatTokenizer, RefusedText
 
@@ -29,7 +29,7 @@ def taken(prompts: Sequence[Row], tokenizer: ChatTokenizer, place: Location) -> 
     said = f"{len(lost)} of {len(prompts)} prompts cannot be asked"
     if not kept:
         raise UserError("model.chat_template", said, lost[0][1].detail)
-    CONSOLE.print(f"evaluate: {said}: {lost[0][1].detail}", style="yellow", markup=False, emoji=False)
+    warn(f"evaluate: {said}: {lost[0][1].detail}")
     rows = [
         {"row": None, "source": row["source"], "stage": "evaluate", "reason": one.reason.value, "detail": one.detail}
         | {"pair_id": row["pair_id"]}

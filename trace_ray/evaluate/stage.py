@@ -24,7 +24,7 @@ from trace_ray.lineage import lineage
 from trace_ray.models import load_chat_tokenizer
 from trace_ray.pairs import MODELS, Split
 from trace_ray.policy import policy_identity
-from trace_ray.progress import CONSOLE, Meter
+from trace_ray.progress import Meter, warn
 from trace_ray.runs.anew import begin
 from trace_ray.storage import Location, expand, locate
 
@@ -70,7 +70,7 @@ def run_evaluate(run: Run, config: Config) -> None:
             f"evaluate.judge is the judge of triage ({evaluate.judge.model}): its mistakes count as agreement; "
             "name another model, or a rules policy"
         )
-        CONSOLE.print(warning, style="yellow", markup=False, emoji=False)
+        warn(warning)
     asked, attacking = evaluation_prompts(run, config), attacking_prompts(evaluate.attacks, config.storage)
     tokenizer = load_chat_tokenizer(config.model)
     prompts = taken(asked, tokenizer, place / REFUSED / "prompts.parquet")

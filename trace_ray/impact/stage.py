@@ -22,7 +22,7 @@ from trace_ray.impact.noise import record_noise
 from trace_ray.impact.weights import impact_summary, raw_weights, weight_scale
 from trace_ray.impact.worker import ADAPTER_INIT, GOLD, RETAIN_SAMPLE, Shard, make_adapter, score_rows
 from trace_ray.pairs import CONFLICTS, RESPONSE_NAMES, SCORED_SCHEMA
-from trace_ray.progress import CONSOLE, Meter
+from trace_ray.progress import Meter, warn
 from trace_ray.runs.anew import begin
 
 __all__ = ["ADAPTER_INIT", "impact_inputs", "plan_shards", "run_impact"]
@@ -154,6 +154,6 @@ def _write_weights(run: Run, config: Config, started: float, about: dict[str, An
     facts = {"model": config.model.path, "summary": summary, **about, **norms}
     facts |= {"cuts": dict(cuts), "refused": dict(refused), "max_length": config.model.max_length}
     if warning := cut_warning(cuts, refused, config.model.max_length):
-        CONSOLE.print(f"impact: {warning}", style="yellow", markup=False, emoji=False)
+        warn(f"impact: {warning}")
     run.impact.publish(counts=counts, seconds=seconds, response_tokens=tokens, **facts)
     run.scored.publish(counts=counts, seconds=seconds, schema=SCORED_SCHEMA, **facts)

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from trace_ray.artifacts import Run
-from trace_ray.progress import CONSOLE
+from trace_ray.progress import warn
 from trace_ray.realign.checkpoint import CURSOR, FILES
 from trace_ray.storage import Location
 
@@ -45,7 +45,7 @@ def drop_damaged(run: Run) -> None:
     try:
         state = json.loads(place.read_text())
     except ValueError:
-        _warn(f"{place.uri}: cut short, as by a full disk; the training begins anew")
+        warn(f"{place.uri}: cut short, as by a full disk; the training begins anew")
         place.fs.delete_file(place.path)
         return
     listed = list(zip(state.get("checkpoint_results", []), state.get("checkpoint_report_indices", []), strict=False))
@@ -57,7 +57,7 @@ def drop_damaged(run: Run) -> None:
     after = f"the training goes on from {whole[-1][0]['checkpoint_dir_name']}" if whole else "the training begins anew"
     for name, why in broken.items():
         if why:
-            _warn(f"{(folder / name).uri}: {why}; {after}")
+            warn(f"{(folder / name).uri}: {why}; {after}")
             (folder / name).delete_folder()
     if not whole:
         place.fs.delete_file(place.path)
@@ -75,7 +75,3 @@ def drop_strays(run: Run, result: Any) -> None:
         folder = info.type == pafs.FileType.Directory
         if folder and info.base_name.startswith("checkpoint_") and info.base_name not in kept:
             (place / info.base_name).delete_folder()
-
-
-def _warn(text: str) -> None:
-    CONSOLE.print(text, style="yellow", markup=False, emoji=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 from trace_ray.config import ModelConfig
 from trace_ray.errors import UserError
-from trace_ray.progress import CONSOLE
+from trace_ray.progress import warn
 from trace_ray.staging import local_model
 
 _SWITCHES = ("do_sample", "num_beams", "use_cache", "return_dict_in_generate")
@@ -32,7 +32,7 @@ def check_generation(config: ModelConfig) -> None:
         raise UserError("model.path", config.path, remedy) from None
     if changes := _changes(found.to_diff_dict(), mended.to_diff_dict()):
         warning = f"{config.path}: generation_config.json contradicts itself; the realigned model gets {changes}"
-        CONSOLE.print(warning, style="yellow", markup=False, emoji=False)
+        warn(warning)
 
 
 def mended_generation(found: Any) -> Any:

@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 
 from trace_ray.artifacts import GENERATED, INPUTS, RESPONSES, SCORES, WORK, Inputs, Run, refuse_changed
 from trace_ray.errors import JudgeRejectedError, StaleRunError, UserError
-from trace_ray.progress import CONSOLE
+from trace_ray.progress import warn
 from trace_ray.storage import Location
 
 STOPPED = "stopped.json"
@@ -55,7 +55,7 @@ def begin(run: Run, stage: str, inputs: Inputs) -> bool:
                 refuse_changed(folder.place.uri, folder.changes(inputs))
         name, (was, now) = min(changes.items())
         said = f"{stage} begins anew: {name} was {was!r}, is {now!r}; nothing that counts was finished"
-        CONSOLE.print(said, style="yellow", markup=False, emoji=False)
+        warn(said)
         for folder in folders:
             _clear(folder.place)
     _forget(folders[0].place / STOPPED)
