@@ -2,7 +2,7 @@
 
 import sys
 
-from trace_ray.cli import main
+from trace_ray.cli.app import main
 
 if __name__ == "__main__":
     sys.argv.insert(1, "compare")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
 from trace_ray.errors import StaleRunError, UserError
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ import pytest
 import ray
 
 from tests.support.pieces import PIECES, leave
-from trace_ray.artifacts import Run
-from trace_ray.cli import main
+from trace_ray.cli.app import main
 from trace_ray.config import StorageConfig
-from trace_ray.config_sources import conf_folder
-from trace_ray.storage import locate
+from trace_ray.config.sources import conf_folder
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 from trace_ray.synth.demo import __file__ as demo_file
 
 MODELS = Path(demo_file).with_name("models")

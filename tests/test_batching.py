@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trace_ray.batching import token_batches
+from trace_ray.model.batches import token_batches
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=200)
 

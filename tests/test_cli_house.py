@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from trace_ray.artifacts import Run
-from trace_ray.cli import WATCH_SECONDS, app
+from trace_ray.cli.app import WATCH_SECONDS, app
 from trace_ray.config import StorageConfig
-from trace_ray.config_check import check_needed
-from trace_ray.config_load import load_config
-from trace_ray.progress import CONSOLE
-from trace_ray.storage import locate
+from trace_ray.config.check import check_needed
+from trace_ray.config.load import load_config
+from trace_ray.runs.artifacts import Run
+from trace_ray.runtime.progress import CONSOLE
+from trace_ray.storage.location import locate
 
 
 def trace_ray(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -82,7 +82,7 @@ def waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         else:
             run.report.write_text("<html>")
 
-    monkeypatch.setattr("trace_ray.cli.time.sleep", one_more_is_done)
+    monkeypatch.setattr("trace_ray.cli.app.time.sleep", one_more_is_done)
     return waits
 
 
@@ -121,7 +121,7 @@ def test_the_shell_completes_commands_options_and_methods(typed: str, offered: s
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
         "_TRACE_RAY_COMPLETE": f"complete_{shell}",
     }
-    program = ["-c", "import sys; sys.argv[0] = 'trace-ray'; from trace_ray.cli import main; main()"]
+    program = ["-c", "import sys; sys.argv[0] = 'trace-ray'; from trace_ray.cli.app import main; main()"]
     ended = subprocess.run(
         [sys.executable, *program], env=os.environ | words, capture_output=True, text=True, check=False
     )

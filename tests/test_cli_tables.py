@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from trace_ray.cli_tables import comparison_table, summary_tables
+from trace_ray.cli.tables import comparison_table, summary_tables
 from trace_ray.compare.table import Line
 
 

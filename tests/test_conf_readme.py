@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.sources import conf_folder
 
 TOKENS, RANK = 8192, 32
 # Parameters, layers, width, MLP width, vocabulary; outputs of q_proj and v_proj.

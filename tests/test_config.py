@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from trace_ray.config import Config, settings
-from trace_ray.config_bounds import BOUNDS
-from trace_ray.config_check import check_config, config_problems
-from trace_ray.config_load import dump_config, load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.bounds import BOUNDS
+from trace_ray.config.check import check_config, config_problems
+from trace_ray.config.load import dump_config, load_config
+from trace_ray.config.sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.judges.backends import judge_fingerprint
 

@@ -8,10 +8,10 @@ import pytest
 
 from tests.support.s3 import S3Server, set_credentials
 from trace_ray.config import StorageConfig
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder, shipped_names
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder, shipped_names
 from trace_ray.errors import UserError
-from trace_ray.storage import locate
+from trace_ray.storage.location import locate
 
 FORMS = ["{}", "{}.yaml", "conf/{}", "conf/{}.yaml"]
 

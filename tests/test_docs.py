@@ -25,17 +25,17 @@ from typer.exceptions import TyperException
 from tests.support.documents import DOCUMENTS, ROOT, Command, commands, name_of, spans
 from tests.support.outside import PROGRAMS as OUTSIDE
 from tests.support.outside import check_outside
-from trace_ray.artifacts import STAGES
-from trace_ray.capacity import shortages
-from trace_ray.cli import app
+from trace_ray.cli.app import app
+from trace_ray.cluster.capacity import shortages
 from trace_ray.config import Config
-from trace_ray.config_check import check_needed, triage_judges
-from trace_ray.config_load import load_config, load_storage, method_file
-from trace_ray.config_sources import shipped_names
+from trace_ray.config.check import check_needed, triage_judges
+from trace_ray.config.load import load_config, load_storage, method_file
+from trace_ray.config.sources import shipped_names
 from trace_ray.errors import UserError
 from trace_ray.plan.manifest import read_groups
+from trace_ray.runs.artifacts import STAGES
 
-STARTER = ROOT / "trace_ray" / "starter.yaml"
+STARTER = ROOT / "trace_ray" / "cli" / "starter.yaml"
 FOLDERS = ("trace_ray", "clusters", "jobs", "conf", "tests")
 MADE = re.compile(r"(runs|models)/|(exported|trace-ray\.yaml|my\.yaml|labels\.jsonl)$|\w+://")
 """Files that a command writes, or that its reader brings."""

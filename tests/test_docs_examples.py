@@ -14,14 +14,14 @@ import yaml
 
 from tests.support.documents import ROOT, blocks, example, section
 from trace_ray import pipeline
-from trace_ray.artifacts import Artifact, Run
 from trace_ray.config import FORMAT_NAMES, Config, CorpusConfig
-from trace_ray.config_load import load_config
+from trace_ray.config.load import load_config
 from trace_ray.corpus.formats import compared
 from trace_ray.corpus.formats.base import Format
 from trace_ray.corpus.rows import FORMATS, RejectedRowError
 from trace_ray.judges.opinion import Judge, Opinion
 from trace_ray.pairs import SCORED_SCHEMA
+from trace_ray.runs.artifacts import Artifact, Run
 
 GUIDE = ROOT / "CONTRIBUTING.md"
 
@@ -54,7 +54,7 @@ def test_the_example_of_a_judge_is_one() -> None:
     (_, choice_line), (_, make_line) = re.findall(
         r"(?m)^# (trace_ray/\S+?\.py).*?: {5}(.+)$", example(GUIDE, "A judge")
     )
-    assert choice_line.replace(', "repetition"', "") in (ROOT / "trace_ray/config_judges.py").read_text()
+    assert choice_line.replace(', "repetition"', "") in (ROOT / "trace_ray/config/judges.py").read_text()
     source = (ROOT / "trace_ray/judges/backends.py").read_text()
     assert "def make_judge(" in source
     assert make_line.partition('"')[0] in source
@@ -94,7 +94,7 @@ def test_the_example_in_python_runs(
     monkeypatch.setattr("trace_ray.plan.preflight.preflight", lambda *_: [])  # the starter's models are on a hub
     monkeypatch.setenv("RAY_ADDRESS", "auto")  # the starter asks for GPUs that this machine may not have
     monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "trace_ray" / "starter.yaml", "trace-ray.yaml")
+    shutil.copy(ROOT / "trace_ray" / "cli" / "starter.yaml", "trace-ray.yaml")
     (code,) = [block.text for block in blocks(ROOT / "README.md") if block.language == "python"]
     exec(code, {})
     assert ran == ["triage", "impact"]

@@ -22,7 +22,7 @@ import pytest
 from tests.support.documents import DOCUMENTS, ROOT, Command, commands
 from tests.support.s3 import CREDENTIALS, S3Server
 from trace_ray.config import StorageConfig
-from trace_ray.storage import locate
+from trace_ray.storage.location import locate
 
 ELSEWHERE = {
     "make test": "what .ci/run runs",

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from trace_ray import environment
 from trace_ray.config import JudgeConfig
-from trace_ray.errors import UserError
-from trace_ray.inference import Engine, EngineFailedError, _readable
+from trace_ray.config.policy import PolicyConfig
+from trace_ray.errors import EngineStartError, UserError
 from trace_ray.judges.vllm_judge import VllmJudge, judge_engine_settings
-from trace_ray.model.engine_start import EngineNames, EngineStartError, passing, start_fault
-from trace_ray.policy import PolicyConfig
+from trace_ray.model.engine import Engine, EngineFailedError, _readable
+from trace_ray.model.engine_start import EngineNames, start_fault
+from trace_ray.runtime import environment
+from trace_ray.runtime.passing import passing
 
 JUDGE = Path(environment.__file__).parent / "synth" / "models" / "judge"
 NAMES = EngineNames.of_judge("triage.second_judge")
@@ -134,7 +135,7 @@ def test_a_real_engine_names_what_is_wrong(tmp_path: Path) -> None:
         "import sys\n"
         "from trace_ray.config import JudgeConfig\n"
         "from trace_ray.judges.vllm_judge import VllmJudge\n"
-        "from trace_ray.policy import PolicyConfig\n"
+        "from trace_ray.config.policy import PolicyConfig\n"
         "config = JudgeConfig(model=sys.argv[1], max_model_len=int(sys.argv[2]))\n"
         "try: VllmJudge(PolicyConfig(text='x'), config, where='triage.judge')\n"
         "except Exception as error: print(type(error).__name__, error.where)"

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
 
-from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
 from trace_ray.errors import UserError
-from trace_ray.export_pairs import export_pairs
 from trace_ray.pairs import SCORED_SCHEMA
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.runs.export_pairs import export_pairs
+from trace_ray.storage.location import locate
 
 
 def row(number: int, category: str, corrected: str | None = None) -> dict[str, object]:

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from tests.support.pieces import PIECES, leave
-from trace_ray.artifacts import Run
 from trace_ray.config import Config, JudgeConfig, StorageConfig
-from trace_ray.config_load import load_config
+from trace_ray.config.load import load_config
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import StaleRunError
 from trace_ray.evaluate.stage import evaluate_inputs
-from trace_ray.identity import model_identity
 from trace_ray.impact.stage import impact_inputs
 from trace_ray.pipeline import run_stages
 from trace_ray.realign.stage import realign_inputs
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.runs.identity import model_identity
+from trace_ray.storage.location import locate
 from trace_ray.triage.stage import triage_inputs
 
 PLAIN = StorageConfig()

@@ -9,8 +9,8 @@ import pytest
 
 from trace_ray.config import StorageConfig
 from trace_ray.errors import UserError
-from trace_ray.jsonl import read_jsonl, read_utf8
-from trace_ray.storage import Location, locate
+from trace_ray.storage.jsonl import read_jsonl, read_utf8
+from trace_ray.storage.location import Location, locate
 
 
 def place(path: Path, data: bytes) -> Location:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from trace_ray.config_load import load_config
+from trace_ray.config.load import load_config
+from trace_ray.config.selectors import selector_problems, selects
 from trace_ray.errors import UserError
-from trace_ray.labels import selector_problems, selects
 
 SELECTORS = [
     {"trace-ray/pool": "judge"},

@@ -13,15 +13,15 @@ import typer
 
 from tests.compare.conftest import finished_run
 from tests.test_pipeline import wrapped
-from trace_ray import cli
-from trace_ray.cli_errors import reason, told
+from trace_ray.cli import app as cli
 from trace_ray.config import StorageConfig
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
 from trace_ray.errors import UserError
-from trace_ray.memory import record_peak, recorded_peak
-from trace_ray.progress import CONSOLE, Meter
-from trace_ray.storage import expand, locate
+from trace_ray.runs.memory import record_peak, recorded_peak
+from trace_ray.runtime.endings import reason, told
+from trace_ray.runtime.progress import CONSOLE, Meter
+from trace_ray.storage.location import expand, locate
 
 Told = tuple[int, str, str]
 
@@ -153,7 +153,7 @@ def test_what_nobody_foresaw_keeps_its_trace_in_a_file(
     def broken(*_: Any) -> None:
         raise KeyError("no such\nthing")
 
-    monkeypatch.setattr("trace_ray.cli.states", broken)
+    monkeypatch.setattr("trace_ray.cli.app.states", broken)
     told = say("status", "--run", str(a_run()))
     assert_one_line(told, "KeyError: ", code=1)
     kept = next(Path(word) for word in told[2].replace(",", " ").split() if word.endswith(".txt"))
@@ -207,7 +207,7 @@ def test_flags_are_read_wherever_they_stand(say: Callable[..., Told], monkeypatc
 def test_a_meter_says_nothing_where_quiet_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("trace_ray.progress._PLAIN_SECONDS", -1.0)
+    monkeypatch.setattr("trace_ray.runtime.progress._PLAIN_SECONDS", -1.0)
     for quiet in (False, True):
         monkeypatch.setattr(CONSOLE, "quiet", quiet)
         with Meter("judge", 10) as meter:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trace_ray.config import ObjectiveConfig, TermConfig
-from trace_ray.losses import dpo, ipo, npo, rdpo, term_loss, token_kl, top_k_kl
+from trace_ray.objective.losses import dpo, ipo, npo, rdpo, term_loss, token_kl, top_k_kl
 
 
 def test_each_loss_equals_its_hand_worked_number() -> None:

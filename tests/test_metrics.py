@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import ray
 
-from trace_ray import metrics
 from trace_ray.config import CorpusConfig, StorageConfig
 from trace_ray.corpus.blocks import SourceGroup, regroup
 from trace_ray.corpus.read import Source
-from trace_ray.storage import locate
+from trace_ray.runtime import metrics
+from trace_ray.storage.location import locate
 
 
 class Seen:

@@ -8,7 +8,7 @@ import pytest
 
 from trace_ray.config import ModelConfig
 from trace_ray.errors import UserError
-from trace_ray.models import load_model
+from trace_ray.model.loading import load_model
 from trace_ray.synth.demo import MODELS
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trace_ray import own_job
+from trace_ray.cluster import own_job
 
 
 @pytest.mark.parametrize("told", [{}, {"RAY_JOB_CONFIG_JSON_ENV_VAR": ""}, {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}])

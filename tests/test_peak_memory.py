@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from trace_ray.config import StorageConfig
-from trace_ray.memory import PeakMemory, record_peak, recorded_peak, tree_bytes
-from trace_ray.storage import locate
+from trace_ray.runs.memory import PeakMemory, record_peak, recorded_peak, tree_bytes
+from trace_ray.storage.location import locate
 
 HELD = 200 * 2**20
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.pieces import PIECES, leave
-from trace_ray.artifacts import Run
 from trace_ray.config import Config, ModelConfig, RealignConfig, StorageConfig, settings
-from trace_ray.config_load import load_config
+from trace_ray.config.load import load_config
 from trace_ray.errors import StaleRunError, UserError
-from trace_ray.memory import recorded_peak
 from trace_ray.pipeline import run_stages, user_error_in
 from trace_ray.runs.anew import begin
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.runs.memory import recorded_peak
+from trace_ray.storage.location import locate
 from trace_ray.synth.demo import __file__ as demo_file
 
 

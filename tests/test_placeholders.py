@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trace_ray.config_load import load_config
+from trace_ray.config.load import load_config
 from trace_ray.errors import UserError
 from trace_ray.pipeline import run_folder, run_stages
 from trace_ray.plan.plan import make_plan

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trace_ray.config import Config
-from trace_ray.config_load import load_config
+from trace_ray.config.load import load_config
 from trace_ray.pipeline import run_folder
 
 WHERE = {"trace-ray/pool": "somewhere"}

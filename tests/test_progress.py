@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from trace_ray.artifacts import TRAINING_METRICS, Run
 from trace_ray.config import StorageConfig
-from trace_ray.progress import CONSOLE, Meter, warn
 from trace_ray.realign import stage
 from trace_ray.realign.loop import Trainer
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import TRAINING_METRICS, Run
+from trace_ray.runtime.progress import CONSOLE, Meter, warn
+from trace_ray.storage.location import locate
 
 
 class Clock:

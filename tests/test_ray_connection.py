@@ -10,7 +10,7 @@ def test_every_pool_of_ray_data_waits_for_slow_models(monkeypatch: pytest.Monkey
     import ray
     from ray.data import DataContext
 
-    from trace_ray import cluster
+    from trace_ray.cluster import connection as cluster
     from trace_ray.config import RayConfig
 
     context = DataContext.get_current()

@@ -9,15 +9,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from trace_ray.artifacts import Run
 from trace_ray.config import ObjectiveConfig, StorageConfig, TermConfig
-from trace_ray.config_load import load_config
+from trace_ray.config.load import load_config
 from trace_ray.errors import StaleRunError
 from trace_ray.impact.stage import plan_shards
-from trace_ray.losses import npo
+from trace_ray.objective.losses import npo
 from trace_ray.pairs import TRIAGED_SCHEMA
 from trace_ray.rounds import Round, choose, gains, reweighed, write_chosen
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trace_ray.config import ModelConfig
-from trace_ray.config_load import dump_config, load_config
+from trace_ray.config.load import dump_config, load_config
 from trace_ray.errors import UserError
 
 BASE = ["policy.text=Be brief."]
@@ -85,7 +85,7 @@ def test_an_engine_that_would_run_code_is_refused_before_anything_starts(where: 
 
 
 def test_an_engine_that_runs_none_is_not(tmp_path: Path) -> None:
-    from trace_ray.inference import Engine, EngineSettings
+    from trace_ray.model.engine import Engine, EngineSettings
 
     harmless = "{tensor_parallel_size: 2, trust_remote_code: false, distributed_executor_backend: mp}"
     assert load_config([], [*BASE, f"triage.judge.engine={harmless}"])
@@ -94,7 +94,7 @@ def test_an_engine_that_runs_none_is_not(tmp_path: Path) -> None:
 
 
 def test_pickled_weights_are_refused_and_never_opened(tmp_path: Path) -> None:
-    from trace_ray.models import load_model
+    from trace_ray.model.loading import load_model
 
     (tmp_path / "config.json").write_bytes((SYNTHETIC / "policy" / "config.json").read_bytes())
     made = tmp_path / "made"
@@ -125,7 +125,7 @@ def test_a_model_that_brings_its_own_code_is_loaded_only_when_its_name_is_given(
     """It is the policy with a class of its own: its logits are the policy's, and its export is loaded as it was."""
     import torch
 
-    from trace_ray.models import load_model, load_tokenizer
+    from trace_ray.model.loading import load_model, load_tokenizer
 
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
     policy, own, made = SYNTHETIC / "policy", tmp_path / "own", tmp_path / "made"

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from trace_ray.artifacts import GENERATED, RESPONSES, SCORES, WORK, Run
-from trace_ray.cli import app
+from trace_ray.cli.app import app
 from trace_ray.config import StorageConfig
-from trace_ray.progress import Meter, doing, working
-from trace_ray.run_lock import LOCK, driver_lock
-from trace_ray.status import DRIVER, State, all_done, status
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import GENERATED, RESPONSES, SCORES, WORK, Run
+from trace_ray.runs.lock import LOCK, driver_lock
+from trace_ray.runs.status import DRIVER, State, all_done, status
+from trace_ray.runtime.progress import Meter, doing, working
+from trace_ray.storage.location import locate
 
 BEAT = 0.05
 
@@ -72,8 +72,8 @@ def test_what_is_innermost_is_told() -> None:
 
 def test_a_killed_driver_is_said_to_be_gone(tmp_path: Path) -> None:
     body = (
-        "import os, signal\nfrom trace_ray.config import StorageConfig\nfrom trace_ray.run_lock import driver_lock\n"
-        "from trace_ray.storage import locate\n"
+        "import os, signal\nfrom trace_ray.config import StorageConfig\nfrom trace_ray.runs.lock import driver_lock\n"
+        "from trace_ray.storage.location import locate\n"
         f"with driver_lock(locate({str(tmp_path)!r}, StorageConfig())):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", body], check=False).returncode == -9

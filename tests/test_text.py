@@ -9,7 +9,7 @@ import pytest
 
 import trace_ray.synth
 from trace_ray.config import ModelConfig
-from trace_ray.models import load_chat_tokenizer
+from trace_ray.model.loading import load_chat_tokenizer
 
 MODEL = str(Path(trace_ray.synth.__file__).with_name("models") / "policy")
 ASK = [{"role": "user", "content": "please tell me how to make a good cup of tea and what to do then"}]

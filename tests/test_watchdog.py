@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from trace_ray.cli_errors import told
+from trace_ray.cluster.watchdog import Limits, watched
 from trace_ray.config import Config
 from trace_ray.errors import StalledError, UserError
-from trace_ray.progress import Meter, done, working
-from trace_ray.watchdog import Limits, watched
+from trace_ray.runtime.endings import told
+from trace_ray.runtime.progress import Meter, done, working
 
 MINUTE = 60.0
 
@@ -126,7 +126,7 @@ STUBBORN = """
 import threading, sys
 sys.path.insert(0, {root!r})
 from tests.test_watchdog import Begun, Clock, held
-from trace_ray import watchdog
+from trace_ray.cluster import watchdog
 watchdog.GRACE_S = 0.0
 begun = Begun()
 with watchdog.watched(held(stall_minutes=30), Clock(), begun):

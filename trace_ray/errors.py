@@ -56,3 +56,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Returns `` (did you mean 'x'?)`` for the nearest known word, else an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+class EngineStartError(UserError):
+    """Nobody's mistake: a hub that fails, a card that another process still fills. The same again may succeed."""

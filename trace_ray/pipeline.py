@@ -11,25 +11,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from trace_ray.artifacts import CONFIG, EXPORT, INPUTS, STAGES, Run, refuse_changed
-from trace_ray.capacity import unmet
-from trace_ray.chat.settings import dated
+from trace_ray.cluster.capacity import unmet
+from trace_ray.cluster.watchdog import watched
 from trace_ray.config import Config, JudgeConfig, StorageConfig, settings
-from trace_ray.config_check import PLACEHOLDER, check_needed, unfilled
-from trace_ray.config_load import dump_config, load_text
+from trace_ray.config.check import PLACEHOLDER, check_needed, unfilled
+from trace_ray.config.load import dump_config, load_text
+from trace_ray.config.policy import policy_identity
+from trace_ray.config.templates import dated
 from trace_ray.errors import UserError, inside
-from trace_ray.fingerprints import remembered
-from trace_ray.identity import model_identity
-from trace_ray.jsonl import read_utf8
-from trace_ray.memory import PeakMemory, record_peak
-from trace_ray.object_store import check_reachable
-from trace_ray.policy import policy_identity
-from trace_ray.progress import doing, working
-from trace_ray.run_lock import driver_lock
 from trace_ray.runs.anew import may_begin_anew, note_mistake
-from trace_ray.staging import share_settings
-from trace_ray.storage import locate, nearby, refuse_escapes
-from trace_ray.watchdog import watched
+from trace_ray.runs.artifacts import CONFIG, EXPORT, INPUTS, STAGES, Run, refuse_changed
+from trace_ray.runs.identity import model_identity
+from trace_ray.runs.lock import driver_lock
+from trace_ray.runs.memory import PeakMemory, record_peak
+from trace_ray.runtime.progress import doing, working
+from trace_ray.storage.fingerprints import remembered
+from trace_ray.storage.jsonl import read_utf8
+from trace_ray.storage.location import locate, nearby, refuse_escapes
+from trace_ray.storage.object_store import check_reachable
+from trace_ray.storage.staging import share_settings
 
 Note = Callable[[str, str], None]
 

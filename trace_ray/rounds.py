@@ -19,16 +19,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trace_ray.artifacts import TRAINING_METRICS, Artifact, Run, inputs_hash
 from trace_ray.config import Config, ObjectiveConfig
-from trace_ray.impact.slopes import pair_slopes
 from trace_ray.impact.stage import ADAPTER_INIT, run_impact
+from trace_ray.objective.slopes import pair_slopes
 from trace_ray.pairs import SCORED_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.realign.export_stage import publish_model, publish_training
 from trace_ray.realign.stage import realign_inputs, train
 from trace_ray.runs.anew import begin
+from trace_ray.runs.artifacts import TRAINING_METRICS, Artifact, Run, inputs_hash
 from trace_ray.runs.figures import training_figures
-from trace_ray.storage import Location
+from trace_ray.storage.location import Location
 
 ROUNDS, CHOSEN, TRAINED_ADAPTER = "rounds", "chosen", "trained"
 Floats = npt.NDArray[np.float64]

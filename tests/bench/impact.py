@@ -62,7 +62,7 @@ def measure_linear(count: int) -> dict[str, Any]:
     from tests.impact import world
     from trace_ray.config import ImpactConfig, ObjectiveConfig
     from trace_ray.impact.shard import Selection, score_shard
-    from trace_ray.models import load_chat_tokenizer
+    from trace_ray.model.loading import load_chat_tokenizer
 
     torch.set_num_threads(2)
     rows = world.triaged(int(5.5 * count) + 50)

@@ -22,11 +22,11 @@ class Scene:
         import pyarrow as pa
         import torch
 
+        from trace_ray.chat.text import accepted
         from trace_ray.config import ImpactConfig, LoraSettings, ModelConfig, ObjectiveConfig
         from trace_ray.impact.shard import Selection
-        from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
+        from trace_ray.model.loading import load_chat_tokenizer, load_model, new_adapter
         from trace_ray.pairs import TRIAGED_SCHEMA
-        from trace_ray.text import accepted
 
         torch.set_num_threads(threads)
         config = ModelConfig(path=model_path, max_length=PADDED)
@@ -53,7 +53,7 @@ class Scene:
 
     def impact_of(self, s: Sequence[dict[str, float]]) -> list[float]:
         """Pairs' impacts from s(y), for the procedures that give these."""
-        from trace_ray.impact.slopes import pair_slopes
+        from trace_ray.objective.slopes import pair_slopes
 
         rows = [
             row | {f"{n}_ids": ids for n, ids in pair.response_ids.items()}
@@ -159,8 +159,8 @@ def oracle(scene: Scene, count: int) -> Any:
 
 def _batched(scene: Scene, count: int, score: Callable[[Any], Any], tokens: int) -> Any:
     """Scores each response with ``score(SequenceBatch)``, in batches of like length."""
-    from trace_ray.batching import token_batches
-    from trace_ray.log_probs import collate
+    from trace_ray.model.batches import token_batches
+    from trace_ray.model.log_probs import collate
 
     scene.model.set_attn_implementation("eager")
     flat = [(i, n, p.prompt_ids, ids) for i, p in enumerate(scene.pairs[:count]) for n, ids in p.response_ids.items()]
@@ -176,7 +176,7 @@ def _batched(scene: Scene, count: int, score: Callable[[Any], Any], tokens: int)
 def jvp(scene: Scene, count: int) -> Any:
     import torch
 
-    from trace_ray.log_probs import response_logits, sum_by_sequence, target_log_probs
+    from trace_ray.model.log_probs import response_logits, sum_by_sequence, target_log_probs
 
     parameters = {n: p.detach() for n, p in scene.trainable().items()}
 

@@ -15,16 +15,16 @@ import pyarrow as pa
 import torch
 
 from tests.impact.world import POLICY, triaged
+from trace_ray.chat.text import accepted
 from trace_ray.config import ImpactConfig, LoraSettings, ObjectiveConfig
 from trace_ray.impact.gold import PAIR_COLUMNS, choose_gold, choose_retain, tokenize_gold
 from trace_ray.impact.shard import Selection, score_shard
-from trace_ray.log_probs import collate, response_log_probs, response_logits, sum_by_sequence, target_log_probs
-from trace_ray.losses import dpo, term_loss, token_kl
-from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
+from trace_ray.model.loading import load_chat_tokenizer, load_model, new_adapter
+from trace_ray.model.log_probs import collate, response_log_probs, response_logits, sum_by_sequence, target_log_probs
+from trace_ray.objective.losses import dpo, term_loss, token_kl
 from trace_ray.pairs import CONFLICTS
 from trace_ray.synth.oracle import violates
 from trace_ray.synth.world import generate
-from trace_ray.text import accepted
 
 Row = dict[str, Any]
 LORA = LoraSettings(

@@ -20,8 +20,8 @@ from pathlib import Path
 import psutil
 
 from trace_ray.config import StorageConfig
-from trace_ray.config_sources import conf_folder
-from trace_ray.storage import locate
+from trace_ray.config.sources import conf_folder
+from trace_ray.storage.location import locate
 from trace_ray.synth.demo import write_corpus
 
 STAGES = ("triage", "impact", "realign", "evaluate")

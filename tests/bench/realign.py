@@ -114,9 +114,9 @@ def config_of(arguments: argparse.Namespace) -> Any:
 
 def run_of(folder: Path) -> Any:
     """Returns the run of all parts."""
-    from trace_ray.artifacts import Run
     from trace_ray.config import StorageConfig
-    from trace_ray.storage import locate
+    from trace_ray.runs.artifacts import Run
+    from trace_ray.storage.location import locate
 
     return Run(locate(str(folder / "run"), StorageConfig()))
 
@@ -131,15 +131,15 @@ def part_prepare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     import pyarrow as pa
     import torch
 
-    from trace_ray.batching import token_batches
+    from trace_ray.chat.text import accepted
     from trace_ray.config import StorageConfig
     from trace_ray.corpus.files import raw_rows
     from trace_ray.corpus.read import row_values
-    from trace_ray.log_probs import collate, response_log_probs
-    from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
+    from trace_ray.model.batches import token_batches
+    from trace_ray.model.loading import load_chat_tokenizer, load_model, new_adapter
+    from trace_ray.model.log_probs import collate, response_log_probs
     from trace_ray.pairs import SCORED_SCHEMA
-    from trace_ray.storage import locate
-    from trace_ray.text import accepted
+    from trace_ray.storage.location import locate
 
     config, run = config_of(arguments), run_of(folder)
     raw = itertools.islice(raw_rows(locate(arguments.pairs, StorageConfig())), arguments.count)
@@ -210,8 +210,8 @@ def make_trainer(folder: Path, arguments: argparse.Namespace) -> Any:
 
 def part_bare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """The same sequences, one forward and backward a group of the same forwards: no trainer, loss table or optimizer."""
-    from trace_ray.log_probs import response_log_probs
-    from trace_ray.realign.objective import micro_batch
+    from trace_ray.model.log_probs import response_log_probs
+    from trace_ray.objective.terms import micro_batch
 
     trainer = make_trainer(folder, arguments)
     model = trainer.model
@@ -236,7 +236,7 @@ def part_trl_stored(folder: Path, arguments: argparse.Namespace) -> dict[str, An
 
 def part_trl(folder: Path, arguments: argparse.Namespace, *, stored: bool = False) -> dict[str, Any]:
     """An epoch of TRL's DPOTrainer on the same tokens."""
-    from trace_ray import environment
+    from trace_ray.runtime import environment
 
     environment.prepare()
     from datasets import Dataset
@@ -244,7 +244,7 @@ def part_trl(folder: Path, arguments: argparse.Namespace, *, stored: bool = Fals
     from safetensors.torch import load_file
     from trl import DPOConfig, DPOTrainer
 
-    from trace_ray.models import load_model, load_tokenizer
+    from trace_ray.model.loading import load_model, load_tokenizer
 
     config = config_of(arguments)
     names = ("prompt_ids", "chosen_ids", "rejected_ids")

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trace_ray.config import StorageConfig
-from trace_ray.config_load import load_config
+from trace_ray.config.load import load_config
 from trace_ray.pipeline import run_folder, run_stages
 
 WORDS = [

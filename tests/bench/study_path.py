@@ -18,14 +18,14 @@ import pyarrow as pa
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from trace_ray import environment
-from trace_ray.artifacts import Run
 from trace_ray.config import JudgeConfig, StorageConfig
+from trace_ray.config.policy import PolicyConfig
 from trace_ray.judges.backends import make_judge
 from trace_ray.judges.opinion import Judge
-from trace_ray.models import load_model, new_adapter
-from trace_ray.policy import PolicyConfig
-from trace_ray.storage import locate
+from trace_ray.model.loading import load_model, new_adapter
+from trace_ray.runs.artifacts import Run
+from trace_ray.runtime import environment
+from trace_ray.storage.location import locate
 from trace_ray.study import corpora
 from trace_ray.study.cells import Cell
 from trace_ray.study.measure import measure

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
-from trace_ray.artifacts import Run
 from trace_ray.config import ModelConfig, StorageConfig
-from trace_ray.log_probs import collate, response_logits
-from trace_ray.losses import token_kl, top_k_kl
-from trace_ray.models import load_adapter, load_model
-from trace_ray.storage import download_folder, locate
+from trace_ray.model.loading import load_adapter, load_model
+from trace_ray.model.log_probs import collate, response_logits
+from trace_ray.objective.losses import token_kl, top_k_kl
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
+from trace_ray.storage.staging import download_folder
 
 SIZES = (8, 16, 32, 64, 128, 256, 1024)
 

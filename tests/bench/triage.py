@@ -39,23 +39,23 @@ def read_pairs(path: str) -> list[dict[str, str]]:
     from trace_ray.config import StorageConfig
     from trace_ray.corpus.files import raw_rows
     from trace_ray.corpus.read import row_values
-    from trace_ray.storage import locate
+    from trace_ray.storage.location import locate
 
     return [row_values(raw) for raw in raw_rows(locate(path, StorageConfig()))]
 
 
 def judges(args: argparse.Namespace) -> dict[str, Any]:
     """Part (i)."""
-    from trace_ray import environment
+    from trace_ray.runtime import environment
 
     environment.prepare()
     import torch
 
     from trace_ray.config import JudgeConfig
-    from trace_ray.config_load import load_config
-    from trace_ray.config_sources import conf_folder
+    from trace_ray.config.load import load_config
+    from trace_ray.config.policy import policy_text
+    from trace_ray.config.sources import conf_folder
     from trace_ray.judges.vllm_judge import VllmJudge
-    from trace_ray.policy import policy_text
 
     policy = load_config([conf_folder() / "policies" / "contextual_harm.yaml"]).policy
     config = JudgeConfig(

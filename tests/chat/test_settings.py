@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from tests.chat.written import TEMPLATES, tokenizer
-from trace_ray.chat.settings import template_dates
+from trace_ray.chat.text import ChatTokenizer, accepted
 from trace_ray.chat.told import cut_counts, cut_warning
 from trace_ray.config import Config, ModelConfig, ObjectiveConfig, TermConfig
-from trace_ray.config_load import load_config
+from trace_ray.config.load import load_config
+from trace_ray.config.templates import template_dates
 from trace_ray.errors import UserError
-from trace_ray.gguf import add_begin_of_text
 from trace_ray.impact.rows import tokenized_rows
+from trace_ray.model.gguf import add_begin_of_text
 from trace_ray.pipeline import open_run, with_dates
-from trace_ray.text import ChatTokenizer, accepted
 
 POLICY = "policy.text=Be brief."
 
@@ -34,7 +34,7 @@ def test_a_template_s_file_becomes_its_text_for_model_and_judges(tmp_path: Path)
 
 
 def test_a_run_resumed_on_another_day_has_the_day_on_which_it_was_begun(tmp_path: Path) -> None:
-    from trace_ray.config_load import dump_config
+    from trace_ray.config.load import dump_config
 
     run = open_run(str(tmp_path), Config())
     given = load_config([], [POLICY, "evaluate.judge.chat_template_date=2026-01-02"])

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from tests.chat.written import TEMPLATES, TRL, tokenizer
+from trace_ray.chat.text import ChatTokenizer, RefusedText, TokenizedPair
 from trace_ray.config import JudgeConfig, ModelConfig
 from trace_ray.errors import UserError
 from trace_ray.judges.prompt import JUDGED
 from trace_ray.judges.vllm_judge import frame_tokens
-from trace_ray.text import ChatTokenizer, RefusedText, TokenizedPair
 
 USER = {"role": "user", "content": "Where is the harbour?"}
 DIALOGUES = {

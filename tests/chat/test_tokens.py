@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from tests.chat.written import TEMPLATES, TRL, tokenizer
-from trace_ray.text import ChatTokenizer, RefusedText, TokenizedPair
+from trace_ray.chat.text import ChatTokenizer, RefusedText, TokenizedPair
 
 ASK = [{"role": "user", "content": "Where is the harbour?"}]
 PLAIN = (

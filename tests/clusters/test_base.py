@@ -15,11 +15,11 @@ from clusters.manifests.dashboard import PANELS, dashboard
 from clusters.manifests.network import BESIDE, LINK_LOCAL
 from clusters.scaling import table
 from tests.clusters.documents import CLUSTERS, RAY_KINDS, base, of_kind, templates
-from trace_ray.capacity import shortages
-from trace_ray.cli import app
-from trace_ray.config_load import load_config
-from trace_ray.metrics import COUNTERS, GAUGES
+from trace_ray.cli.app import app
+from trace_ray.cluster.capacity import shortages
+from trace_ray.config.load import load_config
 from trace_ray.plan.manifest import groups_of
+from trace_ray.runtime.metrics import COUNTERS, GAUGES
 
 BASE = [document for _, document in base()]
 JOBS = of_kind(BASE, "RayJob")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trace_ray.capacity import NodeGroup, shortages, strays
-from trace_ray.config_load import load_config
+from trace_ray.cluster.capacity import NodeGroup, shortages, strays
+from trace_ray.config.load import load_config
 from trace_ray.errors import UserError
 from trace_ray.plan.manifest import read_groups
 

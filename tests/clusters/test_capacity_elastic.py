@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trace_ray.capacity import NodeGroup, demands, shortages, unmet
-from trace_ray.config_load import load_config
+from trace_ray.cluster.capacity import NodeGroup, demands, shortages, unmet
+from trace_ray.config.load import load_config
 
 GROUPS = [NodeGroup(name="trainer", cpus=8, gpus=4, most=2)]
 BASE = ["policy.text=Be brief.", "realign.use_gpu=true", "realign.num_cpus=1", "realign.workers=16"]

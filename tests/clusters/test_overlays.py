@@ -22,9 +22,9 @@ from tests.clusters.documents import (
     validator_of,
 )
 from tests.clusters.operator_rules import refusals
-from trace_ray.capacity import demands, rooms, shortages, strays
+from trace_ray.cluster.capacity import demands, rooms, shortages, strays
 from trace_ray.config import Config
-from trace_ray.config_load import load_config
+from trace_ray.config.load import load_config
 from trace_ray.plan.manifest import groups_of
 
 CLOUDS = [name for name in OVERLAYS if name != "kind"]

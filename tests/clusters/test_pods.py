@@ -198,7 +198,7 @@ def test_nothing_moves_or_kills_a_pod_at_work(objects: Objects, document: Yaml) 
 @each
 def test_a_users_mistake_is_not_retried(objects: Objects, document: Yaml) -> None:
     """The driver, on the head, stops its job by itself; KubeRay takes a stopped job as complete."""
-    from trace_ray.own_job import SETTING
+    from trace_ray.cluster.own_job import SETTING
 
     for group, template in templates(document):
         given = {one["name"]: one.get("value") for one in template["spec"]["containers"][0]["env"]}

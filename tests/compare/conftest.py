@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pytest
 
-from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
-from trace_ray.memory import record_peak
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.runs.memory import record_peak
+from trace_ray.storage.location import locate
 
 
 class MakeRun(Protocol):

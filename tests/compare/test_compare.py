@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from trace_ray.artifacts import Run
-from trace_ray.cli import app
+from trace_ray.cli.app import app
 from trace_ray.compare.collect import collect_all, differences
 from trace_ray.compare.page import comparison_page
 from trace_ray.compare.table import comparison
 from trace_ray.config import StorageConfig
 from trace_ray.errors import UserError
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 
 HARNESS = {"results": {"gsm8k": {"exact_match": {"value": 0.25, "stderr": 0.031}}}, "documents": {"gsm8k": 200}}
 FULL: dict[str, Any] = {

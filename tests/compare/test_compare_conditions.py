@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from trace_ray.cli import app
+from trace_ray.cli.app import app
 from trace_ray.compare.collect import collect_all, differences
 from trace_ray.compare.page import comparison_page
 from trace_ray.compare.table import comparison

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from trace_ray.artifacts import Run
 from trace_ray.compare import page
 from trace_ray.compare.collect import collect_all, differences
 from trace_ray.compare.table import comparison
+from trace_ray.runs.artifacts import Run
 
 POLICY = {"name": "p", "version": "1", "hash": "h"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trace_ray.config import StorageConfig
-from trace_ray.lineage import lineage
+from trace_ray.runs.lineage import lineage
 
 
 def merged(folder: Path) -> str:

@@ -17,7 +17,7 @@ from trace_ray.corpus.formats import layout
 from trace_ray.corpus.read import Source, read_sources
 from trace_ray.corpus.rows import FORMATS, RawPair, RejectedRowError, fit_length, parse_row
 from trace_ray.pairs import RejectReason
-from trace_ray.storage import locate
+from trace_ray.storage.location import locate
 
 KNOWN = sorted({name for one in FORMATS.values() for names in one.columns for name in names.split("|")})
 BESIDE = [*layout.PROMPTS, *layout.DIALOGUES, *layout.SYSTEM_COLUMNS, *layout.VERDICTS, *chain(*layout.SCORES)]

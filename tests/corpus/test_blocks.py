@@ -15,7 +15,7 @@ from trace_ray.corpus.blocks import SourceGroup, block_count, read_block, regrou
 from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Source
 from trace_ray.pairs import hash_fraction, pair_id
-from trace_ray.storage import Location, locate
+from trace_ray.storage.location import Location, locate
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 

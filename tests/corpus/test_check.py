@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from trace_ray.cli import app
+from trace_ray.cli.app import app
 from trace_ray.config import CorpusConfig, StorageConfig
 from trace_ray.corpus.check import SAMPLED_ROWS, check_corpus, refusal
 from trace_ray.corpus.mapping import working_columns
 from trace_ray.corpus.read import Source
-from trace_ray.storage import locate
+from trace_ray.storage.location import locate
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "cases" / "corpora"
 

@@ -12,7 +12,7 @@ import pytest
 
 from trace_ray.config import CorpusConfig, StorageConfig
 from trace_ray.corpus.read import Source, read_sources
-from trace_ray.storage import Location, locate
+from trace_ray.storage.location import Location, locate
 
 ROWS = 120
 LONG = 64 << 10

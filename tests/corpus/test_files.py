@@ -23,7 +23,7 @@ from trace_ray.corpus.files import count_rows, file_kind, raw_rows
 from trace_ray.corpus.read import row_values
 from trace_ray.corpus.rows import RejectedRowError
 from trace_ray.errors import UserError
-from trace_ray.storage import Location, locate
+from trace_ray.storage.location import Location, locate
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "cases"
 ROWS = [

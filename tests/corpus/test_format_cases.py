@@ -11,7 +11,7 @@ import pytest
 from trace_ray.config import CorpusConfig, StorageConfig
 from trace_ray.corpus.read import Source, read_sources
 from trace_ray.corpus.rows import RawPair, RejectedRowError, fit_length, parse_row
-from trace_ray.storage import locate
+from trace_ray.storage.location import locate
 
 Row = dict[str, Any]
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "cases" / "corpora"

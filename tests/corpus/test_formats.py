@@ -17,7 +17,7 @@ from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Chunk, Source, read_sources
 from trace_ray.corpus.rows import detect_format
 from trace_ray.pairs import pair_id
-from trace_ray.storage import locate
+from trace_ray.storage.location import locate
 
 Row = dict[str, Any]
 USER, BOT = "user", "assistant"

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from trace_ray.config import NoiseConfig
-from trace_ray.config_load import load_config
+from trace_ray.config.load import load_config
 from trace_ray.corpus.noise import noise_counts, noise_record, noisy_table, with_label_noise
 from trace_ray.errors import UserError
 from trace_ray.impact.gold import choose_gold

@@ -13,7 +13,7 @@ from trace_ray.corpus.blocks import SourceGroup, pairs_a_row, read_block, regrou
 from trace_ray.corpus.read import Source, read_sources
 from trace_ray.corpus.rows import RejectedRowError, parse_row
 from trace_ray.pairs import LINES_PER_FILE, PAIRS_PER_ROW, ROWS_PER_FILE, line_of
-from trace_ray.storage import Location, locate
+from trace_ray.storage.location import Location, locate
 from trace_ray.triage.calibrate import Calibration, Decision
 from trace_ray.triage.publish import ReadRows, TriageOutcome, publish
 

@@ -13,7 +13,7 @@ from trace_ray.config import CorpusConfig, StorageConfig
 from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Source, read_sources
 from trace_ray.errors import UserError
-from trace_ray.storage import locate
+from trace_ray.storage.location import locate
 
 GOOD = json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}).encode()
 

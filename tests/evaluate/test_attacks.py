@@ -10,7 +10,7 @@ import pytest
 from trace_ray.config import AttackConfig, StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.evaluate.attacks import PLAIN, SHIPPED, Attack, attack_metrics, attack_prompts, read_templates
-from trace_ray.storage import locate
+from trace_ray.storage.location import locate
 
 REQUEST = {
     "pair_id": "1",

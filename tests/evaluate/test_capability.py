@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from trace_ray.config import CapabilityConfig, ModelConfig
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.evaluate.capability import harness_figures, run_harness
 from trace_ray.synth.demo import MODELS

@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
-from trace_ray import vocabulary
+from trace_ray.chat.text import TokenizedPair
 from trace_ray.config import LoraSettings, ModelConfig
 from trace_ray.evaluate.drift import drift
 from trace_ray.evaluate.drift_sum import DriftSum
-from trace_ray.models import load_model, new_adapter
+from trace_ray.model import vocabulary
+from trace_ray.model.loading import load_model, new_adapter
 from trace_ray.synth.demo import MODELS
-from trace_ray.text import TokenizedPair
 
 PAIRS = [
     TokenizedPair(list(range(4, 4 + p)), {"chosen": list(range(30, 30 + r))}, ()) for p, r in ((3, 5), (9, 1), (2, 7))

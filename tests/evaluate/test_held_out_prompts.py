@@ -12,7 +12,6 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from trace_ray.artifacts import Run
 from trace_ray.config import Config, CorpusConfig, EvaluateConfig, StorageConfig
 from trace_ray.corpus.blocks import SourceGroup, read_block, regroup
 from trace_ray.corpus.read import Source
@@ -20,7 +19,8 @@ from trace_ray.errors import UserError
 from trace_ray.evaluate.prompt_files import Row
 from trace_ray.evaluate.prompts import PROMPT_COLUMNS, drift_pairs, first_by_hash, held_out_prompts
 from trace_ray.evaluate.stage import evaluation_prompts
-from trace_ray.storage import Location, locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import Location, locate
 
 BLOCKS = 8
 

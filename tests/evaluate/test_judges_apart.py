@@ -8,12 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from trace_ray.artifacts import Run
 from trace_ray.config import Config, EvaluateConfig, JudgeConfig, StorageConfig, TriageConfig
 from trace_ray.errors import UserError
 from trace_ray.evaluate.prompts import PROMPT_COLUMNS
 from trace_ray.evaluate.stage import run_evaluate, same_judge
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 
 
 def test_only_a_model_that_errs_alike_is_the_same_judge() -> None:

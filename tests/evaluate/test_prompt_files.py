@@ -10,7 +10,7 @@ import pytest
 from trace_ray.config import StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.evaluate.prompt_files import read_prompts
-from trace_ray.storage import Location, locate
+from trace_ray.storage.location import Location, locate
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "cases" / "prompts"
 

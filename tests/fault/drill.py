@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from tests.support.cluster import TokenCluster, wait_for
-from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
-from trace_ray.config_sources import conf_folder
-from trace_ray.storage import Location, locate
+from trace_ray.config.sources import conf_folder
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import Location, locate
 from trace_ray.synth.demo import write_corpus
 
 STAGES = ("triage", "impact", "realign", "evaluate")
@@ -109,7 +109,7 @@ class Drill:
             before: Python code for that process to run first.
         """
         address = {"RAY_ADDRESS": f"127.0.0.1:{self.cluster.gcs_port}"}
-        program = ["-c", f"{before}\nfrom trace_ray.cli import main\nmain()"] if before else ["-m", "trace_ray.cli"]
+        program = ["-c", f"{before}\nfrom trace_ray.cli.app import main\nmain()"] if before else ["-m", "trace_ray.cli"]
         command = [sys.executable, *program, stage, "-c", str(conf_folder() / "examples" / "demo.yaml")]
         arguments = [*command, "--run", str(run), *self.overrides, *more]
         with self.log(run).open("ab") as log:

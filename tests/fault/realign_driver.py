@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trace_ray import environment
-from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
-from trace_ray.config_load import load_config
-from trace_ray.storage import locate
+from trace_ray.config.load import load_config
+from trace_ray.runs.artifacts import Run
+from trace_ray.runtime import environment
+from trace_ray.storage.location import locate
 
 NOTICE_SECONDS = 6
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 
 pytestmark = pytest.mark.slow
 

@@ -12,11 +12,11 @@ import torch
 from typer.testing import CliRunner
 
 from tests.realign import handmade
-from trace_ray.artifacts import Run
-from trace_ray.cli import app
+from trace_ray.cli.app import app
 from trace_ray.config import Config, RayConfig
-from trace_ray.config_load import dump_config
+from trace_ray.config.load import dump_config
 from trace_ray.pipeline import run_stages
+from trace_ray.runs.artifacts import Run
 from trace_ray.runs.figures import training_figures
 
 pytestmark = pytest.mark.slow

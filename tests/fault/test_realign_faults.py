@@ -43,7 +43,7 @@ class Drill:
         return handmade.tiny_config(self.model, **more)
 
     def start(self, *arguments: str, **realign: Any) -> subprocess.Popen[bytes]:
-        from trace_ray.config_load import dump_config
+        from trace_ray.config.load import dump_config
 
         config = self.folder / "config.yaml"
         config.write_text(dump_config(self.config(**realign)))

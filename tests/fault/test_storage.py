@@ -16,8 +16,9 @@ from trace_ray.config import CorpusConfig, StorageConfig
 from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Source, read_sources
 from trace_ray.errors import UserError
-from trace_ray.run_lock import LOCK, driver_lock
-from trace_ray.storage import Location, download_folder, locate, upload_folder
+from trace_ray.runs.lock import LOCK, driver_lock
+from trace_ray.storage.location import Location, locate, upload_folder
+from trace_ray.storage.staging import download_folder
 
 Reached = tuple[FaultyProxy, StorageConfig]
 EACH = [pytest.param(fault, marks=pytest.mark.slow) for fault in FAULTS]

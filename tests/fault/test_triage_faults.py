@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from tests.support.fake_endpoint import FakeEndpoint
-from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 
 pytestmark = pytest.mark.slow
 

@@ -16,10 +16,10 @@ from trace_ray.impact.gradient import gold_gradient
 from trace_ray.impact.preflight import check_model
 from trace_ray.impact.requests import Request, run_requests
 from trace_ray.impact.scores import Scorer
-from trace_ray.losses import dpo
+from trace_ray.model.loading import load_model, new_adapter
 from trace_ray.model.modes import training_mode
-from trace_ray.models import load_model, new_adapter
-from trace_ray.realign.objective import micro_batch, pair_losses
+from trace_ray.objective.losses import dpo
+from trace_ray.objective.terms import micro_batch, pair_losses
 from trace_ray.realign.policy_module import HybridPolicy
 
 PROMPTS = [list(range(20, 60)), list(range(100, 131))]

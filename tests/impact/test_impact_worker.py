@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tests.impact import tiny, world
-from trace_ray.artifacts import Run
 from trace_ray.config import Config, ImpactConfig, StorageConfig
 from trace_ray.impact.gold import PAIR_COLUMNS, choose_gold, choose_retain, tokenize_gold
 from trace_ray.impact.worker import (
@@ -26,8 +25,9 @@ from trace_ray.impact.worker import (
     spans,
     sum_part,
 )
-from trace_ray.models import load_chat_tokenizer
-from trace_ray.storage import locate
+from trace_ray.model.loading import load_chat_tokenizer
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 
 PAIRS = 41
 

@@ -10,7 +10,7 @@ import torch
 from tests.impact import tiny
 from trace_ray.config import ImpactConfig, ObjectiveConfig, TermConfig
 from trace_ray.impact.shard import loss_gains
-from trace_ray.impact.slopes import pair_slopes
+from trace_ray.objective.slopes import pair_slopes
 
 PAIR: dict[str, Any] = {"prefer": "rejected", "suppress": ("chosen",)}
 B, TAU, E = 0.7, 0.4, 0.2

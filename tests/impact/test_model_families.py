@@ -13,12 +13,12 @@ import torch
 
 from tests.impact.families_check import check_right, settings
 from tests.model import families
-from trace_ray.artifacts import Run
 from trace_ray.config import Config, StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.impact.preflight import check_model
 from trace_ray.pipeline import run_stages
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 
 SHARED = Path(__file__).parents[3] / "shared" / "cases" / "models"
 

@@ -15,8 +15,8 @@ from trace_ray.errors import UserError
 from trace_ray.impact.checkpointing import checkpoint_layers
 from trace_ray.impact.packing import Packed, pack
 from trace_ray.impact.scores import Scorer
-from trace_ray.log_probs import collate, response_log_probs
-from trace_ray.models import load_model
+from trace_ray.model.loading import load_model
+from trace_ray.model.log_probs import collate, response_log_probs
 
 CASES = [Packed(prompt, (response,)) for prompt, response in tiny.SEQUENCES]
 EXACT = 1e-4

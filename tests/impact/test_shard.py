@@ -8,14 +8,14 @@ import pyarrow as pa
 import pytest
 
 from tests.impact import tiny, world
+from trace_ray.chat.text import accepted
 from trace_ray.config import ImpactConfig, ObjectiveConfig, TermConfig
 from trace_ray.impact import packing
 from trace_ray.impact import requests as requests_module
 from trace_ray.impact.gradient import gold_gradient
 from trace_ray.impact.scores import Direction
 from trace_ray.impact.shard import Selection, direction_norm, score_shard
-from trace_ray.models import load_chat_tokenizer
-from trace_ray.text import accepted
+from trace_ray.model.loading import load_chat_tokenizer
 
 ORACLE = ObjectiveConfig(PUNISH=TermConfig(loss="dpo", prefer="rejected", suppress=("chosen",)))
 

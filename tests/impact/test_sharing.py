@@ -17,8 +17,8 @@ from trace_ray.impact.packing import refuse_unknown_tokens, sharing_fits, sharin
 from trace_ray.impact.requests import Request, run_requests
 from trace_ray.impact.scores import Scorer
 from trace_ray.impact.sharing import may_share_prompts
-from trace_ray.losses import dpo
-from trace_ray.models import new_adapter
+from trace_ray.model.loading import new_adapter
+from trace_ray.objective.losses import dpo
 
 APART = ("bamba", "qwen3.5", "lfm2", "mpt", "bloom", "falcon", "falcon_h1")
 SHARED = ("llama", "gpt2", "gemma3 for images", "gemma4 for images", "minicpm3", "deepseek v3")

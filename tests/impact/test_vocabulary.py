@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trace_ray import vocabulary
-from trace_ray.vocabulary import Head, chunked_log_probs
+from trace_ray.model import vocabulary
+from trace_ray.model.vocabulary import Head, chunked_log_probs
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.4])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from trace_ray.config import LoraSettings
-from trace_ray.models import new_adapter
+from trace_ray.model.loading import new_adapter
 
 VOCABULARY = 31
 SEQUENCES = [([1, 5, 7], [9, 2]), ([1, 4], [3, 8, 6, 11, 2]), ([1], [2]), ([1, 2, 3, 4, 5], [6, 7, 13])]

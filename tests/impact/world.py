@@ -9,7 +9,7 @@ import pyarrow as pa
 
 import trace_ray.synth
 from trace_ray.config import LoraSettings, ModelConfig
-from trace_ray.models import load_model, new_adapter
+from trace_ray.model.loading import load_model, new_adapter
 from trace_ray.pairs import TRIAGED_SCHEMA, Category, pair_id
 from trace_ray.synth.oracle import violates
 from trace_ray.synth.world import generate

@@ -11,10 +11,10 @@ import pytest
 from tests.support.cluster import TOKEN, TokenCluster, wait_for
 from tests.support.proxy import FaultyProxy
 from tests.support.s3 import CREDENTIALS, S3Server, set_credentials
-from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
 from trace_ray.pipeline import run_folder
-from trace_ray.storage import Location
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import Location
 from trace_ray.synth.demo import write_corpus
 
 pytestmark = pytest.mark.slow

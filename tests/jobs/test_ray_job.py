@@ -16,10 +16,10 @@ import yaml
 
 from tests.support.cluster import TokenCluster
 from tests.support.s3 import CREDENTIALS, S3Server, set_credentials
-from trace_ray.artifacts import Run
+from trace_ray.cluster.own_job import SETTING
 from trace_ray.config import StorageConfig
-from trace_ray.own_job import SETTING
 from trace_ray.pipeline import run_folder
+from trace_ray.runs.artifacts import Run
 from trace_ray.synth.demo import write_corpus
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trace_ray.inference import Engine, EngineSettings
-from trace_ray.staging import plain_path
+from trace_ray.model.engine import Engine, EngineSettings
+from trace_ray.storage.staging import plain_path
 from trace_ray.synth.demo import MODELS
 
 

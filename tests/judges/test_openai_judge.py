@@ -13,12 +13,12 @@ import pytest
 
 from tests.support.fake_endpoint import FakeEndpoint
 from trace_ray.config import EndpointConfig, JudgeConfig, StorageConfig
+from trace_ray.config.policy import ClauseConfig, PolicyConfig
 from trace_ray.errors import UserError
 from trace_ray.judges.endpoint import retry_after
 from trace_ray.judges.openai_judge import OpenAIJudge
 from trace_ray.judges.opinion import Draft
-from trace_ray.policy import ClauseConfig, PolicyConfig
-from trace_ray.storage import locate
+from trace_ray.storage.location import locate
 from trace_ray.triage.block import Bench
 from trace_ray.triage.guard import unguarded
 from trace_ray.triage.store import VerdictStore

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from trace_ray.config import Config
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.load import load_config
+from trace_ray.config.policy import ClauseConfig, PolicyConfig, RuleConfig, check_policy, policy_hash, policy_text
+from trace_ray.config.sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.judges.cascade import CascadeJudge
 from trace_ray.judges.opinion import Opinion
@@ -23,7 +24,6 @@ from trace_ray.judges.prompt import (
     split_at_judged,
 )
 from trace_ray.judges.rules_judge import RulesJudge, WordLimitCorrector
-from trace_ray.policy import ClauseConfig, PolicyConfig, RuleConfig, check_policy, policy_hash, policy_text
 
 TEXTS = ["", "one", "  I CANNOT say", "Sure. " * 30, "\u00e9t\u00e9 chaud", "a b c d e f", "no\nway", "I can help"]
 

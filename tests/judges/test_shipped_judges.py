@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from trace_ray.config_check import triage_judges
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.check import triage_judges
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
 
 SHIPPED = sorted((conf_folder() / "judges").glob("*.yaml"), key=str)
 

@@ -19,15 +19,15 @@ from typing import Any
 
 import pytest
 
-from trace_ray import environment
 from trace_ray.config import EndpointConfig, JudgeConfig, StorageConfig
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.load import load_config
+from trace_ray.config.policy import PolicyConfig
+from trace_ray.config.sources import conf_folder
 from trace_ray.evaluate import answering
 from trace_ray.judges.openai_judge import OpenAIJudge
 from trace_ray.judges.vllm_judge import VllmJudge
-from trace_ray.policy import PolicyConfig
-from trace_ray.storage import locate
+from trace_ray.runtime import environment
+from trace_ray.storage.location import locate
 from trace_ray.synth.world import generate
 from trace_ray.triage.canaries import ATTACKS
 

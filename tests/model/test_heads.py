@@ -7,9 +7,9 @@ import torch
 
 from tests.model import families
 from trace_ray.impact.packing import Packed, hidden_states, pack
-from trace_ray.log_probs import collate, output_logits, response_hidden, response_log_probs
+from trace_ray.model.log_probs import collate, output_logits, response_hidden, response_log_probs
+from trace_ray.model.vocabulary import output_head
 from trace_ray.realign.head import OutputHead
-from trace_ray.vocabulary import output_head
 
 SEQUENCES = [([1, 5, 7, 44], [9, 2, 60]), ([1, 4], [3, 8, 6, 11, 2])]
 BENT = {"falcon_h1": 0.5, "granite": 0.25, "cohere": 0.25, "nanochat": 1.0, "gemma3 for images": 1.0}

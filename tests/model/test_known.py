@@ -12,7 +12,7 @@ from tests.model import families
 from trace_ray.config import LoraSettings, ModelConfig
 from trace_ray.errors import UserError
 from trace_ray.model.known import bare_model, check_tokenizer
-from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
+from trace_ray.model.loading import load_chat_tokenizer, load_model, new_adapter
 
 
 def described(folder: Path) -> ModelConfig:

@@ -9,9 +9,9 @@ import torch
 
 from tests.model import families
 from trace_ray.config import LoraSettings
-from trace_ray.log_probs import collate, response_log_probs
+from trace_ray.model.loading import new_adapter
+from trace_ray.model.log_probs import collate, response_log_probs
 from trace_ray.model.modes import training_mode
-from trace_ray.models import new_adapter
 
 BATCH = collate([[1, 5, 7, 44], [1, 4]], [[9, 2, 60], [3, 8, 6, 11, 2]])
 TARGETS = {"gpt2": "c_attn", "bloom": "query_key_value", "opt": "q_proj"}

@@ -9,10 +9,10 @@ import torch
 
 from tests.model import families
 from trace_ray.config import LoraSettings
-from trace_ray.config_load import read_config
+from trace_ray.config.load import read_config
 from trace_ray.errors import UserError
+from trace_ray.model.loading import new_adapter
 from trace_ray.model.targets import decoder_linears, target_linears
-from trace_ray.models import new_adapter
 
 
 def adapted(model: Any) -> set[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trace_ray.losses import token_kl
 from trace_ray.model import wide
+from trace_ray.model.vocabulary import Head, chunked_log_probs, head_logits
 from trace_ray.model.wide import wide_linear
-from trace_ray.vocabulary import Head, chunked_log_probs, head_logits
+from trace_ray.objective.losses import token_kl
 
 TOKENS, WIDTH, VOCABULARY = 40, 64, 211
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from trace_ray.cli import app
+from trace_ray.cli.app import app
 from trace_ray.config import StorageConfig
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
 from trace_ray.plan import checks, probe_training
 from trace_ray.plan.plan import make_plan
 from trace_ray.plan.probe_training import measure_training
-from trace_ray.storage import locate
+from trace_ray.storage.location import locate
 from trace_ray.synth.demo import write_corpus
 from trace_ray.synth.oracle import violates
 from trace_ray.triage.verdict import categorise

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from trace_ray.capacity import NodeGroup
+from trace_ray.cluster.capacity import NodeGroup
 from trace_ray.config import Config
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.plan import estimate as formulas
 from trace_ray.plan.asked import Asked

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from trace_ray.config import Config
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
 from trace_ray.plan import estimate as formulas
 from trace_ray.plan.asked import UNSURE, Asked, evaluation_asked, triage_asked
 from trace_ray.plan.estimate import Resources, StageEstimate, estimate

@@ -14,23 +14,23 @@ import pyarrow as pa
 import pytest
 
 from trace_ray.config import Config, StorageConfig
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
 from trace_ray.corpus.read import SLOT_SCHEMA, SLOTS
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import AnswerJudge, chunks, tokens_of
-from trace_ray.inference import EngineSettings, Verdict
 from trace_ray.judges import vllm_judge
 from trace_ray.judges.backends import make_corrector, make_judge, make_triage_judge
-from trace_ray.models import load_tokenizer
+from trace_ray.model.engine import EngineSettings, Verdict
+from trace_ray.model.loading import load_tokenizer
 from trace_ray.pairs import RESPONSE_SCHEMA, prompt_text
 from trace_ray.plan import probe
 from trace_ray.plan.asked import Asked, triage_asked
 from trace_ray.plan.plan import make_plan
 from trace_ray.plan.reading import Reader, canaries
 from trace_ray.plan.sample import Sample, read_sample
-from trace_ray.storage import locate
+from trace_ray.storage.location import locate
 from trace_ray.synth.demo import MODELS, write_corpus
 from trace_ray.synth.oracle import compliant, violates
 from trace_ray.triage.block import Bench, judge_block, prompt_texts

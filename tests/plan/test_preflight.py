@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from transformers import BloomConfig, GPT2Config, LlamaConfig
 
-from trace_ray.artifacts import STAGES, Run
 from trace_ray.config import Config, StorageConfig
-from trace_ray.config_load import load_config
+from trace_ray.config.load import load_config
 from trace_ray.errors import UserError
 from trace_ray.model.context import context_length
 from trace_ray.pipeline import run_stages
 from trace_ray.plan.preflight import preflight
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import STAGES, Run
+from trace_ray.storage.location import locate
 from trace_ray.synth.demo import __file__ as demo_file
 
 MODELS = Path(demo_file).with_name("models")

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from trace_ray.artifacts import Run
-from trace_ray.cli import app
+from trace_ray.cli.app import app
 from trace_ray.config import StorageConfig
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
 from trace_ray.pipeline import run_stages
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 from trace_ray.synth.demo import write_corpus
 from trace_ray.synth.world import generate
 

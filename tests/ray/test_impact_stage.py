@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 
 from tests.impact import tiny, world
-from trace_ray.artifacts import SCORES, Run
+from trace_ray.chat.text import TokenizedPair
 from trace_ray.config import Config, CorpusConfig, ImpactConfig, LoraSettings, StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.impact import stage
 from trace_ray.impact.stage import run_impact
 from trace_ray.impact.worker import score_rows
-from trace_ray.models import load_chat_tokenizer
+from trace_ray.model.loading import load_chat_tokenizer
 from trace_ray.pairs import TRIAGED_SCHEMA
 from trace_ray.report.sections.problems import problems_section
-from trace_ray.storage import locate
-from trace_ray.text import TokenizedPair
+from trace_ray.runs.artifacts import SCORES, Run
+from trace_ray.storage.location import locate
 
 PAIRS = 83
 SMALL: dict[str, Any] = {"gold_size": 7, "shard_rows": 17, "batch_tokens": 1024, "retain_per_conflict": 1.0}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.test_labels import NODES
-from trace_ray.labels import selects
+from trace_ray.config.selectors import selects
 
 SELECTORS = [
     {"trace-ray/pool": "judge"},

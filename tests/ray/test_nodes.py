@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trace_ray.cluster import in_service, this_node
+from trace_ray.cluster.connection import in_service, this_node
 
 
 @pytest.fixture

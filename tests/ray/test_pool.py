@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from trace_ray.cluster import ensure_ray, pooled
+from trace_ray.cluster.connection import ensure_ray, pooled
 from trace_ray.config import JudgeConfig, RayConfig
-from trace_ray.errors import UserError
-from trace_ray.model.engine_start import EngineStartError
+from trace_ray.errors import EngineStartError, UserError
 from trace_ray.pipeline import user_error_in
 
 POOL = JudgeConfig(num_cpus=0.5)

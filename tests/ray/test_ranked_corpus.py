@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
 from trace_ray.pairs import line_of
 from trace_ray.pipeline import run_stages
 from trace_ray.report.sections.gap import gap_section
 from trace_ray.report.sections.problems import problems_section
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 
 SETS, ANSWERS = 40, 4
 

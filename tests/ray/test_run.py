@@ -11,16 +11,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from trace_ray.artifacts import Run
+from trace_ray.chat.text import accepted
 from trace_ray.config import StorageConfig
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
 from trace_ray.errors import StaleRunError
-from trace_ray.models import load_chat_tokenizer
+from trace_ray.model.loading import load_chat_tokenizer
 from trace_ray.pipeline import run_stages
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 from trace_ray.synth.demo import write_corpus
-from trace_ray.text import accepted
 
 HANDLER = signal.getsignal(signal.SIGINT)
 """As it was before any run: Python's own, or none where a shell put the tests in the background."""

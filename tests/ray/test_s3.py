@@ -14,15 +14,15 @@ import ray
 from typer.testing import CliRunner
 
 from tests.support.s3 import CREDENTIALS, S3Server, set_credentials
-from trace_ray.artifacts import Run
-from trace_ray.cli import app
+from trace_ray.cli.app import app
 from trace_ray.config import RealignConfig, StorageConfig
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
 from trace_ray.errors import StaleRunError
 from trace_ray.pipeline import run_folder, run_stages
 from trace_ray.realign.checkpoints import CHECKPOINTS
-from trace_ray.storage import upload_folder
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import upload_folder
 from trace_ray.synth.demo import write_corpus
 
 DEMO = [conf_folder() / "examples" / "demo.yaml"]

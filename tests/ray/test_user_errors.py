@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trace_ray.cluster import ensure_ray
+from trace_ray.cluster.connection import ensure_ray
 from trace_ray.config import RayConfig
 from trace_ray.errors import UserError
 from trace_ray.pipeline import user_error_in

@@ -15,13 +15,13 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from trace_ray.artifacts import Run
 from trace_ray.config import Config, LoraSettings, ModelConfig, ObjectiveConfig, RealignConfig, StorageConfig
-from trace_ray.config_load import dump_config
-from trace_ray.log_probs import collate, response_log_probs
+from trace_ray.config.load import dump_config
+from trace_ray.config.policy import PolicyConfig
+from trace_ray.model.log_probs import collate, response_log_probs
 from trace_ray.pairs import RESPONSE_NAMES, SCORED_SCHEMA
-from trace_ray.policy import PolicyConfig
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 
 VOCABULARY = 5003  # the embedding is large enough for ZeRO-3 to shard it, and prime
 CATEGORIES = ("INVERT", "PUNISH", "RETAIN")
@@ -92,7 +92,7 @@ def make_run(
     Args:
         shift: added to the reference's log-probs, as if the policy had moved by as much the other way.
     """
-    from trace_ray.models import load_model, new_adapter
+    from trace_ray.model.loading import load_model, new_adapter
 
     run = Run(locate(str(folder), StorageConfig()))
     model = load_model(config.model)
@@ -147,7 +147,7 @@ def train(run: Run, config: Config, out: Path, workers: int, steps: int, resume:
 
 def worker(job: dict[str, Any]) -> None:
     """One process of ``train``."""
-    from trace_ray.config_load import load_config
+    from trace_ray.config.load import load_config
     from trace_ray.realign.setup import prepare_process
 
     config = load_config([job["config"]])

@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow.fs as pafs
 import pytest
 
-from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.realign.checkpoints import CHECKPOINTS, SNAPSHOT, damage, drop_damaged, drop_strays
 from trace_ray.realign.export_stage import trained_place
-from trace_ray.storage import Location, locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import Location, locate
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.realign import handmade
 from trace_ray.errors import UserError
-from trace_ray.models import load_adapter, load_model
+from trace_ray.model.loading import load_adapter, load_model
 from trace_ray.realign.card import card_facts
 from trace_ray.realign.export import export_model, trained_model
 from trace_ray.realign.stage import check_model

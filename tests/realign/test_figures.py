@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from trace_ray.config import ObjectiveConfig, RealignConfig, TermConfig
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
+from trace_ray.objective.terms import PairLosses, micro_batch, pair_losses
 from trace_ray.realign.figures import StepSums, named_figures
-from trace_ray.realign.objective import PairLosses, micro_batch, pair_losses
 from trace_ray.realign.order import StepPlan
 from trace_ray.realign.packing import plan_step
 

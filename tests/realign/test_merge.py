@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests.realign import handmade
 from trace_ray.config import Config
 from trace_ray.errors import UserError
-from trace_ray.models import load_adapter, load_model, new_adapter
+from trace_ray.model.loading import load_adapter, load_model, new_adapter
 from trace_ray.realign.export import export_model
 from trace_ray.realign.likeness import likeness
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
 from trace_ray.errors import UserError
 
 DEMO = conf_folder() / "examples" / "demo.yaml"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from trace_ray.config import ObjectiveConfig
 from trace_ray.errors import UserError
-from trace_ray.realign.objective import Denominators, PairLosses, denominators, reduce_losses
+from trace_ray.objective.terms import Denominators, PairLosses, denominators, reduce_losses
 from trace_ray.realign.order import StepPlan, epoch_order
 from trace_ray.realign.packing import group_sequences, plan_step, split_step
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from tests.realign import handmade
-from trace_ray import vocabulary
 from trace_ray.config import ObjectiveConfig
-from trace_ray.losses import token_kl, top_k_kl
-from trace_ray.models import load_model, new_adapter
+from trace_ray.model import vocabulary
+from trace_ray.model.loading import load_model, new_adapter
+from trace_ray.objective.losses import token_kl, top_k_kl
+from trace_ray.objective.terms import micro_batch, pair_losses, sequence_names
 from trace_ray.realign.head import OutputHead
-from trace_ray.realign.objective import micro_batch, pair_losses, sequence_names
 from trace_ray.realign.packing import plan_step
 from trace_ray.realign.policy_module import HybridPolicy
 from trace_ray.realign.reference import top_k_table

@@ -16,7 +16,7 @@ from trace_ray.errors import UserError
 from trace_ray.realign.card import base_licence, card_facts, model_card
 from trace_ray.realign.schedule import converged, rate_factor
 from trace_ray.realign.trackers import TENSORBOARD, check_trackers, make_trackers
-from trace_ray.storage import locate
+from trace_ray.storage.location import locate
 
 
 def test_the_rate_warms_up_then_falls() -> None:

@@ -10,8 +10,8 @@ import torch
 
 from tests.realign import handmade
 from trace_ray.config import ObjectiveConfig, TermConfig
-from trace_ray.models import load_model
-from trace_ray.realign.objective import Denominators, micro_batch, pair_losses, reduce_losses
+from trace_ray.model.loading import load_model
+from trace_ray.objective.terms import Denominators, micro_batch, pair_losses, reduce_losses
 from trace_ray.realign.policy_module import HybridPolicy
 
 BETA, NOISE, TAU = 0.4, 0.15, 0.7

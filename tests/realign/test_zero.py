@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from tests.realign import handmade
-from trace_ray.artifacts import Run
 from trace_ray.config import RealignConfig
 from trace_ray.realign.schedule import rate_factor
 from trace_ray.realign.zero import deepspeed_config
+from trace_ray.runs.artifacts import Run
 
 STEPS = 20
 RTOL, ATOL = 2e-3, 2e-4

@@ -9,13 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from trace_ray.artifacts import Run
 from trace_ray.config import Config, ObjectiveConfig, StorageConfig
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
 from trace_ray.evaluate.tpa import evaluation_metrics
 from trace_ray.pairs import REJECT_SCHEMA, RESPONSE_SCHEMA, SCORED_SCHEMA, TRIAGED_SCHEMA
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 
 HOSTILE = (
     "<script>window.pwned=1</script>",

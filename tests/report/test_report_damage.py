@@ -13,11 +13,11 @@ import pytest
 from rich.console import Console
 
 from tests.report.made_run import AUDIT, MadeRun, config_of
-from trace_ray.cli_tables import closing_line, summary_tables
+from trace_ray.cli.tables import closing_line, summary_tables
 from trace_ray.config import ReportConfig
 from trace_ray.report.page import render, report_sections
 from trace_ray.runs.damage import damages
-from trace_ray.summary import run_summary
+from trace_ray.runs.summary import run_summary
 
 SOUND: dict[str, Any] = {
     "drift": {"kl_to_base": 0.4, "ppl_base": 3.0, "ppl_realigned": 5.9, "drift_tokens": 10.0},

@@ -12,7 +12,6 @@ import pyarrow.fs as pafs
 import pytest
 
 from tests.report.made_run import AUDIT, MadeRun, config_of
-from trace_ray.artifacts import Run
 from trace_ray.config import StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.report.page import render, report_sections
@@ -26,7 +25,8 @@ from trace_ray.report.sections.judge import judge_section
 from trace_ray.report.sections.lineage import lineage_section
 from trace_ray.report.sections.problems import problems_section
 from trace_ray.report.sections.training import thinned, training_caption, training_section
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 
 
 def test_the_gap_counts_every_pair_once(made: MadeRun) -> None:

@@ -9,11 +9,11 @@ import pyarrow.fs as pafs
 import pytest
 
 from tests.support.pieces import LEFTOVERS, PIECES, leave
-from trace_ray.artifacts import INPUTS, Run
 from trace_ray.config import StorageConfig
 from trace_ray.errors import JudgeRejectedError, StaleRunError, UserError
 from trace_ray.runs.anew import begin, may_begin_anew, note_mistake
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import INPUTS, Run
+from trace_ray.storage.location import locate
 
 STAGES = tuple(PIECES)
 WAS, NOW = {"some.setting": 1, "other": "same"}, {"some.setting": 2, "other": "same"}

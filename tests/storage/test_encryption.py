@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.s3 import S3Server
 from trace_ray.config import StorageConfig
-from trace_ray.storage import Location, locate
+from trace_ray.storage.location import Location, locate
 
 
 def head(server: S3Server, place: Location) -> dict[str, str]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from trace_ray import fingerprints
 from trace_ray.config import StorageConfig
-from trace_ray.fingerprints import RECORD, content_hash, recall, remembered
-from trace_ray.storage import Location, locate
-from trace_ray.storage import fingerprints as of_all
+from trace_ray.storage import fingerprints
+from trace_ray.storage.fingerprints import RECORD, content_hash, recall, remembered
+from trace_ray.storage.location import Location, locate
+from trace_ray.storage.location import fingerprints as of_all
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -12,7 +12,8 @@ import pytest
 from trace_ray.config import StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.pipeline import run_folder
-from trace_ray.storage import Location, download_folder, expand, locate, upload_folder
+from trace_ray.storage.location import Location, expand, locate, upload_folder
+from trace_ray.storage.staging import download_folder
 
 
 @pytest.fixture

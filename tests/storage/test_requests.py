@@ -16,11 +16,11 @@ import pytest
 from clusters.scaling import Given
 from tests.support.proxy import FaultyProxy
 from tests.support.s3 import CREDENTIALS, S3Server
-from trace_ray import object_store, staging
 from trace_ray.config import CorpusConfig, StorageConfig
 from trace_ray.corpus import blocks
 from trace_ray.corpus.read import Source
-from trace_ray.storage import Location, locate
+from trace_ray.storage import object_store, staging
+from trace_ray.storage.location import Location, locate
 
 
 @pytest.fixture

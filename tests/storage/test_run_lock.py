@@ -17,8 +17,8 @@ import pytest
 
 from trace_ray.config import StorageConfig
 from trace_ray.errors import UserError
-from trace_ray.run_lock import LOCK, PATIENCE, driver_lock
-from trace_ray.storage import Location, locate
+from trace_ray.runs.lock import LOCK, PATIENCE, driver_lock
+from trace_ray.storage.location import Location, locate
 
 BEAT = 0.3
 
@@ -63,8 +63,8 @@ def test_a_dead_driver_of_another_machine_is_waited_for_then_replaced(place: Loc
 def test_a_killed_driver_of_this_machine_is_replaced_at_once(tmp_path: Path) -> None:
     place = locate(str(tmp_path / "run"), StorageConfig())
     body = (
-        "import os, signal\nfrom trace_ray.config import StorageConfig\nfrom trace_ray.run_lock import driver_lock\n"
-        "from trace_ray.storage import locate\n"
+        "import os, signal\nfrom trace_ray.config import StorageConfig\nfrom trace_ray.runs.lock import driver_lock\n"
+        "from trace_ray.storage.location import locate\n"
         f"with driver_lock(locate({place.path!r}, StorageConfig())):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", body], check=False).returncode == -9
@@ -76,8 +76,8 @@ def test_a_killed_driver_of_this_machine_is_replaced_at_once(tmp_path: Path) -> 
 
 def test_a_pause_of_the_whole_machine_is_nobodys_death(tmp_path: Path) -> None:
     body = (
-        "import sys, time\nfrom trace_ray.config import StorageConfig\nfrom trace_ray.run_lock import driver_lock\n"
-        "from trace_ray.storage import locate\n"
+        "import sys, time\nfrom trace_ray.config import StorageConfig\nfrom trace_ray.runs.lock import driver_lock\n"
+        "from trace_ray.storage.location import locate\n"
         f"with driver_lock(locate({str(tmp_path / 'run')!r}, StorageConfig()), {BEAT}):\n"
         "    print('held', flush=True)\n    time.sleep(60)\n"
     )
@@ -105,8 +105,8 @@ def test_a_pause_of_the_whole_machine_is_nobodys_death(tmp_path: Path) -> None:
 def test_clocks_that_disagree_make_no_driver_dead_and_keep_none_alive(tmp_path: Path, skew: int) -> None:
     """The other driver's clock is a day off; so is what the file system says of the record it renews."""
     body = (
-        "import os, time\nfrom trace_ray.config import StorageConfig\nfrom trace_ray.run_lock import driver_lock\n"
-        "from trace_ray.storage import locate\n"
+        "import os, time\nfrom trace_ray.config import StorageConfig\nfrom trace_ray.runs.lock import driver_lock\n"
+        "from trace_ray.storage.location import locate\n"
         f"real = time.time\ntime.time = lambda: real() + {skew}\nrun = {str(tmp_path / 'run')!r}\n"
         f"with driver_lock(locate(run, StorageConfig()), {BEAT}):\n"
         "    print('held', flush=True)\n    time.sleep(60)\n"

@@ -12,8 +12,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from trace_ray.config import Config, JudgeConfig, StorageConfig
 from trace_ray.judges.backends import make_judge
-from trace_ray.models import load_model, new_adapter
-from trace_ray.storage import locate
+from trace_ray.model.loading import load_model, new_adapter
+from trace_ray.storage.location import locate
 from trace_ray.study import corpora
 from trace_ray.study.cells import ABLATIONS, METHODS, Cell
 from trace_ray.study.corpora import (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from trace_ray.config import StorageConfig
-from trace_ray.storage import locate
+from trace_ray.storage.location import locate
 from trace_ray.study.__main__ import report
 from trace_ray.study.cells import (
     ABLATIONS,

@@ -11,7 +11,7 @@ from tests.impact import world
 from trace_ray.config import Config, ImpactConfig
 from trace_ray.impact.curvature import gauss_newton_product
 from trace_ray.impact.gold import PAIR_COLUMNS, choose_retain, tokenize_gold
-from trace_ray.models import load_chat_tokenizer
+from trace_ray.model.loading import load_chat_tokenizer
 from trace_ray.study.score import make_direction
 
 

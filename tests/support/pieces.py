@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trace_ray.artifacts import GENERATED, SCORES, WORK, Run
+from trace_ray.runs.artifacts import GENERATED, SCORES, WORK, Run
 
 PIECES = {
     "triage": (f"triaged/{WORK}/judge/block-000000.json", f"triaged/{WORK}/attempts/block-000000/span-0-9.parquet"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trace_ray.policy import policy_text
+from trace_ray.config.policy import policy_text
 from trace_ray.synth import oracle
 from trace_ray.synth.build import MODELS, damage, judge_turn, load_policy
 from trace_ray.synth.lexicon import HEADS, HELD_OUT_PHRASINGS

@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from trace_ray.artifacts import Run
 from trace_ray.config import Config, JudgeConfig, StorageConfig, TriageConfig
 from trace_ray.corpus.blocks import row_sum
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 from trace_ray.triage.calibrate import Calibration, Decision, decision_of
 from trace_ray.triage.publish import ReadRows, TriageOutcome, publish
 

@@ -11,7 +11,7 @@ import pytest
 
 from trace_ray.config import StorageConfig, TriageConfig
 from trace_ray.errors import JudgeRejectedError, UserError
-from trace_ray.storage import locate
+from trace_ray.storage.location import locate
 from trace_ray.triage.audit import Labelled, audit, refuse_bad_judge, refuse_unreached_rate, without_curve
 from trace_ray.triage.calibrate import Calibration, choose_band, decision_of, fit_calibration, reliability, upper_bound
 from trace_ray.triage.labels import Label, labelled_rows, read_labels, review_line

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from trace_ray.artifacts import Run
 from trace_ray.config import Config, StorageConfig
-from trace_ray.config_load import dump_config, load_config
+from trace_ray.config.load import dump_config, load_config
 from trace_ray.errors import UserError
 from trace_ray.pairs import TRIAGED_SCHEMA
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 from trace_ray.triage.calibrate import decision_of
 
 
@@ -42,7 +42,7 @@ def _table(rows: list[dict[str, object]]) -> object:
 def audit(run: Run, labels: Path, *options: str) -> dict[str, object]:
     from typer.testing import CliRunner
 
-    from trace_ray.cli import app
+    from trace_ray.cli.app import app
 
     result = CliRunner().invoke(app, ["audit", "--labels", str(labels), "--run", run.place.path, *options])
     if result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -17,7 +17,7 @@ from trace_ray.corpus.read import SLOT_SCHEMA, SLOTS
 from trace_ray.errors import UserError
 from trace_ray.judges.opinion import Draft, Opinion
 from trace_ray.pairs import TRIAGED_SCHEMA
-from trace_ray.storage import Location, locate
+from trace_ray.storage.location import Location, locate
 from trace_ray.triage.block import Bench, judge_block
 from trace_ray.triage.calibrate import Calibration, Decision
 from trace_ray.triage.decide import Correction, agreement, decide_block

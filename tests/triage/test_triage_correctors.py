@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from trace_ray.artifacts import Run
 from trace_ray.config import Config, StorageConfig
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.judges.backends import check_corrector, corrector_kind
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 from trace_ray.triage import stage
 from trace_ray.triage.given import with_gold
 

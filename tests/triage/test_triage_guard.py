@@ -9,9 +9,9 @@ import pytest
 
 from trace_ray.config import StorageConfig
 from trace_ray.errors import UserError
-from trace_ray.inference import EngineFailedError
 from trace_ray.judges.opinion import Opinion
-from trace_ray.storage import Location, locate
+from trace_ray.model.engine import EngineFailedError
+from trace_ray.storage.location import Location, locate
 from trace_ray.triage.guard import Guard, Witness, deaths
 
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from trace_ray.artifacts import Run
 from trace_ray.config import CorpusConfig, StorageConfig, TriageConfig
+from trace_ray.config.policy import ClauseConfig, PolicyConfig, RuleConfig
 from trace_ray.corpus.blocks import SourceGroup, finished_groups, regroup
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
 from trace_ray.judges.opinion import Opinion
-from trace_ray.policy import ClauseConfig, PolicyConfig, RuleConfig
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 from trace_ray.triage.calibrate import Calibration, Decision
 from trace_ray.triage.guard import Guard, deaths
 from trace_ray.triage.publish import ReadRows, _account, _write_review

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from trace_ray import environment, identity
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
 from trace_ray.errors import UserError
+from trace_ray.runs import identity
+from trace_ray.runtime import environment
 from trace_ray.triage.stores import verdict_stores
 
 JUDGE = Path(environment.__file__).parent / "synth" / "models" / "judge"

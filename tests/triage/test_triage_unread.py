@@ -12,7 +12,7 @@ from trace_ray.config import CorpusConfig, StorageConfig
 from trace_ray.corpus.blocks import SourceGroup, finished_groups, regroup
 from trace_ray.corpus.read import Source
 from trace_ray.errors import UserError
-from trace_ray.storage import locate
+from trace_ray.storage.location import locate
 from trace_ray.triage.unread import refuse_unread, tell_refused
 
 GOOD = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}

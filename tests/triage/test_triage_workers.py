@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from tests.support.fake_endpoint import FakeEndpoint
-from trace_ray.artifacts import CANARIES, Run
 from trace_ray.config import Config, CorpusConfig, EndpointConfig, JudgeConfig, StorageConfig, TriageConfig
+from trace_ray.config.policy import ClauseConfig, PolicyConfig, RuleConfig
 from trace_ray.corpus.blocks import SourceGroup, read_block, regroup
 from trace_ray.corpus.read import Source
 from trace_ray.errors import JudgeRejectedError, UserError
-from trace_ray.policy import ClauseConfig, PolicyConfig, RuleConfig
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import CANARIES, Run
+from trace_ray.storage.location import locate
 from trace_ray.triage import stage
 from trace_ray.triage.audit import Labelled, audit
 from trace_ray.triage.budget import within_budget

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trace_ray.artifacts import EVALUATION_METRICS, RESPONSES, Run, inputs_hash, read_json
 from trace_ray.compare.conditions import corpus_fact, run_settings, short, unlike_settings
 from trace_ray.errors import UserError
-from trace_ray.memory import recorded_peak
-from trace_ray.metrics import judge_tokens
+from trace_ray.runs.artifacts import EVALUATION_METRICS, RESPONSES, Run, inputs_hash, read_json
+from trace_ray.runs.memory import recorded_peak
+from trace_ray.runtime.metrics import judge_tokens
 
 UNCLEAR = ("unclear_failure", "unclear_success")
 CIRCULAR = "judged by the judge of triage"

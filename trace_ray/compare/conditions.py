@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trace_ray.artifacts import inputs_hash
+from trace_ray.runs.artifacts import inputs_hash
 
 MEASURED = ("evaluate.", "model.", "triage.", "lora.", "realign.", "impact.", "objective.")
 """Sections whose settings change a figure, in the order they are told."""

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from trace_ray import metrics
 from trace_ray.config import CorpusConfig
 from trace_ray.corpus.read import SLOT_SCHEMA, SLOTS, Source, read_sources
-from trace_ray.storage import Location
+from trace_ray.runtime import metrics
+from trace_ray.storage.location import Location
 
 CHUNK_BYTES = 24 << 20
 _MAX_BLOCKS = 4096

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from trace_ray.corpus.kinds import Form
 from trace_ray.corpus.rows import RejectedRowError
 from trace_ray.pairs import RejectReason
-from trace_ray.storage import Location
+from trace_ray.storage.location import Location
 
 _BATCH_ROWS = 1024
 _BATCH_BYTES = 2 << 20

@@ -16,7 +16,7 @@ from trace_ray.corpus.json_values import NotJsonError, json_values
 from trace_ray.corpus.kinds import FileKind, Form, columnar_form, compression_of, text_kind
 from trace_ray.corpus.rows import RejectedRowError
 from trace_ray.errors import UserError
-from trace_ray.storage import Location
+from trace_ray.storage.location import Location
 
 RawRow = bytes | dict[str, Any] | RejectedRowError
 """JSON text in UTF-8, or a row's columns, or why there are none."""

@@ -17,7 +17,7 @@ from trace_ray.corpus.files import RawRow, raw_rows
 from trace_ray.corpus.rows import RawPair, RejectedRowError, fit_length, parse_row
 from trace_ray.errors import UserError
 from trace_ray.pairs import LINES_PER_FILE, MESSAGES, PAIR_SCHEMA, REJECT_SCHEMA, ROWS_PER_FILE, RejectReason, Split
-from trace_ray.storage import Location
+from trace_ray.storage.location import Location
 
 SLOTS = 1 << 16
 """A prompt's slot is 16 bits of its hash: equal prompts share it, so all that compares pairs happens within a slot."""

@@ -16,8 +16,8 @@ from trace_ray.corpus.kinds import SUFFIXES
 from trace_ray.corpus.read import Source
 from trace_ray.errors import UserError
 from trace_ray.pairs import Split
-from trace_ray.progress import warn
-from trace_ray.storage import Location, expand, locate
+from trace_ray.runtime.progress import warn
+from trace_ray.storage.location import Location, expand, locate
 
 _HUB_ID = re.compile(r"(?:hf://)?(?:datasets/)?([\w.-]+/[\w.-]+?)(?:@([\w./-]+?))?(?:/(.*))?")
 _SHOWN = 5

@@ -9,15 +9,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from trace_ray import metrics
-from trace_ray.artifacts import RESPONSES
+from trace_ray.chat.text import ChatTokenizer, accepted
 from trace_ray.config import Config
-from trace_ray.inference import Engine, EngineSettings
 from trace_ray.judges.backends import make_judge
 from trace_ray.judges.usage import Usage
+from trace_ray.model.engine import Engine, EngineSettings
 from trace_ray.pairs import MODELS, RESPONSE_SCHEMA, prompt_text
-from trace_ray.storage import Location, download_folder
-from trace_ray.text import ChatTokenizer, accepted
+from trace_ray.runs.artifacts import RESPONSES
+from trace_ray.runtime import metrics
+from trace_ray.storage.location import Location
+from trace_ray.storage.staging import download_folder
 
 Row = dict[str, Any]
 CHUNK_ROWS = 64

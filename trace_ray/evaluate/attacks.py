@@ -11,8 +11,8 @@ from trace_ray.errors import UserError
 from trace_ray.evaluate.intervals import bootstrap_interval
 from trace_ray.evaluate.prompt_files import read_prompts
 from trace_ray.evaluate.prompts import first_by_hash
-from trace_ray.jsonl import read_jsonl
-from trace_ray.storage import Location, expand
+from trace_ray.storage.jsonl import read_jsonl
+from trace_ray.storage.location import Location, expand
 
 REQUEST = "{request}"
 PLAIN = "plain"

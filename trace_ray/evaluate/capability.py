@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trace_ray import environment
 from trace_ray.config import CapabilityConfig, ModelConfig
 from trace_ray.errors import UserError
-from trace_ray.models import model_tokenizer
+from trace_ray.model.loading import model_tokenizer
+from trace_ray.runtime import environment
 
 _STDERR = "_stderr"
 

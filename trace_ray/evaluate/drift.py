@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from trace_ray.batching import token_batches
+from trace_ray.chat.text import TokenizedPair
 from trace_ray.evaluate.drift_sum import DriftSum
-from trace_ray.log_probs import causal_lm, collate, output_logits, response_hidden, target_log_probs
-from trace_ray.losses import token_kl
-from trace_ray.text import TokenizedPair
-from trace_ray.vocabulary import chunks
+from trace_ray.model.batches import token_batches
+from trace_ray.model.log_probs import causal_lm, collate, output_logits, response_hidden, target_log_probs
+from trace_ray.model.vocabulary import chunks
+from trace_ray.objective.losses import token_kl
 
 
 def drift(

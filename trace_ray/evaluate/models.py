@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trace_ray.artifacts import Run
 from trace_ray.config import Config
 from trace_ray.evaluate.drift_sum import DriftSum
 from trace_ray.pairs import MODELS
-from trace_ray.storage import download_folder
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.staging import download_folder
 
 
 def measure_drift(run: Run, config: Config, rows: Sequence[dict[str, Any]]) -> Iterator[DriftSum]:
@@ -19,9 +19,9 @@ def measure_drift(run: Run, config: Config, rows: Sequence[dict[str, Any]]) -> I
     """
     import torch
 
+    from trace_ray.chat.text import accepted
     from trace_ray.evaluate.drift import drift_sums
-    from trace_ray.models import load_adapter, load_chat_tokenizer, load_model
-    from trace_ray.text import accepted
+    from trace_ray.model.loading import load_adapter, load_chat_tokenizer, load_model
 
     torch.set_num_threads(max(1, int(config.evaluate.num_cpus)))
     device = torch.device("cuda" if config.evaluate.num_gpus and torch.cuda.is_available() else "cpu")

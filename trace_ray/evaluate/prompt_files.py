@@ -16,7 +16,7 @@ from trace_ray.corpus.kinds import Form
 from trace_ray.corpus.read import row_values
 from trace_ray.errors import UserError
 from trace_ray.pairs import Message
-from trace_ray.storage import Location
+from trace_ray.storage.location import Location
 
 Row = dict[str, Any]
 """pair_id, prompt (turns), source, category: the keys of one prompt."""

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trace_ray.artifacts import Artifact
 from trace_ray.config import EvaluateConfig, StorageConfig
 from trace_ray.evaluate.prompt_files import Row, read_prompts
 from trace_ray.pairs import Category, Split, hash_fraction
-from trace_ray.storage import expand
+from trace_ray.runs.artifacts import Artifact
+from trace_ray.storage.location import expand
 
 PROMPT_COLUMNS = ["pair_id", "prompt", "source", "category", "split"]
 """What is read of a triaged part."""

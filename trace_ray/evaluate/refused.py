@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from trace_ray.chat.text import ChatTokenizer, RefusedText
 from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import Row, asked_turns
 from trace_ray.pairs import REJECT_SCHEMA
-from trace_ray.progress import warn
-from trace_ray.storage import Location
-from trace_ray.text import ChatTokenizer, RefusedText
+from trace_ray.runtime.progress import warn
+from trace_ray.storage.location import Location
 
 _SCHEMA = REJECT_SCHEMA.append(pa.field("pair_id", pa.string()))
 

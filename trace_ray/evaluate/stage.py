@@ -6,9 +6,9 @@ import json
 import time
 from typing import Any
 
-from trace_ray.artifacts import EVALUATION_METRICS, GENERATED, REFUSED, RESPONSES, Run
-from trace_ray.cluster import ensure_ray, pooled
+from trace_ray.cluster.connection import ensure_ray, pooled
 from trace_ray.config import Config, EvaluateConfig, JudgeConfig, judge_name, settings
+from trace_ray.config.policy import policy_identity
 from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import AnswerJudge, Chunk, Generator, chunks, tokens_of
 from trace_ray.evaluate.attacks import attack_metrics, attacking_prompts
@@ -18,15 +18,15 @@ from trace_ray.evaluate.prompt_files import Row
 from trace_ray.evaluate.prompts import PROMPT_COLUMNS, drift_pairs, held_out_prompts, own_prompts
 from trace_ray.evaluate.refused import taken
 from trace_ray.evaluate.tpa import evaluation_metrics
-from trace_ray.identity import model_identity
 from trace_ray.judges.unreadable import Unread, unread_tally
-from trace_ray.lineage import lineage
-from trace_ray.models import load_chat_tokenizer
+from trace_ray.model.loading import load_chat_tokenizer
 from trace_ray.pairs import MODELS, Split
-from trace_ray.policy import policy_identity
-from trace_ray.progress import Meter, warn
 from trace_ray.runs.anew import begin
-from trace_ray.storage import Location, expand, locate
+from trace_ray.runs.artifacts import EVALUATION_METRICS, GENERATED, REFUSED, RESPONSES, Run
+from trace_ray.runs.identity import model_identity
+from trace_ray.runs.lineage import lineage
+from trace_ray.runtime.progress import Meter, warn
+from trace_ray.storage.location import Location, expand, locate
 
 ATTACKS = "attacks"
 

@@ -18,12 +18,12 @@ import torch
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from trace_ray.batching import token_batches
 from trace_ray.impact.gradient import model_head
 from trace_ray.impact.packing import Packed, PackedBatch, hidden_states, pack
-from trace_ray.log_probs import causal_lm
+from trace_ray.model.batches import token_batches
+from trace_ray.model.log_probs import causal_lm
+from trace_ray.model.vocabulary import Head, chunks, logits_and_slope, times
 from trace_ray.model.wide import wide_linear
-from trace_ray.vocabulary import Head, chunks, logits_and_slope, times
 
 Vector = dict[str, torch.Tensor]
 

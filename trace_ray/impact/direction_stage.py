@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from trace_ray.artifacts import Run
 from trace_ray.config import Config
 from trace_ray.errors import UserError
 from trace_ray.impact.worker import (
@@ -18,7 +17,8 @@ from trace_ray.impact.worker import (
     spans,
     sum_part,
 )
-from trace_ray.progress import Meter
+from trace_ray.runs.artifacts import Run
+from trace_ray.runtime.progress import Meter
 
 
 def task(function: Any, config: Config) -> Any:

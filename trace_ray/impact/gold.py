@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from trace_ray.chat.text import ChatTokenizer, RefusedText
 from trace_ray.errors import UserError
 from trace_ray.pairs import GOLD_SCHEMA, Category, hash_fraction
-from trace_ray.text import ChatTokenizer, RefusedText
 
 Row = dict[str, Any]
 PAIR_COLUMNS = ["pair_id", "category", "split", "prompt", "chosen", "rejected", "corrected"]

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from trace_ray.batching import token_batches
 from trace_ray.errors import UserError
 from trace_ray.impact.packing import Packed, PackedBatch, hidden_states, pack, sharing_pays
 from trace_ray.impact.sharing import may_share_prompts
-from trace_ray.log_probs import causal_lm
-from trace_ray.losses import dpo
-from trace_ray.vocabulary import Head, chunked_log_probs, output_head
+from trace_ray.model.batches import token_batches
+from trace_ray.model.log_probs import causal_lm
+from trace_ray.model.vocabulary import Head, chunked_log_probs, output_head
+from trace_ray.objective.losses import dpo
 
 GoldRow = dict[str, Any]
 SIDES = ("preferred", "dispreferred")

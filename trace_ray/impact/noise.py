@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from trace_ray.artifacts import Run
 from trace_ray.config import NoiseConfig
 from trace_ray.corpus.noise import noise_counts, noise_record, noisy_table
+from trace_ray.runs.artifacts import Run
 
 NOISE = "noise.parquet"
 

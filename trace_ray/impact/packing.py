@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from trace_ray.errors import UserError
-from trace_ray.log_probs import causal_lm, text_decoder
+from trace_ray.model.log_probs import causal_lm, text_decoder
 
 WINDOWS = (
     "sliding_window",

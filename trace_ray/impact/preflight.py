@@ -12,12 +12,12 @@ from trace_ray.errors import UserError
 from trace_ray.impact.packing import Packed, pack
 from trace_ray.impact.scores import Scorer
 from trace_ray.impact.sharing import shared_rows_agree
-from trace_ray.log_probs import causal_lm
 from trace_ray.model.known import bare_model, check_tokenizer
+from trace_ray.model.loading import load_chat_tokenizer, new_adapter
+from trace_ray.model.log_probs import causal_lm
 from trace_ray.model.probe import check_head, check_log_probs, own_log_probs, trial_sequences
 from trace_ray.model.stand_in import stand_in
 from trace_ray.model.targets import target_linears
-from trace_ray.models import load_chat_tokenizer, new_adapter
 
 AGREE = 1e-3
 """Difference of a score from autograd's, as a share of the larger of the two scores."""

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from trace_ray.batching import token_batches
 from trace_ray.errors import UserError
 from trace_ray.impact.packing import Packed, PackedBatch, hidden_states, pack, sharing_fits, sharing_pays
 from trace_ray.impact.scores import Scorer
 from trace_ray.impact.sharing import may_share_prompts
-from trace_ray.log_probs import causal_lm
-from trace_ray.vocabulary import chunked_log_probs
+from trace_ray.model.batches import token_batches
+from trace_ray.model.log_probs import causal_lm
+from trace_ray.model.vocabulary import chunked_log_probs
 
 Tokens = tuple[int, ...]
 

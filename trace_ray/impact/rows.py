@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from trace_ray.chat.text import ChatTokenizer, RefusedText, TokenizedPair
 from trace_ray.config import ObjectiveConfig
 from trace_ray.pairs import REJECT_SCHEMA, RejectReason
-from trace_ray.text import ChatTokenizer, RefusedText, TokenizedPair
 
 Row = dict[str, Any]
 _ANSWERS = ("chosen", "rejected")

@@ -17,8 +17,8 @@ import torch
 from trace_ray.errors import UserError
 from trace_ray.impact.packing import PackedBatch, hidden_states
 from trace_ray.impact.taps import LoraTap, WeightTap, weight_taps
-from trace_ray.log_probs import causal_lm
-from trace_ray.vocabulary import Head, chunks, log_prob_slopes, output_head
+from trace_ray.model.log_probs import causal_lm
+from trace_ray.model.vocabulary import Head, chunks, log_prob_slopes, output_head
 
 Direction = Mapping[str, torch.Tensor]
 """Trainable parameter's name -> v for it: of an adapter's lora_A and lora_B, or of every parameter of the model."""

@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from trace_ray.chat.text import ChatTokenizer
 from trace_ray.config import ImpactConfig, ObjectiveConfig
 from trace_ray.impact.packing import refuse_unknown_tokens
 from trace_ray.impact.requests import PairScores, Request, run_requests
 from trace_ray.impact.rows import tokenized_rows
 from trace_ray.impact.scores import Direction, Scorer
-from trace_ray.impact.slopes import pair_slopes
+from trace_ray.objective.slopes import pair_slopes
 from trace_ray.pairs import CONFLICTS, SCORED_SCHEMA, TRAINED, TRIAGED_SCHEMA, Split, hash_fraction
-from trace_ray.text import ChatTokenizer
 
 Row = dict[str, Any]
 SHARD_SCHEMA = SCORED_SCHEMA.remove(SCORED_SCHEMA.get_field_index("weight"))

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from trace_ray.impact.packing import Packed, hidden_states, pack
-from trace_ray.log_probs import causal_lm
+from trace_ray.model.log_probs import causal_lm
 from trace_ray.model.probe import trial_sequences
 from trace_ray.model.stand_in import FITTING_ERRORS, stand_in
-from trace_ray.vocabulary import chunked_log_probs, output_head
+from trace_ray.model.vocabulary import chunked_log_probs, output_head
 
 AGREE = 1e-4
 """Nats of a token's log-prob, in float32."""

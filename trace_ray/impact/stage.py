@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from trace_ray.artifacts import REFUSED, SCORES, Run
 from trace_ray.chat.told import cut_counts, cut_warning
-from trace_ray.cluster import ensure_ray
+from trace_ray.cluster.connection import ensure_ray
 from trace_ray.config import Config, settings
 from trace_ray.corpus.noise import noisy_table
-from trace_ray.identity import model_identity
 from trace_ray.impact.direction_stage import slots, task, write_direction
 from trace_ray.impact.gold import PAIR_COLUMNS, choose_gold, choose_retain, tokenize_gold
 from trace_ray.impact.noise import record_noise
 from trace_ray.impact.weights import impact_summary, raw_weights, weight_scale
 from trace_ray.impact.worker import ADAPTER_INIT, GOLD, RETAIN_SAMPLE, Shard, make_adapter, score_rows
 from trace_ray.pairs import CONFLICTS, RESPONSE_NAMES, SCORED_SCHEMA
-from trace_ray.progress import Meter, warn
 from trace_ray.runs.anew import begin
+from trace_ray.runs.artifacts import REFUSED, SCORES, Run
+from trace_ray.runs.identity import model_identity
+from trace_ray.runtime.progress import Meter, warn
 
 __all__ = ["ADAPTER_INIT", "impact_inputs", "plan_shards", "run_impact"]
 
@@ -65,7 +65,7 @@ def _write_adapter(run: Run, config: Config) -> None:
 
 
 def _write_gold(run: Run, config: Config) -> None:
-    from trace_ray.models import load_chat_tokenizer
+    from trace_ray.model.loading import load_chat_tokenizer
 
     place, impact = run.impact.place, config.impact
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trace_ray import metrics
-from trace_ray.artifacts import REFUSED, Run
 from trace_ray.config import Config, ImpactConfig
 from trace_ray.corpus.noise import noisy_table
-from trace_ray.storage import Location, download_folder, upload_folder
+from trace_ray.runs.artifacts import REFUSED, Run
+from trace_ray.runtime import metrics
+from trace_ray.storage.location import Location, upload_folder
+from trace_ray.storage.staging import download_folder
 
 ADAPTER_INIT, GOLD, RETAIN_SAMPLE, DIRECTION = "adapter_init", "gold.parquet", "retain.parquet", "direction.json"
 """In impact/. ``direction.json`` is written after the parts that it lists."""
@@ -37,7 +38,7 @@ def use_resources(impact: ImpactConfig) -> Any:
 
 def make_adapter(place: Location, config: Config) -> None:
     """Writes the adapter that every scoring shard and the training start from."""
-    from trace_ray.models import load_model, new_adapter
+    from trace_ray.model.loading import load_model, new_adapter
 
     use_resources(config.impact)
     model = new_adapter(load_model(config.model), config.lora, config.impact.seed)
@@ -51,8 +52,8 @@ def theta_ref(run: Run, config: Config, *, trainable: bool) -> Any:
         trainable: what is trained requires grad; else nothing does.
     """
     from trace_ray.impact.checkpointing import checkpoint_layers
+    from trace_ray.model.loading import load_adapter, load_model
     from trace_ray.model.probe import check_log_probs
-    from trace_ray.models import load_adapter, load_model
 
     device = use_resources(config.impact)
     place = run.impact.place / ADAPTER_INIT
@@ -156,7 +157,7 @@ def score_rows(run: Run, config: Config, shard: Shard, retain_share: float) -> N
     """Writes the shard's scored rows. Doing it twice, or in another order, changes nothing."""
     from trace_ray.impact.rows import refused_table, tokenized_rows
     from trace_ray.impact.shard import Selection, score_tokens
-    from trace_ray.models import load_chat_tokenizer
+    from trace_ray.model.loading import load_chat_tokenizer
 
     model = theta_ref(run, config, trainable=False)
     device = next(model.parameters()).device

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 
 from trace_ray.config import JudgeConfig, TriageConfig, settings
+from trace_ray.config.policy import PolicyConfig, policy_hash
 from trace_ray.errors import UserError
 from trace_ray.judges import rules
 from trace_ray.judges.cascade import CascadeJudge
@@ -16,9 +17,8 @@ from trace_ray.judges.opinion import Corrector, Judge
 from trace_ray.judges.prompt import PROMPT_VERSION
 from trace_ray.judges.rules_judge import RulesJudge, WordLimitCorrector
 from trace_ray.judges.vllm_judge import VllmJudge
-from trace_ray.policy import PolicyConfig, policy_hash
-from trace_ray.staging import shared_settings
-from trace_ray.storage import locate
+from trace_ray.storage.location import locate
+from trace_ray.storage.staging import shared_settings
 
 ReadingJudge = VllmJudge | OpenAIJudge
 

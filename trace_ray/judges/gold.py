@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from trace_ray.errors import UserError
-from trace_ray.jsonl import read_jsonl
 from trace_ray.judges.opinion import Draft
-from trace_ray.storage import Location
+from trace_ray.storage.jsonl import read_jsonl
+from trace_ray.storage.location import Location
 
 Gold = Mapping[tuple[str, str], str]
 """(prompt as people read it, y_w) -> y_gold."""

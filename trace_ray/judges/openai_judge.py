@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trace_ray.config import JudgeConfig
+from trace_ray.config.policy import PolicyConfig, clause_ids
 from trace_ray.errors import UserError
-from trace_ray.inference import Verdict
 from trace_ray.judges.clauses import LETTERS, Named, Offer, name_clauses
 from trace_ray.judges.endpoint import Endpoint, Reply
 from trace_ray.judges.opinion import Draft, Opinion
@@ -23,7 +23,7 @@ from trace_ray.judges.prompt import (
     spoken,
 )
 from trace_ray.judges.vllm_judge import readable
-from trace_ray.policy import PolicyConfig, clause_ids
+from trace_ray.model.engine import Verdict
 
 _NO_LOG_PROBS = Opinion(None, "endpoint: its answer carries no log-probs", final=False)
 _MOST_WITHOUT = 16

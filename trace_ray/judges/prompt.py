@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from trace_ray.policy import PolicyConfig, policy_text
+from trace_ray.config.policy import PolicyConfig, policy_text
 
 PROMPT_VERSION = "3"
 """Part of every verdict's fingerprint: change it with any change to the wording below."""

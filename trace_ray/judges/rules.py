@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trace_ray.policy import PolicyConfig, RuleConfig, clause_ids
+from trace_ray.config.policy import PolicyConfig, RuleConfig, clause_ids
 
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s|$)")
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from trace_ray.config.policy import PolicyConfig
 from trace_ray.judges import rules
 from trace_ray.judges.opinion import Draft, Opinion
-from trace_ray.policy import PolicyConfig
 
 _BROKEN, _KEPT = Opinion(1.0), Opinion(0.0)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from trace_ray import metrics
 from trace_ray.judges.opinion import Corrector, Judge
+from trace_ray.runtime import metrics
 
 
 class Usage:

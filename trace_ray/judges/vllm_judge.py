@@ -9,8 +9,8 @@ from typing import Any
 from trace_ray.chat import tokens as chat_tokens
 from trace_ray.chat.template import ChatTemplate
 from trace_ray.config import JudgeConfig
+from trace_ray.config.policy import PolicyConfig, clause_ids
 from trace_ray.errors import UserError
-from trace_ray.inference import Engine, EngineSettings, Verdict
 from trace_ray.judges.clauses import LETTERS, Named, Offer, name_clauses
 from trace_ray.judges.opinion import Draft, Opinion
 from trace_ray.judges.prompt import (
@@ -22,8 +22,8 @@ from trace_ray.judges.prompt import (
     judged_text,
     split_at_judged,
 )
+from trace_ray.model.engine import Engine, EngineSettings, Verdict
 from trace_ray.model.engine_start import EngineNames
-from trace_ray.policy import PolicyConfig, clause_ids
 
 Tokens = list[int]
 

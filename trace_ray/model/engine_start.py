@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trace_ray.errors import UserError
+from trace_ray.errors import EngineStartError, UserError
+from trace_ray.runtime.passing import chain, passing
 
 _PASSING = ("free memory on device", "out of memory", "changed or cut short while it was copied")
 """What vLLM, torch and our own copying say where another process, or another moment, is to blame."""
 _NO_GPU = ("no cuda gpus are available", "failed to infer device type", "found no nvidia driver")
 _TOO_LONG = ("max_model_len", "max seq len", "no available memory for the cache blocks")
-_CLIENTS = ("httpx", "requests", "urllib3", "aiohttp", "botocore")
-"""Libraries whose errors, unless they carry an answer's status, say that nobody answered."""
-
-
-class EngineStartError(UserError):
-    """Nobody's mistake: a hub that fails, a card that another process still fills. The same again may succeed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +41,7 @@ def start_fault(error: Exception, names: EngineNames, model: str, length: int) -
     Returns: None for what is neither: a fault of ours or of vLLM's.
     """
     said = " ".join(str(error).split())[:300]
-    texts = [" ".join(str(one).split()).lower() for one in _chain(error)]
+    texts = [" ".join(str(one).split()).lower() for one in chain(error)]
 
     def says(words: tuple[str, ...]) -> bool:
         return any(word in text for word in words for text in texts)
@@ -63,31 +57,3 @@ def start_fault(error: Exception, names: EngineNames, model: str, length: int) -
     if isinstance(error, OSError | ValueError | KeyError | ImportError) or type(error).__name__ == "SafetensorError":
         return UserError(names.model, model, f"vLLM cannot load it: {said}")
     return None
-
-
-def passing(error: BaseException) -> bool:
-    """Returns whether a hub or a store failed for now: a 5xx, a 429, a time-out, a broken connection."""
-    for one in _chain(error):
-        status = _status(one)
-        if status:
-            return status in (408, 425, 429) or status >= 500
-        if type(one).__name__ == "OfflineModeIsEnabled":  # asked for, though a ConnectionError
-            return False
-        if isinstance(one, ConnectionError | TimeoutError) or type(one).__module__.startswith(_CLIENTS):
-            return True
-    return False
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
-
-
-def _status(error: BaseException) -> int:
-    """The HTTP status of the answer that an error carries, 0 where it carries none."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    return int(getattr(response, "status_code", 0) or 0)

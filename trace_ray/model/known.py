@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from trace_ray import environment
+from trace_ray.chat.text import ChatTokenizer, accepted
 from trace_ray.config import ModelConfig
 from trace_ray.errors import UserError
-from trace_ray.staging import local_model
-from trace_ray.text import ChatTokenizer, accepted
+from trace_ray.runtime import environment
+from trace_ray.storage.staging import local_model
 
 ATTENTION_FLAGS = {"sdpa": "_supports_sdpa", "flash_attention_2": "_supports_flash_attn"}
 """What a class of transformers says of the attentions that it has."""

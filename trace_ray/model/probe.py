@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from trace_ray.errors import UserError
-from trace_ray.log_probs import SequenceBatch, causal_lm, collate, response_hidden
+from trace_ray.model.log_probs import SequenceBatch, causal_lm, collate, response_hidden
 from trace_ray.model.stand_in import TRIAL_TOKENS
-from trace_ray.vocabulary import Head, chunked_log_probs, output_head
+from trace_ray.model.vocabulary import Head, chunked_log_probs, output_head
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 """Nats by which a token's log-prob may differ; of bfloat16 the model rounds its own logits, of which 20 is off by 0.06."""

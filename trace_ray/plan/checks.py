@@ -7,15 +7,13 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from trace_ray.artifacts import STAGES
-from trace_ray.capacity import NodeGroup, unmet
+from trace_ray.cluster.capacity import NodeGroup, unmet
 from trace_ray.config import Config
-from trace_ray.config_check import check_needed
+from trace_ray.config.check import check_needed
 from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
-from trace_ray.fingerprints import recall
-from trace_ray.models import load_chat_tokenizer
+from trace_ray.model.loading import load_chat_tokenizer
 from trace_ray.pairs import CONFLICTS
 from trace_ray.pipeline import hold_settings, run_folder
 from trace_ray.plan.estimate import Resources, StageEstimate
@@ -23,7 +21,9 @@ from trace_ray.plan.judges import reading_judges
 from trace_ray.plan.reading import Reader
 from trace_ray.plan.sample import Sample
 from trace_ray.plan.workload import Workload
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import STAGES
+from trace_ray.storage.fingerprints import recall
+from trace_ray.storage.location import locate
 
 MEMORY_SHARE = 0.9
 T = TypeVar("T")

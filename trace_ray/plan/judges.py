@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trace_ray.config import Config, JudgeConfig
-from trace_ray.config_check import triage_judges
+from trace_ray.config.check import triage_judges
 from trace_ray.judges.backends import corrector_kind
 
 JUDGE, FIRST, SECOND = "triage.judge", "triage.first_judge", "triage.second_judge"

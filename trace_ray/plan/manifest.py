@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trace_ray.capacity import NodeGroup
+from trace_ray.cluster.capacity import NodeGroup
 from trace_ray.errors import UserError
 
 _SETTING = "plan.manifest"

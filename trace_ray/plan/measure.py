@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from trace_ray.config import Config
-from trace_ray.config_load import dump_config
+from trace_ray.config.load import dump_config
 from trace_ray.errors import UserError
 from trace_ray.plan.judges import reading_judges
 from trace_ray.plan.rates import EngineRates, Rates, ScoringRates, TrainRates

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trace_ray.artifacts import STAGES
-from trace_ray.capacity import shortages, strays
+from trace_ray.cluster.capacity import shortages, strays
 from trace_ray.config import Config
-from trace_ray.config_check import unfilled
+from trace_ray.config.check import unfilled
 from trace_ray.errors import UserError
 from trace_ray.plan import checks
 from trace_ray.plan.asked import evaluation_asked, triage_asked
@@ -21,6 +20,7 @@ from trace_ray.plan.rates import Rates, given, with_given
 from trace_ray.plan.sample import read_sample
 from trace_ray.plan.unready import without_weights
 from trace_ray.plan.workload import Workload, workload
+from trace_ray.runs.artifacts import STAGES
 
 
 @dataclass(frozen=True)

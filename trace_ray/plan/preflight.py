@@ -9,7 +9,7 @@ from trace_ray.config import Config, JudgeConfig
 from trace_ray.errors import UserError
 from trace_ray.plan.judges import reading_judges
 from trace_ray.plan.unready import unready, without_weights
-from trace_ray.staging import local_model
+from trace_ray.storage.staging import local_model
 
 OF_THE_MODEL = ("impact", "realign", "evaluate")
 """Stages that load the model to realign."""
@@ -50,7 +50,7 @@ def _judge_checks(name: str, judge: JudgeConfig, config: Config) -> Iterator[Cal
 
 
 def _model_checks(config: Config, stages: Sequence[str]) -> Iterator[Callable[[], object]]:
-    from trace_ray.models import load_chat_tokenizer
+    from trace_ray.model.loading import load_chat_tokenizer
     from trace_ray.realign.generation import check_generation
 
     yield lambda: load_chat_tokenizer(config.model)

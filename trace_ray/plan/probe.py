@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from trace_ray.config import Config
-from trace_ray.config_load import load_config
+from trace_ray.config.load import load_config
 from trace_ray.pairs import prompt_text
 from trace_ray.plan.judges import used_judges, writer
 from trace_ray.plan.probe_scoring import measure_scoring
@@ -74,8 +74,8 @@ def _drafting(reader: Any, requests: list[str], responses: list[str]) -> float:
 
 
 def _policy(config: Config, rows: list[dict[str, Any]], begun: float) -> EngineRates:
-    from trace_ray.inference import Engine, EngineSettings
-    from trace_ray.text import ChatTokenizer, accepted
+    from trace_ray.chat.text import ChatTokenizer, accepted
+    from trace_ray.model.engine import Engine, EngineSettings
 
     evaluate, model = config.evaluate, config.model
     limit = min(evaluate.max_new_tokens, ANSWER_TOKENS)

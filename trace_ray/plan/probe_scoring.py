@@ -19,11 +19,11 @@ def measure_scoring(config: Config, rows: list[dict[str, Any]]) -> ScoringRates:
     """
     import torch
 
+    from trace_ray.chat.text import accepted
     from trace_ray.impact.gradient import gold_gradient
     from trace_ray.impact.requests import Request, run_requests
     from trace_ray.impact.scores import Scorer
-    from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
-    from trace_ray.text import accepted
+    from trace_ray.model.loading import load_chat_tokenizer, load_model, new_adapter
 
     impact = config.impact
     torch.set_num_threads(max(1, int(impact.num_cpus)))

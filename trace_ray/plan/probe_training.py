@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from trace_ray.batching import token_batches
 from trace_ray.config import Config
+from trace_ray.model.batches import token_batches
 from trace_ray.plan.rates import TrainRates, peak_gib
 from trace_ray.realign.packing import plan_step
 
@@ -26,10 +26,10 @@ def measure_training(config: Config, rows: list[dict[str, Any]], begun: float) -
     """
     import torch
 
-    from trace_ray.log_probs import collate, response_log_probs
+    from trace_ray.chat.text import accepted
+    from trace_ray.model.loading import load_chat_tokenizer, load_model, new_adapter
+    from trace_ray.model.log_probs import collate, response_log_probs
     from trace_ray.model.modes import training_mode
-    from trace_ray.models import load_chat_tokenizer, load_model, new_adapter
-    from trace_ray.text import accepted
 
     impact, realign = config.impact, config.realign
     model = load_model(config.model)

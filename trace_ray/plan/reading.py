@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from trace_ray.chat.template import ChatTemplate
 from trace_ray.config import Config, JudgeConfig
+from trace_ray.config.policy import clause_ids
 from trace_ray.errors import UserError
 from trace_ray.judges.clauses import LETTERS, groups, questions
 from trace_ray.judges.prompt import (
@@ -20,10 +21,9 @@ from trace_ray.judges.prompt import (
     judged_text,
     split_at_judged,
 )
-from trace_ray.models import load_tokenizer
+from trace_ray.model.loading import load_tokenizer
 from trace_ray.pairs import RESPONSE_NAMES, prompt_text
 from trace_ray.plan.judges import reading_judges
-from trace_ray.policy import clause_ids
 from trace_ray.triage.canaries import ATTACKS, SEEDS
 from trace_ray.triage.workers import CANARY_PAIRS
 

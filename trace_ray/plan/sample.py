@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from trace_ray.chat.text import RefusedText, accepted
 from trace_ray.config import Config
 from trace_ray.corpus.check import SAMPLED_ROWS, check_corpus, refusal
 from trace_ray.corpus.files import count_rows
@@ -19,13 +20,12 @@ from trace_ray.evaluate.prompts import own_prompts
 from trace_ray.judges import rules
 from trace_ray.judges.backends import corrector_kind
 from trace_ray.judges.gold import GoldCorrector
-from trace_ray.models import load_chat_tokenizer
+from trace_ray.model.loading import load_chat_tokenizer
 from trace_ray.pairs import RESPONSE_NAMES, Category, Split, prompt_text
 from trace_ray.plan.judges import EVALUATION, PANEL
 from trace_ray.plan.reading import Questions, Reader, judged_tokens, readers
 from trace_ray.plan.workload import Prompts, SampledPair
-from trace_ray.storage import expand
-from trace_ray.text import RefusedText, accepted
+from trace_ray.storage.location import expand
 from trace_ray.triage.verdict import categorise
 
 _ALL_BYTES = 1 << 40

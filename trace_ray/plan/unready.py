@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 import pyarrow.fs as pafs
 
 from trace_ray.config import CapabilityConfig, Config
-from trace_ray.config_check import triage_judges
+from trace_ray.config.check import triage_judges
 from trace_ray.errors import UserError
 from trace_ray.evaluate.attacks import attacking_prompts, read_templates
 from trace_ray.evaluate.prompts import own_prompts
 from trace_ray.judges.backends import check_corrector
 from trace_ray.realign.trackers import check_trackers
-from trace_ray.storage import expand, locate
+from trace_ray.storage.location import expand, locate
 from trace_ray.triage.given import audit_decision, audit_labels, review_labels, with_gold
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from trace_ray.artifacts import Run
-from trace_ray.code_version import code_version
 from trace_ray.config import Config
-from trace_ray.staging import local_model
+from trace_ray.runs.artifacts import Run
+from trace_ray.runs.code_version import code_version
+from trace_ray.storage.staging import local_model
 
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from trace_ray.artifacts import Run
-from trace_ray.progress import warn
 from trace_ray.realign.checkpoint import CURSOR, FILES
-from trace_ray.storage import Location
+from trace_ray.runs.artifacts import Run
+from trace_ray.runtime.progress import warn
+from trace_ray.storage.location import Location
 
 CHECKPOINTS = "checkpoints"
 SNAPSHOT = "checkpoint_manager_snapshot.json"

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trace_ray.artifacts import Artifact
 from trace_ray.config import ObjectiveConfig
 from trace_ray.errors import UserError
+from trace_ray.objective.terms import sequence_names
 from trace_ray.pairs import RESPONSE_NAMES
-from trace_ray.realign.objective import sequence_names
 from trace_ray.realign.order import Indices, category_counts
+from trace_ray.runs.artifacts import Artifact
 
 COLUMNS = [
     "pair_id",

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trace_ray.artifacts import Run
 from trace_ray.config import Config
 from trace_ray.errors import UserError
 from trace_ray.realign.card import base_licence, model_card
@@ -15,7 +14,8 @@ from trace_ray.realign.checkpoint import ADAPTER, WEIGHTS
 from trace_ray.realign.generation import mended_generation
 from trace_ray.realign.likeness import Likeness, in_float32, likeness, probe_log_probs
 from trace_ray.realign.weights import check_weights
-from trace_ray.storage import upload_files
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import upload_files
 
 MERGED = "merged"
 _PROBE_ROWS, _PROBE_TOKENS = 16, 512
@@ -63,7 +63,7 @@ def _publish_adapter(run: Run, checkpoint: Path) -> None:
 def _save(merged: Any, folder: Path, config: Config, card: dict[str, Any]) -> None:
     import torch
 
-    from trace_ray.models import model_tokenizer
+    from trace_ray.model.loading import model_tokenizer
 
     broken = [name for name, p in merged.named_parameters() if not p.numel() or not torch.isfinite(p).all()]
     if broken:
@@ -105,7 +105,7 @@ def probe_sequences(run: Run, config: Config) -> list[list[int]]:
 
 def trained_model(config: Config, checkpoint: Path) -> Any:
     """Returns the model with what a checkpoint trained, in evaluation mode. Raises RuntimeError where a weight is missing."""
-    from trace_ray.models import load_adapter, load_model
+    from trace_ray.model.loading import load_adapter, load_model
 
     model = load_model(config.model)
     if config.realign.tune == "lora":
@@ -121,6 +121,6 @@ def trained_model(config: Config, checkpoint: Path) -> Any:
 
 
 def _reloaded(folder: str, config: Config) -> Any:
-    from trace_ray.models import load_model
+    from trace_ray.model.loading import load_model
 
     return load_model(config.model.exported_to(folder))

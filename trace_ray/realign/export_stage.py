@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from trace_ray.artifacts import Run
-from trace_ray.cluster import ensure_ray
+from trace_ray.cluster.connection import ensure_ray
 from trace_ray.config import Config
 from trace_ray.errors import UserError
 from trace_ray.realign.card import card_facts
 from trace_ray.realign.checkpoints import CHECKPOINTS, damage
+from trace_ray.runs.artifacts import Run
 from trace_ray.runs.figures import training_figures
-from trace_ray.storage import Location
+from trace_ray.storage.location import Location
 
 TRAINED = "checkpoint"
 """In realign/'s manifest: the trained checkpoint's folder, below realign/."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from trace_ray.objective.terms import MicroBatch, PairLosses
 from trace_ray.pairs import TRAINED
-from trace_ray.realign.objective import MicroBatch, PairLosses
 
 _SUMS = ("pairs", "loss", "weight", "weighted_loss", "raised", "lowered")
 _COUNTS = ("tokens", "padded_tokens", "asks")

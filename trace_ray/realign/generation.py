@@ -7,8 +7,8 @@ from typing import Any
 
 from trace_ray.config import ModelConfig
 from trace_ray.errors import UserError
-from trace_ray.progress import warn
-from trace_ray.staging import local_model
+from trace_ray.runtime.progress import warn
+from trace_ray.storage.staging import local_model
 
 _SWITCHES = ("do_sample", "num_beams", "use_cache", "return_dict_in_generate")
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from trace_ray.log_probs import causal_lm
-from trace_ray.vocabulary import (
+from trace_ray.model.log_probs import causal_lm
+from trace_ray.model.vocabulary import (
     LOGITS_AT_ONCE,
     Head,
     bend,

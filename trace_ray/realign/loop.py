@@ -12,16 +12,13 @@ from typing import Any
 
 import torch
 
-from trace_ray import metrics
-from trace_ray.artifacts import TRAINING_METRICS, Run
 from trace_ray.config import Config
 from trace_ray.errors import UserError
-from trace_ray.progress import pause
+from trace_ray.objective.terms import denominators, micro_batch, pair_losses, reduce_losses
 from trace_ray.realign.checkpoint import load_checkpoint, save_checkpoint
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.dead import cause_of_death
 from trace_ray.realign.figures import StepSums, named_figures, peak_memory_gib
-from trace_ray.realign.objective import denominators, micro_batch, pair_losses, reduce_losses
 from trace_ray.realign.order import StepPlan
 from trace_ray.realign.packing import MicroStep, plan_step
 from trace_ray.realign.reference import read_top_k
@@ -29,6 +26,9 @@ from trace_ray.realign.schedule import converged
 from trace_ray.realign.setup import load_policy, make_engine, together
 from trace_ray.realign.trackers import Tracker, make_trackers
 from trace_ray.realign.weights import plain_grad_norm
+from trace_ray.runs.artifacts import TRAINING_METRICS, Run
+from trace_ray.runtime import metrics
+from trace_ray.runtime.progress import pause
 
 _WRITE_SECONDS = 5.0
 _NOTICE_SECONDS = 2.0

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from trace_ray.log_probs import SequenceBatch, response_hidden
-from trace_ray.losses import token_kl, top_k_kl
+from trace_ray.model.log_probs import SequenceBatch, response_hidden
+from trace_ray.objective.losses import token_kl, top_k_kl
+from trace_ray.objective.terms import SequenceGroup
 from trace_ray.realign.head import OutputHead, TokenValue
-from trace_ray.realign.objective import SequenceGroup
 
 
 class HybridPolicy(torch.nn.Module):

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from trace_ray.artifacts import Run
-from trace_ray.storage import Location
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import Location
 
 REFERENCE = "reference"
 TOP_K_SCHEMA = pa.schema(
@@ -43,8 +43,8 @@ def top_k_table(model: Any, rows: Sequence[Mapping[str, Any]], response: str, k:
     """
     import torch
 
-    from trace_ray.batching import token_batches
-    from trace_ray.log_probs import collate, response_hidden
+    from trace_ray.model.batches import token_batches
+    from trace_ray.model.log_probs import collate, response_hidden
     from trace_ray.realign.head import OutputHead
 
     head = OutputHead(model)

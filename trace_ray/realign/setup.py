@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from trace_ray import environment
-from trace_ray.artifacts import Run
 from trace_ray.config import Config
 from trace_ray.errors import UserError
 from trace_ray.realign.schedule import make_optimizer
 from trace_ray.realign.zero import deepspeed_config
-from trace_ray.storage import download_folder
+from trace_ray.runs.artifacts import Run
+from trace_ray.runtime import environment
+from trace_ray.storage.staging import download_folder
 
 Made = TypeVar("Made")
 ADAPTER_INIT = "adapter_init"
@@ -56,7 +56,7 @@ def load_policy(run: Run, config: Config) -> tuple[Any, Any]:
 
     With an adapter it starts from RUN/impact/adapter_init, as scoring did.
     """
-    from trace_ray.models import load_adapter, load_model
+    from trace_ray.model.loading import load_adapter, load_model
 
     model = load_model(config.model)
     if config.realign.tune == "full":

@@ -9,12 +9,9 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from trace_ray.artifacts import Run
-from trace_ray.cluster import ensure_ray
+from trace_ray.cluster.connection import ensure_ray
 from trace_ray.config import Config, settings
 from trace_ray.errors import UserError
-from trace_ray.identity import model_identity
-from trace_ray.progress import Meter, pause
 from trace_ray.realign.checkpoints import CHECKPOINTS, drop_damaged, drop_strays
 from trace_ray.realign.export_stage import publish_model, publish_training
 from trace_ray.realign.generation import check_generation
@@ -23,8 +20,11 @@ from trace_ray.realign.reference import reference_place
 from trace_ray.realign.trackers import check_trackers
 from trace_ray.realign.worker import MISTAKE, train_worker
 from trace_ray.runs.anew import begin
+from trace_ray.runs.artifacts import Run
 from trace_ray.runs.figures import training_figures
-from trace_ray.staging import local_model
+from trace_ray.runs.identity import model_identity
+from trace_ray.runtime.progress import Meter, pause
+from trace_ray.storage.staging import local_model
 
 _POLL_SECONDS = 2.0
 
@@ -117,7 +117,7 @@ def check_model(config: Config) -> None:
     """Raises UserError where there is no model, before any worker starts: one worker's failure would be retried."""
     from transformers import AutoConfig
 
-    from trace_ray.models import load_tokenizer
+    from trace_ray.model.loading import load_tokenizer
 
     load_tokenizer(config.model.path, config.model.revision, config.model.trusted)
     try:
@@ -179,7 +179,7 @@ def _store_reference(run: Run, config: Config) -> None:
 def _store_part(run: Run, config: Config, name: str, response: str) -> None:
     import torch
 
-    from trace_ray.models import load_model
+    from trace_ray.model.loading import load_model
     from trace_ray.realign.reference import top_k_table
 
     torch.set_num_threads(max(1, int(config.realign.num_cpus)))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trace_ray.errors import UserError
-from trace_ray.storage import Location
+from trace_ray.storage.location import Location
 
 TENSORBOARD = "tensorboard"
 MODULES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}

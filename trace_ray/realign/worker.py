@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trace_ray import metrics
-from trace_ray.artifacts import Run
 from trace_ray.config import Config
 from trace_ray.errors import UserError
 from trace_ray.realign.setup import prepare_process
+from trace_ray.runs.artifacts import Run
+from trace_ray.runtime import metrics
 
 MISTAKE = "mistake.json"
 """A user's mistake met by a worker: raised by the driver, since Ray Train would retry it like a death."""

@@ -7,7 +7,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from trace_ray.artifacts import Run
 from trace_ray.config import Config
 from trace_ray.errors import UserError
 from trace_ray.pairs import Category
@@ -24,6 +23,7 @@ from trace_ray.report.sections.lineage import lineage_section
 from trace_ray.report.sections.problems import problems_section
 from trace_ray.report.sections.training import training_section
 from trace_ray.report.sections.warnings import warnings
+from trace_ray.runs.artifacts import Run
 
 TEMPLATES = Path(__file__).parent / "templates"
 

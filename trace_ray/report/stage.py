@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from trace_ray.artifacts import Run
 from trace_ray.config import Config
 from trace_ray.report.page import render
+from trace_ray.runs.artifacts import Run
 
 
 def run_report(run: Run, config: Config) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from trace_ray.artifacts import Artifact
+from trace_ray.runs.artifacts import Artifact
 
 
 def count_by(artifact: Artifact, columns: list[str]) -> Counter[tuple[Any, ...]]:

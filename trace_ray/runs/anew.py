@@ -13,10 +13,10 @@ from collections.abc import Iterable
 
 import pyarrow.fs as pafs
 
-from trace_ray.artifacts import GENERATED, INPUTS, RESPONSES, SCORES, WORK, Inputs, Run, refuse_changed
 from trace_ray.errors import JudgeRejectedError, StaleRunError, UserError
-from trace_ray.progress import warn
-from trace_ray.storage import Location
+from trace_ray.runs.artifacts import GENERATED, INPUTS, RESPONSES, SCORES, WORK, Inputs, Run, refuse_changed
+from trace_ray.runtime.progress import warn
+from trace_ray.storage.location import Location
 
 STOPPED = "stopped.json"
 """In a stage's first folder: the mistake at which it stopped last."""

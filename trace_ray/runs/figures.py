@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from trace_ray.artifacts import TRAINING_METRICS, Run
 from trace_ray.errors import UserError
+from trace_ray.runs.artifacts import TRAINING_METRICS, Run
 
 
 def training_figures(run: Run) -> list[dict[str, Any]]:

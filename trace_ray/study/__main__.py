@@ -15,9 +15,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from trace_ray import environment
 from trace_ray.config import StorageConfig
-from trace_ray.storage import Location, locate
+from trace_ray.runtime import environment
+from trace_ray.storage.location import Location, locate
 from trace_ray.study.cells import PLANS, SEEDS, SIZES, Cell, tuning_plan
 from trace_ray.study.results import (
     Result,

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from trace_ray.config import Config
-from trace_ray.config_load import load_config
-from trace_ray.config_sources import conf_folder
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
 from trace_ray.synth.demo import MODELS
 
 SIZES = (300, 900, 2700)

@@ -12,7 +12,7 @@ from trace_ray.config import Config, JudgeConfig
 from trace_ray.judges.backends import make_judge
 from trace_ray.judges.opinion import Judge
 from trace_ray.pairs import TRIAGED_SCHEMA, Category, Split, pair_id
-from trace_ray.storage import Location
+from trace_ray.storage.location import Location
 from trace_ray.synth.demo import MODELS
 from trace_ray.synth.oracle import compliant, violates
 from trace_ray.synth.world import Row, generate

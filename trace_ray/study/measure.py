@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from trace_ray.chat.text import accepted
 from trace_ray.config import Config
 from trace_ray.evaluate.drift import drift
-from trace_ray.models import load_chat_tokenizer, load_model
+from trace_ray.model.loading import load_chat_tokenizer, load_model
 from trace_ray.pairs import Category, Split
 from trace_ray.synth.oracle import violates
-from trace_ray.text import accepted
 
 Row = dict[str, Any]
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from trace_ray.artifacts import Run
 from trace_ray.config import Config
 from trace_ray.corpus.noise import noisy_table
-from trace_ray.memory import PeakMemory
-from trace_ray.models import load_model, new_adapter
+from trace_ray.model.loading import load_model, new_adapter
 from trace_ray.rounds import choose, reweighed
-from trace_ray.storage import locate
+from trace_ray.runs.artifacts import Run
+from trace_ray.runs.memory import PeakMemory
+from trace_ray.storage.location import locate
 from trace_ray.study.score import make_direction, rescore, score, weigh
 from trace_ray.study.train import step_budget, train
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from trace_ray import environment
-from trace_ray.code_version import code_version
-from trace_ray.config_sources import conf_folder
-from trace_ray.storage import Location
+from trace_ray.config.sources import conf_folder
+from trace_ray.runs.code_version import code_version
+from trace_ray.runtime import environment
+from trace_ray.storage.location import Location
 from trace_ray.study.cells import Cell
 from trace_ray.synth.demo import MODELS
 

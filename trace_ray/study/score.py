@@ -16,7 +16,7 @@ from trace_ray.impact.gold import PAIR_COLUMNS, choose_gold, choose_retain, toke
 from trace_ray.impact.gradient import adapter_off_log_probs, gold_gradient
 from trace_ray.impact.shard import Selection, loss_gains, score_shard
 from trace_ray.impact.weights import impact_summary, raw_weights, weight_scale
-from trace_ray.models import load_chat_tokenizer
+from trace_ray.model.loading import load_chat_tokenizer
 from trace_ray.pairs import CONFLICTS, SCORED_SCHEMA, Split
 from trace_ray.realign.order import category_counts
 

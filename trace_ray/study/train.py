@@ -11,15 +11,15 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from trace_ray.artifacts import Run
 from trace_ray.config import Config
 from trace_ray.model.modes import training_mode
+from trace_ray.objective.terms import SequenceGroup, denominators, micro_batch, pair_losses, reduce_losses
 from trace_ray.pairs import SCORED_SCHEMA
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.loop import step_plan
-from trace_ray.realign.objective import SequenceGroup, denominators, micro_batch, pair_losses, reduce_losses
 from trace_ray.realign.policy_module import HybridPolicy
 from trace_ray.realign.schedule import make_optimizer
+from trace_ray.runs.artifacts import Run
 
 
 def step_budget(pairs: int, config: Config) -> int:

@@ -24,8 +24,8 @@ import torch
 import yaml
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from trace_ray.config.policy import ClauseConfig, PolicyConfig, RuleConfig
 from trace_ray.judges.prompt import JUDGED, judge_instruction, judged_text
-from trace_ray.policy import ClauseConfig, PolicyConfig, RuleConfig
 from trace_ray.synth import oracle
 from trace_ray.synth.lexicon import (
     CLOSINGS,

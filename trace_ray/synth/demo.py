@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from trace_ray.pairs import pair_id
-from trace_ray.storage import Location
+from trace_ray.storage.location import Location
 from trace_ray.synth.oracle import compliant, violates
 from trace_ray.synth.world import generate
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from trace_ray.config import Config, TriageConfig
 from trace_ray.errors import UserError
-from trace_ray.jsonl import read_utf8
 from trace_ray.judges.backends import corrector_kind
 from trace_ray.judges.gold import read_gold
-from trace_ray.storage import Location, expand
+from trace_ray.storage.jsonl import read_utf8
+from trace_ray.storage.location import Location, expand
 from trace_ray.triage.calibrate import Decision, decision_of
 from trace_ray.triage.labels import FROM_PAIRS, Label, read_labels
 

@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from trace_ray.errors import UserError
-from trace_ray.inference import EngineFailedError
 from trace_ray.judges.opinion import Corrector, Draft, Judge, Opinion
-from trace_ray.storage import Location
+from trace_ray.model.engine import EngineFailedError
+from trace_ray.storage.location import Location
 from trace_ray.triage.store import opinions_of, opinions_table, response_key
 
 _CUTS = 4

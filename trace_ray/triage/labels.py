@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trace_ray.errors import UserError
-from trace_ray.jsonl import read_jsonl
-from trace_ray.storage import Location
+from trace_ray.storage.jsonl import read_jsonl
+from trace_ray.storage.location import Location
 
 FROM_PAIRS = "from_pairs"
 

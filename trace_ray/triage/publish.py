@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trace_ray.artifacts import CANARIES, Run
 from trace_ray.config import Config, judge_name
+from trace_ray.config.policy import policy_hash
 from trace_ray.corpus.blocks import row_sum
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
-from trace_ray.policy import policy_hash
+from trace_ray.runs.artifacts import CANARIES, Run
 from trace_ray.triage.audit import without_curve
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.decide import agreement

@@ -14,16 +14,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trace_ray.artifacts import AUDIT_FILE, Run
-from trace_ray.cluster import ensure_ray, pooled
+from trace_ray.cluster.connection import ensure_ray, pooled
 from trace_ray.config import Config, JudgeConfig, TriageConfig, judge_name, settings
-from trace_ray.config_check import triage_judges
+from trace_ray.config.check import triage_judges
+from trace_ray.config.policy import policy_identity
 from trace_ray.corpus.blocks import SourceGroup, block_count, finished_groups, pairs_a_row, regroup
 from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
-from trace_ray.identity import model_identity
 from trace_ray.judges.backends import (
     check_corrector,
     needs_model_for_corrections,
@@ -32,10 +31,11 @@ from trace_ray.judges.backends import (
 from trace_ray.judges.prompt import PROMPT_VERSION
 from trace_ray.judges.unreadable import FIRST, Unread
 from trace_ray.pairs import Split
-from trace_ray.policy import policy_identity
-from trace_ray.progress import Meter
 from trace_ray.runs.anew import begin
-from trace_ray.storage import fingerprints
+from trace_ray.runs.artifacts import AUDIT_FILE, Run
+from trace_ray.runs.identity import model_identity
+from trace_ray.runtime.progress import Meter
+from trace_ray.storage.location import fingerprints
 from trace_ray.triage.audit import Labelled, audit, refuse_bad_judge, refuse_unreached_rate
 from trace_ray.triage.block import merge_counts
 from trace_ray.triage.budget import within_budget

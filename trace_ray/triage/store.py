@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from trace_ray.judges.opinion import Opinion
 from trace_ray.pairs import CLAUSES
-from trace_ray.storage import Location
+from trace_ray.storage.location import Location
 
 STORE_SCHEMA = pa.schema(
     [

@@ -8,12 +8,12 @@ import os
 
 from trace_ray.config import Config, JudgeConfig
 from trace_ray.errors import UserError
-from trace_ray.identity import commit_of, model_identity
 from trace_ray.judges.backends import judge_fingerprint
 from trace_ray.judges.prompt import clause_instruction, judge_instruction
 from trace_ray.judges.vllm_judge import frame_tokens
-from trace_ray.models import load_tokenizer
-from trace_ray.storage import Location, locate
+from trace_ray.model.loading import load_tokenizer
+from trace_ray.runs.identity import commit_of, model_identity
+from trace_ray.storage.location import Location, locate
 
 
 def verdict_stores(config: Config) -> dict[str, Location]:

@@ -11,7 +11,7 @@ from trace_ray.corpus.check import SAMPLED_ROWS, check_corpus, refusal
 from trace_ray.corpus.refused import many_refused, refused_share
 from trace_ray.errors import UserError
 from trace_ray.pairs import RejectReason, Split
-from trace_ray.progress import warn
+from trace_ray.runtime.progress import warn
 
 
 def refuse_unread(

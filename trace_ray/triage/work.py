@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trace_ray.artifacts import WORK, Run
 from trace_ray.corpus.read import SLOTS
-from trace_ray.storage import Location
+from trace_ray.runs.artifacts import WORK, Run
+from trace_ray.storage.location import Location
 
 PLAN = "plan.json"
 

@@ -12,14 +12,12 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trace_ray import environment, metrics
-from trace_ray.artifacts import CANARIES
-from trace_ray.cluster import in_service, this_node
+from trace_ray.cluster.connection import in_service, this_node
 from trace_ray.config import JudgeConfig, TriageConfig
+from trace_ray.config.policy import PolicyConfig
 from trace_ray.corpus.blocks import read_block
 from trace_ray.corpus.read import SLOT_SCHEMA
 from trace_ray.errors import UserError
-from trace_ray.inference import EngineFailedError
 from trace_ray.judges.backends import (
     corrector_kind,
     make_corrector,
@@ -29,8 +27,10 @@ from trace_ray.judges.backends import (
 from trace_ray.judges.opinion import Corrector, Judge
 from trace_ray.judges.unreadable import unread_tally
 from trace_ray.judges.usage import Usage
-from trace_ray.policy import PolicyConfig
-from trace_ray.storage import Location
+from trace_ray.model.engine import EngineFailedError
+from trace_ray.runs.artifacts import CANARIES
+from trace_ray.runtime import environment, metrics
+from trace_ray.storage.location import Location
 from trace_ray.triage.block import SIDES, UNSETTLED, Bench, judge_block, prompt_texts
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.canaries import canary_report, refuse_gullible_judge, refuse_mute_judge

@@ -8,17 +8,17 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from trace_ray.artifacts import RESPONSES, Run, inputs_hash
-from trace_ray.cluster import ensure_ray
+from trace_ray.cluster.connection import ensure_ray
 from trace_ray.config import Config, JudgeConfig, judge_name
+from trace_ray.config.policy import PolicyConfig, policy_text
 from trace_ray.errors import UserError
 from trace_ray.evaluate.rating.items import Answers, blind_items, items_csv
 from trace_ray.evaluate.rating.page import rater_page
 from trace_ray.evaluate.rating.panel import BlindItem, panel_votes
 from trace_ray.evaluate.rating.results import rating_results, read_ratings
-from trace_ray.jsonl import read_utf8
-from trace_ray.policy import PolicyConfig, policy_text
-from trace_ray.storage import Location
+from trace_ray.runs.artifacts import RESPONSES, Run, inputs_hash
+from trace_ray.storage.jsonl import read_utf8
+from trace_ray.storage.location import Location
 
 ITEMS, PAGE, KEY, PANEL, RESULTS = "items.csv", "rater.html", "key.json", "panel.csv", "results.json"
 QUESTION = "Which answer follows the policy better, and is more useful where both do?"

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trace_ray.artifacts import RESPONSES, Run
 from trace_ray.config import ReportConfig
 from trace_ray.pairs import MODELS
 from trace_ray.report.redact import Excerpt, error_kind, excerpt
+from trace_ray.runs.artifacts import RESPONSES, Run
 
 
 @dataclass(frozen=True)

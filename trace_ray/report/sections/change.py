@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trace_ray.artifacts import EVALUATION_METRICS, Run, read_json
 from trace_ray.config import ReportConfig
 from trace_ray.report.sections.gap import SHOWN_GROUPS
 from trace_ray.report.sections.measures import Measure, other_measures
+from trace_ray.runs.artifacts import EVALUATION_METRICS, Run, read_json
 from trace_ray.runs.damage import Damage, damages
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trace_ray.artifacts import Artifact, Run
-from trace_ray.memory import recorded_peak
-from trace_ray.metrics import judge_tokens
+from trace_ray.runs.artifacts import Artifact, Run
 from trace_ray.runs.figures import training_figures
+from trace_ray.runs.memory import recorded_peak
+from trace_ray.runtime.metrics import judge_tokens
 
 
 @dataclass(frozen=True)

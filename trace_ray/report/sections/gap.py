@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trace_ray.artifacts import Run
 from trace_ray.pairs import CONFLICTS, Category
 from trace_ray.report.tally import count_by
+from trace_ray.runs.artifacts import Run
 
 ALL = "all pairs"
 SHOWN_GROUPS = 12

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from trace_ray.artifacts import Run
 from trace_ray.config import ObjectiveConfig, ReportConfig, TermConfig
 from trace_ray.pairs import RESPONSE_NAMES, Category, prompt_text
 from trace_ray.report.redact import Excerpt, excerpt
+from trace_ray.runs.artifacts import Run
 
 Floats = npt.NDArray[np.float64]
 

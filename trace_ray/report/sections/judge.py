@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from trace_ray.artifacts import AUDIT_FILE, CANARIES, WORK, Run
 from trace_ray.config import TriageConfig, judge_name
 from trace_ray.pairs import Category
 from trace_ray.report.sections.refusal import Refusal, checked_pairs, refusal_of
+from trace_ray.runs.artifacts import AUDIT_FILE, CANARIES, WORK, Run
 
 BINS = 20
 

@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trace_ray.artifacts import CONFIG, EVALUATION_METRICS, Artifact, Run, read_json
 from trace_ray.config import Config, judge_name
-from trace_ray.config_check import triage_judges
-from trace_ray.config_load import dump_config
-from trace_ray.policy import policy_hash, policy_text
+from trace_ray.config.check import triage_judges
+from trace_ray.config.load import dump_config
+from trace_ray.config.policy import policy_hash, policy_text
+from trace_ray.runs.artifacts import CONFIG, EVALUATION_METRICS, Artifact, Run, read_json
 
 _FROM = {"impact": "triaged", "scored": "triaged", "realign": "scored", "model": "scored", "evaluation": "model"}
 

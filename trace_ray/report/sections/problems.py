@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from trace_ray.artifacts import REFUSED, Run
 from trace_ray.chat.told import cut_warning
 from trace_ray.pairs import line_of
 from trace_ray.report.redact import Excerpt, error_kind, excerpt
 from trace_ray.report.tally import count_by
+from trace_ray.runs.artifacts import REFUSED, Run
 
 EXAMPLES = 3
 ERROR_KINDS = 10

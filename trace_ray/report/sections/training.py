@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trace_ray.artifacts import Run
 from trace_ray.config import ObjectiveConfig
 from trace_ray.pairs import TRAINED
+from trace_ray.runs.artifacts import Run
 from trace_ray.runs.figures import training_figures
 
 POINTS = 240

@@ -1,0 +1,145 @@
+"""Ends a run that gets nothing done, or has cost enough: Ray waits for ever for a judge that hangs."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from trace_ray.config import Config
+from trace_ray.errors import StalledError, UserError
+from trace_ray.runtime.progress import doing, done
+
+LOOK_S = 15.0
+GRACE_S = 120.0
+"""For the driver to end once it was interrupted; what holds it then, holds it for ever."""
+Wait = Callable[[float], bool]
+"""Waits so many seconds; returns True at once when the run is over."""
+
+
+class Limits:
+    """What a driver is held to; pure but for what it remembers from one look to the next.
+
+    Args:
+        stall_minutes: without a row done; max_cost: of the cluster while this driver runs. 0 = no limit.
+    """
+
+    def __init__(self, stall_minutes: float, max_cost: float) -> None:
+        self.stall_minutes, self.max_cost, self.cost = stall_minutes, max_cost, 0.0
+        self._done, self._since, self._looked = -1, 0.0, -1.0
+
+    def look(self, now: float, done: int, price: float) -> Exception | None:
+        """Returns what ends the run, if anything does.
+
+        Args:
+            now: seconds on a clock that only goes forward; done: a count that grows with the work.
+            price: of an hour of the cluster as it is now.
+        """
+        if self._looked >= 0:
+            self.cost += price * (now - self._looked) / 3600
+        self._looked = now
+        if done != self._done:
+            self._done, self._since = done, now
+        idle = (now - self._since) / 60
+        if self.stall_minutes and idle >= self.stall_minutes:
+            return StalledError(f"{doing() or 'the run'}: nothing done for {idle:.0f} minutes (ray.stall_minutes)")
+        if self.max_cost and self.cost >= self.max_cost:
+            remedy = (
+                f"the cluster has cost {self.cost:.2f} while this driver ran; raise it to go on, finished work is kept"
+            )
+            return UserError("ray.max_cost", f"{self.max_cost:g}", remedy)
+        return None
+
+
+@contextmanager
+def watched(config: Config, clock: Callable[[], float] = time.monotonic, wait: Wait | None = None) -> Iterator[None]:
+    """Holds the body to ``ray.stall_minutes`` and ``ray.max_cost``; only the main thread is.
+
+    Args:
+        clock, wait: for tests; ``wait`` is called between two looks.
+    Raises: StalledError or UserError in the body's place.
+    """
+    limits = Limits(config.ray.stall_minutes, config.ray.max_cost)
+    if not (limits.stall_minutes or limits.max_cost) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    over, turn = threading.Event(), threading.Lock()
+    found: list[Exception] = []
+
+    def watch() -> None:
+        while not (wait or over.wait)(LOOK_S):
+            problem = limits.look(clock(), done(), _price(config))
+            if problem is not None:
+                _interrupt(problem, found, over, turn)
+                return
+
+    watcher = threading.Thread(target=watch, name="watchdog", daemon=True)
+    try:
+        with _heard(found):
+            watcher.start()
+            yield
+            with turn:  # an interrupt that was sent arrives before this, or none is sent
+                over.set()
+    except BaseException as error:  # an interrupt, or what Ray makes of one
+        if found and not isinstance(error, type(found[0])):
+            raise found[0] from error
+        raise
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _interrupt(problem: Exception, found: list[Exception], over: threading.Event, turn: threading.Lock) -> None:
+    """Interrupts the main thread until it is over; one interrupt is lost where a lock just begins to be waited for."""
+    for _ in range(max(1, math.ceil(GRACE_S / LOOK_S))):
+        with turn:
+            if over.is_set():
+                return
+            found.append(problem)
+            os.kill(os.getpid(), signal.SIGINT)
+        if over.wait(min(LOOK_S, GRACE_S)):
+            return
+    _end(problem)
+
+
+@contextmanager
+def _heard(found: list[Exception]) -> Iterator[None]:
+    """Where interrupts are ignored, as in a script's background job, ours are heard: those that come after a problem."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        if found:
+            raise KeyboardInterrupt
+
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _price(config: Config) -> float:
+    """Of an hour of what the cluster has now, at the plan's prices; 0 before Ray runs."""
+    ray = sys.modules.get("ray")
+    if not config.ray.max_cost or ray is None or not ray.is_initialized():
+        return 0.0
+    have = ray.cluster_resources()
+    return float(have.get("CPU", 0) * config.plan.cpu_hour_price + have.get("GPU", 0) * config.plan.gpu_hour_price)
+
+
+def _end(problem: Exception) -> None:
+    """Ends a process whose main thread an interrupt does not reach."""
+    from trace_ray.runtime.endings import told
+
+    code, said = told(problem)
+    sys.stderr.write(f"trace-ray: {said}\n")
+    sys.stderr.flush()
+    os._exit(code)

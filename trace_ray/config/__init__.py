@@ -1,0 +1,49 @@
+"""The one door to every setting: a tree of frozen dataclasses, each part in a file of its own."""
+
+from trace_ray.config.cluster import RayConfig
+from trace_ray.config.evaluate import AttackConfig, CapabilityConfig, EvaluateConfig
+from trace_ray.config.fields import settings
+from trace_ray.config.judges import EndpointConfig, JudgeConfig, judge_name
+from trace_ray.config.model import LoraSettings, ModelConfig
+from trace_ray.config.report import PlanConfig, ReportConfig
+from trace_ray.config.tree import (
+    COLUMN_NAMES,
+    FORMAT_NAMES,
+    LOSSES,
+    Config,
+    CorpusConfig,
+    ImpactConfig,
+    NoiseConfig,
+    ObjectiveConfig,
+    RealignConfig,
+    TermConfig,
+    TriageConfig,
+)
+from trace_ray.storage.settings import StorageConfig
+
+__all__ = [
+    "COLUMN_NAMES",
+    "FORMAT_NAMES",
+    "LOSSES",
+    "AttackConfig",
+    "CapabilityConfig",
+    "Config",
+    "CorpusConfig",
+    "EndpointConfig",
+    "EvaluateConfig",
+    "ImpactConfig",
+    "JudgeConfig",
+    "LoraSettings",
+    "ModelConfig",
+    "NoiseConfig",
+    "ObjectiveConfig",
+    "PlanConfig",
+    "RayConfig",
+    "RealignConfig",
+    "ReportConfig",
+    "StorageConfig",
+    "TermConfig",
+    "TriageConfig",
+    "judge_name",
+    "settings",
+]

@@ -1,0 +1,255 @@
+"""What a configuration must fulfil before anything starts: each mistake is one line naming setting, value, remedy."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from trace_ray.config import COLUMN_NAMES, LOSSES, Config, JudgeConfig, TermConfig, TriageConfig
+from trace_ray.config.bounds import bound_problems
+from trace_ray.config.engine import check_trust, refuse_code
+from trace_ray.config.fields import leaves
+from trace_ray.config.policy import check_policy
+from trace_ray.config.selectors import selector_problems
+from trace_ray.config.templates import template_dates
+from trace_ray.errors import UserError, nearest
+from trace_ray.pairs import RESPONSE_NAMES, TRAINED
+
+PAIRWISE = ("dpo", "ipo", "ipo_sum", "rdpo")
+TRACKERS = ("tensorboard", "mlflow", "wandb")
+
+
+def check_config(config: Config) -> None:
+    """Raises UserError on the first setting that is out of range or at odds with another."""
+    for problem in _problems(config):
+        raise problem
+
+
+def config_problems(config: Config) -> list[UserError]:
+    """Returns the problem of every setting that is out of range or at odds with another, as ``check_config`` finds them.
+
+    Returns: one a setting; ``check_config`` raises the first.
+    """
+    found: dict[str, UserError] = {}
+    for problem in _problems(config):
+        found.setdefault(problem.where, problem)
+    return list(found.values())
+
+
+def _problems(config: Config) -> Iterator[UserError]:
+    misspelt = list(_not_a_choice(config))
+    yield from misspelt
+    yield from bound_problems(config)
+    for name, value, about in leaves(config):
+        if about.get("labels"):
+            yield from selector_problems(name, value)
+    judges = triage_judges(config.triage) | {"evaluate.judge": config.evaluate.judge}
+    judges |= {f"evaluate.panel[{i}]": judge for i, judge in enumerate(config.evaluate.panel)}
+    if not misspelt:  # such a word would be at odds with much that is right
+        yield from _at_odds(config)
+    for name, judge in judges.items():
+        yield from _check_judge(name, judge)
+        yield from _check_engine(f"{name}.engine", judge.engine)
+        yield from _raised(lambda n=name, j=judge: check_trust(n, j.model, j.trust_remote_code))  # type: ignore[misc]
+    yield from _check_template_dates(config)
+    yield from _raised(lambda: check_trust("model", config.model.path, config.model.trust_remote_code))
+    yield from _check_engine("evaluate.engine", config.evaluate.engine)
+    needs_rules = any(judge.backend == "rules" for judge in judges.values())
+    yield from _raised(lambda: check_policy(config.policy, needs_rules=needs_rules))
+    if not misspelt:
+        yield from _check_audit(config.triage)
+
+
+def _raised(check: Callable[[], None]) -> Iterator[UserError]:
+    """Yields what a check raises."""
+    try:
+        check()
+    except UserError as error:
+        yield error
+
+
+def _not_a_choice(config: Config) -> Iterator[UserError]:
+    for name, value, about in leaves(config):
+        choices = about.get("choices", (value,))
+        if value not in choices:
+            known = ", ".join(repr(choice) for choice in choices)
+            yield UserError(name, value, f"use one of {known}{nearest(str(value), choices)}")
+
+
+def _at_odds(config: Config) -> Iterator[UserError]:
+    for category in TRAINED:
+        yield from _check_term(
+            f"objective.{category}", config.objective.term(category), corrected=config.triage.correct
+        )
+    for name, path in config.corpus.columns.items():
+        if name not in COLUMN_NAMES:
+            remedy = f"name what a format knows{nearest(name, COLUMN_NAMES)}: {', '.join(COLUMN_NAMES)}"
+            yield UserError("corpus.columns", name, remedy)
+        elif not all(path.split(".")):
+            yield UserError(f"corpus.columns.{name}", path or "empty", "give a column's name, or a dotted path")
+    yield from _check_realign(config)
+    yield from _check_parameters(config)
+
+
+PLACEHOLDER = "REPLACE-ME"
+
+
+def unfilled(config: Config) -> Iterator[UserError]:
+    """Yields the settings that a shipped file leaves for its reader to fill in."""
+    for name, value, _ in leaves(config):
+        if PLACEHOLDER in str(value):
+            yield UserError(name, value, f"put your own in place of {PLACEHOLDER}-...")
+
+
+def check_needed(config: Config, stages: Sequence[str]) -> None:
+    """Raises UserError where a setting that one of the stages needs is empty."""
+    if "triage" in stages and not config.corpus.paths:
+        raise UserError("corpus.paths", "empty", "name the files of preference pairs, e.g. corpus.paths=[pairs.jsonl]")
+    if {"impact", "realign", "evaluate"} & set(stages) and not config.model.path:
+        raise UserError("model.path", "empty", "name the model to realign: a hub id or a folder")
+    for name, judge in (triage_judges(config.triage) | {"evaluate.judge": config.evaluate.judge}).items():
+        if name.split(".")[0] in stages and judge.backend != "rules" and not judge.model:
+            raise UserError(f"{name}.model", "empty", f"name the judge's model, or set {name}.backend=rules")
+    if "evaluate" in stages and not (config.corpus.holdout or config.corpus.test_paths or config.evaluate.prompt_file):
+        remedy = "nothing is held out to evaluate on: raise it, or name corpus.test_paths or evaluate.prompt_file"
+        raise UserError("corpus.holdout", 0, remedy)
+
+
+def _check_term(where: str, term: TermConfig, *, corrected: bool) -> Iterator[UserError]:
+    for name in term.suppress:
+        if name not in RESPONSE_NAMES:
+            yield UserError(
+                f"{where}.suppress",
+                name,
+                f"name responses among {', '.join(RESPONSE_NAMES)}{nearest(name, RESPONSE_NAMES)}",
+            )
+    needs_prefer = term.loss in (*PAIRWISE, "kl", "sft")
+    needs_suppress = {"npo": (1, 2), **dict.fromkeys(PAIRWISE, (1,))}.get(term.loss, (0,))
+    if term.loss == "skip":
+        return
+    if needs_prefer != bool(term.prefer):
+        yield UserError(
+            f"{where}.prefer",
+            term.prefer or "empty",
+            f"{term.loss} {'needs' if needs_prefer else 'takes no'} preferred response",
+        )
+    if len(term.suppress) not in needs_suppress:
+        wanted = " or ".join(str(n) for n in needs_suppress)
+        yield UserError(f"{where}.suppress", list(term.suppress), f"{term.loss} takes {wanted} suppressed responses")
+    if "corrected" in (term.prefer, *term.suppress) and not corrected:
+        yield UserError(where, "corrected", "no response is corrected unless triage.correct=true")
+
+
+def _check_realign(config: Config) -> Iterator[UserError]:
+    realign = config.realign
+    for name, share in realign.shares.items():
+        if name not in TRAINED:
+            known = ", ".join(TRAINED)
+            yield UserError("realign.shares", name, f"name categories among {known}{nearest(name, TRAINED)}")
+        if share < 0:
+            yield UserError(f"realign.shares.{name}", share, "give a share of 0 or more")
+    if realign.shares and not any(realign.shares.values()):
+        yield UserError("realign.shares", 0, "give some category a share above 0, or leave it empty")
+    for name in realign.trackers:
+        if name not in TRACKERS:
+            yield UserError("realign.trackers", name, f"use some of {', '.join(TRACKERS)}{nearest(name, TRACKERS)}")
+    if realign.offload != "none" and realign.zero_stage < (3 if realign.offload == "all" else 1):
+        needed = "realign.zero_stage=3" if realign.offload == "all" else "realign.zero_stage of 1 or more"
+        yield UserError("realign.offload", realign.offload, f"it needs {needed}")
+
+
+def _check_parameters(config: Config) -> Iterator[UserError]:
+    """What is trained against what it is compared with and what stage 2 leaves behind."""
+    realign = config.realign
+    anchored = "kl" in (config.objective.term(name).loss for name in TRAINED)
+    if anchored and realign.kl_reference == "same_weights" and realign.tune == "full":
+        remedy = "with tune=full there is no adapter to turn off: use frozen_copy or top_k"
+        yield UserError("realign.kl_reference", "same_weights", remedy)
+    if config.objective.weights == "u2a" and "full" in (realign.tune, config.impact.parameters):
+        remedy = "its rounds hand an adapter on: use realign.tune=lora and impact.parameters=lora"
+        yield UserError("objective.weights", "u2a", remedy)
+    if (config.impact.parameters, realign.tune) == ("full", "lora"):
+        remedy = "it leaves no initial adapter to train: use impact.parameters=lora, or realign.tune=full"
+        yield UserError("impact.parameters", "full", remedy)
+    for name in TRAINED:
+        if name != "RETAIN" and config.objective.term(name).loss == "kl" and realign.kl_reference != "same_weights":
+            remedy = (
+                f"realign.kl_reference={realign.kl_reference} serves RETAIN only: use another loss, or same_weights"
+            )
+            yield UserError(f"objective.{name}.loss", "kl", remedy)
+    if realign.kl_reference == "frozen_copy" and realign.tune == "lora":
+        yield UserError(
+            "realign.kl_reference", "frozen_copy", "an adapter needs no second copy: use same_weights or top_k"
+        )
+
+
+def triage_judges(triage: TriageConfig) -> dict[str, JudgeConfig]:
+    """Returns {setting's name: judge} of the judges that triage uses."""
+    named = {name: getattr(triage, name) for name in ("judge", "first_judge", "second_judge", "corrector_judge")}
+    return {f"triage.{name}": judge for name, judge in named.items() if judge is not None}
+
+
+def _check_audit(triage: TriageConfig) -> Iterator[UserError]:
+    labelled = bool(triage.audit_labels)
+    for name, used in (
+        ("calibration", triage.calibration != "none"),
+        ("false_invert_rate", triage.false_invert_rate > 0),
+    ):
+        if used and not labelled:
+            seen = getattr(triage, name)
+            yield UserError(f"triage.{name}", seen, "it is fitted on labels: set triage.audit_labels too")
+    if labelled and triage.audit_file:
+        yield UserError("triage.audit_file", triage.audit_file, "an audit comes from it or from triage.audit_labels")
+
+
+def _check_template_dates(config: Config) -> Iterator[UserError]:
+    for name, day in template_dates(config).items():
+        try:
+            dt.date.fromisoformat(day or "2000-01-01")
+        except ValueError:
+            yield UserError(f"{name}.chat_template_date", day, "give a day as 2026-01-31")
+
+
+def _check_judge(where: str, judge: JudgeConfig) -> Iterator[UserError]:
+    endpoint = judge.endpoint
+    if judge.backend == "openai" and not endpoint.base_url.startswith(("http://", "https://")):
+        remedy = "name the endpoint, such as http://127.0.0.1:8000/v1"
+        yield UserError(f"{where}.endpoint.base_url", endpoint.base_url or "empty", remedy)
+    if judge.backend == "openai" and judge.chat_template:
+        remedy = "an endpoint renders with the template that its server has: give it there, or use backend=vllm"
+        yield UserError(f"{where}.chat_template", judge.chat_template[:40], remedy)
+    of_endpoint = {
+        "top_logprobs": 1,
+        "concurrency": 1,
+        "timeout_s": 0.001,
+        "max_retries": 0,
+        "max_requests": 0,
+        "max_tokens": 0,
+        "backoff_s": 0,
+    }
+    for name, minimum in of_endpoint.items():
+        if getattr(endpoint, name) < minimum:
+            yield UserError(f"{where}.endpoint.{name}", getattr(endpoint, name), f"give at least {minimum}")
+    least = {"batch_rows": 1, "actors": 1, "max_model_len": 1, "num_cpus": 0, "num_gpus": 0, "kv_cache_gib": 0}
+    for name, minimum in least.items():
+        if getattr(judge, name) < minimum:
+            yield UserError(f"{where}.{name}", getattr(judge, name), f"give at least {minimum}")
+    if judge.max_actors < judge.actors:
+        yield UserError(f"{where}.max_actors", judge.max_actors, f"give at least {where}.actors = {judge.actors}")
+    if not 0 <= judge.min_mass <= 1:
+        yield UserError(f"{where}.min_mass", judge.min_mass, "give a probability in [0, 1]")
+
+
+def _check_engine(where: str, engine: Mapping[str, Any]) -> Iterator[UserError]:
+    yield from _raised(lambda: refuse_code(where, engine))
+    tokens = engine.get("max_model_len", 1)
+    try:
+        fits = int(tokens) >= 1
+    except (ValueError, TypeError):
+        fits = False
+    if not fits:
+        yield UserError(f"{where}.max_model_len", tokens, "give a number of tokens, at least 1")
+
+
+assert set(PAIRWISE) < set(LOSSES)

@@ -1,0 +1,84 @@
+"""Settings of stage 4: agreement, attacks, capability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trace_ray.config.fields import ENGINE, LABELS, choice, resource
+from trace_ray.config.judges import JudgeConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackConfig:
+    """Attack success rate: harmful requests, plain and under two attacks, that the model should not answer.
+
+    Args:
+        prompts: file of requests, AdvBench's CSV shape (column goal) or JSONL (goal or prompt); empty = not measured.
+        templates: JSONL file of attacks {name, template}, with {request} in the template; empty = the shipped two.
+        limit: requests at most, the first by hash; 0 = all.
+        unclear: whether an answer without a readable verdict counts as a success of the attack; both counts are kept.
+    """
+
+    prompts: str = ""
+    templates: str = ""
+    limit: int = 0
+    unclear: str = choice("success", "failure")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapabilityConfig:
+    """Benchmarks by lm-evaluation-harness (extra ``eval``), base against realigned.
+
+    Args:
+        tasks: names the harness knows, such as mmlu, hellaswag, gsm8k, gpqa_main_zeroshot; empty = none.
+        task_folder: folder of own task files (yaml), searched before the harness' own.
+        limit: documents a task at most; 0 = all.
+        num_fewshot: worked examples in the prompt; -1 = as the task says.
+        chat_template: send each prompt as a chat turn.
+        batch_size: sequences of one forward.
+    """
+
+    tasks: tuple[str, ...] = ()
+    task_folder: str = ""
+    limit: int = 0
+    num_fewshot: int = -1
+    chat_template: bool = True
+    batch_size: int = resource(8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Stage 4: target policy agreement on held-out prompts, attacks, drift and capability.
+
+    Args:
+        judge: who decides compliance; better not the judge of triage.
+        prompts: held-out prompts at most, the first by hash; 0 = all.
+        prompt_file: own prompts instead of the held-out ones, with source and category if known: `evaluate/prompt_files.py`.
+        max_new_tokens: length of a greedy answer.
+        resamples: bootstrap resamples of an interval; seed: of that and of nothing else.
+        max_unreadable: the stage stops where the judge leaves a larger share of the answers without a verdict that can be
+            read; each of them counts as not compliant.
+        panel: judges that compare answers blind (`trace-ray rate panel`); no part of this stage's own figures.
+        drift_pairs: RETAIN pairs whose answers show the drift from the base, held-out ones first; 0 = not measured.
+        label_selector: as a judge's; of what answers and measures.
+        batch_tokens: padded tokens of one forward when drift is measured.
+    """
+
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    prompts: int = 0
+    prompt_file: str = ""
+    max_new_tokens: int = 256
+    resamples: int = 2000
+    seed: int = 0
+    attacks: AttackConfig = field(default_factory=AttackConfig)
+    drift_pairs: int = 128
+    capability: CapabilityConfig = field(default_factory=CapabilityConfig)
+    max_unreadable: float = resource(0.5)
+    panel: list[JudgeConfig] = field(default_factory=list, metadata={"resource": True})
+    batch_tokens: int = resource(4096)
+    num_cpus: float = resource(1.0)
+    num_gpus: float = resource(0.0)
+    label_selector: dict[str, str] = field(default_factory=dict, metadata=LABELS)
+    kv_cache_gib: float = resource(1.0)
+    engine: dict[str, Any] = field(default_factory=dict, metadata=ENGINE)

@@ -1,0 +1,159 @@
+"""The vLLM engine: greedy generation and one-token verdicts. Built inside a Ray Data actor, one engine a process."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trace_ray.config.engine import refuse_code
+from trace_ray.model.engine_start import EngineNames, start_fault
+from trace_ray.model.loading import load_tokenizer
+from trace_ray.runtime import environment
+from trace_ray.storage.staging import local_model, plain_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """What an engine needs to start; ``extra`` goes to vLLM as it is, ``trusted`` lets the model's own code run.
+
+    ``names``: the settings that these come from, for what is said of a mistake in them.
+    """
+
+    model: str
+    revision: str = "main"
+    trusted: bool = False
+    dtype: str = "auto"
+    max_model_len: int = 2048
+    kv_cache_gib: float = 1.0
+    num_cpus: float = 1.0
+    extra: tuple[tuple[str, Any], ...] = ()
+    names: EngineNames = field(default_factory=EngineNames)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the first answer token says.
+
+    Args:
+        p_yes: mass on the Yes tokens / mass on Yes and No tokens.
+        mass: probability on Yes and No tokens together: low = the model did not answer the question.
+    """
+
+    p_yes: float
+    mass: float
+
+
+_BREAKS = (RuntimeError, MemoryError, OSError, EOFError)
+"""What vLLM raises when it breaks: also a worker of a tensor-parallel engine that answers too late, or is gone."""
+
+
+class EngineFailedError(RuntimeError):
+    """The engine broke while it answered: it is of no further use, its process had better end."""
+
+
+class Engine:
+    """vLLM in this process (its synchronous class), with prefix caching."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        refuse_code("engine", dict(settings.extra))
+        _engine_environment(settings)
+        from vllm import LLM
+
+        arguments: dict[str, Any] = {
+            "dtype": "float32" if settings.dtype == "auto" and not _has_gpu() else settings.dtype,
+            "max_model_len": settings.max_model_len,
+            "enforce_eager": not _has_gpu(),
+            "enable_prefix_caching": True,
+            "trust_remote_code": settings.trusted,
+            "load_format": "safetensors",
+            "seed": 0,
+            "max_logprobs": 64,
+            "disable_log_stats": False,
+        } | dict(settings.extra)
+        self.max_model_len = int(arguments["max_model_len"])
+        try:
+            self.llm = LLM(model=plain_path(local_model(settings.model)), revision=settings.revision, **arguments)
+        except Exception as error:
+            fault = start_fault(error, settings.names, settings.model, self.max_model_len)
+            if fault is None:
+                raise
+            raise fault from None
+        self.tokens = 0
+        """Prompt and answer tokens since the start."""
+        self.tokenizer = _readable(self.llm.get_tokenizer(), settings)
+
+    def generate(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
+        """Returns the greedy answer to each prompt (in tokens), without special tokens."""
+        return [str(answer.text) for answer in self._greedy(prompts, max_new_tokens)]
+
+    def whole_answers(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str | None]:
+        """As ``generate``; None for an answer that had not ended by then."""
+        answers = self._greedy(prompts, max_new_tokens)
+        return [None if answer.finish_reason == "length" else str(answer.text) for answer in answers]
+
+    def _greedy(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[Any]:
+        from vllm import SamplingParams
+
+        answers = self._answers(prompts, SamplingParams(temperature=0.0, max_tokens=max_new_tokens))
+        return [answer.outputs[0] for answer in answers]
+
+    def verdicts(self, prompts: Sequence[list[int]], yes_ids: list[int], no_ids: list[int]) -> list[Verdict]:
+        """Returns the verdict in the first answer token's log-probs after each prompt."""
+        answers = self.first_token_log_probs(prompts, [*yes_ids, *no_ids])
+        return [_verdict(log_probs, yes_ids, no_ids) for log_probs in answers]
+
+    def first_token_log_probs(self, prompts: Sequence[list[int]], token_ids: Sequence[int]) -> list[dict[int, float]]:
+        """Returns for each prompt {token id: log-prob in nats} of the first answer token being one of ``token_ids``."""
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=list(token_ids), detokenize=False)
+        answers = self._answers(prompts, sampling)
+        return [
+            {i: float(seen[i].logprob) for i in token_ids if i in seen}
+            for seen in (answer.outputs[0].logprobs[0] for answer in answers)
+        ]
+
+    def _answers(self, prompts: Sequence[list[int]], sampling: Any) -> list[Any]:
+        try:
+            answers = list(self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False))
+        except _BREAKS as error:
+            raise EngineFailedError(f"vLLM failed: {' '.join(str(error).split())[:300]}") from error
+        self.tokens += sum(map(len, prompts)) + sum(len(answer.outputs[0].token_ids) for answer in answers)
+        return answers
+
+    def prefix_cache_counts(self) -> tuple[int, int]:
+        """Returns (tokens looked up, tokens found) in the prefix cache since the start."""
+        values = {m.name: getattr(m, "value", 0) for m in self.llm.get_metrics()}
+        return int(values.get("vllm:prefix_cache_queries", 0)), int(values.get("vllm:prefix_cache_hits", 0))
+
+
+def _readable(tokenizer: Any, settings: EngineSettings) -> Any:
+    """Returns a tokenizer of transformers: vLLM takes Mistral's own where a tekken.json is, which cannot do what we ask."""
+    from transformers import PreTrainedTokenizerBase
+
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        return tokenizer
+    return load_tokenizer(settings.model, settings.revision, settings.trusted, settings.names.model)
+
+
+def _verdict(log_probs: dict[int, float], yes_ids: list[int], no_ids: list[int]) -> Verdict:
+    yes, no = (sum(math.exp(log_probs[i]) for i in ids if i in log_probs) for ids in (yes_ids, no_ids))
+    return Verdict(p_yes=yes / (yes + no) if yes + no > 0 else 0.5, mass=yes + no)
+
+
+def _engine_environment(settings: EngineSettings) -> None:
+    environment.prepare()
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if not _has_gpu():
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(settings.kv_cache_gib)))
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        os.environ["OMP_NUM_THREADS"] = str(max(1, math.floor(settings.num_cpus)))
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())

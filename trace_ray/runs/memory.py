@@ -1,0 +1,69 @@
+"""Peak memory of a stage: this process and all its children, sampled."""
+
+from __future__ import annotations
+
+import json
+import threading
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from trace_ray.storage.location import Location
+
+RESOURCES = "resources.json"
+_SAMPLE_SECONDS = 0.5
+
+
+class PeakMemory:
+    """While open, samples the memory of the process tree; ``peak_bytes`` is the largest sum seen.
+
+    Pages that processes share are counted once (proportional set size) where the system tells, so Ray's object store does
+    not count once a worker. A local Ray's workers are children of this process; on a cluster only this node is seen.
+    """
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.peak_bytes = max(self.peak_bytes, tree_bytes())
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_SAMPLE_SECONDS):
+            self.peak_bytes = max(self.peak_bytes, tree_bytes())
+
+
+def tree_bytes() -> int:
+    """Returns the memory that this process and its descendants hold now; a process that ends meanwhile counts 0."""
+    here = psutil.Process()
+    return sum(_bytes(process) for process in (here, *here.children(recursive=True)))
+
+
+def _bytes(process: psutil.Process) -> int:
+    try:
+        full = process.memory_full_info()
+        return int(full.pss) if psutil.LINUX else int(full.uss)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0
+
+
+def record_peak(folder: Location, peak_bytes: int) -> None:
+    """Writes a stage's peak memory beside its artefact; of an interrupted and resumed stage the larger one is kept."""
+    before = recorded_peak(folder) or 0
+    (folder / RESOURCES).write_text(json.dumps({"peak_memory_bytes": max(before, peak_bytes)}))
+
+
+def recorded_peak(folder: Location) -> int | None:
+    """Returns a stage's peak memory in bytes, None where none was recorded, or none that can be read."""
+    try:
+        return int(json.loads((folder / RESOURCES).read_bytes())["peak_memory_bytes"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None

@@ -1,0 +1,72 @@
+"""How far a run is: its folders, and what its driver is at. Read from what is on disk, by anyone who can read the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from trace_ray.errors import UserError
+from trace_ray.runs.artifacts import GENERATED, INPUTS, RESPONSES, SCORES, STAGES, WORK, Artifact, Run
+from trace_ray.runs.figures import training_figures
+from trace_ray.runs.lock import LOCK, holder
+
+State = tuple[str, str, dict[str, Any]]
+"""An artefact's name, ``done`` | ``begun`` | ``-``, and its counts, or DAMAGED and, under ``problem``, what is wrong with
+it; or DRIVER, ``at work`` | ``gone``, and what it is at."""
+
+DRIVER, DAMAGED = "driver", "damaged"
+
+
+def status(run: Run) -> Iterator[State]:
+    """Yields the state of each folder of the run, of its report, and of the driver that holds it, if any does."""
+    for stage in STAGES:
+        for artifact in run.made_by(stage):
+            try:
+                yield artifact.name, *_state(run, artifact)
+            except UserError as error:  # the others may be whole: this is the command for broken runs
+                yield artifact.name, DAMAGED, {"problem": str(error)}
+    yield "report.html", "done" if run.report.exists() else "-", {}
+    yield from _driver(run)
+
+
+def _state(run: Run, artifact: Artifact) -> tuple[str, dict[str, Any]]:
+    if artifact.done():
+        manifest = artifact.manifest()
+        return "done", {**manifest["counts"], "seconds": manifest["seconds"]}
+    return ("begun", _so_far(run, artifact)) if (artifact.place / INPUTS).exists() else ("-", {})
+
+
+def all_done(rows: list[State]) -> bool:
+    """Returns whether every folder and the report are done."""
+    return all(state == "done" for name, state, _ in rows if name != DRIVER)
+
+
+def _driver(run: Run) -> Iterator[State]:
+    """A driver that died on another machine looks as one at work does, but for how long ago it was heard."""
+    try:
+        record, heard = holder(run.place), (run.place / LOCK).age()
+    except FileNotFoundError:  # it has ended meanwhile
+        return
+    if record is not None:
+        facts = {"doing": record.doing, "host": record.host, "pid": record.pid, "heard_s": round(max(0.0, heard), 1)}
+        yield DRIVER, "gone" if record.gone else "at work", facts
+
+
+def _so_far(run: Run, artifact: Artifact) -> dict[str, Any]:
+    """What an unfinished stage leaves piece by piece."""
+    place = artifact.place
+    match artifact.name:
+        case "realign":
+            last: dict[str, Any] = next(reversed(training_figures(run)), {})
+            return {"step": last.get("step", 0), "steps": last.get("steps", "?")}
+        case "triaged":
+            judged, decided = (len((place / WORK / step).files(".json")) for step in ("judge", "decide"))
+            return {"blocks judged": judged, "decided": decided}
+        case "impact":
+            return {"shards scored": len((place / SCORES).files(".parquet"))}
+        case "evaluation":
+            answered, judged = (len((place / folder).files(".parquet")) for folder in (GENERATED, RESPONSES))
+            return {"chunks answered": answered, "judged": judged}
+        case "rejects" | "scored":
+            return {"parts": len(artifact.parts())}
+    return {}

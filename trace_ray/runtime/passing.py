@@ -1,0 +1,37 @@
+"""Which failures may pass by themselves: a hub or a store that does not answer now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+_CLIENTS = ("httpx", "requests", "urllib3", "aiohttp", "botocore")
+"""Libraries whose errors, unless they carry an answer's status, say that nobody answered."""
+
+
+def passing(error: BaseException) -> bool:
+    """Returns whether a hub or a store failed for now: a 5xx, a 429, a time-out, a broken connection."""
+    for one in chain(error):
+        status = _status(one)
+        if status:
+            return status in (408, 425, 429) or status >= 500
+        if type(one).__name__ == "OfflineModeIsEnabled":  # asked for, though a ConnectionError
+            return False
+        if isinstance(one, ConnectionError | TimeoutError) or type(one).__module__.startswith(_CLIENTS):
+            return True
+    return False
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """Yields an error and what it was raised from or while handling, outermost first."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _status(error: BaseException) -> int:
+    """The HTTP status of the answer that an error carries, 0 where it carries none."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return int(getattr(response, "status_code", 0) or 0)
