@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.test_labels import NODES
+from tests.config.test_labels import NODES
 from trace_ray.config.selectors import selects
 
 SELECTORS = [

@@ -1,4 +1,4 @@
-"""Each stage hands its label selector to Ray; that Ray heeds it is shown by tests/ray/test_labels.py and tests/jobs."""
+"""Each stage hands its label selector to Ray; that Ray heeds it is shown by tests/ray/test_labelled_nodes.py and tests/jobs."""
 
 from __future__ import annotations
 

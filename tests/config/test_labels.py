@@ -56,7 +56,7 @@ def test_a_blank_that_ray_would_look_for_in_labels_is_refused(value: str) -> Non
     ids=str,
 )
 def test_which_nodes_a_selector_selects(selector: dict[str, str], nodes: list[int]) -> None:
-    """Worked by hand; tests/ray/test_labels.py asks Ray's scheduler the same."""
+    """Worked by hand; tests/ray/test_labelled_nodes.py asks Ray's scheduler the same."""
     assert [number for number, labels in enumerate(NODES) if selects(selector, labels)] == nodes
 
 

@@ -95,7 +95,7 @@ def test_a_name_that_is_not_in_the_table_is_a_mistake(monkeypatch: pytest.Monkey
 
 
 def test_clusters_readme_lists_every_figure_with_its_tags() -> None:
-    text = (Path(__file__).parents[1] / "clusters" / "README.md").read_text()
+    text = (Path(__file__).parents[2] / "clusters" / "README.md").read_text()
     listed = set(re.findall(r"`([a-z_]+)(?:\{[a-z,]+\})?`", text.split("## Metrics")[1].replace(" / ", "` `")))
     assert {f"{name}_total" for name in metrics.COUNTERS} <= listed
     assert set(metrics.GAUGES) <= listed

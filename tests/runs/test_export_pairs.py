@@ -80,7 +80,7 @@ def test_trl_trains_on_it_as_it_is(tmp_path: Path) -> None:
         use_cpu=True,
         report_to=[],
     )
-    policy = Path(__file__).parents[1] / "trace_ray" / "synth" / "models" / "policy"
+    policy = Path(__file__).parents[2] / "trace_ray" / "synth" / "models" / "policy"
     model = AutoModelForCausalLM.from_pretrained(policy)
     before = model.lm_head.weight.detach().clone()
     trainer = DPOTrainer(

@@ -125,7 +125,7 @@ def test_a_body_without_limits_is_not_watched() -> None:
 STUBBORN = """
 import threading, sys
 sys.path.insert(0, {root!r})
-from tests.test_watchdog import Begun, Clock, held
+from tests.cluster.test_watchdog import Begun, Clock, held
 from trace_ray.cluster import watchdog
 watchdog.GRACE_S = 0.0
 begun = Begun()

@@ -13,7 +13,7 @@ from trace_ray.config.load import dump_config, load_config
 from trace_ray.errors import UserError
 
 BASE = ["policy.text=Be brief."]
-SYNTHETIC = Path(__file__).parents[1] / "trace_ray" / "synth" / "models"
+SYNTHETIC = Path(__file__).parents[2] / "trace_ray" / "synth" / "models"
 
 
 @pytest.mark.parametrize(
