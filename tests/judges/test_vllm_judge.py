@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+import trace_ray
 from trace_ray.config import EndpointConfig, JudgeConfig, StorageConfig
 from trace_ray.config.load import load_config
 from trace_ray.config.policy import PolicyConfig
@@ -31,7 +32,7 @@ from trace_ray.storage.location import locate
 from trace_ray.synth.world import generate
 from trace_ray.triage.canaries import ATTACKS
 
-MODEL = str(Path(environment.__file__).parent / "synth" / "models" / "judge")
+MODEL = str(Path(trace_ray.__file__).parent / "synth" / "models" / "judge")
 CONFIG = JudgeConfig(backend="vllm", model=MODEL, max_model_len=512, min_mass=0.5)
 TOLERANCE = 1e-4
 """fp32 on both sides; the kernels sum in different orders."""

@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
+import trace_ray
 from trace_ray.config import JudgeConfig
 from trace_ray.config.policy import PolicyConfig
 from trace_ray.errors import EngineStartError, UserError
 from trace_ray.judges.vllm_judge import VllmJudge, judge_engine_settings
 from trace_ray.model.engine import Engine, EngineFailedError, _readable
 from trace_ray.model.engine_start import EngineNames, start_fault
-from trace_ray.runtime import environment
 from trace_ray.runtime.passing import passing
 
-JUDGE = Path(environment.__file__).parent / "synth" / "models" / "judge"
+JUDGE = Path(trace_ray.__file__).parent / "synth" / "models" / "judge"
 NAMES = EngineNames.of_judge("triage.second_judge")
 
 

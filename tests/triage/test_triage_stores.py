@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
+import trace_ray
 from trace_ray.config.load import load_config
 from trace_ray.config.sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.runs import identity
-from trace_ray.runtime import environment
 from trace_ray.triage.stores import verdict_stores
 
-JUDGE = Path(environment.__file__).parent / "synth" / "models" / "judge"
+JUDGE = Path(trace_ray.__file__).parent / "synth" / "models" / "judge"
 POLICY = conf_folder() / "policies" / "synth_new.yaml"
 
 

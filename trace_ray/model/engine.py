@@ -151,6 +151,8 @@ def _engine_environment(settings: EngineSettings) -> None:
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(settings.kv_cache_gib)))
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         os.environ["OMP_NUM_THREADS"] = str(max(1, math.floor(settings.num_cpus)))
+        # torch's compiler reads it too: told to use no vectors, it writes C++ for vLLM that does not compile (torch 2.14).
+        os.environ.pop("ATEN_CPU_CAPABILITY", None)
 
 
 def _has_gpu() -> bool:
