@@ -1,7 +1,13 @@
-"""Fixtures that several areas' tests share."""
+"""Fixtures that several areas' tests share, and what every test's processes are started with."""
 
 from __future__ import annotations
+
+import os
 
 from tests.support.s3 import s3, s3_server
 
 __all__ = ["s3", "s3_server"]
+
+# Ray starts its workers at niceness 15: beside anything else that computes they get a thirtieth of a core, and a test of a
+# minute lasts an hour. At 0 they share the machine as all processes do.
+os.environ.setdefault("RAY_worker_niceness", "0")
