@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from trace_ray.cli.app import WATCH_SECONDS, app
+from tests.test_docs import parse
+from trace_ray.cli.app import COMMANDS, app
+from trace_ray.cli.status import WATCH_SECONDS
 from trace_ray.config import StorageConfig
 from trace_ray.config.check import check_needed
 from trace_ray.config.load import load_config
@@ -82,7 +86,7 @@ def waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         else:
             run.report.write_text("<html>")
 
-    monkeypatch.setattr("trace_ray.cli.app.time.sleep", one_more_is_done)
+    monkeypatch.setattr("trace_ray.cli.status.time.sleep", one_more_is_done)
     return waits
 
 
@@ -151,3 +155,18 @@ def test_quiet_says_nothing_on_the_way(tmp_path: Path) -> None:
     assert CONSOLE.quiet
     CliRunner().invoke(app, ["status", "--run", str(tmp_path)])
     assert not CONSOLE.quiet
+
+
+def test_every_command_stands_under_a_heading_with_an_example_that_can_be_read() -> None:
+    help_text = CliRunner().invoke(app, ["-h"]).stdout
+    for group in ("Start", "Stages", "Inspect", "Exchange"):
+        assert f" {group} " in help_text
+    for entry in COMMANDS:
+        own = " ".join(CliRunner().invoke(app, [entry.name, "--help"]).stdout.split())
+        assert f"Example: {entry.example}" in own
+        assert entry.example.startswith(f"trace-ray {entry.name}")
+        parse(shlex.split(entry.example)[1:])
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"trace-ray {version('trace-ray')}\n"

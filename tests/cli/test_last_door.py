@@ -153,7 +153,7 @@ def test_what_nobody_foresaw_keeps_its_trace_in_a_file(
     def broken(*_: Any) -> None:
         raise KeyError("no such\nthing")
 
-    monkeypatch.setattr("trace_ray.cli.app.states", broken)
+    monkeypatch.setattr("trace_ray.cli.status.states", broken)
     told = say("status", "--run", str(a_run()))
     assert_one_line(told, "KeyError: ", code=1)
     kept = next(Path(word) for word in told[2].replace(",", " ").split() if word.endswith(".txt"))

