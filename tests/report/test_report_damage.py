@@ -46,7 +46,8 @@ def test_a_wrecked_model_is_told_wherever_its_figures_are(name: str, tmp_path: P
     card = next(card for card in sections["cards"] if card.anchor == "change")
     assert card.tone == "bad"
     assert card.answer.startswith("Damaged")
-    assert not [card for card in sections["cards"] if card.anchor == "change" and card.tone == "good"]
+    kept = next(card for card in sections["cards"] if card.question == "Was anything lost?")
+    assert (kept.tone, sections["decision"].word) == ("bad", "stop")
     (caution,) = [one for one in sections["warnings"] if "damaged, whatever it complies with" in one.text]
     assert caution.level == "bad"
     rows = [row for lines in sections["change"].other.values() for row in lines]

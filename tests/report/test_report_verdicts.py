@@ -106,7 +106,7 @@ def test_a_change_is_good_or_bad_only_where_it_is_clear(
     change = replace(sections.change, by_category=[row_of("all", base, realigned, difference, 5.0)])
     card = sections.card("change", "What changed in the model?", change=change)
     assert (card.tone, card.answer) == (tone, f"{base} → {realigned} %")
-    assert ("unclear" in card.sentence) is (tone == "warn")
+    assert ("unclear" in card.sentence or "no change seen" in card.sentence) is (tone == "warn")
     said = [one.text for one in sections.warned(change=change)]
     assert ("The change in agreement is smaller than its uncertainty." in said) is (tone == "warn")
 
@@ -126,7 +126,7 @@ def test_a_loss_of_what_was_kept_is_weighed_by_its_size_and_certainty(
     """Up to a point less is none; more is a warning, and bad where it is sure."""
     rows = [row_of("all", 40, 60, (10.0, 30.0), 5.0), row_of("RETAIN", 80, realigned, difference, 5.0)]
     change = replace(sections.change, by_category=rows)
-    assert sections.card("change", "Was anything lost?", change=change).tone == tone
+    assert sections.card("worse", "Was anything lost?", change=change).tone == tone
     told = [one for one in sections.warned(change=change) if one.text.startswith("RETAIN: compliance")]
     assert [one.level for one in told] == ([level] if level else [])
     loose = sections.warned(change=change, anchored=False)
@@ -183,15 +183,16 @@ def test_a_share_of_refused_pairs_is_of_all_that_ranked_sets_made(sections: Sect
 
 @pytest.mark.parametrize(
     ("kappa", "said"),
-    [(0.6, False), (0.59, True), (-0.1, True), (None, False)],
-    ids=["at", "below", "negative", "none"],
+    [(0.8, ""), (0.79, "only moderately"), (0.6, "only moderately"), (0.59, "poorly"), (-0.1, "poorly"), (None, "")],
+    ids=["strong", "below", "moderate", "poor", "negative", "none"],
 )
-def test_moderate_agreement_with_labels_is_said(sections: Sections, kappa: float | None, said: bool) -> None:
+def test_less_than_strong_agreement_with_labels_is_said(sections: Sections, kappa: float | None, said: str) -> None:
     audit = replace(sections.audit, figures=dict(sections.audit.figures, kappa=kappa))
     warned = sections.warned(judge=replace(sections.judge, audit=audit), gap=None, impact=None, change=None)
     assert [one.text for one in warned] == (
-        [f"Judge and labels agree only moderately (kappa {kappa:.2f})."] if said and kappa is not None else []
+        [f"Judge and labels agree {said} (kappa {kappa:.2f})."] if said and kappa is not None else []
     )
+    assert [one.level for one in warned] == {"": [], "only moderately": ["note"], "poorly": ["bad"]}[said]
 
 
 @pytest.mark.parametrize(("unclear", "said"), [(0, False), (16, False), (17, True)])

@@ -72,6 +72,7 @@ BOUNDS: dict[str, Bound] = {
     "lora.r": (lambda value: value > 0, "give a rank of at least 1"),
     "lora.alpha": _positive("positive scale"),
     "lora.dropout": (lambda value: 0 <= value < 1, "give a probability in [0, 1)"),
+    "report.target": (lambda value: 0 <= value <= 100, "give a percentage"),
     "realign.learning_rate": _positive("positive rate"),
     "realign.epochs": _least(1),
     "realign.batch": _least(1, " pair a step"),

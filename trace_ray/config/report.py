@@ -15,6 +15,7 @@ class ReportConfig:
         top_pairs: conflicts of highest impact shown.
         examples: held-out prompts whose answers are shown side by side.
         redact: texts of the corpus and of answers are shown, ``hide``: behind a click, or ``omit``: not in the file at all.
+        target: percent of the answers to held-out prompts that are to comply before the page says that a model can ship.
         max_drift: KL to the base on answers to keep, in nats a token, from which on the model counts as damaged; 0 = none.
         max_perplexity: likewise of these answers' perplexity, as a multiple of the base's; 0 = none.
         min_diversity: likewise of the share of word pairs that an answer does not repeat, below this part of the base's.
@@ -23,6 +24,7 @@ class ReportConfig:
     top_pairs: int = 100
     examples: int = 40
     redact: str = choice("none", "hide", "omit")
+    target: float = 90.0
     max_drift: float = 0.5
     max_perplexity: float = 2.0
     min_diversity: float = 0.5

@@ -11,10 +11,12 @@ from trace_ray.config import Config
 from trace_ray.errors import UserError
 from trace_ray.pairs import Category
 from trace_ray.report import theme
-from trace_ray.report.names import short_model
+from trace_ray.report.names import plain_category, short_model
 from trace_ray.report.sections.answers import answers_section
 from trace_ray.report.sections.change import change_section
 from trace_ray.report.sections.cost import cost_section, duration
+from trace_ray.report.sections.decision import decision
+from trace_ray.report.sections.funnel import funnel
 from trace_ray.report.sections.gap import CATEGORY_MEANING, gap_section
 from trace_ray.report.sections.headline import headline
 from trace_ray.report.sections.impact import impact_section
@@ -23,6 +25,7 @@ from trace_ray.report.sections.lineage import lineage_section
 from trace_ray.report.sections.problems import problems_section
 from trace_ray.report.sections.training import training_section
 from trace_ray.report.sections.warnings import warnings
+from trace_ray.report.sections.worse import worse_section
 from trace_ray.runs.artifacts import Run
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -43,7 +46,7 @@ def report_sections(run: Run, config: Config) -> dict[str, Any]:
     """Returns each section's data by name; None or empty where the run has none yet."""
     report, objective = config.report, config.objective
     gap = gap_section(run)
-    judge = judge_section(run, config.triage)
+    judge = judge_section(run, config.triage, config.policy)
     impact = impact_section(run, report, objective)
     change = change_section(run, report)
     problems = problems_section(run, report.redact)
@@ -69,6 +72,9 @@ def report_sections(run: Run, config: Config) -> dict[str, Any]:
             anchored=objective.RETAIN.loss == "kl",
         ),
         "cards": headline(gap, judge, impact, change, cost),
+        "decision": decision(run, config, gap, judge, change, problems),
+        "funnel": funnel(run, gap),
+        "worse": worse_section(run, config.policy) if change else None,
         "method": objective.method,
         "redact": report.redact,
     }
@@ -111,7 +117,7 @@ def render_page(sections: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"duration": duration, "short_model": short_model}
+    templates.filters |= {"duration": duration, "short_model": short_model, "plain": plain_category}
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return templates.get_template("page.html.jinja").render(

@@ -48,9 +48,17 @@ class ChangeRow:
 
         >>> ChangeRow("all", 8, Measured(50.0, 12.0, 88.0), Measured(75.0, 38.0, 100.0), (-37.5, 75.0)).said(" points")
         '+25.0 points (-37.5 to 75.0), unclear'
+        >>> ChangeRow("RETAIN", 96, Measured(100, 96, 100), Measured(100, 96, 100), (-3.8, 3.8)).said(" points")
+        'no change seen; a loss above 3.8 points is excluded'
         """
+        if not round(self.change, 1):
+            return "no change seen" if self.difference is None else f"no change seen; {self._excluded(unit)}"
         interval = "" if self.difference is None else f" ({self.difference[0]:z.1f} to {self.difference[1]:z.1f})"
         return f"{self.change:+z.1f}{unit}{interval}" + ("" if self.clear else ", unclear")
+
+    def _excluded(self, unit: str) -> str:
+        loss = -self.difference[0] if self.difference else 0.0
+        return f"a loss above {loss:z.1f}{unit} is excluded"
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,9 @@ class ChangeSection:
         by_category: ``all`` first; by_source: ``all`` and the largest sources, empty where there is one source only.
         more_sources: how many smaller ones are left out.
         other: title -> lines of what else evaluation measured.
-        damage: what of it is beyond a limit.
+        damage: what of it is beyond a limit; drift_measured: whether there was anything to hold against them.
+        target: percent of answers that are to comply (``report.target``).
+        base_perplexity: of the base on answers that it should keep; None where it was not measured.
     """
 
     judge: str
@@ -73,10 +83,18 @@ class ChangeSection:
     mean_words: Mapping[str, float]
     other: Mapping[str, list[Measure]]
     damage: Sequence[Damage] = ()
+    drift_measured: bool = False
+    target: float = ReportConfig.target
+    base_perplexity: float | None = None
 
     @property
     def overall(self) -> ChangeRow:
         return self.by_category[0]
+
+    @property
+    def complied_already(self) -> bool:
+        """Returns whether the base reached the target: there is then nothing to gain."""
+        return self.overall.base.value >= self.target
 
     @property
     def intervals_stored(self) -> bool:
@@ -93,7 +111,8 @@ def change_section(run: Run, limits: ReportConfig | None = None) -> ChangeSectio
     if not run.evaluation.done():
         return None
     metrics = read_json(run.evaluation.place / EVALUATION_METRICS)
-    damage = damages(metrics, limits or ReportConfig())
+    limits = limits or ReportConfig()
+    damage, drift = damages(metrics, limits), metrics.get("drift") or {}
     every = change_rows(
         metrics["tpa_by_source"],
         metrics["n_by_source"],
@@ -111,6 +130,9 @@ def change_section(run: Run, limits: ReportConfig | None = None) -> ChangeSectio
         mean_words=metrics["mean_words"],
         other=other_measures(metrics, {one.measure for one in damage}),
         damage=damage,
+        drift_measured=bool(drift),
+        target=limits.target,
+        base_perplexity=float(drift["ppl_base"]) if drift else None,
     )
 
 

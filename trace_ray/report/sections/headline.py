@@ -1,19 +1,23 @@
-"""The first screen: five questions of a policy owner, each answered by one number and one sentence."""
+"""The first screen: the questions of a policy owner, each answered by one number and one sentence."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trace_ray.report.limits import SMALL_LOSS
 from trace_ray.report.sections.change import ChangeSection
 from trace_ray.report.sections.cost import CostSection, duration
 from trace_ray.report.sections.gap import Gap
 from trace_ray.report.sections.impact import ImpactSection
 from trace_ray.report.sections.judge import JudgeSection
+from trace_ray.report.sections.trust import Trust, answer_judge, corpus_judge
+
+NOT_MEASURED = "Not measured"
 
 
 @dataclass(frozen=True)
 class Card:
-    """One answer: ``tone`` is good, bad, warn or plain; ``anchor`` the section that says more."""
+    """One answer: ``tone`` is good, bad, warn or plain; ``anchor`` the section that says more, empty without one."""
 
     question: str
     answer: str
@@ -29,77 +33,71 @@ def headline(
     change: ChangeSection | None,
     cost: CostSection,
 ) -> list[Card]:
-    """Returns the cards of whatever is known."""
-    cards = [
-        _gap(gap) if gap else None,
-        _judge(judge) if judge else None,
-        _change(change) if change else None,
-        _kept(change) if change else None,
-        _impact(impact) if impact and impact.pairs else None,
-        _cost(cost) if cost.stages else None,
+    """Returns the cards; of what no stage has measured yet, a card that says so."""
+    return [
+        _gap(gap),
+        _trust("How good is the judge?", corpus_judge(judge), "judge"),
+        _change(change),
+        _trust("Who judged the answers?", answer_judge(change, judge), "change"),
+        _kept(change),
+        _impact(impact),
+        _cost(cost),
     ]
-    return [card for card in cards if card]
 
 
-def _gap(gap: Gap) -> Card:
+def _open(question: str, what: str, anchor: str = "") -> Card:
+    return Card(question, NOT_MEASURED, what, anchor)
+
+
+def _trust(question: str, trust: Trust, anchor: str) -> Card:
+    return Card(question, trust.answer, trust.sentence, "" if trust.answer == NOT_MEASURED else anchor, trust.tone)
+
+
+def _gap(gap: Gap | None) -> Card:
+    question = "How far is the corpus?"
+    if gap is None:
+        return _open(question, "Triage is not finished.")
     share = 100 * gap.overall.conflicts / max(1, gap.overall.total)
     sentence = (
         f"of {gap.overall.total:,} pairs conflict with the new policy: {gap.overall.counts.get('INVERT', 0):,} are "
-        f"backwards, {gap.overall.counts.get('PUNISH', 0):,} have no compliant response."
+        f"backwards, in {gap.overall.counts.get('PUNISH', 0):,} both responses are wrong."
     )
-    return Card("How far is the corpus?", f"{share:.0f} %", sentence, "gap")
+    return Card(question, f"{share:.0f} %", sentence, "gap")
 
 
-def _judge(judge: JudgeSection) -> Card:
-    question = "How good is the judge?"
-    if judge.refusal:
-        outcome = "the run stopped." if judge.stopped else f"{judge.refusal.limit} is not kept."
-        return Card(question, "Refused", f"{judge.refusal.seen}: {outcome}", "judge", "bad")
-    if judge.audit is None:
-        exact = judge.judge == "rules"
-        answer, tone = ("Exact", "good") if exact else ("Not audited", "warn")
-        unknown = "Threshold and calibration are another audit's." if judge.audit_file else "No labels were given."
-        text = "The policy's own rules decide, in code." if exact else f"{unknown} Its errors here are unknown."
-        return Card(question, answer, text, "judge", tone)
-    figures = judge.audit.figures
-    held = judge.audit.held_back
-    pairs = f"{held:,} labelled pairs not used to fit" if held else f"{figures['pairs']:,} labelled pairs"
-    auc = f"AUC {figures['auc']:.3f}" + (f" over all {figures['pairs']:,}" if held else "")
-    sentence = f"of {pairs} get the label's category; {auc}, kappa {_said(figures['kappa'], '.2f')}."
-    return Card(question, _said(figures["agreement"], ".1%").replace("%", " %"), sentence, "judge", "good")
-
-
-def _said(figure: float | None, form: str) -> str:
-    """A kappa on labels of one class is none."""
-    return "–" if figure is None else format(figure, form)  # noqa: RUF001 - as the tables do
-
-
-def _change(change: ChangeSection) -> Card:
+def _change(change: ChangeSection | None) -> Card:
+    question = "What changed in the model?"
+    if change is None:
+        return _open(question, "No model has been evaluated yet.")
     row = change.overall
     tone = "good" if row.change > 0 and row.clear else "bad" if row.change < 0 and row.clear else "warn"
     if change.damage:
         sentence = f"comply, by a damaged model: {'; '.join(one.seen for one in change.damage)}. Rely on no share here."
         answer = f"Damaged, {row.base.value:.3g} → {row.realigned.value:.3g} %"
-        return Card("What changed in the model?", answer, sentence, "change", "bad")
+        return Card(question, answer, sentence, "change", "bad")
     sentence = (
         f"of answers to {row.prompts:,} held-out prompts comply after realignment; before, {row.base.value:.3g} % did: "
         f"{row.said(' points')}."
     )
-    return Card(
-        "What changed in the model?", f"{row.base.value:.3g} → {row.realigned.value:.3g} %", sentence, "change", tone
+    return Card(question, f"{row.base.value:.3g} → {row.realigned.value:.3g} %", sentence, "change", tone)
+
+
+def _kept(change: ChangeSection | None) -> Card:
+    question = "Was anything lost?"
+    row = next((row for row in change.by_category if row.name == "RETAIN"), None) if change else None
+    if change is None or row is None:
+        return _open(question, "No answer to a prompt that was right before has been compared yet.")
+    tone = "bad" if change.damage else "good" if row.change >= -SMALL_LOSS else "bad" if row.clear else "warn"
+    sentence = (
+        f"compliance on the {row.prompts:,} prompts that the old preferences already answered well: "
+        f"{row.said(' points')}."
     )
+    return Card(question, f"{row.base.value:.3g} → {row.realigned.value:.3g} %", sentence, "worse", tone)
 
 
-def _kept(change: ChangeSection) -> Card | None:
-    row = next((row for row in change.by_category if row.name == "RETAIN"), None)
-    if row is None:
-        return None
-    tone = "bad" if change.damage else "good" if row.change >= -1 else "bad" if row.clear else "warn"
-    sentence = f"compliance on the {row.prompts:,} prompts that the old preferences already answered well."
-    return Card("Was anything lost?", f"{row.base.value:.3g} → {row.realigned.value:.3g} %", sentence, "change", tone)
-
-
-def _impact(impact: ImpactSection) -> Card:
+def _impact(impact: ImpactSection | None) -> Card:
+    if impact is None or not impact.pairs:
+        return _open("Which pairs matter?", "No conflict has been weighed yet.")
     if impact.weights_kind == "u2a":
         text = "The conflicts of highest impact were picked, and weighed anew in each round of training."
         return Card("Which pairs matter?", "By rounds", text, "impact")
@@ -113,6 +111,8 @@ def _impact(impact: ImpactSection) -> Card:
 
 
 def _cost(cost: CostSection) -> Card:
+    if not cost.stages:
+        return _open("What did it cost?", "No stage is finished.")
     slowest = max(cost.stages, key=lambda stage: stage.seconds)
     sentence = f"in all; {slowest.stage} took {duration(slowest.seconds)}."
     if cost.counted:

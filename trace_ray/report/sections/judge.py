@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from trace_ray.config import TriageConfig, judge_name
+from trace_ray.config.policy import PolicyConfig, clause_ids
 from trace_ray.pairs import Category
 from trace_ray.report.sections.refusal import Refusal, checked_pairs, refusal_of
 from trace_ray.runs.artifacts import AUDIT_FILE, CANARIES, WORK, Run
 
 BINS = 20
+SIDES = ("chosen", "rejected")
+RULES = "rules"
+"""What rules are called where a judge is named."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class JudgeSection:
         canaries: how hostile text fared: pass_rate, tried, unreadable, by_attack; None where none were tried.
         judges: agreement of two judges: share, kappa, responses; None with one.
         escalated: share of responses that a cheap first judge passed on; None without one.
+        verdicts: responses called ``violating`` and ``compliant``; empty before triage is done.
+        clauses: of the policy; unchecked: the names of those that have no rule, where rules judge; else none.
     """
 
     judge: str
@@ -78,10 +84,17 @@ class JudgeSection:
     canaries: Mapping[str, Any] | None
     judges: Mapping[str, float] | None
     escalated: float | None
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+    clauses: int = 0
+    unchecked: Sequence[str] = ()
 
 
-def judge_section(run: Run, triage: TriageConfig) -> JudgeSection | None:
-    """Returns the judge's figures; where they stopped the run, those of its audit or its canaries."""
+def judge_section(run: Run, triage: TriageConfig, policy: PolicyConfig | None = None) -> JudgeSection | None:
+    """Returns the judge's figures; where they stopped the run, those of its audit or its canaries.
+
+    Args:
+        policy: whose clauses rules can check only where they have one; None = nothing is said of clauses.
+    """
     done, audit = run.triaged.done(), stored_audit(run)
     manifest = run.triaged.manifest() if done else {}
     canaries = manifest.get("canaries") if done else _canaries_so_far(run)
@@ -89,9 +102,10 @@ def judge_section(run: Run, triage: TriageConfig) -> JudgeSection | None:
     if not done and audit is None and refusal is None:
         return None
     decision = manifest.get("decision") or (audit.figures.get("decision", {}) if audit and not audit.afterwards else {})
+    threshold, name = decision.get("threshold", triage.threshold), judge_name(triage.judge)
     return JudgeSection(
-        judge=judge_name(triage.judge),
-        threshold=decision.get("threshold", triage.threshold),
+        judge=name,
+        threshold=threshold,
         abstain_band=decision.get("band", triage.abstain_band),
         audit_file=triage.audit_file,
         min_auc=triage.min_auc,
@@ -102,7 +116,27 @@ def judge_section(run: Run, triage: TriageConfig) -> JudgeSection | None:
         canaries=canaries,
         judges=manifest.get("judges"),
         escalated=manifest.get("escalated_share"),
+        verdicts=verdicts(run, threshold) if done else {},
+        clauses=len(policy.clauses) if policy else 0,
+        unchecked=unruled(policy) if policy and name == RULES else (),
     )
+
+
+def unruled(policy: PolicyConfig) -> list[str]:
+    """Returns the ids of the clauses that code cannot decide."""
+    named = zip(clause_ids(policy), policy.clauses, strict=True)
+    return [name for name, clause in named if clause.rule is None]
+
+
+def verdicts(run: Run, threshold: float) -> dict[str, int]:
+    """Returns how many responses of triaged pairs have a P(violates) from the threshold on, and how many below it."""
+    counts = dict.fromkeys(("violating", "compliant"), 0)
+    for table in run.triaged.tables([f"p_violates_{name}" for name in SIDES]):
+        for name in SIDES:
+            values = table[f"p_violates_{name}"].drop_null().to_numpy()
+            counts["violating"] += int((values >= threshold).sum())
+            counts["compliant"] += int((values < threshold).sum())
+    return counts
 
 
 def _canaries_so_far(run: Run) -> Mapping[str, Any] | None:
@@ -137,7 +171,7 @@ def judge_audit(figures: Mapping[str, Any], *, afterwards: bool) -> JudgeAudit:
 
 def certainty(run: Run) -> Certainty:
     """Returns the distribution of P(violates) over both responses of every triaged pair."""
-    counts = {name: np.zeros(BINS, int) for name in ("chosen", "rejected")}
+    counts = {name: np.zeros(BINS, int) for name in SIDES}
     unreadable = 0
     for table in run.triaged.tables([f"p_violates_{name}" for name in counts]):
         for name in counts:

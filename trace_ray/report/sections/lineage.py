@@ -94,7 +94,14 @@ def _models(config: Config) -> list[tuple[str, str]]:
     named = [("model to realign", config.model.path, config.model.revision)]
     judges = {name.replace(".", " ").replace("_", " "): judge for name, judge in triage_judges(config.triage).items()}
     for role, judge in (judges | {"evaluation judge": config.evaluate.judge}).items():
-        named.append((role, judge_name(judge), "main" if judge.backend == "rules" else judge.revision))
+        unset = judge.backend != "rules" and not judge.model
+        named.append(
+            (
+                role,
+                "not set" if unset else judge_name(judge),
+                "main" if unset or judge.backend == "rules" else judge.revision,
+            )
+        )
     return [(role, path if revision == "main" else f"{path} @ {revision}") for role, path, revision in named if path]
 
 

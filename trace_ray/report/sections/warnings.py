@@ -8,18 +8,23 @@ from dataclasses import dataclass
 
 from trace_ray.corpus.refused import many_refused, refused_share
 from trace_ray.pairs import RejectReason
+from trace_ray.report.limits import (
+    ABSTAIN_PERCENT,
+    CLAMPED_SHARE,
+    FEW_PROMPTS,
+    FOREIGN_PERPLEXITY,
+    KAPPA_MODERATE,
+    KAPPA_STRONG,
+    SMALL_LOSS,
+    UNREADABLE_PERCENT,
+)
 from trace_ray.report.sections.change import ChangeSection
 from trace_ray.report.sections.gap import Gap
 from trace_ray.report.sections.impact import ImpactSection
-from trace_ray.report.sections.judge import JudgeSection
+from trace_ray.report.sections.judge import RULES, JudgeSection
 from trace_ray.report.sections.lineage import Lineage
 from trace_ray.report.sections.problems import Problems
-
-ABSTAIN_PERCENT = 10.0
-CLAMPED_SHARE = 0.5
-FEW_PROMPTS = 30
-UNREADABLE_PERCENT = 2.0
-KAPPA = 0.6
+from trace_ray.report.sections.trust import one_sided
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,14 @@ def _of_judge(judge: JudgeSection | None) -> Iterator[Caution]:
         yield Caution("bad", text, judge.refusal.remedy)
         if judge.stopped:
             return
+    if judge.unchecked:
+        text = f"No rule checks {len(judge.unchecked)} of {judge.clauses} clauses: {', '.join(judge.unchecked)}."
+        yield Caution("bad", text, "take a judge that reads (triage.judge.backend=vllm), or write rules for them")
+    if (said := one_sided(judge)) and not (judge.judge == RULES and "compliant" in said):
+        remedy = "check the rules" if judge.judge == RULES else "take a stronger judge, and audit it with labels"
+        yield Caution("bad", f"The judge {said}: hostile text that it holds out against proves nothing.", remedy)
     if judge.audit is None:
-        if judge.judge != "rules":
+        if judge.judge != RULES:
             remedy = "label a sample and set triage.audit_labels, or run `trace-ray audit`"
             text = (
                 "The triage judge was compared with labels in another audit only (triage.audit_file), not in this run."
@@ -79,10 +90,14 @@ def _of_judge(judge: JudgeSection | None) -> Iterator[Caution]:
             )
             yield Caution("note" if judge.audit_file else "bad", text, remedy)
         return
-    figures = judge.audit.figures
-    if figures["kappa"] is not None and figures["kappa"] < KAPPA:
-        text = f"Judge and labels agree only moderately (kappa {figures['kappa']:.2f})."
-        yield Caution("note", text, "choose triage.threshold from the audit, or widen triage.abstain_band")
+    kappa = judge.audit.figures["kappa"]
+    if kappa is not None and kappa < KAPPA_STRONG:
+        poor = kappa < KAPPA_MODERATE
+        text = f"Judge and labels agree {'poorly' if poor else 'only moderately'} (kappa {kappa:.2f})."
+        remedy = "choose triage.threshold from the audit, or widen triage.abstain_band"
+        yield Caution(
+            "bad" if poor else "note", text, "take a stronger judge; a threshold cannot mend it" if poor else remedy
+        )
 
 
 def _of_gap(gap: Gap, problems: Problems) -> Iterator[Caution]:
@@ -91,16 +106,27 @@ def _of_gap(gap: Gap, problems: Problems) -> Iterator[Caution]:
     if gap.overall.percent("ABSTAIN") > ABSTAIN_PERCENT:
         text = f"The judge could not decide {gap.overall.percent('ABSTAIN'):.0f} % of the pairs."
         yield Caution("note", text, "narrow triage.abstain_band, lower triage.judge.min_mass or take a stronger judge")
-    refused: Counter[str] = Counter()
-    for one in problems.refused:
-        if one.stage != "impact":  # those were rows of triage first, and have a warning of their own
-            refused[one.reason] += one.rows
-    if many_refused(refused, gap.made):
+    if share := refused_too_many(gap, problems):
         remedy = "see “What went wrong” for examples, and `trace-ray check` on the files"
-        share = refused_share(refused, gap.made, "pairs" if gap.extra else "rows")
         yield Caution("bad", f"{share}.", remedy)
-    elif leaks := refused[RejectReason.HELD_OUT_PROMPT]:
+    elif leaks := _refused(problems)[RejectReason.HELD_OUT_PROMPT]:
         yield Caution("note", f"{leaks:,} training pairs were refused: their prompts are held out.", "nothing to do")
+
+
+def refused_too_many(gap: Gap, problems: Problems) -> str:
+    """Returns what is to be said of refused rows where they are many; empty where they are few."""
+    refused = _refused(problems)
+    many = many_refused(refused, gap.made)
+    return refused_share(refused, gap.made, "pairs" if gap.extra else "rows") if many else ""
+
+
+def _refused(problems: Problems) -> Counter[str]:
+    """Counts what triage refused; what impact did were rows of triage first, and have a warning of their own."""
+    counted: Counter[str] = Counter()
+    for one in problems.refused:
+        if one.stage != "impact":
+            counted[one.reason] += one.rows
+    return counted
 
 
 def _of_cuts(problems: Problems) -> Iterator[Caution]:
@@ -134,12 +160,10 @@ def _of_change(change: ChangeSection, anchored: bool) -> Iterator[Caution]:
             text = f"{row.name}: compliance fell from {row.base.value:.0f} to {row.realigned.value:.0f} %."
             hold = "raise objective.alpha_kl" if anchored else "hold RETAIN by objective.RETAIN.loss=kl"
             yield Caution("bad", text, f"{hold}, or lower realign.learning_rate")
-        elif row.name == "RETAIN" and row.change < -1:
+        elif row.name == "RETAIN" and row.change < -SMALL_LOSS:
             text = f"RETAIN: compliance went from {row.base.value:.1f} to {row.realigned.value:.1f} %."
             yield Caution("note", text, "within the intervals; look at the answers below")
-    if not change.overall.clear:
-        text = "The change in agreement is smaller than its uncertainty."
-        yield Caution("note", text, "evaluate more held-out prompts, or train longer")
+    yield from _of_gain(change)
     few = [row.name for row in change.by_category if row.prompts < FEW_PROMPTS]
     if few:
         text = f"Fewer than {FEW_PROMPTS} held-out prompts: {', '.join(few)}; their intervals are wide."
@@ -148,3 +172,19 @@ def _of_change(change: ChangeSection, anchored: bool) -> Iterator[Caution]:
     if 100 * unclear > UNREADABLE_PERCENT * 2 * change.overall.prompts:
         text = f"{unclear} answers had no readable verdict and count as violating."
         yield Caution("note", text, "lower evaluate.judge.min_mass, or take another judge")
+
+
+def _of_gain(change: ChangeSection) -> Iterator[Caution]:
+    """Advice that fits: a base that complies needs no realignment, and one that finds its own data foreign no more of it."""
+    base, perplexity = change.overall.base.value, change.base_perplexity
+    if change.complied_already:
+        text = f"The base already complies with {base:.3g} % of the prompts: there is little to realign."
+        yield Caution("note", text, "keep the base model, or hold out prompts that the new policy treats otherwise")
+    elif not change.overall.clear:
+        text = "The change in agreement is smaller than its uncertainty."
+        yield Caution("note", text, "evaluate more held-out prompts, or train longer")
+    if perplexity is not None and perplexity >= FOREIGN_PERPLEXITY:
+        text = f"The base finds the answers that it should keep improbable (perplexity {perplexity:,.0f})."
+        yield Caution(
+            "bad", f"{text} These pairs did not align this model.", "realign with the pairs it was aligned on"
+        )

@@ -1,0 +1,194 @@
+"""What to do now: a strip of checks, one sentence, one command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trace_ray.config import Config
+from trace_ray.report.limits import FEW_PROMPTS, SMALL_LOSS
+from trace_ray.report.sections.change import ChangeSection
+from trace_ray.report.sections.gap import Gap
+from trace_ray.report.sections.judge import JudgeSection
+from trace_ray.report.sections.problems import Problems
+from trace_ray.report.sections.trust import Trust, answer_judge, corpus_judge
+from trace_ray.report.sections.warnings import refused_too_many
+from trace_ray.runs.artifacts import CONFIG, Run
+
+PASS, DOUBT, FAIL, OPEN = "pass", "doubt", "fail", "open"
+_OF_TONE = {"good": PASS, "warn": DOUBT, "bad": FAIL, "plain": OPEN}
+NEXT_RUN = "runs/next"
+"""Where a command that changes a setting puts its run: this one stays as it is."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that must hold: ``state`` is pass, doubt, fail, or open where it was not measured."""
+
+    name: str
+    state: str
+    seen: str
+    anchor: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The checks, and what follows: ``word`` is ship, fix, stop, keep or go on; ``command`` is empty where none is needed."""
+
+    checks: Sequence[Check]
+    word: str
+    sentence: str
+    command: str
+
+
+def decision(
+    run: Run,
+    config: Config,
+    gap: Gap | None,
+    judge: JudgeSection | None,
+    change: ChangeSection | None,
+    problems: Problems,
+) -> Decision:
+    """Returns the decision over whatever is known."""
+    corpus, answers = corpus_judge(judge), answer_judge(change, judge)
+    checks = [
+        _data(gap, problems),
+        _judged("judge audited", corpus, "judge"),
+        _judged("answer judge independent", answers, "change"),
+        _target(change),
+        _kept(change),
+        _prompts(change),
+        _drift(change),
+    ]
+    return Decision(checks, *_advice(run, config, {check.name: check for check in checks}, gap, judge, change))
+
+
+def _data(gap: Gap | None, problems: Problems) -> Check:
+    if gap is None:
+        return Check("data read", OPEN, "triage is not finished", "problems")
+    share = refused_too_many(gap, problems)
+    return Check("data read", FAIL if share else PASS, share or f"{gap.overall.total:,} pairs", "problems")
+
+
+def _judged(name: str, trust: Trust, anchor: str) -> Check:
+    return Check(name, _OF_TONE[trust.tone], trust.answer.lower(), anchor if trust.tone != "plain" else "problems")
+
+
+def _target(change: ChangeSection | None) -> Check:
+    if change is None:
+        return Check("target reached", OPEN, "not measured", "problems")
+    value = change.overall.realigned.value
+    state = PASS if value >= change.target else FAIL
+    return Check("target reached", state, f"{value:.3g} % comply, {change.target:.3g} are asked", "change")
+
+
+def _kept(change: ChangeSection | None) -> Check:
+    if change is None:
+        return Check("nothing lost", OPEN, "not measured", "problems")
+    fell = [row for row in change.by_category if row.change < -SMALL_LOSS]
+    if not fell:
+        return Check("nothing lost", PASS, "no category fell", "worse")
+    worst = min(fell, key=lambda row: row.change)
+    state = FAIL if any(row.clear for row in fell) else DOUBT
+    return Check("nothing lost", state, f"{worst.name} {worst.change:+.1f} points", "worse")
+
+
+def _prompts(change: ChangeSection | None) -> Check:
+    if change is None:
+        return Check("enough prompts", OPEN, "not measured", "problems")
+    few = [row.name for row in change.by_category if row.prompts < FEW_PROMPTS]
+    state = FAIL if change.overall.prompts < FEW_PROMPTS else DOUBT if few else PASS
+    said = f"fewer than {FEW_PROMPTS} of {', '.join(few)}" if few else f"{change.overall.prompts:,}"
+    return Check("enough prompts", state, said, "change")
+
+
+def _drift(change: ChangeSection | None) -> Check:
+    name = "drift inside its budget"
+    if change is None or not (change.drift_measured or change.damage):
+        return Check(name, OPEN, "not measured", "problems" if change is None else "change")
+    said = "; ".join(one.measure for one in change.damage)
+    return Check(name, FAIL if said else PASS, f"beyond: {said}" if said else "within every limit", "change")
+
+
+def _advice(
+    run: Run,
+    config: Config,
+    checks: dict[str, Check],
+    gap: Gap | None,
+    judge: JudgeSection | None,
+    change: ChangeSection | None,
+) -> tuple[str, str, str]:
+    """Returns the word, the sentence and the command: of what stands in the way, the first thing alone."""
+    failed = {name for name, check in checks.items() if check.state == FAIL}
+    if "judge audited" in failed:
+        remedy = judge.refusal.remedy if judge and judge.refusal else "take a stronger judge"
+        trust = corpus_judge(judge)
+        said = f"Stop: the judge of the corpus is not to be trusted ({trust.answer.lower()}); {remedy}."
+        return "stop", said, _again(run, "triage.judge.model=STRONGER")
+    if gap and gap.overall.total and not gap.overall.conflicts:
+        return "keep", "Stop: no pair conflicts with the new policy. There is nothing to realign; keep the model.", ""
+    if change and "drift inside its budget" in failed:
+        said = f"Stop: this model is damaged, though {_gained(change)}. Train it more gently."
+        return "stop", said, _again(run, f"realign.learning_rate={config.realign.learning_rate / 2:g}")
+    if change and change.complied_already:
+        said = f"Stop: the model already complied with {change.overall.base.value:.3g} % before. Keep it as it is."
+        return "keep", said, ""
+    if "data read" in failed:
+        said = f"Fix the data first: {checks['data read'].seen}."
+        return "fix", said, f"trace-ray check {_paths(config)}"
+    if change is None:
+        done = "The corpus is judged" if gap else "The corpus is not judged yet"
+        return "go on", f"Go on: {done}; the model has not been realigned and evaluated yet.", _on(run)
+    return _of_model(run, config, failed, checks, change)
+
+
+def _of_model(
+    run: Run, config: Config, failed: set[str], checks: dict[str, Check], change: ChangeSection
+) -> tuple[str, str, str]:
+    """Returns the advice on an evaluated model."""
+    said = _gained(change)
+    if "answer judge independent" in failed:
+        text = "Fix the measure: the judge of the answers judged the corpus too, so its errors do not show."
+        return "fix", text, _again(run, "evaluate.judge.model=ANOTHER")
+    if "nothing lost" in failed:
+        text = f"Fix the model: {said}, but {checks['nothing lost'].seen} were lost. Hold it more firmly."
+        return "fix", text, _again(run, f"objective.alpha_kl={config.objective.alpha_kl * 2:g}")
+    if "target reached" in failed:
+        text = f"Fix the model: {said}; {change.target:.3g} are asked."
+        return "fix", text, _again(run, f"realign.epochs={config.realign.epochs + 1:g}")
+    if "enough prompts" in failed:
+        text = f"Fix the measure: {said}, but of {change.overall.prompts} prompts only."
+        return "fix", text, _again(run, f"corpus.holdout={min(0.5, 2 * config.corpus.holdout or 0.1):g}")
+    if checks["judge audited"].state == DOUBT:
+        text = f"Fix the measure: {said}, but the judge of the corpus is in doubt. Label a sample and audit it."
+        return "fix", text, f"trace-ray audit --labels LABELS.jsonl --run {_place(run)}"
+    doubts = [name for name, check in checks.items() if check.state in (DOUBT, OPEN)]
+    doubted = f" Look first at: {', '.join(doubts)}." if doubts else " Every check passes."
+    return "ship", f"Ship: {said}, and nothing was lost.{doubted}", f"vllm serve {_place(run)}/model/merged"
+
+
+def _gained(change: ChangeSection) -> str:
+    row = change.overall
+    return f"{row.realigned.value:.3g} % of its answers comply, before {row.base.value:.3g} %"
+
+
+def _place(run: Run) -> str:
+    return shlex.quote(run.place.path if run.place.is_local else run.place.uri)
+
+
+def _configuration(run: Run) -> str:
+    """-c reads local files; where the run is in S3, its configuration is at hand on the page."""
+    return shlex.quote((run.place / CONFIG).path) if run.place.is_local else "again.yaml"
+
+
+def _on(run: Run) -> str:
+    return f"trace-ray run -c {_configuration(run)} --run {_place(run)}"
+
+
+def _again(run: Run, setting: str) -> str:
+    return f"trace-ray run -c {_configuration(run)} {setting} --run {NEXT_RUN}"
+
+
+def _paths(config: Config) -> str:
+    return " ".join(shlex.quote(path) for path in config.corpus.paths)

@@ -1,0 +1,70 @@
+"""From the rows that were read to the pairs that were trained on, nothing unexplained in between."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trace_ray.pairs import CONFLICTS, Category, Split
+from trace_ray.report.sections.gap import Gap
+from trace_ray.report.tally import count_by
+from trace_ray.runs.artifacts import Run
+
+
+@dataclass(frozen=True)
+class FunnelRow:
+    """One step: ``kind`` is ``sum`` for what is left after it, ``less`` for what it takes away, ``more`` for what it adds."""
+
+    name: str
+    pairs: int
+    kind: str = "sum"
+    note: str = ""
+    category: str = ""
+
+
+def funnel(run: Run, gap: Gap | None) -> Sequence[FunnelRow]:
+    """Returns the steps; () before triage is done, without the last ones before impact is."""
+    if gap is None:
+        return ()
+    split: Counter[tuple[str, str]] = count_by(run.triaged, ["split", "category"])
+    held_out = sum(split[Split.TEST, name] for name in CONFLICTS)
+    return [*_read(gap), *_conflicts(gap, held_out), *_trained(run, gap.overall.conflicts - held_out)]
+
+
+def _read(gap: Gap) -> Iterator[FunnelRow]:
+    yield FunnelRow("Rows read", gap.rows_in)
+    if gap.extra:
+        yield FunnelRow("further pairs of ranked rows", gap.extra, "more")
+    yield FunnelRow("refused", gap.rejects, "less", "no pair, repeated, or a prompt that is held out")
+    yield FunnelRow("Pairs judged", gap.overall.total)
+    yield FunnelRow("still right", gap.overall.counts.get(Category.RETAIN, 0), "less", "", Category.RETAIN)
+    yield FunnelRow("unsure", gap.overall.counts.get(Category.ABSTAIN, 0), "less", "", Category.ABSTAIN)
+
+
+def _conflicts(gap: Gap, held_out: int) -> Iterator[FunnelRow]:
+    parts = [f"{gap.overall.counts.get(name, 0):,}" for name in CONFLICTS]
+    yield FunnelRow("Conflicts", gap.overall.conflicts, "sum", f"{parts[0]} backwards, {parts[1]} both wrong")
+    yield FunnelRow("held out", held_out, "less", "kept to evaluate, never trained on")
+
+
+def _trained(run: Run, left: int) -> Iterator[FunnelRow]:
+    """Noise changes categories on purpose, so that what is scored may be more than what is left."""
+    if not run.scored.done():
+        return
+    scored = weighed = 0
+    for table in run.scored.tables(["category", "weight"]):
+        mine = table.filter(pc.is_in(table["category"], value_set=pa.array([str(c) for c in CONFLICTS])))
+        scored += mine.num_rows
+        weighed += pc.sum(pc.greater(mine["weight"], 0)).as_py() or 0
+    if scored < left:
+        yield FunnelRow(
+            "not scored", left - scored, "less", "the method passes over them, or the model cannot read them"
+        )
+    elif scored > left:
+        yield FunnelRow("labels damaged on purpose", scored - left, "more", "corpus.noise")
+    yield FunnelRow("weight 0", scored - weighed, "less", "a step on them would not help")
+    yield FunnelRow("Conflicts trained on", weighed)
