@@ -26,6 +26,7 @@ from tests.support.documents import DOCUMENTS, ROOT, Command, commands, name_of,
 from tests.support.outside import PROGRAMS as OUTSIDE
 from tests.support.outside import check_outside
 from trace_ray.cli.app import app
+from trace_ray.cli.start import starter
 from trace_ray.cluster.capacity import shortages
 from trace_ray.config import Config
 from trace_ray.config.check import check_needed, triage_judges
@@ -35,9 +36,8 @@ from trace_ray.errors import UserError
 from trace_ray.plan.manifest import read_groups
 from trace_ray.runs.artifacts import STAGES
 
-STARTER = ROOT / "trace_ray" / "cli" / "starter.yaml"
 FOLDERS = ("trace_ray", "clusters", "jobs", "conf", "tests")
-MADE = re.compile(r"(runs|models)/|(exported|trace-ray\.yaml|my\.yaml|labels\.jsonl)$|\w+://")
+MADE = re.compile(r"(runs|models)/|(exported|trace-ray\.yaml|my\.yaml|judged\.yaml|(labels|pairs)\.jsonl)$|\w+://")
 """Files that a command writes, or that its reader brings."""
 FOREIGN = {"stage3_max_live_parameters", "ray_node_gpus_utilization", "autoscaler_pending_nodes", "auth_token"}
 FOREIGN |= {"ray_actors", "ray_tasks", "ray_node_mem_used"}
@@ -50,6 +50,8 @@ ELSEWHERE = re.compile(
 """Words with a slash that name no file of ours: images, charts, models, labels, what a shell makes of a word."""
 COMMAND: Any = typer.main.get_command(app)
 DOCUMENTED = [pytest.param(c, id=f"{name_of(path)}: {c.text[:60]}") for path in DOCUMENTS for c in commands(path)]
+WRITTEN = {"trace-ray.yaml": "gpu", "my.yaml": "rules", "judged.yaml": "judge"}
+"""What the documents call the configurations that `trace-ray init` writes."""
 Words = list[str]
 
 
@@ -107,7 +109,7 @@ def check_trace_ray(words: Sequence[str], about: str) -> None:
     if name not in ("plan", "run", "demo", *STAGES):
         reached(tuple(overrides))
         return
-    files = [STARTER if str(file) == "trace-ray.yaml" else ROOT / file for file in given.get("config", ())]
+    files = [starter(WRITTEN[file]) if file in WRITTEN else ROOT / file for file in given.get("config", ())]
     if name == "demo":
         files, overrides = [ROOT / "conf/examples/demo.yaml"], ["corpus.paths=[x]", "model.path=x", *overrides]
     config = loaded(tuple(files), tuple(overrides), given["method"])
@@ -176,7 +178,24 @@ def check_manifest_names(words: Sequence[str]) -> None:
 
 def test_every_document_with_commands_is_read() -> None:
     found = {name_of(path) for path in DOCUMENTS if list(commands(path))}
-    assert found == {f"{folder}README.md" for folder in ("", "conf/", "jobs/", "clusters/")} | {"CONTRIBUTING.md"}
+    folders = ("", "conf/", "jobs/", "clusters/", "trace_ray/study/")
+    assert found == {f"{folder}README.md" for folder in folders} | {"CONTRIBUTING.md"}
+    every = {path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md")} | set(ROOT.glob("*.md"))
+    apart = {
+        ROOT / "CHANGELOG.md",
+        ROOT / "trace_ray/corpus/formats/README.md",
+    }  # history; a page with a test of its own
+    assert set(DOCUMENTS) == every - apart, "a page whose commands nobody looks at"
+
+
+def test_the_front_page_is_one_that_is_read() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 250
+
+
+def test_every_page_is_found_from_the_front_page() -> None:
+    front = (ROOT / "README.md").read_text()
+    for path in [*DOCUMENTS[1:], ROOT / "CHANGELOG.md", ROOT / "trace_ray/corpus/formats/README.md"]:
+        assert f"]({name_of(path)}" in front, f"{name_of(path)} is linked from nowhere"
 
 
 @pytest.mark.parametrize("command", DOCUMENTED)
@@ -260,7 +279,7 @@ def check_words(words: Words) -> None:
         elif hasattr(command, "commands") and word not in ("trace-ray", "-c", "--method") and len(words) > 2:
             raise AssertionError(f"{word} is no command")
         elif word.startswith("-") and words[0] == "trace-ray":
-            assert any(word in option.opts for option in command.params), f"{words}: no option {word}"
+            assert word == "-h" or any(word in option.opts for option in command.params), f"{words}: no option {word}"
         if word == "-c" and "/" in following:
             mounted = following.startswith(("/etc/trace-ray/", "s3://"))
             assert mounted or following in shipped_names() or (ROOT / following).exists(), following
@@ -314,12 +333,18 @@ def test_a_wrong_name_is_found(span: str) -> None:
         check_span(span, ROOT)
 
 
+@functools.cache
+def anchors(path: Path) -> set[str]:
+    headings = re.findall(r"(?m)^#+ (.+)$", path.read_text())
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_links_lead_somewhere(path: Path) -> None:
     text = path.read_text()
-    anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"(?m)^#+ (.+)$", text)}
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not target.startswith("http"):
             file, _, anchor = target.partition("#")
-            assert (path.parent / file).exists(), target
-            assert not anchor or file or anchor in anchors, target
+            there = path.parent / file if file else path
+            assert there.exists(), target
+            assert not anchor or anchor in anchors(there), target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import yaml
 
 from tests.support.documents import ROOT, blocks, example, section
 from trace_ray import pipeline
+from trace_ray.cli.start import starter
 from trace_ray.config import FORMAT_NAMES, Config, CorpusConfig
 from trace_ray.config.load import load_config
 from trace_ray.corpus.formats import compared
@@ -29,6 +31,18 @@ GUIDE = ROOT / "CONTRIBUTING.md"
 @pytest.mark.parametrize("name", ["A policy", "A method", "A judge", "A corpus format"])
 def test_how_to_add_one_is_under_twenty_lines(name: str) -> None:
     assert 5 < len([line for line in section(GUIDE, name).splitlines() if line.strip()]) < 20
+
+
+def test_the_configuration_on_the_front_page_is_what_init_writes() -> None:
+    (shown,) = [block.text for block in blocks(ROOT / "README.md") if block.language == "yaml"]
+    written = starter("rules").read_text()
+    assert written.partition("policy:\n")[1:] == ("policy:\n", shown.removeprefix("policy:\n"))
+
+
+def test_the_row_on_the_front_page_is_a_pair(tmp_path: Path) -> None:
+    (row,) = [block.text for block in blocks(ROOT / "README.md") if block.language == "json"]
+    (pair,) = FORMATS["preference"].read(json.loads(row), CorpusConfig())
+    assert (pair.prompt[0]["content"], pair.chosen[:7], pair.rejected[:4]) == ("What is a cat?", "A small", "Cats")
 
 
 def test_the_examples_of_a_policy_and_a_method_load(tmp_path: Path) -> None:
@@ -94,7 +108,7 @@ def test_the_example_in_python_runs(
     monkeypatch.setattr("trace_ray.plan.preflight.preflight", lambda *_: [])  # the starter's models are on a hub
     monkeypatch.setenv("RAY_ADDRESS", "auto")  # the starter asks for GPUs that this machine may not have
     monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "trace_ray" / "cli" / "starter.yaml", "trace-ray.yaml")
+    shutil.copy(ROOT / "trace_ray" / "cli" / "starters" / "gpu.yaml", "trace-ray.yaml")
     (code,) = [block.text for block in blocks(ROOT / "README.md") if block.language == "python"]
     exec(code, {})
     assert ran == ["triage", "impact"]

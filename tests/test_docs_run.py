@@ -47,6 +47,8 @@ SMALLER = {
     "tests.bench.study_path": "--methods trace --pairs 80 --steps 4 --every 2",
 }
 """Part of a command: what is added to it. An option given twice counts as it is given last."""
+OWN = {".git", ".venv", "runs", "exported", "pairs.jsonl", "trace-ray.yaml", "my.yaml", "labels.jsonl"}
+"""What a checkout may hold that the reader makes."""
 
 
 def asked_here(command: Command) -> bool:
@@ -73,7 +75,16 @@ class Reader:
         self.folder, self.server = folder, server
         self.environment = os.environ | CREDENTIALS | {"PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}"}
         for entry in ROOT.iterdir():
-            if entry.name not in (".git", ".venv", "runs", "exported", "pairs.jsonl", "trace-ray.yaml", "labels.jsonl"):
+            if entry.name not in (
+                ".git",
+                ".venv",
+                "runs",
+                "exported",
+                "pairs.jsonl",
+                "trace-ray.yaml",
+                "my.yaml",
+                "labels.jsonl",
+            ):
                 (folder / entry.name).symlink_to(entry)
         (folder / ".venv").symlink_to(sys.prefix)
         (folder / "pairs.jsonl").write_text("".join(_pairs(120)))

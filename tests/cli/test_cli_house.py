@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 
 from tests.test_docs import parse
 from trace_ray.cli.app import COMMANDS, app
+from trace_ray.cli.start import NEEDS
 from trace_ray.cli.status import WATCH_SECONDS
 from trace_ray.config import StorageConfig
-from trace_ray.config.check import check_needed
+from trace_ray.config.check import check_needed, unfilled
 from trace_ray.config.load import load_config
-from trace_ray.runs.artifacts import Run
+from trace_ray.runs.artifacts import STAGES, Run
 from trace_ray.runtime.progress import CONSOLE
 from trace_ray.storage.location import locate
 
@@ -41,6 +42,28 @@ def test_the_starter_is_a_whole_configuration_and_is_not_overwritten(tmp_path: P
     assert refused.returncode == 2
     assert refused.stderr.startswith("trace-ray: init: ")
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", NEEDS)
+def test_every_starter_is_whole_and_says_what_it_needs(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "mine.yaml"
+    said = CliRunner().invoke(app, ["init", str(file), f"--{kind}"])
+    assert said.stdout.startswith(f"{file}: {NEEDS[kind]}; then: ")
+    config = load_config([file])
+    check_needed(config, STAGES)
+    assert (kind == "rules") == (config.triage.judge.backend == "rules")
+    assert (kind == "endpoint") == (config.triage.judge.backend == "openai")
+    assert (kind in ("gpu", "cluster")) == bool(config.impact.num_gpus)
+    places = {problem.where.partition(".")[0] for problem in unfilled(config)}
+    assert places == {"endpoint": {"triage", "evaluate"}, "cluster": {"corpus", "model", "triage", "evaluate"}}.get(
+        kind, set()
+    )
+
+
+def test_one_kind_of_starter_at_a_time(tmp_path: Path) -> None:
+    refused = trace_ray("init", str(tmp_path / "mine.yaml"), "--rules", "--gpu")
+    assert refused.stderr == "trace-ray: init: --rules --gpu: ask for one kind of configuration\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_mistake_is_one_line_and_a_trace_under_debug(tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ def numbers(one: pa.Table, other: pa.Table) -> float:
 
 
 def keep(row: dict[str, Any]) -> None:
-    """Appends a row to the file that FAULT_TABLE names, for README."""
+    """Appends a row to the file that FAULT_TABLE names, for this folder's README."""
     if "FAULT_TABLE" in os.environ:
         with open(os.environ["FAULT_TABLE"], "a", encoding="utf-8") as table:
             table.write(json.dumps(row) + "\n")

@@ -11,7 +11,7 @@ from trace_ray.errors import UserError
 from trace_ray.plan.judges import reading_judges
 
 SCORE_FORWARDS = 2.4
-"""Cost of a score in forwards of the same tokens, where only these are given (README, "Impact, measured")."""
+"""Cost of a score in forwards of the same tokens, where only these are given (trace_ray/impact/README.md)."""
 BARE_GIB = 0.3
 """An actor that holds no model: rules, or an endpoint's."""
 
