@@ -4,7 +4,12 @@ BIN := .venv/bin
 READY := .venv/.ready
 TORCH_ADD_ONS := torchvision torchaudio torchcodec
 
-.PHONY: demo test test-slow check clean smollm2 study study-reduced study-smollm2 faults jobs audit
+# torch's build for CPUs is on PyTorch's own index: an extra one, unless a folder of wheels or another index is named.
+ifeq ($(PIP_FIND_LINKS)$(PIP_EXTRA_INDEX_URL),)
+export PIP_EXTRA_INDEX_URL := https://download.pytorch.org/whl/cpu
+endif
+
+.PHONY: demo test test-slow check clean smollm2 study study-reduced study-smollm2 faults jobs audit lock wheel bench
 
 demo: $(READY)
 	$(BIN)/trace-ray demo
@@ -64,3 +69,13 @@ jobs: $(READY)
 audit: $(READY)
 	$(BIN)/pip install -q pip-audit
 	$(BIN)/pip-audit --requirement constraints-cpu.txt --no-deps --disable-pip
+
+# constraints-cpu.txt anew: every package of an environment that was made without constraints and passed `make test`.
+lock: $(READY)
+	$(BIN)/pip freeze --exclude-editable | grep -v -i -E "^(pip|setuptools|wheel|$(subst $() ,|,$(TORCH_ADD_ONS)))[ =]" \
+	  | grep -v ' @ ' | LC_ALL=C sort -f > constraints-cpu.txt
+
+# Wheel and source archive into dist/.
+wheel: $(READY)
+	$(BIN)/pip install -q build -c constraints-cpu.txt
+	$(BIN)/python -m build
