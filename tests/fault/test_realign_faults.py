@@ -198,6 +198,7 @@ def test_a_drained_node_changes_nothing(undisturbed: Drill, drill: Drill) -> Non
     assert_same(drill, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_mistake_met_by_a_worker_is_raised_once(tmp_path: Path) -> None:
     """One attempt, and the user is told which setting and which step.
 

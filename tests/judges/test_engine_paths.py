@@ -29,6 +29,7 @@ def test_a_name_that_is_a_pattern_is_linked_to(tmp_path: Path) -> None:
     assert plain_path("org/name") == "org/name"
 
 
+@pytest.mark.slow
 def test_vllm_finds_the_weights_of_a_run_in_brackets(tmp_path: Path) -> None:
     folder = tmp_path / "run [x]"
     shutil.copytree(MODELS / "policy", folder)

@@ -79,6 +79,7 @@ def test_the_order_of_a_batch_changes_nothing_and_the_prefix_is_cached(judge: Vl
     assert counts["prefix_cache_hits"] > 0.5 * counts["prefix_cache_queries"] > 0
 
 
+@pytest.mark.slow
 def test_prefix_caching_off_changes_nothing(judge: VllmJudge) -> None:
     code = (
         "import json, sys; sys.path.insert(0, sys.argv[1]); from test_vllm_judge import *\n"
@@ -253,6 +254,7 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.wait(60)
 
 
+@pytest.mark.slow
 def test_the_endpoint_judge_agrees_with_the_engine_through_429s_and_500s(judge: VllmJudge, vllm_server: str) -> None:
     Troubled.target = vllm_server
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), Troubled)

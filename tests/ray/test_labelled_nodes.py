@@ -16,6 +16,9 @@ SELECTORS = [
 ]
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[dict[str, dict[str, str]]]:
     """Node id -> labels, of a head without CPUs and a node for each of ``NODES`` that has labels."""

@@ -30,6 +30,7 @@ def until(condition: Any, seconds: float = 60.0) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_drained_node_and_a_lost_one_are_not_in_service(cluster: Any) -> None:
     import ray
     from ray._raylet import GcsClient  # type: ignore[attr-defined]

@@ -1,43 +1,69 @@
-"""A whole run on a real local Ray, with vLLM, DeepSpeed and the shipped tiny models; then again, and after a change."""
+"""A whole run with corpus, models and run folder in S3, on a real local Ray with vLLM, DeepSpeed and the shipped tiny models;
+then again, after a change, and after a lost part."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import pyarrow.fs as pafs
 import pytest
+import ray
+from typer.testing import CliRunner
 
+from tests.support.s3 import CREDENTIALS, S3Server, set_credentials
 from trace_ray.chat.text import accepted
-from trace_ray.config import StorageConfig
+from trace_ray.cli.app import app
+from trace_ray.config import RealignConfig, StorageConfig
 from trace_ray.config.load import load_config
 from trace_ray.config.sources import conf_folder
 from trace_ray.errors import StaleRunError
 from trace_ray.model.loading import load_chat_tokenizer
-from trace_ray.pipeline import run_stages
+from trace_ray.pipeline import run_folder, run_stages
+from trace_ray.realign.checkpoints import CHECKPOINTS
 from trace_ray.runs.artifacts import Run
-from trace_ray.storage.location import locate
+from trace_ray.storage.location import upload_folder
+from trace_ray.storage.staging import download_folder
 from trace_ray.synth.demo import write_corpus
 
 HANDLER = signal.getsignal(signal.SIGINT)
 """As it was before any run: Python's own, or none where a shell put the tests in the background."""
 
+DEMO = [conf_folder() / "examples" / "demo.yaml"]
 SMALL = ["impact.gold_size=9", "impact.shard_rows=37", "evaluate.prompts=16", "realign.learning_rate=1e-4"]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[str]]:
-    run = Run(locate(str(tmp_path_factory.mktemp("run")), StorageConfig()))
-    corpus = run.place / "corpus"
-    overrides = [*write_corpus(corpus), *SMALL]
-    train = Path(corpus.path) / "train.jsonl"
-    lines = train.read_text().splitlines()[:120]
-    train.write_text("\n".join([*lines[:50], "{broken", *lines[50:], '{"prompt": "p", "chosen": ""}']) + "\n")
-    run_stages(run, load_config([conf_folder() / "examples" / "demo.yaml"], overrides))
-    return run, overrides
+def finished(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, list[str]]]:
+    ray.shutdown()  # workers get the credentials that are there when Ray starts
+    with pytest.MonkeyPatch.context() as patch:
+        set_credentials(patch, tmp_path_factory.mktemp("cache"))
+        s3_server.make_bucket("lake")
+        reached = [f"storage.endpoint={s3_server.endpoint}", "storage.region=us-east-1"]
+        storage = StorageConfig(endpoint=s3_server.endpoint, region="us-east-1")
+        lake = run_folder("s3://lake", storage).place
+        overrides = [*write_corpus(lake / "corpus"), *SMALL, *reached]
+        train = lake / "corpus" / "train.jsonl"
+        lines = train.read_text().splitlines()[:120]
+        train.write_text("\n".join([*lines[:50], "{broken", *lines[50:], '{"prompt": "p", "chosen": ""}']) + "\n")
+        models = Path(__file__).parents[2] / "trace_ray" / "synth" / "models"
+        for name, setting in (("policy", "model.path"), ("judge", "triage.judge.model")):
+            upload_folder(_copy(models / name), lake / "models" / name)
+            overrides.append(f"{setting}=s3://lake/models/{name}")
+        run = run_folder("s3://lake/runs/one", storage)
+        run_stages(run, load_config(DEMO, overrides))
+        yield run, overrides
+    ray.shutdown()
+
+
+def _copy(source: Path) -> Callable[[str], object]:
+    return lambda folder: shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
 def test_no_row_is_lost(finished: tuple[Run, list[str]]) -> None:
@@ -65,7 +91,7 @@ def test_impact_weights_average_one(finished: tuple[Run, list[str]]) -> None:
 def test_the_evaluation_holds_what_it_promises(finished: tuple[Run, list[str]]) -> None:
     run, _ = finished
     metrics = json.loads((run.evaluation.place / "metrics.json").read_text())
-    rows = [r for p in (run.evaluation.place / "responses").files() for r in pq.read_table(p.path).to_pylist()]
+    rows = [r for p in (run.evaluation.place / "responses").files() for r in p.read_parquet().to_pylist()]
     assert {"prompt", "model", "response", "compliant"} <= set(rows[0])
     for model in ("base", "realigned"):
         mine = [row["compliant"] for row in rows if row["model"] == model]
@@ -77,9 +103,9 @@ def test_the_evaluation_holds_what_it_promises(finished: tuple[Run, list[str]]) 
 def test_evaluation_counts_what_its_models_read_and_wrote(finished: tuple[Run, list[str]]) -> None:
     """Rules judge here: the rest are both models' prompts, and answers of which all but the longest end with a token more."""
     run, overrides = finished
-    config = load_config([conf_folder() / "examples" / "demo.yaml"], overrides)
+    config = load_config(DEMO, overrides)
     tokenizer = load_chat_tokenizer(config.model)
-    rows = [r for p in (run.evaluation.place / "responses").files() for r in pq.read_table(p.path).to_pylist()]
+    rows = [r for p in (run.evaluation.place / "responses").files() for r in p.read_parquet().to_pylist()]
     prompts = accepted(tokenizer.prompts([[{"role": "user", "content": row["prompt"]}] for row in rows]))
     asked = sum(map(len, prompts))
     answers = [tokenizer.tokenizer(row["response"], add_special_tokens=False)["input_ids"] for row in rows]
@@ -90,15 +116,25 @@ def test_evaluation_counts_what_its_models_read_and_wrote(finished: tuple[Run, l
 def test_the_merged_model_loads_in_plain_transformers(finished: tuple[Run, list[str]]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = finished[0].model.place.path + "/merged"
-    AutoModelForCausalLM.from_pretrained(folder)
-    assert AutoTokenizer.from_pretrained(folder).chat_template
+    with download_folder(finished[0].model.place / "merged") as folder:
+        AutoModelForCausalLM.from_pretrained(folder)
+        assert AutoTokenizer.from_pretrained(folder).chat_template
 
 
 def test_machines_are_told_what_people_are(finished: tuple[Run, list[str]]) -> None:
     run, overrides = finished
-    demo = str(conf_folder() / "examples" / "demo.yaml")
-    words = [sys.executable, "-m", "trace_ray.cli", "run", "-c", demo, "--run", run.place.uri, "--json", *overrides]
+    words = [
+        sys.executable,
+        "-m",
+        "trace_ray.cli",
+        "run",
+        "-c",
+        str(DEMO[0]),
+        "--run",
+        run.place.uri,
+        "--json",
+        *overrides,
+    ]
     told = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
     assert told["evaluation"]["n"]["all"] == 16
     assert set(told["seconds"]) == {"triage", "impact", "realign", "evaluate"}
@@ -108,14 +144,60 @@ def test_machines_are_told_what_people_are(finished: tuple[Run, list[str]]) -> N
 def test_running_again_redoes_nothing_and_a_change_is_refused(finished: tuple[Run, list[str]]) -> None:
     run, overrides = finished
     before = run.model.manifest()
-    demo = [conf_folder() / "examples" / "demo.yaml"]
-    run_stages(run, load_config(demo, overrides))
+    run_stages(run, load_config(DEMO, overrides))
     assert run.model.manifest() == before
     with pytest.raises(StaleRunError, match=r"triage\.threshold"):
-        run_stages(run, load_config(demo, [*overrides, "triage.threshold=0.4"]))
+        run_stages(run, load_config(DEMO, [*overrides, "triage.threshold=0.4"]))
 
 
 def test_the_drivers_interrupt_is_its_own_again(finished: tuple[Run, list[str]]) -> None:
     """Ray Train's handler, left behind, would break what a lost lock or Ctrl-C does in the stages after training."""
     assert finished
     assert signal.getsignal(signal.SIGINT) is HANDLER
+
+
+def test_every_artefact_is_in_the_bucket(finished: tuple[Run, list[str]]) -> None:
+    run, _ = finished
+    assert "</html>" in run.report.read_text()
+    place = run.realign.place / CHECKPOINTS
+    found = place.fs.get_file_info(pafs.FileSelector(place.path, recursive=True))
+    assert 1 <= sum(info.base_name == "cursor.json" for info in found) <= RealignConfig().keep_checkpoints
+
+
+def test_status_and_audit_read_it_from_there(finished: tuple[Run, list[str]]) -> None:
+    run, overrides = finished
+    reached = [text for text in overrides if text.startswith("storage.")]
+    told = CliRunner().invoke(app, ["status", "--run", run.place.uri, "--json", *reached])
+    states = {row["artefact"]: row["state"] for row in json.loads(told.stdout)}
+    assert set(states.values()) == {"done"}
+    labels = next(text.split("=")[1].strip("'") for text in overrides if text.startswith("triage.audit_labels"))
+    told = CliRunner().invoke(app, ["audit", "--labels", labels, "--run", run.place.uri, *reached])
+    assert json.loads(told.stdout)["agreement"] >= 0.95
+
+
+def test_the_models_were_staged_once(finished: tuple[Run, list[str]]) -> None:
+    copies = [p for p in Path(os.environ["TRACE_RAY_CACHE"]).iterdir() if p.is_dir()]
+    weights = [copy for copy in copies if list(copy.rglob("*.safetensors"))]
+    # The policy, the judge, the initial and the trained adapter, the merged model; both tokenizers, for the look ahead.
+    assert (len(weights), len(copies)) == (5, 7)
+
+
+def test_a_lost_part_is_made_again(finished: tuple[Run, list[str]]) -> None:
+    run, overrides = finished
+    rows = run.scored.read().to_pylist()
+    for name in (run.scored, run.impact):
+        name.place.fs.delete_file((name.place / "_DONE").path)
+    scores = (run.impact.place / "scores").files()
+    scores[0].fs.delete_file(scores[0].path)
+    run_stages(run, load_config(DEMO, overrides), ["impact"])
+    again = run.scored.read().to_pylist()
+    assert [row["pair_id"] for row in again] == [row["pair_id"] for row in rows]
+    assert [row["weight"] for row in again] == pytest.approx([row["weight"] for row in rows], rel=1e-5)
+
+
+def test_no_credential_is_in_any_object(finished: tuple[Run, list[str]]) -> None:
+    run, _ = finished
+    raw = run.place.fs.handler.fs
+    for path in raw.find("lake/runs"):
+        data = raw.cat_file(path)
+        assert not [name for name, value in CREDENTIALS.items() if len(value) > 5 and value.encode() in data], path
