@@ -19,6 +19,7 @@ EDGES = {
         "cluster/connection.py",
         "cluster/own_job.py",
         "realign/loop.py",
+        "realign/ray_train.py",
         "realign/worker.py",
         "runtime/metrics.py",
     },

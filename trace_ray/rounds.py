@@ -20,13 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trace_ray.config import Config, ObjectiveConfig
-from trace_ray.impact.stage import ADAPTER_INIT, run_impact
+from trace_ray.impact.stage import run_impact
 from trace_ray.objective.slopes import pair_slopes
 from trace_ray.pairs import SCORED_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.realign.export_stage import publish_model, publish_training
 from trace_ray.realign.stage import realign_inputs, train
 from trace_ray.runs.anew import begin
-from trace_ray.runs.artifacts import TRAINING_METRICS, Artifact, Run, inputs_hash
+from trace_ray.runs.artifacts import ADAPTER_INIT, TRAINING_METRICS, Artifact, Run, inputs_hash
 from trace_ray.runs.figures import training_figures
 from trace_ray.storage.location import Location
 
@@ -75,7 +75,7 @@ def _train_rounds(run: Run, config: Config, inputs: dict[str, Any]) -> str:
         if number:
             for file in run.impact.place.files(".parquet"):  # the gold batch, and the curvature's sample
                 (current.impact.place / file.name).write_bytes(file.read_bytes())
-            run_impact(current, _rescoring(config))
+            run_impact(current, rescoring(config))
             gain = gains(chosen, current.scored.read(), objective)
             weight = reweighed(weight, gain, objective.u2a_eta)
         training = Round(current.place / "training", run)
@@ -90,15 +90,19 @@ def _train_rounds(run: Run, config: Config, inputs: dict[str, Any]) -> str:
 
 def choose(run: Run, limit: int) -> pa.Table:
     """Returns the ``limit`` scored conflicts of largest gain, in their order. The gain of a first round is their impact."""
-    impacts = [table["impact"].to_numpy() for table in run.scored.tables(["impact"])]
-    gain = np.nan_to_num(np.concatenate(impacts), nan=-np.inf)
-    kept = np.sort(np.argsort(-gain, kind="stable")[: min(limit, int(np.isfinite(gain).sum()))])
+    kept = largest(np.concatenate([table["impact"].to_numpy() for table in run.scored.tables(["impact"])]), limit)
     tables, start = [], 0
     for table in run.scored.tables():
         mine = kept[(kept >= start) & (kept < start + table.num_rows)] - start
         tables.append(table.take(pa.array(mine)))
         start += table.num_rows
     return pa.concat_tables(tables)
+
+
+def largest(gain: Floats, limit: int) -> npt.NDArray[np.int64]:
+    """Returns the places of the ``limit`` largest gains, in order; never that of a pair without one (NaN)."""
+    known = np.nan_to_num(gain, nan=-np.inf)
+    return np.sort(np.argsort(-known, kind="stable")[: min(limit, int(np.isfinite(known).sum()))])
 
 
 def write_chosen(run: Run, chosen: pa.Table) -> None:
@@ -151,7 +155,7 @@ def reweighed(weight: Floats, gain: Floats, eta: float) -> Floats:
     return averaged
 
 
-def _rescoring(config: Config) -> Config:
+def rescoring(config: Config) -> Config:
     """Only each response's s(y) is read: uniform weights need no pair of positive gain, and cosine knows no s(y)."""
     objective, impact = config.objective, config.impact
     return replace(config, objective=replace(objective, weights="uniform"), impact=replace(impact, score_norm="none"))

@@ -173,8 +173,7 @@ def part_ours(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """An epoch of the training loop."""
     trainer = make_trainer(folder, arguments)
     started = time.monotonic()
-    while not trainer.over:
-        trainer.train_step()
+    trainer.run(trainer.tell)
     seconds = time.monotonic() - started
     rows = trainer.metrics
     padded = sum(row["tokens"] / (1 - row["padding"]) for row in rows)
@@ -220,7 +219,7 @@ def part_bare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         samples = trainer.plan.step(step)
         for micro in trainer.layout(samples):
             rows = trainer.rows.take(samples[micro.samples[0]])
-            batches.append(micro_batch(rows, trainer.config.objective, micro.groups[0], micro.anchored))
+            batches.append(micro_batch(rows, trainer.objective, micro.groups[0], micro.anchored))
     started = time.monotonic()
     for batch in batches:
         sum(response_log_probs(model, group.batch).sum() for group in batch.groups).backward()  # type: ignore[union-attr]

@@ -10,27 +10,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from typing import Any
-from unittest.mock import patch
 
 import pyarrow as pa
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from trace_ray.config import JudgeConfig, StorageConfig
-from trace_ray.config.policy import PolicyConfig
+from trace_ray.config import JudgeConfig
 from trace_ray.judges.backends import make_judge
-from trace_ray.judges.opinion import Judge
-from trace_ray.model.loading import load_model, new_adapter
-from trace_ray.runs.artifacts import Run
+from trace_ray.model.modes import training_mode
+from trace_ray.realign.training import Training
 from trace_ray.runtime import environment
-from trace_ray.storage.location import locate
-from trace_ray.study import corpora
 from trace_ray.study.cells import Cell
+from trace_ray.study.corpora import judged_corpus
 from trace_ray.study.measure import measure
-from trace_ray.study.score import make_direction, score, weigh
-from trace_ray.study.train import train
+from trace_ray.study.realign import realign_cell
 
 RATES = {"trace": 5.66e-4, "no_impact": 5.66e-4, "no_kl": 5.66e-4, "trace_oracle": 4e-4, "npo": 4e-4}
 RATES |= {"dpo_gold": 8e-4, "naive_oracle_dpo": 1.131e-3, "rdpo": 1.131e-3, "no_triage": 5.66e-4}
@@ -41,45 +34,28 @@ def path(method: str, triaged: pa.Table, rate: float, steps: int, every: int) ->
     """Returns step, tpa, to_learn (the prompts that change), kept (the rest) and kl of one training."""
     cell = Cell(method=method, pairs=len(triaged), seed=0, rate=rate, overrides=(f"realign.max_steps={steps}",))
     config, rows = cell.config(), triaged.to_pylist()
-    model = new_adapter(load_model(config.model), config.lora, config.impact.seed).eval()
-    scored, _ = weigh(score(model, triaged, make_direction(model, triaged, config), config), config)
     seen: list[dict[str, Any]] = []
-    taken = 0
 
-    def look(*_: Any) -> None:
-        nonlocal taken
-        taken += 1
-        if taken % every:
+    def look(model: Any, training: Training) -> None:
+        if training.step % every:
             return
         model.eval()
         found = measure(model, rows, config)
-        model.train()
+        training_mode(model)
         by = found["tpa_by_source"]
         changed = by.pop("sensitive_educational")
         kept = sum(by.values()) / len(by)
-        seen.append(
-            {"step": taken, "tpa": found["tpa"], "to_learn": changed, "kept": kept, "kl": round(found["kl_to_base"], 4)}
-        )
+        now = {"step": training.step, "tpa": found["tpa"], "to_learn": changed, "kept": kept}
+        seen.append(now | {"kl": round(found["kl_to_base"], 4)})
 
-    hook = register_optimizer_step_post_hook(look)
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            train(model, scored, config, steps, Run(locate(scratch, config.storage)))
-    finally:
-        hook.remove()
+    realign_cell(triaged, config, look)
     return seen
 
 
 def exactly_judged(pairs: int) -> pa.Table:
     """Returns the study's corpus of seed 0, judged by the policy's rules."""
-
-    def by_rules(policy: PolicyConfig, *_: Any) -> Judge:
-        return make_judge(policy, JudgeConfig(backend="rules"))
-
-    with tempfile.TemporaryDirectory() as scratch, patch.object(corpora, "make_judge", by_rules):
-        folder = locate(scratch, StorageConfig())
-        corpora.judge_corpora(folder, [(pairs, 0)], Cell(method="trace", pairs=pairs, seed=0).config())
-        return corpora.corpus_file(folder, pairs, 0).read_parquet()
+    config = Cell(method="trace", pairs=pairs, seed=0).config()
+    return judged_corpus(pairs, 0, make_judge(config.policy, JudgeConfig(backend="rules")), config)
 
 
 def main() -> None:

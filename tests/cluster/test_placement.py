@@ -28,11 +28,11 @@ def test_tasks_of_impact() -> None:
 
 
 def test_workers_of_training(tmp_path: Path) -> None:
-    from trace_ray.realign.stage import _trainer
+    from trace_ray.realign.ray_train import make_trainer
 
     run = run_folder(str(tmp_path), Config().storage)
-    assert _trainer(run, placed("realign")).scaling_config.label_selector == WHERE
-    assert _trainer(run, placed("impact")).scaling_config.label_selector is None
+    assert make_trainer(run, placed("realign")).scaling_config.label_selector == WHERE
+    assert make_trainer(run, placed("impact")).scaling_config.label_selector is None
 
 
 def test_tasks_of_evaluation() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
 from tests.impact import tiny
 from trace_ray.config import ImpactConfig, ObjectiveConfig, TermConfig
-from trace_ray.impact.shard import loss_gains
+from trace_ray.impact.shard import Selection, score_tokens
 from trace_ray.objective.slopes import pair_slopes
+from trace_ray.rounds import gains
 
 PAIR: dict[str, Any] = {"prefer": "rejected", "suppress": ("chosen",)}
 B, TAU, E = 0.7, 0.4, 0.2
@@ -53,6 +55,12 @@ def by_hand(name: str, r_w: torch.Tensor, r_l: torch.Tensor, n_w: int, n_l: int,
     raise AssertionError(name)
 
 
+def loss_gains(rows: list[dict[str, Any]], objective: ObjectiveConfig, model: Any, direction: Any) -> list[float]:
+    """Scores rows where the model is, and returns their gains there, as U2A's rounds do."""
+    scored = score_tokens(rows, Selection(objective, 1.0, 0), model, direction, ImpactConfig(share_prompts=False))
+    return list(gains(pa.Table.from_pylist(rows), scored, objective))
+
+
 @pytest.mark.parametrize("at_ref", [True, False], ids=["at theta_ref", "away"])
 @pytest.mark.parametrize("parameters", ["lora", "full"])
 @pytest.mark.parametrize("name", LOSSES)
@@ -72,12 +80,12 @@ def test_gains_equal_autograd_of_the_loss(name: str, parameters: str, at_ref: bo
         loss = by_hand(name, ratio["chosen"], ratio["rejected"], *sizes, logp["rejected"])
         expected.append(tiny.derivative(model, loss, direction))
         rows.append(
-            {"pair_id": str(i), "category": "INVERT", "prompt_ids": prompt}
+            {"row": i, "pair_id": str(i), "category": "INVERT", "prompt_ids": prompt}
             | {f"{side}_ids": ids for side, ids in sides.items()}
             | {f"{side}_ref_logp": value for side, value in ref.items()}
         )
     model.requires_grad_(False)
-    found = loss_gains(rows, objective, model, direction, ImpactConfig())
+    found = loss_gains(rows, objective, model, direction)
     assert tiny.relative_error(found, expected) <= 1e-4
 
 
@@ -107,13 +115,20 @@ def test_a_gain_predicts_the_change_of_j() -> None:
     reference = [(-6.0, -9.0)]
     direction = gold_gradient(model, gold, beta=B, batch_tokens=64, reference=reference)
     objective = ObjectiveConfig(INVERT=TermConfig(loss="npo", suppress=("chosen",)), beta=B)
-    row = {"pair_id": "0", "category": "INVERT", "prompt_ids": [1, 4], "chosen_ids": [3, 8, 6], "chosen_ref_logp": -7.0}
+    row = {
+        "row": 0,
+        "pair_id": "0",
+        "category": "INVERT",
+        "prompt_ids": [1, 4],
+        "chosen_ids": [3, 8, 6],
+        "chosen_ref_logp": -7.0,
+    }
     logp = [tiny.log_prob(model, gold[0]["prompt_ids"], gold[0][f"{s}_ids"]) for s in ("preferred", "dispreferred")]
     j = -torch.nn.functional.logsigmoid(B * (logp[0] - reference[0][0] - logp[1] + reference[0][1]))
     loss = -torch.nn.functional.logsigmoid(-B * (tiny.log_prob(model, [1, 4], [3, 8, 6]) + 7.0))
     of_j, of_loss = (torch.autograd.grad(one, list(model.parameters())) for one in (j, loss))
     slope = sum(float((a * b).sum()) for a, b in zip(of_j, of_loss, strict=True))
-    gain = loss_gains([row], objective, model.float().requires_grad_(False), direction, ImpactConfig())[0]
+    gain = loss_gains([row], objective, model.float().requires_grad_(False), direction)[0]
     assert gain == pytest.approx(slope, rel=1e-4)
 
 
@@ -122,7 +137,7 @@ def test_kl_has_no_impact_at_theta_ref_and_is_refused_elsewhere() -> None:
     objective = ObjectiveConfig(INVERT=TermConfig(loss="kl", prefer="rejected"))
     direction = tiny.random_direction(model)
     logp = float(tiny.log_prob(model, [1, 4], [3, 8]))
-    row = {"pair_id": "0", "category": "INVERT", "prompt_ids": [1, 4], "rejected_ids": [3, 8]}
+    row = {"row": 0, "pair_id": "0", "category": "INVERT", "prompt_ids": [1, 4], "rejected_ids": [3, 8]}
     model.requires_grad_(False)
     with pytest.raises(ValueError, match="kl away"):
-        loss_gains([row | {"rejected_ref_logp": logp - 1}], objective, model, direction, ImpactConfig())
+        loss_gains([row | {"rejected_ref_logp": logp - 1}], objective, model, direction)

@@ -17,7 +17,7 @@ from trace_ray.config import Config, CorpusConfig, ImpactConfig, LoraSettings, S
 from trace_ray.errors import UserError
 from trace_ray.impact import stage
 from trace_ray.impact.stage import run_impact
-from trace_ray.impact.worker import score_rows
+from trace_ray.impact.tasks import score_rows
 from trace_ray.model.loading import load_chat_tokenizer
 from trace_ray.pairs import TRIAGED_SCHEMA
 from trace_ray.report.sections.problems import problems_section
@@ -94,7 +94,7 @@ def test_a_direction_in_parts_is_the_same_direction(lora: Run, tmp_path: Path) -
 
 def test_full_scores_every_weight(tmp_path: Path) -> None:
     """Against autograd on the pair of the largest impact, with the direction that was stored."""
-    from trace_ray.impact.worker import read_direction
+    from trace_ray.impact.tasks import read_direction
 
     run = triaged_run(tmp_path)
     run_impact(run, config(parameters="full"))

@@ -8,7 +8,8 @@ import random
 import socket
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,26 +112,54 @@ def make_run(
     return run
 
 
-def train(run: Run, config: Config, out: Path, workers: int, steps: int, resume: Path | None = None) -> dict[str, Any]:
-    """Trains in ``workers`` processes joined by gloo, for ``steps`` steps in all; returns the saved checkpoint.
+@dataclass(frozen=True)
+class Job:
+    """One training of ``train_each``: up to ``steps`` steps in all, from the checkpoint ``resume`` if there is one."""
 
-    Returns: {"weights": name -> tensor, "metrics": rows, "optimizer": name -> tensor}.
+    config: Config
+    steps: int
+    resume: Path | None = None
+
+
+def train(run: Run, config: Config, out: Path, workers: int, steps: int, resume: Path | None = None) -> dict[str, Any]:
+    """Trains in ``workers`` processes joined by gloo, for ``steps`` steps in all; returns the saved checkpoint."""
+    return train_each(run, {"checkpoint": Job(config, steps, resume)}, out, workers)["checkpoint"]
+
+
+def train_each(run: Run, jobs: Mapping[str, Job], out: Path, workers: int) -> dict[str, dict[str, Any]]:
+    """Trains one job after the other in the same ``workers`` processes; returns each one's checkpoint, kept in ``out``.
+
+    Returns: {"weights": name -> tensor, "metrics": rows, "optimizer": name -> tensor, "folder": its path}.
     """
+    out.mkdir(parents=True)
+    told: list[dict[str, Any]] = []
+    for name, job in jobs.items():
+        config = replace(job.config, realign=replace(job.config.realign, workers=workers))
+        (out / f"{name}.yaml").write_text(dump_config(config))
+        told.append({"run": run.place.path, "config": str(out / f"{name}.yaml"), "out": str(out / name)})
+        told[-1] |= {"steps": job.steps, "resume": str(job.resume or "")}
+    _run_processes(told, out, workers)
+    return {name: checkpoint(out / name) for name in jobs}
+
+
+def checkpoint(folder: Path) -> dict[str, Any]:
+    """Returns what a checkpoint holds."""
     from safetensors.torch import load_file
 
-    out.mkdir(parents=True)
-    config = replace(config, realign=replace(config.realign, workers=workers))
-    (out / "config.yaml").write_text(dump_config(config))
+    cursor = json.loads((folder / "cursor.json").read_text())
+    loaded = {name: load_file(folder / f"{name}.safetensors") for name in ("weights", "optimizer")}
+    return {**loaded, "metrics": cursor["metrics"], "folder": folder}
+
+
+def _run_processes(jobs: list[dict[str, Any]], out: Path, workers: int) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    job: dict[str, Any] = {"run": run.place.path, "config": str(out / "config.yaml"), "out": str(out / "checkpoint")}
-    job |= {"steps": steps, "resume": str(resume or "")}
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(workers), "OMP_NUM_THREADS": "1"}
     common |= {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, json.dumps(job)],
+            [sys.executable, __file__, json.dumps(jobs)],
             env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=(out / f"log-{rank}").open("w"),
             stderr=subprocess.STDOUT,
@@ -139,33 +168,34 @@ def train(run: Run, config: Config, out: Path, workers: int, steps: int, resume:
     ]
     codes = [process.wait(timeout=600) for process in processes]
     assert codes == [0] * workers, "\n".join((out / f"log-{rank}").read_text()[-2000:] for rank in range(workers))
-    checkpoint = out / "checkpoint"
-    cursor = json.loads((checkpoint / "cursor.json").read_text())
-    loaded = {name: load_file(checkpoint / f"{name}.safetensors") for name in ("weights", "optimizer")}
-    return {**loaded, "metrics": cursor["metrics"], "folder": checkpoint}
 
 
-def worker(job: dict[str, Any]) -> None:
-    """One process of ``train``."""
+def worker(jobs: list[dict[str, Any]]) -> None:
+    """One process of ``train_each``."""
     from trace_ray.config.load import load_config
     from trace_ray.realign.setup import prepare_process
 
-    config = load_config([job["config"]])
-    prepare_process(config)
+    configs = [load_config([job["config"]]) for job in jobs]
+    prepare_process(configs[0])
+    torch.distributed.init_process_group("gloo")
+    for job, config in zip(jobs, configs, strict=True):
+        _train(job, config)
 
+
+def _train(job: dict[str, Any], config: Config) -> None:
     from trace_ray.realign.checkpoint import save_checkpoint
     from trace_ray.realign.loop import Trainer
 
-    torch.distributed.init_process_group("gloo")
     rank, workers = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     trainer = Trainer(Run(locate(job["run"], StorageConfig())), config, rank, workers)
     if job["resume"]:
         trainer.restore(Path(job["resume"]))
     while trainer.step < job["steps"] and not trainer.over:
         trainer.train_step()
+        trainer.tell()
     out = Path(job["out"])
     out.mkdir(exist_ok=True)
-    save_checkpoint(trainer.engine, trainer.model, out, {"step": trainer.step, "metrics": trainer.metrics})
+    save_checkpoint(trainer.deepspeed, trainer.model, out, {"step": trainer.step, "metrics": trainer.metrics})
     torch.distributed.barrier()
 
 

@@ -26,7 +26,7 @@ def test_training_on_stored_distributions_sees_the_kl_of_a_forward(tmp_path: Pat
     for name in run.scored.manifest()["parts"]:
         _store_part(run, config, name, config.objective.RETAIN.prefer)
     torch.set_num_threads(before)
-    rows = TrainingRows(run.scored, config.objective, read_top_k(run))
+    rows = TrainingRows.read(run.scored, config.objective, read_top_k(run))
     every = rows.take(np.arange(len(rows.category)))
     assert {row["category"] for row in every if "top_k_ids" in row} == {"RETAIN"}
     policy = HybridPolicy(moved(load_model(config.model), config.lora))

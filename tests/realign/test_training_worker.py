@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -26,9 +27,14 @@ class Steps:
     def over(self) -> bool:
         return self.step >= self.last
 
-    def train_step(self) -> bool:
-        self.step += 1
-        return True
+    flagged = True
+
+    def run(self, on_step: Callable[[], None]) -> None:
+        while not self.over:
+            self.step += 1
+            on_step()
+
+    def tell(self) -> None: ...
 
     def save(self, *, wait: bool) -> None:
         self.saves.append((self.step, wait))
@@ -74,7 +80,7 @@ def test_a_run_is_over_at_t_max_or_once_the_norm_stays_low(
     step: int, norms: list[float], epsilon: float, over: bool
 ) -> None:
     trainer = object.__new__(Trainer)
-    trainer.config = Config(realign=RealignConfig(epsilon=epsilon, epsilon_steps=2))
+    trainer.realign = RealignConfig(epsilon=epsilon, epsilon_steps=2)
     trainer.step, trainer.metrics = step, [{"grad_norm": norm} for norm in norms]
     trainer.plan = SimpleNamespace(steps=8)  # type: ignore[assignment]
     assert trainer.over is over

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from trace_ray.config import StorageConfig
-from trace_ray.realign import stage
+from trace_ray.realign import watch
 from trace_ray.realign.loop import Trainer
 from trace_ray.runs.artifacts import TRAINING_METRICS, Run
 from trace_ray.runtime.progress import CONSOLE, Meter, warn
@@ -73,7 +73,7 @@ def test_the_first_steps_of_a_training_count_in_its_rate(
             (run.realign.place / TRAINING_METRICS).write_text(json.dumps(row) + "\n")
             return last
 
-    stage._watch(run, Polls())
+    watch.watch(run, Polls())
     line = "realign: 23/55 steps, 1.0/s, ETA 32 s INVERT 0.500, norm 1.00, 80 tokens/s\n"
     assert capsys.readouterr().err == line
 
@@ -92,8 +92,8 @@ def test_reading_a_long_training_again_is_put_off_as_long_as_it_takes_but_2_perc
         clock.now += 3 if waits else 0
         return []
 
-    monkeypatch.setattr(stage, "training_figures", read)
-    stage._watch(Run(locate(str(tmp_path), StorageConfig())), Polls())
+    monkeypatch.setattr(watch, "training_figures", read)
+    watch.watch(Run(locate(str(tmp_path), StorageConfig())), Polls())
     assert waits == [2.0, 150.0, 150.0]
 
 
@@ -107,11 +107,12 @@ def test_writing_the_steps_is_put_off_as_long_as_it_takes_but_2_percent(tmp_path
         def flush(self) -> None: ...
 
     trainer: Any = object.__new__(Trainer)
-    trainer.run, trainer.trackers, trainer._logged = Run(locate(str(tmp_path), StorageConfig())), [Slow()], 0
+    trainer.run_folder, trainer.trackers = Run(locate(str(tmp_path), StorageConfig())), [Slow()]
+    trainer._logged = 0
     trainer.metrics = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.4}]
     trainer.write_metrics()
     assert (trainer._pause, trainer._written) == (100.0, 102.0)
-    assert (trainer.run.realign.place / TRAINING_METRICS).read_text().count("\n") == 2
+    assert (trainer.run_folder.realign.place / TRAINING_METRICS).read_text().count("\n") == 2
     trainer.write_metrics()  # nothing new to tell: quick again
     assert trainer._pause == 5.0
 

@@ -10,17 +10,14 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from trace_ray.config import Config, JudgeConfig, StorageConfig
+from trace_ray.config import Config, JudgeConfig
 from trace_ray.judges.backends import make_judge
 from trace_ray.model.loading import load_model, new_adapter
-from trace_ray.storage.location import locate
-from trace_ray.study import corpora
 from trace_ray.study.cells import ABLATIONS, METHODS, Cell
 from trace_ray.study.corpora import (
     category_counts,
-    corpus_file,
-    judge_corpora,
     judge_errors,
+    judged_corpus,
     lend_corrections,
 )
 from trace_ray.study.measure import measure
@@ -32,13 +29,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def triaged(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    folder = locate(str(tmp_path_factory.mktemp("corpora")), StorageConfig())
-    by_rules = pytest.MonkeyPatch()
-    by_rules.setattr(corpora, "make_judge", lambda policy, _: make_judge(policy, JudgeConfig(backend="rules")))
-    judge_corpora(folder, [(80, 0)], Cell(method="trace", pairs=80, seed=0).config())
-    by_rules.undo()
-    return corpus_file(folder, 80, 0).read_parquet()
+def triaged() -> pa.Table:
+    config = Cell(method="trace", pairs=80, seed=0).config()
+    return judged_corpus(80, 0, make_judge(config.policy, JudgeConfig(backend="rules")), config)
 
 
 def cell(method: str, **more: Any) -> Config:

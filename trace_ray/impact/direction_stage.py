@@ -7,7 +7,7 @@ from typing import Any
 
 from trace_ray.config import Config
 from trace_ray.errors import UserError
-from trace_ray.impact.worker import (
+from trace_ray.impact.tasks import (
     DIRECTION,
     GOLD,
     RETAIN_SAMPLE,
@@ -87,14 +87,12 @@ def _solve(run: Run, config: Config, about: dict[str, Any]) -> dict[str, Any]:
     import ray
     from safetensors.torch import save
 
-    from trace_ray.impact.curvature import conjugate_gradients, damped
+    from trace_ray.impact.direction import solve
 
     impact = config.impact
     place = run.impact.place
     gold = {name: value * impact.gamma for name, value in read_parts(run, about["parts"]).items()}
     rows = (place / RETAIN_SAMPLE).read_parquet(["pair_id"]).num_rows
-    if rows == 0:
-        raise UserError("impact.curvature", "gauss_newton", "no RETAIN pair to measure curvature on; use identity")
     shard = task(curvature_shard, config)
     with Meter("impact: conjugate gradients", impact.cg_iterations, "products") as meter:
 
@@ -108,14 +106,7 @@ def _solve(run: Run, config: Config, about: dict[str, Any]) -> dict[str, Any]:
             meter.advance(1)
             return {name: value / rows for name, value in total.items()}
 
-        apply = damped(product, impact.gamma)
-        found = conjugate_gradients(apply, gold, tolerance=impact.cg_tolerance, iterations=impact.cg_iterations)
-    if not found.converged:
-        raise UserError(
-            "impact.cg_iterations",
-            f"{impact.cg_iterations}, residual {found.residuals[-1]:.2g}",
-            "give more, or a larger impact.gamma or impact.cg_tolerance",
-        )
+        found = solve(gold, product, impact)
     (place / "direction.safetensors").write_bytes(save({n: v.contiguous() for n, v in found.vector.items()}))
     size = float(sum(v.double().square().sum() for v in found.vector.values()) ** 0.5)
     inner = float(sum((v.double() * gold[n].double()).sum() for n, v in found.vector.items()))

@@ -8,11 +8,26 @@ from typing import Any
 import pyarrow as pa
 
 from trace_ray.chat.text import ChatTokenizer, RefusedText
+from trace_ray.config import Config, ImpactConfig
 from trace_ray.errors import UserError
 from trace_ray.pairs import GOLD_SCHEMA, Category, hash_fraction
 
 Row = dict[str, Any]
 PAIR_COLUMNS = ["pair_id", "category", "split", "prompt", "chosen", "rejected", "corrected"]
+
+
+def gold_batch(parts: Iterable[pa.Table], config: Config, tokenizer: ChatTokenizer) -> pa.Table:
+    """Returns the gold batch of triaged parts in GOLD_SCHEMA, as the settings choose it."""
+    impact, corrected = config.impact, config.objective.PUNISH.prefer == "corrected"
+    return tokenize_gold(choose_gold(parts, impact.gold_size, impact.seed, corrected=corrected), tokenizer)
+
+
+def curvature_sample(parts: Iterable[pa.Table], impact: ImpactConfig, tokenizer: ChatTokenizer) -> pa.Table:
+    """Returns the RETAIN pairs that the curvature is measured on, in GOLD_SCHEMA. Raises UserError where there is none."""
+    chosen = choose_retain(parts, impact.curvature_pairs, impact.seed)
+    if not chosen:
+        raise UserError("impact.curvature", "gauss_newton", "no RETAIN pair to measure curvature on; use identity")
+    return tokenize_gold(chosen, tokenizer)
 
 
 def shares(size: int, available: dict[str, int]) -> dict[str, int]:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from trace_ray.chat.text import ChatTokenizer, RefusedText, TokenizedPair
 from trace_ray.config import ObjectiveConfig
-from trace_ray.pairs import REJECT_SCHEMA, RejectReason
+from trace_ray.pairs import CONFLICTS, REJECT_SCHEMA, Category, RejectReason
 
 Row = dict[str, Any]
 _ANSWERS = ("chosen", "rejected")
+
+
+def retain_share(trained: Mapping[str, int], per_conflict: float) -> float:
+    """Returns the share of RETAIN pairs that are taken: ``impact.retain_per_conflict`` for each conflict.
+
+    Args:
+        trained: training pairs by category.
+    """
+    conflicts = sum(trained.get(name, 0) for name in CONFLICTS)
+    return per_conflict * conflicts / max(1, trained.get(Category.RETAIN, 0))
 
 
 def tokenized_rows(

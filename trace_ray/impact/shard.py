@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import torch
 
 from trace_ray.chat.text import ChatTokenizer
 from trace_ray.config import ImpactConfig, ObjectiveConfig
@@ -131,38 +130,3 @@ def _scored(outcome: PairScores, size: float) -> Row:
 def direction_norm(direction: Direction) -> float:
     """Returns |v|."""
     return float(sum(v.double().square().sum() for v in direction.values()) ** 0.5)
-
-
-def loss_gains(
-    rows: Sequence[Row], objective: ObjectiveConfig, model: Any, direction: Direction, config: ImpactConfig
-) -> list[float]:
-    """Returns < v, grad l_i(theta) > of each row's loss at the model's present parameters, at theta_ref or anywhere.
-
-    With v = grad J / gamma at the same parameters and npo on the responses to forget these are U2A's gains
-    (U2A, arXiv 2504.06659): positive where a step down the loss also lowers J.
-
-    Args:
-        rows: of SCORED_SCHEMA: category, tokens and reference log-probs of the term's responses.
-        objective: the categories' terms.
-        model: in evaluation mode, every parameter frozen.
-    """
-    names = [objective.term(row["category"]).responses for row in rows]
-    requests = [
-        Request(row["prompt_ids"], {n: row[f"{n}_ids"] for n in some}, dict.fromkeys(some, 1.0))
-        for row, some in zip(rows, names, strict=True)
-    ]
-    outcomes = run_requests(requests, Scorer(model, direction), config.batch_tokens, share_prompts=False)
-    ratios = [
-        {n: found.logp[n] - _reference(row, n) for n in found.logp} for row, found in zip(rows, outcomes, strict=True)
-    ]
-    slopes = pair_slopes(rows, objective, ratios)
-    return [
-        sum(c * (found.s[n] or 0.0) for n, c in slope.items()) for slope, found in zip(slopes, outcomes, strict=True)
-    ]
-
-
-def _reference(row: Row, name: str) -> float:
-    value = row[f"{name}_ref_logp"]
-    if value is None or not torch.isfinite(torch.tensor(value)):
-        raise ValueError(f"row {row['pair_id']} has no reference log-prob of its {name} response")
-    return float(value)

@@ -7,25 +7,22 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from trace_ray.chat.told import cut_counts, cut_warning
 from trace_ray.cluster.connection import ensure_ray
 from trace_ray.config import Config, settings
-from trace_ray.corpus.noise import noisy_table
+from trace_ray.corpus.noise import noisy_table, record_noise
 from trace_ray.impact.direction_stage import slots, task, write_direction
-from trace_ray.impact.gold import PAIR_COLUMNS, choose_gold, choose_retain, tokenize_gold
-from trace_ray.impact.noise import record_noise
-from trace_ray.impact.weights import impact_summary, raw_weights, weight_scale
-from trace_ray.impact.worker import ADAPTER_INIT, GOLD, RETAIN_SAMPLE, Shard, make_adapter, score_rows
-from trace_ray.pairs import CONFLICTS, RESPONSE_NAMES, SCORED_SCHEMA
+from trace_ray.impact.gold import PAIR_COLUMNS, curvature_sample, gold_batch
+from trace_ray.impact.rows import retain_share
+from trace_ray.impact.tasks import GOLD, RETAIN_SAMPLE, Shard, make_adapter, score_rows
+from trace_ray.impact.weights import Weighing
+from trace_ray.pairs import RESPONSE_NAMES, SCORED_SCHEMA, TRAINED
 from trace_ray.runs.anew import begin
-from trace_ray.runs.artifacts import REFUSED, SCORES, Run
+from trace_ray.runs.artifacts import ADAPTER_INIT, REFUSED, SCORES, Run
 from trace_ray.runs.identity import model_identity
 from trace_ray.runtime.progress import Meter, warn
-
-__all__ = ["ADAPTER_INIT", "impact_inputs", "plan_shards", "run_impact"]
 
 
 def impact_inputs(run: Run, config: Config) -> dict[str, Any]:
@@ -50,9 +47,8 @@ def run_impact(run: Run, config: Config) -> None:
     _write_gold(run, config)
     direction = write_direction(run, config)
     shards = list(plan_shards(run, config))
-    conflicts = sum(counts.get(f"train {name}", 0) for name in CONFLICTS)
-    retain_share = config.impact.retain_per_conflict * conflicts / max(1, counts.get("train RETAIN", 0))
-    _score(run, config, shards, retain_share)
+    trained = {name.value: counts.get(f"train {name}", 0) for name in TRAINED}
+    _score(run, config, shards, retain_share(trained, config.impact.retain_per_conflict))
     _write_weights(run, config, started, {"direction": direction, "noise": noise})
 
 
@@ -67,18 +63,16 @@ def _write_adapter(run: Run, config: Config) -> None:
 def _write_gold(run: Run, config: Config) -> None:
     from trace_ray.model.loading import load_chat_tokenizer
 
-    place, impact = run.impact.place, config.impact
+    place = run.impact.place
 
     def parts() -> Iterator[pa.Table]:
         return (noisy_table(part.read_parquet(PAIR_COLUMNS), config.corpus.noise) for part in run.triaged.parts())
 
-    if impact.curvature == "gauss_newton" and not (place / RETAIN_SAMPLE).exists():
-        sample = choose_retain(parts(), impact.curvature_pairs, impact.seed)
-        (place / RETAIN_SAMPLE).write_parquet(tokenize_gold(sample, load_chat_tokenizer(config.model)))
+    if config.impact.curvature == "gauss_newton" and not (place / RETAIN_SAMPLE).exists():
+        sample = curvature_sample(parts(), config.impact, load_chat_tokenizer(config.model))
+        (place / RETAIN_SAMPLE).write_parquet(sample)
     if not (place / GOLD).exists():
-        corrected = config.objective.PUNISH.prefer == "corrected"
-        rows = choose_gold(parts(), impact.gold_size, impact.seed, corrected=corrected)
-        (place / GOLD).write_parquet(tokenize_gold(rows, load_chat_tokenizer(config.model)))
+        (place / GOLD).write_parquet(gold_batch(parts(), config, load_chat_tokenizer(config.model)))
 
 
 def plan_shards(run: Run, config: Config) -> Iterator[Shard]:
@@ -92,7 +86,7 @@ def plan_shards(run: Run, config: Config) -> Iterator[Shard]:
             yield Shard(part, start, min(rows, start + config.impact.shard_rows), out)
 
 
-def _score(run: Run, config: Config, shards: list[Shard], retain_share: float) -> None:
+def _score(run: Run, config: Config, shards: list[Shard], share: float) -> None:
     import ray
 
     finished = {place.name for place in (run.impact.place / SCORES).files(".parquet")}
@@ -104,7 +98,7 @@ def _score(run: Run, config: Config, shards: list[Shard], retain_share: float) -
         while todo or in_flight:
             while todo and len(in_flight) < 4 * slots(config):
                 shard = todo.pop(0)
-                in_flight[score.remote(run, config, shard, retain_share)] = shard
+                in_flight[score.remote(run, config, shard, share)] = shard
             ready, _ = ray.wait(list(in_flight), num_returns=1)
             ray.get(ready)
             for future in ready:
@@ -114,17 +108,8 @@ def _score(run: Run, config: Config, shards: list[Shard], retain_share: float) -
 
 def _write_weights(run: Run, config: Config, started: float, about: dict[str, Any]) -> None:
     scores = (run.impact.place / SCORES).files(".parquet")
-    raw: list[Any] = []
-    weighed = config.objective.weighed
-    impacts: dict[str, list[Any]] = {name: [] for name in weighed}
-    for place in scores:
-        table = place.read_parquet(["impact", "category"])
-        impact, category = table["impact"].to_numpy(), np.array(table["category"].to_pylist(), dtype=object)
-        for name, found in impacts.items():
-            found.append(impact[category == name])
-        raw.append(raw_weights(impact, category, config.objective.weights, weighed)[np.isin(category, weighed)])
-    all_raw = np.concatenate(raw) if raw else np.empty(0)
-    scale = weight_scale(float(all_raw.sum()), len(all_raw), config.impact.weight_norm, config.objective.weights)
+    impacts = (place.read_parquet(["impact", "category"]) for place in scores)
+    weighing = Weighing(impacts, config.objective, config.impact.weight_norm)
     counts: Counter[str] = Counter()
     cuts: Counter[str] = Counter(cut_counts([]))
     tokens = 0
@@ -132,16 +117,10 @@ def _write_weights(run: Run, config: Config, started: float, about: dict[str, An
         table = place.read_parquet()
         if not table.num_rows:
             continue
-        category = np.array(table["category"].to_pylist(), dtype=object)
-        weight = raw_weights(table["impact"].to_numpy(), category, config.objective.weights, weighed)
-        weight = np.where(np.isin(category, weighed), weight * scale, 1.0)
-        (run.scored.place / place.name).write_parquet(
-            table.append_column("weight", pa.array(weight)).select(SCORED_SCHEMA.names).cast(SCORED_SCHEMA)
-        )
-        counts.update(category.tolist())
+        (run.scored.place / place.name).write_parquet(weighing.weighed(table))
+        counts.update(table["category"].to_pylist())
         cuts.update(cut_counts(table["cut"].to_pylist()))
         tokens += sum(len(table[f"{name}_ids"].combine_chunks().flatten()) for name in RESPONSE_NAMES)
-    summary = impact_summary({name: np.concatenate(found) for name, found in impacts.items() if found})
     triaged = run.triaged.manifest()["counts"]
     refused = Counter(
         reason
@@ -150,8 +129,8 @@ def _write_weights(run: Run, config: Config, started: float, about: dict[str, An
     )
     counts["untrained"] = triaged["triaged"] - sum(counts.values()) - sum(refused.values())
     seconds = time.monotonic() - started
-    norms = {"score_norm": config.impact.score_norm, "weight_norm": config.impact.weight_norm, "scale": scale}
-    facts = {"model": config.model.path, "summary": summary, **about, **norms}
+    norms = {"score_norm": config.impact.score_norm, "weight_norm": config.impact.weight_norm, "scale": weighing.scale}
+    facts = {"model": config.model.path, "summary": weighing.summary(), **about, **norms}
     facts |= {"cuts": dict(cuts), "refused": dict(refused), "max_length": config.model.max_length}
     if warning := cut_warning(cuts, refused, config.model.max_length):
         warn(f"impact: {warning}")

@@ -2,16 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from trace_ray.config import ObjectiveConfig
 from trace_ray.errors import UserError
-from trace_ray.pairs import CONFLICTS
+from trace_ray.pairs import CONFLICTS, SCORED_SCHEMA
 
 Floats = npt.NDArray[np.float64]
+
+
+class Weighing:
+    """The weights of a run's scored rows, which all impacts together decide.
+
+    Args:
+        tables: all scored rows, in shards; ``impact`` and ``category`` are read.
+        objective: what weights are made of, and which categories have them; norm: ``impact.weight_norm``.
+    Raises: UserError as ``weight_scale`` and ``raw_weights`` do.
+    """
+
+    def __init__(self, tables: Iterable[pa.Table], objective: ObjectiveConfig, norm: str) -> None:
+        self.objective = objective
+        found: dict[str, list[Floats]] = {name: [] for name in objective.weighed}
+        raw: list[Floats] = [np.empty(0)]
+        for table in tables:
+            impact, category = _columns(table)
+            raw.append(self._raw(impact, category)[np.isin(category, objective.weighed)])
+            for name, impacts in found.items():
+                impacts.append(impact[category == name])
+        every = np.concatenate(raw)
+        self.scale = weight_scale(float(every.sum()), len(every), norm, objective.weights)
+        self._impacts = {name: np.concatenate(impacts) for name, impacts in found.items() if impacts}
+
+    def weighed(self, table: pa.Table) -> pa.Table:
+        """Returns a shard's rows with their weights, in SCORED_SCHEMA."""
+        impact, category = _columns(table)
+        raw = self._raw(impact, category)
+        weight = np.where(np.isin(category, self.objective.weighed), raw * self.scale, 1.0)
+        full = table.append_column("weight", pa.array(weight))
+        return full.select(SCORED_SCHEMA.names).cast(SCORED_SCHEMA)
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Returns ``impact_summary`` of all rows."""
+        return impact_summary(self._impacts)
+
+    def _raw(self, impact: Floats, category: npt.NDArray[Any]) -> Floats:
+        return raw_weights(impact, category, self.objective.weights, self.objective.weighed)
+
+
+def _columns(table: pa.Table) -> tuple[Floats, npt.NDArray[Any]]:
+    return table["impact"].to_numpy(), np.array(table["category"].to_pylist(), dtype=object)
 
 
 def weight_scale(positive_sum: float, conflicts: int, norm: str, weights: str) -> float:

@@ -28,13 +28,16 @@ class TrainingRows:
     """Rows with a weight above 0 whose term is not ``skip``; a pair of weight 0 has no gradient: counted, not run.
 
     Args:
-        scored: the finished scored/ artefact.
+        table: scored rows with COLUMNS at least; where: they come from, for a message.
         objective: the categories' terms.
         top_k: stored reference distributions by pair (``pair_id``, ``top_k_ids``, ``top_k_log_probs``), or None.
+    Raises: UserError where none is left.
     """
 
-    def __init__(self, scored: Artifact, objective: ObjectiveConfig, top_k: pa.Table | None = None) -> None:
-        table = scored.read(COLUMNS)
+    def __init__(
+        self, table: pa.Table, objective: ObjectiveConfig, top_k: pa.Table | None = None, where: str = "scored/"
+    ) -> None:
+        table = table.select(COLUMNS)
         every = category_counts(table["category"].to_pylist())
         self.weighed = sum(every.get(name, 0) for name in objective.weighed)
         kept = [name for name in every if objective.term(name).loss != "skip"]
@@ -47,7 +50,7 @@ class TrainingRows:
                 f"{table.num_rows} pairs, none to train on",
                 "no weight is above 0; try objective.weights=uniform",
             )
-            raise UserError(scored.place.uri, seen, remedy)
+            raise UserError(where, seen, remedy)
         self.objective = objective
         prompt = pc.list_value_length(self.table["prompt_ids"]).to_numpy()
         tokens = {n: pc.list_value_length(self.table[f"{n}_ids"]).fill_null(0).to_numpy() for n in RESPONSE_NAMES}
@@ -55,6 +58,11 @@ class TrainingRows:
         self._lengths = {name: prompt + found for name, found in tokens.items()}
         self._top_k = top_k
         self._top_k_row = {one: i for i, one in enumerate(top_k["pair_id"].to_pylist())} if top_k else {}
+
+    @classmethod
+    def read(cls, scored: Artifact, objective: ObjectiveConfig, top_k: pa.Table | None = None) -> TrainingRows:
+        """Returns the rows of a finished scored/."""
+        return cls(scored.read(COLUMNS), objective, top_k, scored.place.uri)
 
     def lengths(self, index: int) -> list[int]:
         """Returns the tokens, prompt included, of each sequence that a row's term runs."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from trace_ray.config import Config
 from trace_ray.errors import UserError
 from trace_ray.realign.schedule import make_optimizer
 from trace_ray.realign.zero import deepspeed_config
-from trace_ray.runs.artifacts import Run
+from trace_ray.runs.artifacts import ADAPTER_INIT, Run
 from trace_ray.runtime import environment
 from trace_ray.storage.staging import download_folder
 
+if TYPE_CHECKING:
+    from trace_ray.realign.engine import DeepSpeedEngine
+
 Made = TypeVar("Made")
-ADAPTER_INIT = "adapter_init"
 
 
 def prepare_process(config: Config) -> None:
@@ -85,11 +87,12 @@ def compile_nothing() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def make_engine(model: Any, reference: Any, config: Config, steps: int) -> Any:
+def make_engine(model: Any, reference: Any, config: Config, steps: int) -> DeepSpeedEngine:
     """Returns DeepSpeed's engine around the policy, in training mode: an adapter's dropout is all that is random."""
     import deepspeed
 
     from trace_ray.model.modes import training_mode
+    from trace_ray.realign.engine import DeepSpeedEngine
     from trace_ray.realign.policy_module import HybridPolicy
 
     compile_nothing()
@@ -104,4 +107,4 @@ def make_engine(model: Any, reference: Any, config: Config, steps: int) -> Any:
     )
     engine.train()
     training_mode(engine.module)
-    return engine
+    return DeepSpeedEngine(engine, model)

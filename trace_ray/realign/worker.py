@@ -50,12 +50,15 @@ def _train(trainer: Any, config: Config) -> None:
     import torch
 
     realign = config.realign
-    while not trainer.over:
-        ask = trainer.train_step()
-        if ask and _preempted(trainer):
+
+    def on_step() -> None:
+        trainer.tell()
+        if trainer.flagged and _preempted(trainer):
             trainer.save(wait=True)
         elif trainer.step % realign.checkpoint_steps == 0 and not trainer.over:
             trainer.save(wait=not realign.async_checkpoints)
+
+    trainer.run(on_step)
     trainer.save(wait=True)
     torch.distributed.barrier()
 

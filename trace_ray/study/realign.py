@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from trace_ray.config import Config
 from trace_ray.corpus.noise import noisy_table
 from trace_ray.model.loading import load_model, new_adapter
-from trace_ray.rounds import choose, reweighed
-from trace_ray.runs.artifacts import Run
+from trace_ray.realign.training import Training
+from trace_ray.rounds import gains, largest, rescoring, reweighed
 from trace_ray.runs.memory import PeakMemory
-from trace_ray.storage.location import locate
-from trace_ray.study.score import make_direction, rescore, score, weigh
+from trace_ray.study.score import make_direction, score, weigh
 from trace_ray.study.train import step_budget, train
 
 Seconds = dict[str, float]
@@ -62,29 +62,43 @@ class Used:
         return Trained(model, self.seconds, self.peak_bytes, facts)
 
 
-def realign_cell(triaged: pa.Table, config: Config) -> Trained:
-    """Returns the model of one cell: scored, weighed and trained, with the cell's label noise laid over its corpus."""
+def realign_cell(triaged: pa.Table, config: Config, on_step: Callable[[Any, Training], None] | None = None) -> Trained:
+    """Returns the model of one cell: scored, weighed and trained, with the cell's label noise laid over its corpus.
+
+    Args:
+        on_step: called with the model after each step.
+    """
     used = Used()
     model = new_adapter(load_model(config.model), config.lora, config.impact.seed).eval()
     noisy = noisy_table(triaged, config.corpus.noise)
+    look = partial(on_step, model) if on_step else None
     steps = step_budget(triaged["split"].to_pylist().count("train"), config)
     with used.phase("direction"):
         direction = make_direction(model, noisy, config)
     with used.phase("scoring"):
         unweighed = score(model, noisy, direction, config)
     if config.objective.weights == "u2a":
-        return used.trained(model, _rounds(model, noisy, unweighed, config, used))
+        return used.trained(model, _rounds(model, noisy, unweighed, config, used, look))
     scored, facts = weigh(unweighed, config)
-    with used.phase("training"), _scratch(config) as run:
-        used.add("kl", train(model, scored, config, steps, run))
+    with used.phase("training"):
+        kl_seconds = train(model, scored, config, steps, look)
+    used.add("kl", kl_seconds)
     return used.trained(model, facts | {"steps": steps})
 
 
-def _rounds(model: Any, noisy: pa.Table, unweighed: pa.Table, config: Config, used: Used) -> dict[str, Any]:
+def _rounds(
+    model: Any,
+    noisy: pa.Table,
+    unweighed: pa.Table,
+    config: Config,
+    used: Used,
+    look: Callable[[Training], None] | None,
+) -> dict[str, Any]:
     """U2A's rounds: train, rescore where training ended, reweigh; each as long as its row of conf/methods or T_max says."""
-    objective, realign = config.objective, config.realign
-    weighed, facts = weigh(unweighed, replace(config, objective=replace(objective, weights="uniform")))
-    chosen = choose(weighed, objective.u2a_pairs)
+    objective, realign, rescore = config.objective, config.realign, rescoring(config)
+    weighed, facts = weigh(unweighed, rescore)
+    chosen = weighed.take(pa.array(largest(weighed["impact"].to_numpy(), objective.u2a_pairs)))
+    again = noisy.filter(pc.is_in(noisy["row"], chosen["row"].combine_chunks()))
     weight = np.ones(chosen.num_rows)
     each = realign.epochs * -(-chosen.num_rows // realign.batch)
     each = min(each, realign.max_steps) if realign.max_steps else each
@@ -93,17 +107,12 @@ def _rounds(model: Any, noisy: pa.Table, unweighed: pa.Table, config: Config, us
             with used.phase("direction"):
                 direction = make_direction(model, noisy, config)
             with used.phase("scoring"):
-                gain = rescore(model, chosen.to_pylist(), direction, config)
-            weight = reweighed(weight, np.array(gain), objective.u2a_eta)
+                gain = gains(chosen, score(model, again, direction, rescore), objective)
+            weight = reweighed(weight, gain, objective.u2a_eta)
         at = chosen.column_names.index("weight")
-        with used.phase("training"), _scratch(config) as run:
-            table = chosen.set_column(at, "weight", pa.array(weight))
-            again = replace(config, realign=replace(realign, seed=realign.seed + number))
-            used.add("kl", train(model, table, again, each, run))
+        table = chosen.set_column(at, "weight", pa.array(weight))
+        turned = replace(config, realign=replace(realign, seed=realign.seed + number))
+        with used.phase("training"):
+            kl_seconds = train(model, table, turned, each, look)
+        used.add("kl", kl_seconds)
     return facts | {"steps": each * objective.u2a_rounds}
-
-
-@contextmanager
-def _scratch(config: Config) -> Iterator[Run]:
-    with tempfile.TemporaryDirectory() as folder:
-        yield Run(locate(folder, config.storage))

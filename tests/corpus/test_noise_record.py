@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from trace_ray.config import NoiseConfig, StorageConfig
-from trace_ray.impact.noise import NOISE, record_noise
+from trace_ray.corpus.noise import NOISE, record_noise
 from trace_ray.pairs import TRIAGED_SCHEMA
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import locate

@@ -11,8 +11,7 @@ import pytest
 from tests.impact import tiny, world
 from trace_ray.config import Config, ImpactConfig, StorageConfig
 from trace_ray.impact.gold import PAIR_COLUMNS, choose_gold, choose_retain, tokenize_gold
-from trace_ray.impact.worker import (
-    ADAPTER_INIT,
+from trace_ray.impact.tasks import (
     DIRECTION,
     GOLD,
     RETAIN_SAMPLE,
@@ -26,7 +25,7 @@ from trace_ray.impact.worker import (
     sum_part,
 )
 from trace_ray.model.loading import load_chat_tokenizer
-from trace_ray.runs.artifacts import Run
+from trace_ray.runs.artifacts import ADAPTER_INIT, Run
 from trace_ray.storage.location import locate
 
 PAIRS = 41

@@ -9,12 +9,12 @@ from typing import Any
 
 from trace_ray.config import Config, ImpactConfig
 from trace_ray.corpus.noise import noisy_table
-from trace_ray.runs.artifacts import REFUSED, Run
+from trace_ray.runs.artifacts import ADAPTER_INIT, REFUSED, Run
 from trace_ray.runtime import metrics
 from trace_ray.storage.location import Location, upload_folder
 from trace_ray.storage.staging import download_folder
 
-ADAPTER_INIT, GOLD, RETAIN_SAMPLE, DIRECTION = "adapter_init", "gold.parquet", "retain.parquet", "direction.json"
+GOLD, RETAIN_SAMPLE, DIRECTION = "gold.parquet", "retain.parquet", "direction.json"
 """In impact/. ``direction.json`` is written after the parts that it lists."""
 
 _LOADED: dict[str, tuple[str, Any]] = {}
@@ -75,17 +75,11 @@ def theta_ref(run: Run, config: Config, *, trainable: bool) -> Any:
 
 def gold_shard(run: Run, config: Config, start: int, stop: int) -> Iterator[dict[str, Any]]:
     """Yields the summed gradient of gold rows start..stop in parts of at most ``part_bytes``, the same for every shard."""
-    from trace_ray.impact.gradient import adapter_off_log_probs, gold_gradient
-    from trace_ray.impact.packing import refuse_unknown_tokens
+    from trace_ray.impact.direction import gold_sum
 
-    model, batch_tokens = theta_ref(run, config, trainable=True), config.impact.batch_tokens
+    model = theta_ref(run, config, trainable=True)
     rows = (run.impact.place / GOLD).read_parquet().slice(start, stop - start).to_pylist()
-    # A new adapter changes nothing and the log-ratios are 0; in U2A's later rounds it is trained and they are not.
-    adapted = config.impact.parameters != "full"
-    refuse_unknown_tokens(rows, model)
-    how: Any = {"batch_tokens": batch_tokens, "share_prompts": config.impact.share_prompts}
-    reference = adapter_off_log_probs(model, rows, **how) if adapted else None
-    summed = gold_gradient(model, rows, beta=config.objective.beta, reference=reference, **how)
+    summed = gold_sum(model, rows, config.impact, config.objective.beta)
     for names in split_parts({name: g.numel() * 4 for name, g in summed.items()}, config.impact.part_bytes):
         yield {name: summed.pop(name).cpu().numpy() for name in names}
 

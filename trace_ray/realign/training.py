@@ -1,0 +1,137 @@
+"""Training itself: the plan's steps over any engine, their losses and figures. No Ray, no DeepSpeed, no files here."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from trace_ray.config import ObjectiveConfig, RealignConfig
+from trace_ray.errors import UserError
+from trace_ray.objective.terms import denominators, micro_batch, pair_losses, reduce_losses
+from trace_ray.realign.data import TrainingRows
+from trace_ray.realign.engine import Engine
+from trace_ray.realign.figures import StepSums, named_figures, peak_memory_gib
+from trace_ray.realign.order import Indices, StepPlan
+from trace_ray.realign.packing import MicroStep, plan_step
+from trace_ray.realign.schedule import converged
+
+
+class Training:
+    """A training and how far it has come, as one of its workers holds it.
+
+    Args:
+        rows: to train on; objective: the categories' terms; realign: order, length and layout of the run.
+        make_engine: called with the steps of the run.
+        rank, workers: this one of so many.
+    """
+
+    def __init__(
+        self,
+        rows: TrainingRows,
+        objective: ObjectiveConfig,
+        realign: RealignConfig,
+        make_engine: Callable[[int], Engine],
+        *,
+        rank: int = 0,
+        workers: int = 1,
+    ) -> None:
+        self.rows, self.objective, self.realign = rows, objective, realign
+        self.rank, self.workers = rank, workers
+        self.plan = step_plan(rows, realign)
+        self.by = denominators(rows.counts, rows.weighed, realign.batch, objective, realign.shares)
+        self.engine = make_engine(self.plan.steps)
+        self.step = 0
+        self.metrics: list[dict[str, Any]] = []
+        self.flagged = False
+
+    @property
+    def over(self) -> bool:
+        """Whether the plan is done or the gradient has vanished."""
+        norms = [row["grad_norm"] for row in self.metrics[-self.realign.epsilon_steps :]]
+        return self.step >= self.plan.steps or converged(norms, self.realign.epsilon, self.realign.epsilon_steps)
+
+    def run(self, on_step: Callable[[], None]) -> None:
+        """Makes the steps that are left; ``on_step`` is called after each, on all workers alike."""
+        while not self.over:
+            self.train_step()
+            on_step()
+
+    def raises_flag(self) -> bool:
+        """Whether this worker raises its flag with the step: ``flagged`` is then true on all of them after it."""
+        return False
+
+    def train_step(self) -> None:
+        """Makes one optimizer step and adds its figures to ``metrics``.
+
+        Raises: UserError where a figure is not finite.
+        """
+        started = time.monotonic()
+        samples = self.plan.step(self.step)
+        sums = StepSums()
+        steps = self.layout(samples)
+        for number, micro_step in enumerate(steps):
+            # A worker's dropout depends on where a sample runs; without dropout nothing does.
+            torch.manual_seed(hash((self.realign.seed, self.step, number, self.rank)) & 0x7FFFFFFF)
+            self._micro_step(samples, micro_step, sums, last=number == len(steps) - 1)
+        made = self.engine.step()
+        if self.raises_flag():
+            sums.counts[-1] = 1
+        summed = self.engine.summed(sums.tensor())
+        self.step, self.flagged = self.step + 1, bool(summed[-1])
+        self._record(summed, made, samples, time.monotonic() - started)
+
+    def layout(self, samples: Indices) -> list[MicroStep]:
+        """Returns how a step's samples are run, by all workers."""
+        return plan_step(
+            [self.rows.lengths(i) for i in samples],
+            [self.rows.anchored(i) for i in samples],
+            workers=self.workers,
+            budget=self.realign.micro_tokens,
+            overhead=self.realign.forward_overhead,
+        )
+
+    def _micro_step(self, samples: Indices, micro_step: MicroStep, sums: StepSums, *, last: bool) -> None:
+        objective, top_k = self.objective, self.realign.kl_reference == "top_k"
+        rows = self.rows.take(samples[micro_step.samples[self.rank]])
+        groups = micro_step.groups[self.rank]
+        batch = micro_batch(rows, objective, groups, micro_step.anchored, forward_reference=not top_k)
+        logp_S, kl_S = self.engine([group.to(self.engine.device) for group in batch.groups])
+        losses = pair_losses(batch, logp_S, kl_S, objective)
+        loss = reduce_losses(losses, self.by, objective.weighed)
+        self.engine.backward(loss + 0.0 * (logp_S.sum() + kl_S.sum()), last=last)
+        sums.add(batch, losses)
+
+    def _record(self, summed: torch.Tensor, made: dict[str, float], samples: Indices, seconds: float) -> None:
+        figures: dict[str, Any] = {"step": self.step, "steps": self.plan.steps, **made, **named_figures(summed)}
+        broken = [name for name, v in figures.items() if isinstance(v, float) and not math.isfinite(v)]
+        if broken:
+            found = f"{broken[0]} is not finite at step {self.step}"
+            raise UserError("realign.learning_rate", self.realign.learning_rate, f"{found}; use a lower one")
+        figures |= {"seconds": round(seconds, 4), "tokens_per_s": round(figures["tokens"] / max(1e-9, seconds), 1)}
+        figures |= {"memory_gib": round(peak_memory_gib(gpu=self.realign.use_gpu), 3), "workers": self.workers}
+        figures["samples"] = samples_digest(self.rows.pair_ids(samples))
+        self.metrics.append(figures)
+
+
+def step_plan(rows: TrainingRows, realign: RealignConfig) -> StepPlan:
+    """Returns the run's steps, the same whatever the workers."""
+    return StepPlan(
+        category=rows.category,
+        tokens=rows.longest(),
+        seed=realign.seed,
+        epochs=realign.epochs,
+        batch=realign.batch,
+        max_steps=realign.max_steps,
+        window=realign.length_window,
+        shares=realign.shares,
+    )
+
+
+def samples_digest(pair_ids: list[str]) -> str:
+    """Returns 16 hex digits of a step's pairs in order: two runs saw the same samples where these agree."""
+    return hashlib.sha256(",".join(pair_ids).encode()).hexdigest()[:16]
