@@ -6,52 +6,27 @@ import errno
 import math
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from trace_ray.cluster.capacity import unmet
 from trace_ray.cluster.watchdog import watched
-from trace_ray.config import Config, JudgeConfig, StorageConfig, settings
-from trace_ray.config.check import PLACEHOLDER, check_needed, unfilled
-from trace_ray.config.load import dump_config, load_text
-from trace_ray.config.policy import policy_identity
-from trace_ray.config.templates import dated
+from trace_ray.config import Config, JudgeConfig
+from trace_ray.config.check import check_needed, unfilled
+from trace_ray.config.load import dump_config
 from trace_ray.errors import UserError, inside
-from trace_ray.runs.anew import may_begin_anew, note_mistake
-from trace_ray.runs.artifacts import CONFIG, EXPORT, INPUTS, STAGES, Run, refuse_changed
-from trace_ray.runs.identity import model_identity
+from trace_ray.runs.anew import note_mistake
+from trace_ray.runs.artifacts import INPUTS, STAGES, Run
 from trace_ray.runs.lock import driver_lock
 from trace_ray.runs.memory import PeakMemory, record_peak
+from trace_ray.runs.opening import config_beside, hold_settings, open_run, run_folder, stored_config, with_dates
+from trace_ray.runs.remembered import remembered
 from trace_ray.runtime.progress import doing, working
-from trace_ray.storage.fingerprints import remembered
-from trace_ray.storage.jsonl import read_utf8
-from trace_ray.storage.location import locate, nearby, refuse_escapes
-from trace_ray.storage.object_store import check_reachable
 from trace_ray.storage.staging import share_settings
 
+__all__ = ["absolute_models", "open_run", "run_folder", "run_stages", "stage_runner", "stored_config", "user_error_in"]
+
 Note = Callable[[str, str], None]
-
-
-def open_run(uri: str, config: Config) -> Run:
-    """Returns the run's folder; nothing is created yet."""
-    return run_folder(uri, config.storage)
-
-
-def run_folder(uri: str, storage: StorageConfig) -> Run:
-    """Returns the run's folder, which need not exist.
-
-    Raises: UserError for a name that climbs with ``..``, a folder reached through a symlink inside the run, a bucket
-        that is not there or refuses us.
-    """
-    if PLACEHOLDER in uri:
-        raise UserError("--run", uri, f"put your own in place of {PLACEHOLDER}-...")
-    place = locate(uri, storage)
-    refuse_escapes(uri, place)
-    if not place.is_local:
-        check_reachable(storage, place.path, uri)
-    return Run(place)
 
 
 def stage_runner(stage: str) -> Callable[[Run, Config], None]:
@@ -125,61 +100,13 @@ def run_stages(
         with driver_lock(run.place, doing=doing), remembered(run.place), watched(config):
             config = with_dates(run, config)
             hold_settings(run, config, stages)
-            with _config_beside(run, dump_config(config)):
+            with config_beside(run, dump_config(config)):
                 _run_stages(run, config, stages, note)
     except Exception as error:
         mistake = user_error_in(error)
         if mistake is None or mistake is error:
             raise
         raise mistake from error
-
-
-def with_dates(run: Run, config: Config) -> Config:
-    """Returns the configuration with the day that chat templates are told: the one on which the run was begun."""
-    try:
-        before = stored_config(run, run.place.uri)
-    except UserError:  # none yet, or one that the run is about to write anew
-        before = None
-    return dated(config, before, time.strftime("%Y-%m-%d"))
-
-
-def hold_settings(run: Run, config: Config, stages: Sequence[str]) -> None:
-    """Raises StaleRunError where any stage was begun under other settings: a stage alone would mix two configurations.
-
-    A stage that may begin anew holds nothing.
-    """
-    now = settings(with_dates(run, config), "") | {"policy": policy_identity(config.policy)}
-    if {"impact", "realign", EXPORT, "evaluate"} & set(stages):
-        now["model files"] = model_identity(config.model.path, config.model.revision, config.storage)
-    for stage in STAGES:
-        changes = [(artifact.place.uri, artifact.changed_settings(now)) for artifact in run.made_by(stage)]
-        names = {name for _, changed in changes for name in changed}
-        if names and not may_begin_anew(run, stage, names):
-            for uri, changed in changes:
-                refuse_changed(uri, changed)
-
-
-@contextmanager
-def _config_beside(run: Run, text: str) -> Iterator[None]:
-    """Writes config.yaml; where the run stops before it has begun a stage, the one before is put back."""
-    place = run.place / CONFIG
-    before, begun = place.read_text() if place.exists() else None, _begun(run)
-    run.write_config(text)
-    try:
-        yield
-    except Exception:
-        if _begun(run) == begun:
-            if before is None:
-                place.fs.delete_file(place.path)
-            else:
-                run.write_config(before)
-        raise
-
-
-def _begun(run: Run) -> dict[str, str]:
-    """What each folder that was begun was begun with."""
-    records = [one.place / INPUTS for stage in STAGES for one in run.made_by(stage)]
-    return {record.path: record.read_text() for record in records if record.exists()}
 
 
 def refuse_beyond_this_machine(config: Config, stages: Sequence[str]) -> None:
@@ -249,15 +176,3 @@ def user_error_in(error: BaseException) -> UserError | None:
             remedy = "the disk is full; free some space and run again: what is finished is kept"
             return UserError("disk", one.filename or "no space left", remedy)
     return None
-
-
-def stored_config(run: Run, uri: str) -> Config:
-    """Returns the configuration that a run keeps in its folder. Raises UserError where there is none, or none to read.
-
-    Args:
-        uri: what the user called the run.
-    """
-    place = run.place / CONFIG
-    if not place.exists():
-        raise UserError("--run", uri, f"no run there{nearby(run.place)}")
-    return load_text(read_utf8(place, "--run"), place.uri)

@@ -15,7 +15,7 @@ from trace_ray.config.templates import template_dates
 from trace_ray.errors import UserError
 from trace_ray.impact.rows import tokenized_rows
 from trace_ray.model.gguf import add_begin_of_text
-from trace_ray.pipeline import open_run, with_dates
+from trace_ray.runs.opening import open_run, with_dates
 
 POLICY = "policy.text=Be brief."
 

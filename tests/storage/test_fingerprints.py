@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from trace_ray.config import StorageConfig
+from trace_ray.runs.remembered import RECORD, recall, remembered
 from trace_ray.storage import fingerprints
-from trace_ray.storage.fingerprints import RECORD, content_hash, recall, remembered
+from trace_ray.storage.fingerprints import content_hash
 from trace_ray.storage.location import Location, locate
 from trace_ray.storage.location import fingerprints as of_all
 
@@ -28,7 +29,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that were written just now count as old; nothing is known from other tests."""
     monkeypatch.setattr(fingerprints, "_SETTLED_SECONDS", -3600.0)
-    monkeypatch.setattr(fingerprints, "_known", {})
+    monkeypatch.setattr(fingerprints, "known_hashes", {})
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_what_is_in_the_runs_record_is_not_read_again(
     assert list(record) == [file]
     record[file][-1] = "told by the record"
     (run / RECORD).write_text(json.dumps(record))
-    monkeypatch.setattr(fingerprints, "_known", {})  # as in another process
+    monkeypatch.setattr(fingerprints, "known_hashes", {})  # as in another process
     recall(run)
     assert content_hash(file) == "told by the record"
     assert true not in record[file]

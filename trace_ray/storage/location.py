@@ -192,20 +192,6 @@ def locate(uri: str, storage: StorageConfig) -> Location:
     return Location(object_store.s3_filesystem(storage), path)
 
 
-def refuse_escapes(uri: str, place: Location) -> None:
-    """Raises UserError where a run's name climbs, or the folder or one of its artefacts is a symlink to elsewhere."""
-    if ".." in uri.split("/"):
-        raise UserError("--run", uri, "a run's name holds no '..': give the folder itself")
-    if not place.is_local:
-        return
-    names = [place.path]
-    if os.path.isdir(place.path):
-        names += [entry.path for entry in os.scandir(place.path)]
-    for name in names:
-        if os.path.islink(name):
-            raise UserError("--run", name, f"a symlink to {os.readlink(name)}: give the folder itself")
-
-
 def expand(patterns: tuple[str, ...], storage: StorageConfig, setting: str) -> list[Location]:
     """Returns the files that paths, folders and globs name, in a fixed order without repeats.
 
