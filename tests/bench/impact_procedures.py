@@ -93,13 +93,13 @@ def ours(scene: Scene, count: int) -> Any:
 
 
 def forward(scene: Scene, count: int) -> Any:
-    from trace_ray.impact.requests import Request, run_requests
+    from trace_ray.impact.pair_scores import PairRequest, score_pairs
     from trace_ray.impact.scores import Scorer
 
     scene.model.requires_grad_(False)
     with scene.model.disable_adapter():
-        requests = [Request(pair.prompt_ids, pair.response_ids, None) for pair in scene.pairs[:count]]
-        run_requests(requests, Scorer(scene.model, scene.direction), scene.impact.batch_tokens, share_prompts=True)
+        requests = [PairRequest(pair.prompt_ids, pair.response_ids, None) for pair in scene.pairs[:count]]
+        score_pairs(requests, Scorer(scene.model, scene.direction), scene.impact.batch_tokens, share_prompts=True)
 
 
 def _log_prob(model: Any, prompt: Sequence[int], response: Sequence[int], pad_to: int = 0) -> Any:
@@ -158,16 +158,16 @@ def oracle(scene: Scene, count: int) -> Any:
 
 
 def _batched(scene: Scene, count: int, score: Callable[[Any], Any], tokens: int) -> Any:
-    """Scores each response with ``score(SequenceBatch)``, in batches of like length."""
+    """Scores each response with ``score(PackedBatch)``, in batches of like length."""
     from trace_ray.model.batches import token_batches
-    from trace_ray.model.log_probs import collate
+    from trace_ray.model.packing import pack_each
 
     scene.model.set_attn_implementation("eager")
     flat = [(i, n, p.prompt_ids, ids) for i, p in enumerate(scene.pairs[:count]) for n, ids in p.response_ids.items()]
     results: list[dict[str, float]] = [{} for _ in range(count)]
     for at in token_batches([len(p) + len(y) for *_, p, y in flat], tokens):
         some = [flat[k] for k in at]
-        values = score(collate([p for *_, p, _ in some], [y for *_, y in some])).tolist()
+        values = score(pack_each((p, y) for *_, p, y in some)).tolist()
         for (i, name, *_), value in zip(some, values, strict=True):
             results[i][name] = value
     return scene.impact_of(results)
@@ -176,7 +176,9 @@ def _batched(scene: Scene, count: int, score: Callable[[Any], Any], tokens: int)
 def jvp(scene: Scene, count: int) -> Any:
     import torch
 
-    from trace_ray.model.log_probs import response_logits, sum_by_sequence, target_log_probs
+    from trace_ray.model.head import OutputHead
+    from trace_ray.model.log_probs import target_log_probs
+    from trace_ray.model.packing import hidden_states
 
     parameters = {n: p.detach() for n, p in scene.trainable().items()}
 
@@ -186,7 +188,8 @@ def jvp(scene: Scene, count: int) -> Any:
             self.model = scene.model
 
         def forward(self, batch: Any) -> Any:
-            return sum_by_sequence(target_log_probs(response_logits(self.model, batch), batch.target_N), batch)
+            logits_NV = OutputHead(self.model).logits(hidden_states(self.model, batch))
+            return batch.by_response(target_log_probs(logits_NV, batch.target_N))
 
     module = LogProbs()
 
@@ -208,7 +211,7 @@ def vmap(scene: Scene, count: int) -> Any:
 
     def score(batch: Any) -> Any:
         length = batch.input_ids_BT.shape[1]
-        weight_BT = torch.zeros(batch.size, length).index_put((batch.sequence_N, batch.position_N), torch.ones(()))
+        weight_BT = torch.zeros(batch.rows, length).index_put((batch.response_N, batch.position_N), torch.ones(()))
         target_BT = torch.roll(batch.input_ids_BT, -1, 1)
         mask_11TT = torch.full((1, 1, length, length), torch.finfo(torch.float32).min).triu(1)
         places = torch.arange(length)[None]

@@ -26,7 +26,7 @@ import torch
 
 from tests.bench.impact_world import IMPACT, OBJECTIVE, Scene, gold_loss, losses, make_scene, score, tpa, train
 from trace_ray.impact.curvature import conjugate_gradients, damped, gauss_newton_product
-from trace_ray.impact.gradient import gold_gradient
+from trace_ray.impact.direction import gold_gradient
 from trace_ray.pairs import CONFLICTS
 
 Row = dict[str, Any]

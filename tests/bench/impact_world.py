@@ -19,8 +19,10 @@ from trace_ray.chat.text import accepted
 from trace_ray.config import ImpactConfig, LoraSettings, ObjectiveConfig
 from trace_ray.impact.gold import PAIR_COLUMNS, choose_gold, choose_retain, tokenize_gold
 from trace_ray.impact.shard import Selection, score_shard
+from trace_ray.model.head import OutputHead
 from trace_ray.model.loading import load_chat_tokenizer, load_model, new_adapter
-from trace_ray.model.log_probs import collate, response_log_probs, response_logits, sum_by_sequence, target_log_probs
+from trace_ray.model.log_probs import response_log_probs, target_log_probs
+from trace_ray.model.packing import hidden_states, pack_each
 from trace_ray.objective.losses import dpo, term_loss, token_kl
 from trace_ray.pairs import CONFLICTS
 from trace_ray.synth.oracle import violates
@@ -110,28 +112,28 @@ def _parts(rows: Sequence[Row]) -> list[list[Row]]:
 
 @torch.no_grad()
 def _logp(model: Any, prompts: Sequence[Sequence[int]], ids: Sequence[Sequence[int]]) -> torch.Tensor:
-    return response_log_probs(model, collate(prompts, ids))
+    return response_log_probs(model, pack_each(zip(prompts, ids, strict=True)))
 
 
 def losses(scene: Scene, rows: Sequence[Row]) -> torch.Tensor:
     """Returns each row's loss at the model's present parameters, with a graph, shape (P,)."""
     flat = [(i, name) for i, row in enumerate(rows) for name in OBJECTIVE.term(row["category"]).responses]
-    batch = collate([rows[i]["prompt_ids"] for i, _ in flat], [rows[i][f"{name}_ids"] for i, name in flat])
-    logits_NV = response_logits(scene.model, batch)
-    logp_B = sum_by_sequence(target_log_probs(logits_NV, batch.target_N), batch)
-    length_B = batch.lengths_B()
+    batch = pack_each((rows[i]["prompt_ids"], rows[i][f"{name}_ids"]) for i, name in flat)
+    head = OutputHead(scene.model)
+    logits_NV = head.logits(hidden_states(scene.model, batch))
+    logp_B, length_B = batch.by_response(target_log_probs(logits_NV, batch.target_N)), batch.length_S
     place = {key: at for at, key in enumerate(flat)}
     kl_B = logp_B.new_zeros(len(flat))
     anchored = [at for (i, _), at in place.items() if rows[i]["category"] == "RETAIN"]
     if anchored:
-        tokens_K = torch.isin(batch.sequence_N, torch.tensor(anchored))
+        tokens_K = torch.isin(batch.response_N, torch.tensor(anchored))
         with torch.no_grad(), scene.model.disable_adapter():
-            reference_NV = response_logits(scene.model, batch)
+            reference_NV = head.logits(hidden_states(scene.model, batch))
         scene.freeze(False)  # disable_adapter leaves the adapter as it finds best
         kl_N = torch.zeros_like(logits_NV[:, 0]).index_put(
             (tokens_K.nonzero()[:, 0],), token_kl(logits_NV[tokens_K], reference_NV[tokens_K])
         )
-        kl_B = sum_by_sequence(kl_N, batch) / length_B
+        kl_B = batch.by_response(kl_N) / length_B
     out = []
     for i, row in enumerate(rows):
         term = OBJECTIVE.term(row["category"])

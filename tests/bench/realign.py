@@ -137,7 +137,8 @@ def part_prepare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from trace_ray.corpus.read import row_values
     from trace_ray.model.batches import token_batches
     from trace_ray.model.loading import load_chat_tokenizer, load_model, new_adapter
-    from trace_ray.model.log_probs import collate, response_log_probs
+    from trace_ray.model.log_probs import response_log_probs
+    from trace_ray.model.packing import pack_each
     from trace_ray.pairs import SCORED_SCHEMA
     from trace_ray.storage.location import locate
 
@@ -157,7 +158,7 @@ def part_prepare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     started = time.monotonic()
     for members in token_batches([len(row["prompt_ids"]) + len(row[f"{n}_ids"]) for row, n in flat], 1024):
         chunk = [flat[i] for i in members]
-        batch = collate([row["prompt_ids"] for row, _ in chunk], [row[f"{name}_ids"] for row, name in chunk])
+        batch = pack_each((row["prompt_ids"], row[f"{name}_ids"]) for row, name in chunk)
         with torch.inference_mode():
             for (row, name), value in zip(chunk, response_log_probs(model, batch).tolist(), strict=True):
                 row[f"{name}_ref_logp"] = value

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from trace_ray.config import ModelConfig, StorageConfig
+from trace_ray.model.head import OutputHead
 from trace_ray.model.loading import load_adapter, load_model
-from trace_ray.model.log_probs import collate, response_logits
+from trace_ray.model.packing import hidden_states, pack_each
 from trace_ray.objective.losses import token_kl, top_k_kl
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import locate
@@ -37,14 +38,15 @@ def main() -> None:
         model = load_adapter(load_model(base), folder, trainable=False).eval()
     rows = run.scored.read(["category", "prompt_ids", "chosen_ids"]).to_pylist()
     rows = [row for row in rows if row["category"] == "RETAIN"][: arguments.pairs]
+    head = OutputHead(model)
     exact, slope, tokens = 0.0, 0.0, 0
     found = {k: [0.0, 0.0] for k in SIZES}
     for row in rows:
-        batch = collate([row["prompt_ids"]], [row["chosen_ids"]])
+        batch = pack_each([(row["prompt_ids"], row["chosen_ids"])])
         with torch.inference_mode():
-            policy_NV = response_logits(model, batch)
+            policy_NV = head.logits(hidden_states(model, batch))
             with model.disable_adapter():
-                reference_NV = response_logits(model, batch)
+                reference_NV = head.logits(hidden_states(model, batch))
         whole, slope_NV = value_and_slope(policy_NV, lambda z, r=reference_NV: token_kl(z, r))
         exact, slope, tokens = exact + whole, slope + float(slope_NV.pow(2).sum()), tokens + len(policy_NV)
         log_probs, ids = reference_NV.log_softmax(-1).topk(max(SIZES))

@@ -12,9 +12,9 @@ import torch
 from tests.impact import tiny
 from trace_ray.config import Config, LoraSettings, ModelConfig, ObjectiveConfig
 from trace_ray.errors import UserError
-from trace_ray.impact.gradient import gold_gradient
+from trace_ray.impact.direction import gold_gradient
+from trace_ray.impact.pair_scores import PairRequest, score_pairs
 from trace_ray.impact.preflight import check_model
-from trace_ray.impact.requests import Request, run_requests
 from trace_ray.impact.scores import Scorer
 from trace_ray.model.loading import load_model, new_adapter
 from trace_ray.model.modes import training_mode
@@ -72,11 +72,11 @@ def _check_scores(model: Any, logps: list[dict[str, torch.Tensor]]) -> list[dict
     direction = tiny.random_direction(model)
     impacts = [sum(c * tiny.derivative(model, one[n], direction) for n, c in COEFFICIENTS.items()) for one in logps]
     requests = [
-        Request(p, dict(zip(COEFFICIENTS, pair, strict=True)), COEFFICIENTS)
+        PairRequest(p, dict(zip(COEFFICIENTS, pair, strict=True)), COEFFICIENTS)
         for p, pair in zip(PROMPTS, PAIRS, strict=True)
     ]
     model.requires_grad_(False)
-    found = run_requests(requests, Scorer(model, direction), 4096, share_prompts=True)
+    found = score_pairs(requests, Scorer(model, direction), 4096, share_prompts=True)
     for one, own in zip(found, logps, strict=True):
         assert one.logp == pytest.approx({n: float(v) for n, v in own.items()}, abs=1e-3)
     assert tiny.relative_error([one.impact or 0.0 for one in found], impacts) <= 1e-3

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.impact import tiny
-from trace_ray.impact.gradient import adapter_off_log_probs, gold_gradient
+from trace_ray.impact.direction import adapter_off_log_probs, gold_gradient
 
 GOLD = [
     {"prompt_ids": prompt, "preferred_ids": response, "dispreferred_ids": [4, 9, 2, 7][: 1 + i]}

@@ -108,7 +108,7 @@ def test_slopes_at_the_reference_are_the_closed_forms(term: TermConfig, expected
 
 def test_a_gain_predicts_the_change_of_j() -> None:
     """U2A: a small step down a pair's loss changes J by -step x gamma x gain: the product of their gradients by autograd."""
-    from trace_ray.impact.gradient import gold_gradient
+    from trace_ray.impact.direction import gold_gradient
 
     model = tiny.llama().double()
     gold = [{"prompt_ids": [1, 3], "preferred_ids": [5, 6], "dispreferred_ids": [9, 2, 4]}]

@@ -13,10 +13,10 @@ from tests.impact import tiny
 from trace_ray.config import ModelConfig
 from trace_ray.errors import UserError
 from trace_ray.impact.checkpointing import checkpoint_layers
-from trace_ray.impact.packing import Packed, pack
 from trace_ray.impact.scores import Scorer
 from trace_ray.model.loading import load_model
-from trace_ray.model.log_probs import collate, response_log_probs
+from trace_ray.model.log_probs import response_log_probs
+from trace_ray.model.packing import Packed, pack, pack_each
 
 CASES = [Packed(prompt, (response,)) for prompt, response in tiny.SEQUENCES]
 EXACT = 1e-4
@@ -146,8 +146,8 @@ def test_an_unknown_module_is_refused_by_name() -> None:
 
 def test_log_probs_leave_the_prompt_out() -> None:
     model = tiny.llama()
-    whole = response_log_probs(model, collate([[1]], [[4, 9, 3]]))
-    later = response_log_probs(model, collate([[1, 4]], [[9, 3]]))
+    whole = response_log_probs(model, pack_each([([1], [4, 9, 3])]))
+    later = response_log_probs(model, pack_each([([1, 4], [9, 3])]))
     first = model(torch.tensor([[1]])).logits[0, 0].log_softmax(-1)[4]
     assert (whole - later).item() == pytest.approx(first.item(), rel=1e-4)
 

@@ -10,9 +10,8 @@ import pytest
 from tests.impact import tiny, world
 from trace_ray.chat.text import accepted
 from trace_ray.config import ImpactConfig, ObjectiveConfig, TermConfig
-from trace_ray.impact import packing
-from trace_ray.impact import requests as requests_module
-from trace_ray.impact.gradient import gold_gradient
+from trace_ray.impact import pair_scores
+from trace_ray.impact.direction import gold_gradient
 from trace_ray.impact.scores import Direction
 from trace_ray.impact.shard import Selection, direction_norm, score_shard
 from trace_ray.model.loading import load_chat_tokenizer
@@ -118,13 +117,13 @@ def test_each_unique_response_runs_once(scene: tuple[Any, Direction, Any], monke
     conflicts = [row for row in world.triaged(53).to_pylist() if row["category"] != "RETAIN"]
     again = [row | {"row": 1000 + row["row"], "pair_id": f"again {row['pair_id']}"} for row in conflicts]
     ran: list[Any] = []
-    real = packing.pack
+    real = pair_scores.pack
 
     def pack(rows: Any) -> Any:
         ran.extend(rows)
         return real(rows)
 
-    monkeypatch.setattr(requests_module, "pack", pack)
+    monkeypatch.setattr(pair_scores, "pack", pack)
     rows = scores(scene, pa.Table.from_pylist([*conflicts, *again], schema=world.triaged(5).schema))
     responses = {(tuple(r["prompt_ids"]), tuple(r[f"{n}_ids"])) for r in rows for n in ("chosen", "rejected")}
     assert len(ran) == len(responses)

@@ -11,13 +11,13 @@ from tests.impact import tiny
 from tests.model import families
 from trace_ray.config import LoraSettings
 from trace_ray.errors import UserError
-from trace_ray.impact import sharing
-from trace_ray.impact.gradient import gold_gradient
-from trace_ray.impact.packing import refuse_unknown_tokens, sharing_fits, sharing_pays
-from trace_ray.impact.requests import Request, run_requests
+from trace_ray.impact.direction import gold_gradient
+from trace_ray.impact.pair_scores import PairRequest, score_pairs
 from trace_ray.impact.scores import Scorer
-from trace_ray.impact.sharing import may_share_prompts
+from trace_ray.model import sharing
+from trace_ray.model.known import refuse_unknown_tokens
 from trace_ray.model.loading import new_adapter
+from trace_ray.model.sharing import may_share_prompts, sharing_fits, sharing_pays
 from trace_ray.objective.losses import dpo
 
 APART = ("bamba", "qwen3.5", "lfm2", "mpt", "bloom", "falcon", "falcon_h1")
@@ -50,8 +50,8 @@ def test_pairs_get_what_autograd_gives_each_response_alone(family: str) -> None:
     own = [{n: tiny.log_prob(model, PROMPT, y) for n, y in zip(coefficients, pair, strict=True)} for pair in PAIRS]
     impacts = [sum(c * tiny.derivative(model, found[n], direction) for n, c in coefficients.items()) for found in own]
     model.requires_grad_(False)
-    requests = [Request(PROMPT, dict(zip(coefficients, pair, strict=True)), coefficients) for pair in PAIRS]
-    found = run_requests(requests, Scorer(model, direction), TOKENS, share_prompts=True)
+    requests = [PairRequest(PROMPT, dict(zip(coefficients, pair, strict=True)), coefficients) for pair in PAIRS]
+    found = score_pairs(requests, Scorer(model, direction), TOKENS, share_prompts=True)
     assert [len(one.s) for one in found] == [0 if family in SHARED else 2] * len(PAIRS)  # whether rows were shared
     for one, expected in zip(found, own, strict=True):
         assert one.logp == pytest.approx({n: float(v) for n, v in expected.items()}, abs=1e-3)
@@ -86,9 +86,9 @@ def test_a_pair_is_run_apart_where_that_is_asked_for(monkeypatch: pytest.MonkeyP
 def test_norms_of_a_pair_are_refused_where_its_row_would_mix() -> None:
     model = adapted("bamba", moved=False)
     scorer = Scorer(model.requires_grad_(False), tiny.random_direction(adapted("bamba", moved=False)))
-    requests = [Request(PROMPT, {"chosen": [7, 9], "rejected": [3]}, {"chosen": 1.0, "rejected": -1.0})]
+    requests = [PairRequest(PROMPT, {"chosen": [7, 9], "rejected": [3]}, {"chosen": 1.0, "rejected": -1.0})]
     with pytest.raises(UserError, match=r"^impact\.score_norm: cosine: .*use none or per_token"):
-        run_requests(requests, scorer, TOKENS, share_prompts=True, norms=True)
+        score_pairs(requests, scorer, TOKENS, share_prompts=True, norms=True)
 
 
 @pytest.mark.parametrize("family", ["gemma3 for images", "llama4"])

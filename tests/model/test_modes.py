@@ -10,10 +10,11 @@ import torch
 from tests.model import families
 from trace_ray.config import LoraSettings
 from trace_ray.model.loading import new_adapter
-from trace_ray.model.log_probs import collate, response_log_probs
+from trace_ray.model.log_probs import response_log_probs
 from trace_ray.model.modes import training_mode
+from trace_ray.model.packing import pack_each
 
-BATCH = collate([[1, 5, 7, 44], [1, 4]], [[9, 2, 60], [3, 8, 6, 11, 2]])
+BATCH = pack_each([([1, 5, 7, 44], [9, 2, 60]), ([1, 4], [3, 8, 6, 11, 2])])
 TARGETS = {"gpt2": "c_attn", "bloom": "query_key_value", "opt": "q_proj"}
 
 

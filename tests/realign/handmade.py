@@ -19,7 +19,8 @@ import torch
 from trace_ray.config import Config, LoraSettings, ModelConfig, ObjectiveConfig, RealignConfig, StorageConfig
 from trace_ray.config.load import dump_config
 from trace_ray.config.policy import PolicyConfig
-from trace_ray.model.log_probs import collate, response_log_probs
+from trace_ray.model.log_probs import response_log_probs
+from trace_ray.model.packing import pack_each
 from trace_ray.pairs import RESPONSE_NAMES, SCORED_SCHEMA
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import locate
@@ -78,7 +79,7 @@ def scored_rows(
         for name in RESPONSE_NAMES:
             ids = [rng.randrange(1, VOCABULARY) for _ in range(rng.randint(1, 17))]
             with torch.inference_mode():
-                logp = response_log_probs(model, collate([prompt], [ids])).item()
+                logp = response_log_probs(model, pack_each([(prompt, ids)])).item()
             row |= {name: "text", f"{name}_ids": ids, f"{name}_ref_logp": logp, f"{name}_s": 0.5}
         row["weight"] = 1.0 if row["category"] == "RETAIN" else row["weight"]
         rows.append(row)

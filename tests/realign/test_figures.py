@@ -13,8 +13,8 @@ from trace_ray.config.load import load_config
 from trace_ray.config.sources import conf_folder
 from trace_ray.objective.terms import PairLosses, micro_batch, pair_losses
 from trace_ray.realign.figures import StepSums, named_figures
+from trace_ray.realign.layout import plan_step
 from trace_ray.realign.order import StepPlan
-from trace_ray.realign.packing import plan_step
 
 DEMO = conf_folder() / "examples" / "demo.yaml"
 

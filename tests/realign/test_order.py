@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from trace_ray.config import ObjectiveConfig
 from trace_ray.errors import UserError
 from trace_ray.objective.terms import Denominators, PairLosses, denominators, reduce_losses
+from trace_ray.realign.layout import group_sequences, plan_step, split_step
 from trace_ray.realign.order import StepPlan, epoch_order
-from trace_ray.realign.packing import group_sequences, plan_step, split_step
 
 CATEGORY = ("INVERT",) * 7 + ("PUNISH",) * 5 + ("RETAIN",) * 19
 TOKENS = tuple(random.Random(0).randint(5, 200) for _ in CATEGORY)

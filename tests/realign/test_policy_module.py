@@ -12,11 +12,11 @@ import torch
 from tests.realign import handmade
 from trace_ray.config import ObjectiveConfig
 from trace_ray.model import vocabulary
+from trace_ray.model.head import OutputHead
 from trace_ray.model.loading import load_model, new_adapter
 from trace_ray.objective.losses import token_kl, top_k_kl
 from trace_ray.objective.terms import micro_batch, pair_losses, sequence_names
-from trace_ray.realign.head import OutputHead
-from trace_ray.realign.packing import plan_step
+from trace_ray.realign.layout import plan_step
 from trace_ray.realign.policy_module import HybridPolicy
 from trace_ray.realign.reference import top_k_table
 
@@ -116,13 +116,13 @@ def test_chunks_change_no_value_and_no_gradient(
 ) -> None:
     base = load_model(handmade.tiny_config(Path(setting[0].get_base_model().config.name_or_path)).model)
     base.get_output_embeddings().requires_grad_(trained)
-    head = OutputHead(base, chunk_elements=1)
+    monkeypatch.setattr(vocabulary, "LOGITS_AT_ONCE", 9 * handmade.VOCABULARY)
+    head = OutputHead(base)
     assert head.frozen != trained
     torch.manual_seed(2)
     hidden = torch.randn(53, base.config.hidden_size, requires_grad=True)
     target = torch.randint(0, handmade.VOCABULARY, (53,))
     above = torch.randn(53)
-    monkeypatch.setattr(vocabulary, "LOGITS_AT_ONCE", 9 * handmade.VOCABULARY)
     whole = head.logits(hidden).log_softmax(-1).gather(-1, target[:, None])[:, 0]
     (expected,) = torch.autograd.grad((whole * above).sum(), hidden, retain_graph=True)
     by_value = head.per_token(hidden, lambda z, at: z.log_softmax(-1).gather(-1, target[at, None])[:, 0])
@@ -137,7 +137,7 @@ def test_chunks_change_no_value_and_no_gradient(
 
 
 @pytest.mark.parametrize("log_probs", [False, True])
-def test_memory_does_not_grow_with_tokens_times_vocabulary(log_probs: bool) -> None:
+def test_memory_does_not_grow_with_tokens_times_vocabulary(log_probs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the graph keeps of a frozen head is as large as the hidden states, whatever the vocabulary."""
 
     class Big(torch.nn.Module):
@@ -150,6 +150,7 @@ def test_memory_does_not_grow_with_tokens_times_vocabulary(log_probs: bool) -> N
         def get_output_embeddings(self) -> torch.nn.Module:
             return self.linear
 
+    monkeypatch.setattr(vocabulary, "LOGITS_AT_ONCE", 5000 * 20)
     kept: list[int] = []
     largest: list[int] = []
 
@@ -163,7 +164,7 @@ def test_memory_does_not_grow_with_tokens_times_vocabulary(log_probs: bool) -> N
 
     hidden = torch.randn(400, 8, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        head = OutputHead(Big(), chunk_elements=5000 * 20)
+        head = OutputHead(Big())
         if log_probs:
             head.log_probs(hidden, torch.zeros(400, dtype=torch.long)).sum()
             assert kept == [400 * 8]

@@ -11,8 +11,9 @@ import torch
 from trace_ray.chat.text import TokenizedPair
 from trace_ray.evaluate.drift_sum import DriftSum
 from trace_ray.model.batches import token_batches
-from trace_ray.model.log_probs import causal_lm, collate, output_logits, response_hidden, target_log_probs
-from trace_ray.model.vocabulary import chunks
+from trace_ray.model.head import OutputHead
+from trace_ray.model.log_probs import target_log_probs
+from trace_ray.model.packing import hidden_states, pack_each
 from trace_ray.objective.losses import token_kl
 
 
@@ -37,20 +38,18 @@ def drift_sums(
     """
     device = next(model.parameters()).device
     base = model if reference is None else reference
-    vocabulary = int(causal_lm(model).config.get_text_config().vocab_size)
-    lengths = [len(pair.prompt_ids) + len(pair.response_ids[response]) for pair in pairs]
-    for indices in token_batches(lengths, batch_tokens):
-        chunk = [pairs[i] for i in indices]
-        batch = collate([p.prompt_ids for p in chunk], [p.response_ids[response] for p in chunk]).to(device)
+    head, base_head = OutputHead(model), OutputHead(base)
+    sequences = [(pair.prompt_ids, pair.response_ids[response]) for pair in pairs]
+    for indices in token_batches([len(prompt) + len(ids) for prompt, ids in sequences], batch_tokens):
+        batch = pack_each(sequences[i] for i in indices).to(device)
         with nullcontext() if reference is not None else model.disable_adapter():
-            base_ND = response_hidden(base, batch)
-        realigned_ND = response_hidden(model, batch)
+            base_ND = hidden_states(base, batch)
+        realigned_ND = hidden_states(model, batch)
         kl = nll_base = nll_realigned = 0.0
-        for at in chunks(realigned_ND, vocabulary):
-            with nullcontext() if reference is not None else model.disable_adapter():
-                base_CV = output_logits(base, base_ND[at])
-            realigned_CV, target_C = output_logits(model, realigned_ND[at]), batch.target_N[at]
+        for at in head.chunks(len(realigned_ND)):  # an adapter never has a part in the head
+            base_CV, realigned_CV = base_head.logits(base_ND[at]), head.logits(realigned_ND[at])
+            target_C = batch.target_N[at]
             kl += float(token_kl(realigned_CV, base_CV).double().sum())
             nll_base -= float(target_log_probs(base_CV, target_C).double().sum())
             nll_realigned -= float(target_log_probs(realigned_CV, target_C).double().sum())
-        yield DriftSum(kl, nll_base, nll_realigned, len(batch.target_N), len(chunk))
+        yield DriftSum(kl, nll_base, nll_realigned, len(batch.target_N), len(indices))

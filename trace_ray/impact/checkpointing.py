@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trace_ray.model.log_probs import causal_lm
+from trace_ray.model.decoder import causal_lm
 from trace_ray.model.modes import let_checkpoint
 
 

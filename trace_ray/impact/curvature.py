@@ -11,18 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from trace_ray.impact.gradient import model_head
-from trace_ray.impact.packing import Packed, PackedBatch, hidden_states, pack
 from trace_ray.model.batches import token_batches
-from trace_ray.model.log_probs import causal_lm
-from trace_ray.model.vocabulary import Head, chunks, logits_and_slope, times
+from trace_ray.model.decoder import causal_lm
+from trace_ray.model.head import OutputHead
+from trace_ray.model.packing import PackedBatch, hidden_states, pack_each
+from trace_ray.model.vocabulary import Head, logits_and_slope, times
 from trace_ray.model.wide import wide_linear
 
 Vector = dict[str, torch.Tensor]
@@ -45,17 +45,16 @@ def gauss_newton_product(
     device = next(iter(parameters.values())).device
     tangents = {name: vector[name].to(p) for name, p in parameters.items()}
     total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
-    head = model_head(model)
+    head = OutputHead(model)
     names = {id(p): name for name, p in parameters.items()}
-    weight, bias = names.get(id(head.weight_VD)), names.get(id(head.bias_V))
+    weight, bias = names.get(id(head.linear.weight)), names.get(id(head.linear.bias))
     along = Head(tangents[weight] if weight else torch.zeros(0, device=device), tangents[bias] if bias else None)
-    packed = [Packed(row["prompt_ids"], (row["preferred_ids"],)) for row in rows]
-    for indices in token_batches([len(one) for one in packed], batch_tokens):
-        batch = pack([packed[i] for i in indices]).to(device)
+    sequences = [(row["prompt_ids"], row["preferred_ids"]) for row in rows]
+    for indices in token_batches([len(prompt) + len(ids) for prompt, ids in sequences], batch_tokens):
+        batch = pack_each(sequences[i] for i in indices).to(device)
         tangent_ND = hidden_tangents(model, batch, parameters, tangents)
         hidden_ND = hidden_states(model, batch)
-        lengths_S = torch.bincount(batch.response_N, minlength=batch.responses)
-        share_N = (1.0 / lengths_S.clamp(min=1))[batch.response_N]
+        share_N = (1.0 / batch.length_S.clamp(min=1))[batch.response_N]
         upstream_ND, by_weight, by_bias = _through_head(hidden_ND.detach(), tangent_ND, head, along, share_N)
         for name, by in ((weight, by_weight), (bias, by_bias)):
             if name and by is not None:
@@ -104,16 +103,16 @@ def _eager(model: Any) -> Any:
 
 
 def _through_head(
-    hidden_ND: torch.Tensor, tangent_ND: torch.Tensor, head: Head, along: Head, share_N: torch.Tensor
+    hidden_ND: torch.Tensor, tangent_ND: torch.Tensor, head: OutputHead, along: Head, share_N: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Returns the head's share: what goes on to the hidden states, and the products for the head's weight and bias."""
-    weight_VD = head.weight_VD.detach()
-    bias_V = None if head.bias_V is None else head.bias_V.detach()
+    weights = head.weights().detached()
+    weight_VD = weights.weight_VD
     by_hidden_ND = torch.empty_like(hidden_ND)
     by_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if along.weight_VD.numel() else None
     by_bias = None if along.bias_V is None else torch.zeros_like(along.bias_V, dtype=torch.float32)
-    for at in chunks(hidden_ND, len(weight_VD)):
-        logits_nV, bent_slope = logits_and_slope(hidden_ND[at], replace(head, weight_VD=weight_VD, bias_V=bias_V))
+    for at in head.chunks(len(hidden_ND)):
+        logits_nV, bent_slope = logits_and_slope(hidden_ND[at], weights)
         change_nV = wide_linear(tangent_ND[at], weight_VD)
         if along.weight_VD.numel():
             change_nV += wide_linear(hidden_ND[at], along.weight_VD)

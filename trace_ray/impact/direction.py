@@ -5,14 +5,108 @@ No Ray here: the stage hands in shards of the work, the study all of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import torch
 
 from trace_ray.config import ImpactConfig
 from trace_ray.errors import UserError
 from trace_ray.impact.curvature import Solution, Vector, conjugate_gradients, damped
-from trace_ray.impact.gradient import GoldRow, adapter_off_log_probs, gold_gradient
-from trace_ray.impact.packing import refuse_unknown_tokens
+from trace_ray.model.batches import token_batches
+from trace_ray.model.decoder import causal_lm
+from trace_ray.model.head import OutputHead
+from trace_ray.model.known import refuse_unknown_tokens
+from trace_ray.model.log_probs import response_log_probs
+from trace_ray.model.packing import Packed, pack
+from trace_ray.model.sharing import may_share_prompts, sharing_pays
+from trace_ray.objective.losses import dpo
+
+GoldRow = dict[str, Any]
+SIDES = ("preferred", "dispreferred")
+
+
+def gold_gradient(
+    model: Any,
+    rows: Sequence[GoldRow],
+    *,
+    beta: float,
+    batch_tokens: int,
+    reference: Sequence[tuple[float, float]] | None = None,
+    share_prompts: bool = True,
+) -> dict[str, torch.Tensor]:
+    """Returns the summed gradient of dpo(preferred > dispreferred) over gold rows, by trainable parameter's name, float32.
+
+    Divide by the size of the whole gold batch for g_J; so shards add up.
+
+    Args:
+        model: a causal LM or a PEFT model around one, in evaluation mode (no dropout); what is trained requires grad.
+        rows: of GOLD_SCHEMA.
+        beta: as in training.
+        batch_tokens: padded tokens a forward, both responses counted.
+        reference: log pi_ref of both sides of each row; None = the model is at theta_ref.
+        share_prompts: run a pair as one row with one prompt where that costs less.
+    Source: TRACE (arXiv 2511.02623), Algorithm 2.
+    """
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
+    device = next(iter(parameters.values())).device
+    head = OutputHead(model)
+    for indices, packed in _batches(model, rows, batch_tokens, share_prompts=share_prompts):
+        logp_P2 = response_log_probs(model, pack(packed).to(device), head).view(-1, 2)  # preferred, dispreferred
+        at = logp_P2.detach() if reference is None else logp_P2.new_tensor([reference[i] for i in indices])
+        ratio_P2 = logp_P2 - at
+        loss = dpo(ratio_P2[:, 0] - ratio_P2[:, 1], beta).sum()
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        for name, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                total[name] += gradient.float()
+    return total
+
+
+@torch.no_grad()
+def adapter_off_log_probs(
+    model: Any, rows: Sequence[GoldRow], batch_tokens: int, *, share_prompts: bool = True
+) -> list[tuple[float, float]]:
+    """Returns log pi(y|x) of both sides of each gold row with the adapter off: the reference of a LoRA run.
+
+    Args:
+        model: a PEFT model, in evaluation mode, with its adapter anywhere.
+        rows, batch_tokens, share_prompts: as ``gold_gradient`` takes them.
+    """
+    found = [(0.0, 0.0)] * len(rows)
+    head, device = OutputHead(model), next(model.parameters()).device
+    with model.disable_adapter():
+        for indices, packed in _batches(model, rows, batch_tokens, share_prompts=share_prompts):
+            logp_P2 = response_log_probs(model, pack(packed).to(device), head).view(-1, 2)
+            for i, (preferred, other) in zip(indices, logp_P2.tolist(), strict=True):
+                found[i] = preferred, other
+    return found
+
+
+def _batches(
+    model: Any, rows: Sequence[GoldRow], batch_tokens: int, *, share_prompts: bool
+) -> Iterator[tuple[list[int], list[Packed]]]:
+    """Yields batches of pairs: as one row where sharing the prompt pays, else as two rows one after the other."""
+    config = causal_lm(model).config
+    share_prompts = share_prompts and may_share_prompts(model)
+    shared: list[int] = []
+    apart: list[int] = []
+    for i, row in enumerate(rows):
+        sides = [len(row[f"{side}_ids"]) for side in SIDES]
+        pays = share_prompts and sharing_pays(len(row["prompt_ids"]), sides, config)
+        (shared if pays else apart).append(i)
+    for group, together in ((shared, True), (apart, False)):
+        packed = [_packed(rows[i], together=together) for i in group]
+        lengths = [len(some) * max(len(one) for one in some) for some in packed]
+        for chosen in token_batches(lengths, batch_tokens):
+            yield [group[k] for k in chosen], [one for k in chosen for one in packed[k]]
+
+
+def _packed(row: GoldRow, *, together: bool) -> list[Packed]:
+    sides = tuple(row[f"{side}_ids"] for side in SIDES)
+    prompt = row["prompt_ids"]
+    return [Packed(prompt, sides)] if together else [Packed(prompt, (side,)) for side in sides]
 
 
 def gold_sum(model: Any, rows: Sequence[GoldRow], impact: ImpactConfig, beta: float) -> Vector:

@@ -9,13 +9,14 @@ import torch
 
 from trace_ray.config import Config
 from trace_ray.errors import UserError
-from trace_ray.impact.packing import Packed, pack
 from trace_ray.impact.scores import Scorer
-from trace_ray.impact.sharing import shared_rows_agree
+from trace_ray.model.decoder import causal_lm
+from trace_ray.model.head import OutputHead
 from trace_ray.model.known import bare_model, check_tokenizer
 from trace_ray.model.loading import load_chat_tokenizer, new_adapter
-from trace_ray.model.log_probs import causal_lm
-from trace_ray.model.probe import check_head, check_log_probs, own_log_probs, trial_sequences
+from trace_ray.model.packing import pack_each
+from trace_ray.model.probe import check_log_probs, own_log_probs, trial_sequences
+from trace_ray.model.sharing import shared_rows_agree
 from trace_ray.model.stand_in import stand_in
 from trace_ray.model.targets import target_linears
 
@@ -32,7 +33,7 @@ def check_model(config: Config) -> None:
     """
     path = config.model.path
     bare = bare_model(config.model)
-    check_head(bare, path)
+    OutputHead(bare)  # refuses one that is more than a linear
     check_tokenizer(load_chat_tokenizer(config.model), path, bare.get_input_embeddings().weight.shape[0])
     lora = "lora" in (config.impact.parameters, config.realign.tune)
     if lora:
@@ -72,7 +73,7 @@ def _check_scores(small: Any, config: Config) -> None:
         for each in gradients
     ]
     small.requires_grad_(False)
-    found = Scorer(small, direction).score(pack([Packed(prompt, (response,)) for response in responses])).score_B
+    found = Scorer(small, direction).score(pack_each((prompt, r) for r in responses)).score_B
     difference = max(abs(float(f) - e) for f, e in zip(found, expected, strict=True)) / max(abs(e) for e in expected)
     if not difference <= AGREE:
         name = type(causal_lm(small)).__name__

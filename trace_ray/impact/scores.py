@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from trace_ray.errors import UserError
-from trace_ray.impact.packing import PackedBatch, hidden_states
 from trace_ray.impact.taps import LoraTap, WeightTap, weight_taps
-from trace_ray.model.log_probs import causal_lm
-from trace_ray.model.vocabulary import Head, chunks, log_prob_slopes, output_head
+from trace_ray.model.head import OutputHead
+from trace_ray.model.packing import PackedBatch, hidden_states
+from trace_ray.model.vocabulary import Head, log_prob_slopes
 
 Direction = Mapping[str, torch.Tensor]
 """Trainable parameter's name -> v for it: of an adapter's lora_A and lora_B, or of every parameter of the model."""
@@ -58,10 +58,7 @@ class Scorer:
 
     def __init__(self, model: Any, direction: Direction) -> None:
         self.model = model
-        head = output_head(causal_lm(model))
-        if head is None:
-            raise UserError("model.path", type(causal_lm(model)).__name__, "its output head must be one nn.Linear")
-        self.head = head
+        self.head = OutputHead(model)
         adapted = lora_linears(model) if hasattr(model, "get_base_model") else {}
         self.taps: list[LoraTap | WeightTap] = [_lora_tap(n, m, direction) for n, m in adapted.items()]
         self.lora = bool(adapted)
@@ -91,8 +88,7 @@ class Scorer:
             (score_B,) = torch.autograd.grad(hidden_ND, eps_B, gradient_ND)
         if head_N is not None:
             score_B = score_B.index_add(0, batch.row_N, head_N * coefficient_N)
-        logp_S = torch.zeros(batch.responses, device=device).index_add(0, batch.response_N, logp_N)
-        return Scored(logp_S, score_B, None if norms_B is None else norms_B.sqrt())
+        return Scored(batch.by_response(logp_N), score_B, None if norms_B is None else norms_B.sqrt())
 
     def _head_pass(
         self, hidden_ND: torch.Tensor, target_N: torch.Tensor
@@ -101,9 +97,10 @@ class Scorer:
         logp_N = torch.empty(len(hidden_ND), device=hidden_ND.device)
         gradient_ND = torch.empty_like(hidden_ND)
         head_N = torch.zeros_like(logp_N) if self.along_head else None
-        weight_VD = self.head.weight_VD.detach()
-        for at in chunks(hidden_ND, len(weight_VD)):
-            logp_N[at], slope_nV = log_prob_slopes(hidden_ND[at], self.head, target_N[at])
+        weights = self.head.weights().detached()
+        weight_VD = weights.weight_VD
+        for at in self.head.chunks(len(hidden_ND)):
+            logp_N[at], slope_nV = log_prob_slopes(hidden_ND[at], weights, target_N[at])
             gradient_ND[at] = slope_nV.to(weight_VD.dtype) @ weight_VD
             if self.along_head and head_N is not None:
                 v_VD, v_V = self.along_head.weight_VD, self.along_head.bias_V

@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from trace_ray.chat.text import ChatTokenizer
 from trace_ray.config import ImpactConfig, ObjectiveConfig
-from trace_ray.impact.packing import refuse_unknown_tokens
-from trace_ray.impact.requests import PairScores, Request, run_requests
+from trace_ray.impact.pair_scores import PairRequest, PairScores, score_pairs
 from trace_ray.impact.rows import tokenized_rows
 from trace_ray.impact.scores import Direction, Scorer
+from trace_ray.model.known import refuse_unknown_tokens
 from trace_ray.objective.slopes import pair_slopes
 from trace_ray.pairs import CONFLICTS, SCORED_SCHEMA, TRAINED, TRIAGED_SCHEMA, Split, hash_fraction
 
@@ -90,7 +90,7 @@ def score_tokens(
     slopes = pair_slopes(rows, selection.objective)
     kinds = [selection.needs(row["category"]) for row in rows]
     requests = [
-        Request(
+        PairRequest(
             row["prompt_ids"],
             {name: row[f"{name}_ids"] for name in some},
             _coefficients(row, slope, config) if kind == "score" else None,
@@ -102,7 +102,7 @@ def score_tokens(
     # Impact weights need the pair's impact alone; other weights (U2A's rounds) read each response's s(y).
     share = config.share_prompts and selection.objective.weights == "impact"
     outcomes = iter(
-        run_requests(requests, Scorer(model, direction), config.batch_tokens, share_prompts=share, norms=norms)
+        score_pairs(requests, Scorer(model, direction), config.batch_tokens, share_prompts=share, norms=norms)
     )
     size = direction_norm(direction) if norms else 1.0
     full = []

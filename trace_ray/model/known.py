@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trace_ray.chat.text import ChatTokenizer, accepted
 from trace_ray.config import ModelConfig
 from trace_ray.errors import UserError
+from trace_ray.model.decoder import causal_lm
 from trace_ray.runtime import environment
 from trace_ray.storage.staging import local_model
 
@@ -43,6 +45,7 @@ def bare_model(config: ModelConfig) -> Any:
         remedy = f"transformers makes no causal language model of it: {said}"
         raise UserError("model.path", config.path, remedy) from None
     refuse_attention(config, model.config)
+    model.name_or_path = config.path
     kind, flag = type(model), ATTENTION_FLAGS.get(config.attention, "")
     if not getattr(kind, flag, True):
         raise UserError("model.attention", config.attention, f"{kind.__name__} has none in that form; use eager")
@@ -86,6 +89,20 @@ def check_tokenizer(chat: ChatTokenizer, path: str, rows: int) -> None:
         token = tokenizer.convert_ids_to_tokens(beyond)
         remedy = f"its tokenizer writes token {beyond} ({token}), its embedding has {rows} rows: use the model's own "
         raise UserError("model.path", path, f"{remedy}tokenizer, or resize_token_embeddings")
+
+
+def refuse_unknown_tokens(rows: Sequence[Mapping[str, Any]], model: Any) -> None:
+    """Raises UserError for a row with a token that the model's embedding has no row for.
+
+    Args:
+        rows: with pair_id, prompt_ids and other names that end so.
+    """
+    known = causal_lm(model).get_input_embeddings().weight.shape[0]
+    for row in rows:
+        largest = max(max(ids, default=0) for name, ids in row.items() if name.endswith("_ids") and ids)
+        if largest >= known:
+            remedy = f"its text holds a token that model.path has no embedding for ({known} rows): take it out"
+            raise UserError(f"pair {row['pair_id']}", f"token {largest}", remedy)
 
 
 def first_line(error: Exception) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from trace_ray.errors import UserError
-from trace_ray.model.log_probs import SequenceBatch, causal_lm, collate, response_hidden
+from trace_ray.model.decoder import causal_lm
+from trace_ray.model.head import OutputHead
+from trace_ray.model.packing import PackedBatch, hidden_states, pack_each
 from trace_ray.model.stand_in import TRIAL_TOKENS
-from trace_ray.model.vocabulary import Head, chunked_log_probs, output_head
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 """Nats by which a token's log-prob may differ; of bfloat16 the model rounds its own logits, of which 20 is off by 0.06."""
@@ -23,15 +24,6 @@ def trial_sequences(model: Any) -> tuple[list[int], list[list[int]]]:
     return tokens[:9], [tokens[9:16], tokens[16:28]]
 
 
-def check_head(model: Any, path: str) -> Head:
-    """Returns the model's head. Raises UserError where it is more than one linear."""
-    head = output_head(causal_lm(model))
-    if head is None:
-        name = type(causal_lm(model)).__name__
-        raise UserError("model.path", path, f"{name}'s output head is not one linear: it is not supported")
-    return head
-
-
 def check_log_probs(model: Any, path: str) -> None:
     """Raises UserError where log-probs of responses, alone or padded, are not those of the model's own logits.
 
@@ -40,14 +32,14 @@ def check_log_probs(model: Any, path: str) -> None:
         path: what the user called it.
     """
     causal = causal_lm(model)
-    head = check_head(model, path)
+    head = OutputHead(model)
     prompt, responses = trial_sequences(model)
     device = causal.get_input_embeddings().weight.device
     with torch.inference_mode():
         own = torch.cat([own_log_probs(causal, prompt, response) for response in responses])
-        alone = torch.cat([_ours(model, head, collate([prompt], [r]).to(device)) for r in responses])
-        padded = _ours(model, head, collate([prompt] * len(responses), responses).to(device))
-    limit = TOLERANCE.get(head.weight_VD.dtype, TOLERANCE[torch.bfloat16])
+        alone = torch.cat([_ours(model, head, pack_each([(prompt, r)]).to(device)) for r in responses])
+        padded = _ours(model, head, pack_each((prompt, r) for r in responses).to(device))
+    limit = TOLERANCE.get(head.linear.weight.dtype, TOLERANCE[torch.bfloat16])
     for found, what in ((alone, "made from hidden states and output head"), (padded, "of padded rows")):
         difference = float((found - own).abs().max())
         if not difference <= limit:
@@ -65,5 +57,5 @@ def own_log_probs(causal: Any, prompt: Sequence[int], response: Sequence[int]) -
     return own
 
 
-def _ours(model: Any, head: Head, batch: SequenceBatch) -> torch.Tensor:
-    return chunked_log_probs(response_hidden(model, batch), head, batch.target_N)
+def _ours(model: Any, head: OutputHead, batch: PackedBatch) -> torch.Tensor:
+    return head.log_probs(hidden_states(model, batch), batch.target_N)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from trace_ray.errors import UserError, nearest
-from trace_ray.model.log_probs import text_decoder
+from trace_ray.model.decoder import text_decoder
 
 ALL_LINEAR = "all-linear"
 SETTING = "lora.target_modules"

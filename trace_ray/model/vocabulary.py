@@ -10,7 +10,7 @@ Shapes: N tokens, D model width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,15 +30,13 @@ class Head:
     softcap: float = 0.0
     scale: float = 1.0
 
+    def detached(self) -> Head:
+        bias_V = None if self.bias_V is None else self.bias_V.detach()
+        return replace(self, weight_VD=self.weight_VD.detach(), bias_V=bias_V)
+
 
 SCALES = {"lm_head_multiplier": 1, "logit_scale": 1, "logits_scaling": -1}
 """Settings of a model's configuration that multiply logits (1) or divide them (-1). Others are met by ``model.probe``."""
-
-
-def output_head(causal: Any) -> Head | None:
-    """Returns the head of a Hugging Face causal LM, or None where it is more than one linear."""
-    linear = causal.get_output_embeddings()
-    return Head(linear.weight, linear.bias, *bend(causal.config)) if type(linear) is torch.nn.Linear else None
 
 
 def bend(config: Any) -> tuple[float, float]:
@@ -50,10 +48,18 @@ def bend(config: Any) -> tuple[float, float]:
     return float(getattr(text, "final_logit_softcapping", None) or 0.0), scale
 
 
-def chunks(hidden_ND: torch.Tensor, vocabulary: int) -> Iterator[slice]:
-    """Yields the ranges of tokens whose logits are held at once."""
-    step = max(1, LOGITS_AT_ONCE // vocabulary)
-    yield from (slice(start, start + step) for start in range(0, len(hidden_ND), step))
+def tokens_at_once(vocabulary: int) -> int:
+    """Returns how many tokens' logits are held at once."""
+    return max(1, LOGITS_AT_ONCE // vocabulary)
+
+
+def chunks(tokens: int, at_once: int) -> Iterator[slice]:
+    """Yields the ranges of tokens whose logits are held at once.
+
+    >>> list(chunks(5, 2))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    yield from (slice(start, min(tokens, start + at_once)) for start in range(0, tokens, at_once))
 
 
 def head_logits(hidden_nD: torch.Tensor, head: Head) -> torch.Tensor:
@@ -107,7 +113,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         head = Head(weight_VD, bias_V, *bent)
         gradient_ND = torch.zeros_like(hidden_ND) if ctx.needs_input_grad[0] else None
         logp_N = torch.empty(len(hidden_ND), device=hidden_ND.device)
-        for at in chunks(hidden_ND, len(weight_VD)):
+        for at in chunks(len(hidden_ND), tokens_at_once(len(weight_VD))):
             slopes = gradient_ND is not None
             logp_N[at], slope_nV = log_prob_slopes(hidden_ND[at], head, target_N[at], slopes=slopes)
             if gradient_ND is not None:
@@ -127,7 +133,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             head = Head(weight_VD, bias_V, *ctx.bent)
             by_weight = torch.zeros_like(weight_VD, dtype=torch.float32)
             by_bias = None if bias_V is None else torch.zeros_like(bias_V, dtype=torch.float32)
-            for at in chunks(hidden_ND, len(weight_VD)):
+            for at in chunks(len(hidden_ND), tokens_at_once(len(weight_VD))):
                 _, slope_nV = log_prob_slopes(hidden_ND[at], head, target_N[at])
                 slope_nV *= upstream_N[at, None]
                 by_weight.addmm_(slope_nV.T, hidden_ND[at].float())

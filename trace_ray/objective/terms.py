@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from trace_ray.config import ObjectiveConfig, TermConfig
-from trace_ray.model.log_probs import SequenceBatch, collate
+from trace_ray.model.packing import PackedBatch, pack_each
 from trace_ray.objective.losses import sum_terms, term_loss
 
 Row = Mapping[str, Any]
@@ -47,9 +47,9 @@ class SequenceGroup:
         top_k: stored reference distributions of the anchored sequences' tokens, instead of a forward.
     """
 
-    batch: SequenceBatch
+    batch: PackedBatch
     anchored: tuple[int, ...]
-    reference: SequenceBatch | None
+    reference: PackedBatch | None
     top_k: TopK | None = None
 
     def to(self, device: torch.device) -> SequenceGroup:
@@ -78,7 +78,7 @@ class MicroBatch:
     def tokens(self) -> tuple[int, int]:
         """Returns (tokens, padded tokens) of the policy's forwards, filler left out."""
         real = [g.batch for g in self.groups if not _is_filler(g.batch)]
-        return sum(int(b.attention_mask_BT.sum()) for b in real), sum(b.input_ids_BT.numel() for b in real)
+        return sum(b.tokens for b in real), sum(b.input_ids_BT.numel() for b in real)
 
 
 def sequence_names(objective: ObjectiveConfig, category: str) -> list[str]:
@@ -121,12 +121,11 @@ def micro_batch(
     return MicroBatch(made, place, rows, torch.tensor(lengths, dtype=torch.float32))
 
 
-def _collate(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> SequenceBatch:
-    prompts, responses = zip(*(sequences or [FILLER]), strict=True)
-    return collate(prompts, responses, pad_id)
+def _collate(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> PackedBatch:
+    return pack_each(sequences or [FILLER], pad_id)
 
 
-def _is_filler(batch: SequenceBatch) -> bool:
+def _is_filler(batch: PackedBatch) -> bool:
     return batch.input_ids_BT.shape == (1, 2)
 
 

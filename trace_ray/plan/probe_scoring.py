@@ -20,8 +20,8 @@ def measure_scoring(config: Config, rows: list[dict[str, Any]]) -> ScoringRates:
     import torch
 
     from trace_ray.chat.text import accepted
-    from trace_ray.impact.gradient import gold_gradient
-    from trace_ray.impact.requests import Request, run_requests
+    from trace_ray.impact.direction import gold_gradient
+    from trace_ray.impact.pair_scores import PairRequest, score_pairs
     from trace_ray.impact.scores import Scorer
     from trace_ray.model.loading import load_chat_tokenizer, load_model, new_adapter
 
@@ -30,7 +30,7 @@ def measure_scoring(config: Config, rows: list[dict[str, Any]]) -> ScoringRates:
     pairs = load_chat_tokenizer(config.model).pairs(
         [row["prompt"] for row in rows], [{name: row[name] for name in COEFFICIENTS} for row in rows]
     )
-    requests = [Request(pair.prompt_ids, pair.response_ids, COEFFICIENTS) for pair in accepted(pairs)]
+    requests = [PairRequest(pair.prompt_ids, pair.response_ids, COEFFICIENTS) for pair in accepted(pairs)]
     taken = _filling(requests, impact.batch_tokens)
     model = load_model(config.model)
     full = impact.parameters == "full"
@@ -48,7 +48,7 @@ def measure_scoring(config: Config, rows: list[dict[str, Any]]) -> ScoringRates:
     direction = gold_gradient(model.eval(), gold, beta=config.objective.beta, batch_tokens=impact.batch_tokens)
     scorer = Scorer(model.requires_grad_(False), direction)
     between = time.perf_counter()
-    run_requests(taken, scorer, impact.batch_tokens, share_prompts=impact.share_prompts)
+    score_pairs(taken, scorer, impact.batch_tokens, share_prompts=impact.share_prompts)
     scored = time.perf_counter() - between
     return ScoringRates(tokens_s=tokens / scored, gold_tokens_s=tokens / (between - begun), peak_gib=peak_gib())
 

@@ -10,7 +10,7 @@ from typing import Any
 from trace_ray.config import Config
 from trace_ray.model.batches import token_batches
 from trace_ray.plan.rates import TrainRates, peak_gib
-from trace_ray.realign.packing import plan_step
+from trace_ray.realign.layout import plan_step
 
 SECONDS = {"forward": 6.0, "train": 15.0}
 """At least this long is measured; steps of training differ more than batches of forwards."""
@@ -28,8 +28,9 @@ def measure_training(config: Config, rows: list[dict[str, Any]], begun: float) -
 
     from trace_ray.chat.text import accepted
     from trace_ray.model.loading import load_chat_tokenizer, load_model, new_adapter
-    from trace_ray.model.log_probs import collate, response_log_probs
+    from trace_ray.model.log_probs import response_log_probs
     from trace_ray.model.modes import training_mode
+    from trace_ray.model.packing import pack_each
 
     impact, realign = config.impact, config.realign
     model = load_model(config.model)
@@ -43,8 +44,7 @@ def measure_training(config: Config, rows: list[dict[str, Any]], begun: float) -
     lengths = [len(prompt) + len(response) for prompt, response in sequences]
 
     def log_probs(indices: Sequence[int]) -> Any:
-        prompts, responses = zip(*(sequences[i] for i in indices), strict=True)
-        return response_log_probs(model, collate(prompts, responses))
+        return response_log_probs(model, pack_each(sequences[i] for i in indices))
 
     def forward(indices: Sequence[int]) -> None:
         with torch.inference_mode():

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from trace_ray.model.log_probs import SequenceBatch, response_hidden
+from trace_ray.model.head import OutputHead, TokenValue
+from trace_ray.model.packing import PackedBatch, hidden_states
 from trace_ray.objective.losses import token_kl, top_k_kl
 from trace_ray.objective.terms import SequenceGroup
-from trace_ray.realign.head import OutputHead, TokenValue
 
 
 class HybridPolicy(torch.nn.Module):
@@ -40,7 +40,7 @@ class HybridPolicy(torch.nn.Module):
         by group, then the head on all tokens at once; what a worker lacks is filler or no token at all.
         """
         references = self.references(groups)
-        hidden = [response_hidden(self.model, group.batch) for group in groups]
+        hidden = [hidden_states(self.model, group.batch) for group in groups]
         tokens = _Tokens.of(groups)
         hidden_ND = torch.cat(hidden)
         scored_ND, anchored_ND = hidden_ND[tokens.scored], hidden_ND[tokens.anchored]
@@ -65,14 +65,14 @@ class HybridPolicy(torch.nn.Module):
         anchored_ND: torch.Tensor,
         groups: Sequence[SequenceGroup],
         references: Sequence[torch.Tensor],
-        chunks: int,
+        least: int,
     ) -> torch.Tensor:
-        """Returns the KL of each anchored token, shape (N,); ``chunks`` as in ``OutputHead.per_token``."""
-        return self.head.per_token(anchored_ND, self._kl(groups, references), chunks)
+        """Returns the KL of each anchored token, shape (N,); ``least`` as in ``OutputHead.per_token``."""
+        return self.head.per_token(anchored_ND, self._kl(groups, references), least)
 
     def _chunks(self, *tokens: int) -> list[int]:
         """How often the head is called at least: as often as on the worker with most tokens, if each call gathers it."""
-        if self.head.frozen or not hasattr(next(self.head.linear.parameters()), "ds_id"):
+        if self.head.frozen or not self.head.sharded:
             return [0] * len(tokens)
         most = torch.tensor([-(-n // self.head.chunk) for n in tokens], device=next(self.model.parameters()).device)
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
@@ -104,10 +104,10 @@ class HybridPolicy(torch.nn.Module):
         off: AbstractContextManager[Any] = self.model.disable_adapter()
         return off
 
-    def _reference_hidden(self, batch: SequenceBatch) -> torch.Tensor:
+    def _reference_hidden(self, batch: PackedBatch) -> torch.Tensor:
         model = self.model if self.reference is None else self.reference
         with torch.no_grad(), self._adapter_off():
-            return response_hidden(model, batch)
+            return hidden_states(model, batch)
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,12 @@ class _Tokens:
     def of(cls, groups: Sequence[SequenceGroup]) -> _Tokens:
         first, sequences, marks = 0, [], []
         for group in groups:
-            sequence_N = group.batch.sequence_N
+            sequence_N = group.batch.response_N
             sequences.append(sequence_N + first)
             marks.append(torch.isin(sequence_N, torch.tensor(group.anchored, dtype=torch.long).to(sequence_N)))
-            first += group.batch.size
+            first += group.batch.responses
         anchored_N, sequence_N = torch.cat(marks), torch.cat(sequences)
-        lengths = torch.cat([group.batch.lengths_B() for group in groups])
+        lengths = torch.cat([group.batch.length_S for group in groups])
         targets = torch.cat([group.batch.target_N for group in groups])
         scored, anchored = (torch.nonzero(mark).flatten() for mark in (~anchored_N, anchored_N))
         return cls(sequence_N, targets, scored, anchored, lengths)

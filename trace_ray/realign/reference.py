@@ -44,24 +44,24 @@ def top_k_table(model: Any, rows: Sequence[Mapping[str, Any]], response: str, k:
     import torch
 
     from trace_ray.model.batches import token_batches
-    from trace_ray.model.log_probs import collate, response_hidden
-    from trace_ray.realign.head import OutputHead
+    from trace_ray.model.head import OutputHead
+    from trace_ray.model.packing import hidden_states, pack_each
 
     head = OutputHead(model)
     lengths = [len(row["prompt_ids"]) + len(row[f"{response}_ids"]) for row in rows]
     made: list[dict[str, Any]] = []
     for members in token_batches(lengths, batch_tokens):
         chunk = [rows[i] for i in members]
-        batch = collate([row["prompt_ids"] for row in chunk], [row[f"{response}_ids"] for row in chunk])
+        batch = pack_each((row["prompt_ids"], row[f"{response}_ids"]) for row in chunk)
         with torch.inference_mode():
-            hidden_ND = response_hidden(model, batch.to(next(model.parameters()).device))
+            hidden_ND = hidden_states(model, batch.to(next(model.parameters()).device))
             parts = [
-                head.logits(hidden_ND[start : start + head.chunk]).log_softmax(-1).topk(min(k, head.vocabulary))
-                for start in range(0, len(hidden_ND), head.chunk)
+                head.logits(hidden_ND[at]).log_softmax(-1).topk(min(k, head.vocabulary))
+                for at in head.chunks(len(hidden_ND))
             ]
         ids_Nk, log_probs_Nk = torch.cat([p.indices for p in parts]).cpu(), torch.cat([p.values for p in parts]).cpu()
         for i, row in enumerate(chunk):
-            mine = batch.sequence_N == i
+            mine = batch.response_N == i
             made.append(
                 {
                     "pair_id": row["pair_id"],

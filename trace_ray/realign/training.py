@@ -16,8 +16,8 @@ from trace_ray.objective.terms import denominators, micro_batch, pair_losses, re
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.engine import Engine
 from trace_ray.realign.figures import StepSums, named_figures, peak_memory_gib
+from trace_ray.realign.layout import MicroStep, plan_step
 from trace_ray.realign.order import Indices, StepPlan
-from trace_ray.realign.packing import MicroStep, plan_step
 from trace_ray.realign.schedule import converged
 
 

@@ -1,6 +1,7 @@
-"""The output head in training: functions of the logits, a few tokens at a time, under any ZeRO stage.
+"""The output head of a causal language model: functions of the logits, a few tokens at a time, under any ZeRO stage.
 
-Memory does not grow with tokens x vocabulary.
+Scoring, training, drift and stored reference distributions all go through it. Memory does not grow with tokens x
+vocabulary.
 
 Shapes: N tokens, C tokens of one chunk, D model width, V vocabulary.
 """
@@ -14,15 +15,17 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from trace_ray.model.log_probs import causal_lm
+from trace_ray.errors import UserError
+from trace_ray.model.decoder import causal_lm
 from trace_ray.model.vocabulary import (
-    LOGITS_AT_ONCE,
     Head,
     bend,
     chunked_log_probs,
+    chunks,
     head_logits,
     logits_and_slope,
     times,
+    tokens_at_once,
 )
 
 TokenValue = Callable[[torch.Tensor, slice], torch.Tensor]
@@ -34,23 +37,31 @@ class OutputHead:
 
     Args:
         model: a Hugging Face causal LM, with or without a PEFT adapter.
-        chunk_elements: logits held at once.
+    Raises: UserError where the head is more than one linear.
     """
 
-    def __init__(self, model: Any, chunk_elements: int = LOGITS_AT_ONCE) -> None:
+    def __init__(self, model: Any) -> None:
         causal = causal_lm(model)
         self.linear = causal.get_output_embeddings()
+        if type(self.linear) is not torch.nn.Linear:
+            remedy = f"{type(causal).__name__}'s output head is not one linear: it is not supported"
+            raise UserError("model.path", causal.name_or_path, remedy)
         self._bend = bend(causal.config)
         # Asked of the linear during a forward under ZeRO-3, a weight would be gathered and kept for the module that asks.
         self._weights = (self.linear.weight, self.linear.bias)
         self.frozen = not any(p.requires_grad for p in self.linear.parameters())
         self._held = False
-        self.vocabulary = int(causal.config.get_text_config().vocab_size)
-        self.chunk = max(16, chunk_elements // self.vocabulary)
+        self.vocabulary = int(self.linear.out_features)
+        self.chunk = tokens_at_once(self.vocabulary)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether ZeRO-3 keeps the weight in parts; it may be asked from the engine's start on."""
+        return hasattr(self._weights[0], "ds_id")
 
     def logits(self, hidden_CD: torch.Tensor) -> torch.Tensor:
         """Returns logits_CV in float32."""
-        if self._held or not hasattr(self._weights[0], "ds_id"):
+        if self._held or not self.sharded:
             return head_logits(hidden_CD, self.weights())
         self.linear.forward = lambda hidden: head_logits(hidden, self.weights())
         try:  # ZeRO-3 gathers a weight for its module's forward alone
@@ -63,17 +74,21 @@ class OutputHead:
         """Returns weight, bias, cap and scale; under ZeRO-3 they are there while ``whole`` holds them."""
         return Head(*self._weights, *self._bend)
 
-    def log_probs(self, hidden_ND: torch.Tensor, target_N: torch.Tensor, chunks: int = 0) -> torch.Tensor:
-        """Returns log pi(token), shape (N,); see ``per_token``."""
-        if self.frozen:
+    def log_probs(self, hidden_ND: torch.Tensor, target_N: torch.Tensor, least: int = 0) -> torch.Tensor:
+        """Returns log pi(token) in nats, float32, shape (N,); differentiable once, in hidden states and head.
+
+        Args:
+            least: as in ``per_token``.
+        """
+        if self.frozen or not self.sharded:
             return chunked_log_probs(hidden_ND, self.weights(), target_N)
         return self.per_token(
             hidden_ND,
             lambda logits, at: -torch.nn.functional.cross_entropy(logits, target_N[at], reduction="none"),
-            chunks,
+            least,
         )
 
-    def per_token(self, hidden_ND: torch.Tensor, value: TokenValue, chunks: int = 0) -> torch.Tensor:
+    def per_token(self, hidden_ND: torch.Tensor, value: TokenValue, least: int = 0) -> torch.Tensor:
         """Returns ``value`` of every token's logits, shape (N,), differentiable in the hidden states and the head.
 
         A frozen head's gradient is made in the forward pass: it is linear in what comes from above, one number a token,
@@ -81,11 +96,11 @@ class OutputHead:
         pass. Either way one chunk of logits exists at a time.
 
         Args:
-            chunks: call the head so often at least, on no tokens if need be: ZeRO-3 gathers a trained head at each call,
+            least: call the head so often at least, on no tokens if need be: ZeRO-3 gathers a trained head at each call,
                 on all workers or on none.
         """
         slices = list(self.chunks(len(hidden_ND)))
-        slices += [slice(len(hidden_ND), len(hidden_ND))] * (chunks - len(slices))
+        slices += [slice(len(hidden_ND), len(hidden_ND))] * (least - len(slices))
         if not slices:
             return hidden_ND.new_zeros(0, dtype=torch.float32)
         if not torch.is_grad_enabled() or not (hidden_ND.requires_grad or not self.frozen):
@@ -103,8 +118,7 @@ class OutputHead:
 
     def chunks(self, tokens: int) -> Iterator[slice]:
         """Yields the tokens whose logits exist together."""
-        for start in range(0, tokens, self.chunk):
-            yield slice(start, min(tokens, start + self.chunk))
+        yield from chunks(tokens, self.chunk)
 
     @contextmanager
     def whole(self) -> Iterator[None]:

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 
 from trace_ray.errors import UserError
-from trace_ray.impact.packing import Packed, PackedBatch, hidden_states, pack, sharing_fits, sharing_pays
 from trace_ray.impact.scores import Scorer
-from trace_ray.impact.sharing import may_share_prompts
 from trace_ray.model.batches import token_batches
-from trace_ray.model.log_probs import causal_lm
-from trace_ray.model.vocabulary import chunked_log_probs
+from trace_ray.model.decoder import causal_lm
+from trace_ray.model.log_probs import response_log_probs
+from trace_ray.model.packing import Packed, PackedBatch, pack
+from trace_ray.model.sharing import may_share_prompts, sharing_fits, sharing_pays
 
 Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Request:
+class PairRequest:
     """One pair.
 
     Args:
@@ -51,8 +51,8 @@ class PairScores:
     norm: float | None = None
 
 
-def run_requests(
-    requests: Sequence[Request],
+def score_pairs(
+    requests: Sequence[PairRequest],
     scorer: Scorer,
     batch_tokens: int,
     *,
@@ -100,7 +100,7 @@ def _refuse_apart(model: Any, row: int) -> None:
         raise UserError("impact.score_norm", "cosine", f"{remedy}: use none or per_token")
 
 
-def _each_once(requests: Sequence[Request], scorer: Scorer, batch_tokens: int) -> Iterator[PairScores]:
+def _each_once(requests: Sequence[PairRequest], scorer: Scorer, batch_tokens: int) -> Iterator[PairScores]:
     """Runs each unique response once, with a backward where any request wants its score."""
     wanted: dict[tuple[Tokens, Tokens], bool] = {}
     for request in requests:
@@ -115,7 +115,9 @@ def _each_once(requests: Sequence[Request], scorer: Scorer, batch_tokens: int) -
                 scored = scorer.score(batch)
                 logp, s = scored.logp_S.tolist(), scored.score_B.tolist()
             else:
-                logp, s = _log_probs(scorer, batch).tolist(), [None] * batch.rows
+                with torch.inference_mode():
+                    logp = response_log_probs(scorer.model, batch, scorer.head).tolist()
+                s = [None] * batch.rows
             found |= {keys[k]: pair for k, pair in zip(batch_of, zip(logp, s, strict=True), strict=True)}
     for request in requests:
         got = {name: found[key] for name, key in zip(request.response_ids, _keys(request), strict=True)}
@@ -127,11 +129,11 @@ def _each_once(requests: Sequence[Request], scorer: Scorer, batch_tokens: int) -
             yield PairScores(logps, scores, sum(request.coefficients[name] * s for name, s in scores.items()))
 
 
-def _keys(request: Request) -> list[tuple[Tokens, Tokens]]:
+def _keys(request: PairRequest) -> list[tuple[Tokens, Tokens]]:
     return [(tuple(request.prompt_ids), tuple(ids)) for ids in request.response_ids.values()]
 
 
-def _coefficients(request: Request) -> list[float]:
+def _coefficients(request: PairRequest) -> list[float]:
     assert request.coefficients is not None
     return [request.coefficients[name] for name in request.response_ids]
 
@@ -140,10 +142,3 @@ def _batches(rows: Sequence[Packed], scorer: Scorer, batch_tokens: int) -> Itera
     device = next(scorer.model.parameters()).device
     for indices in token_batches([len(row) for row in rows], batch_tokens):
         yield indices, pack([rows[i] for i in indices]).to(device)
-
-
-def _log_probs(scorer: Scorer, batch: PackedBatch) -> torch.Tensor:
-    """The log-prob of each response, shape (S,), without a graph."""
-    with torch.inference_mode():
-        logp_N = chunked_log_probs(hidden_states(scorer.model, batch), scorer.head, batch.target_N)
-        return torch.zeros(batch.responses, device=logp_N.device).index_add(0, batch.response_N, logp_N)

@@ -1,0 +1,93 @@
+"""Whether responses of one prompt share a row: where it pays, and where a family keeps the responses of a row apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from trace_ray.model.decoder import causal_lm
+from trace_ray.model.head import OutputHead
+from trace_ray.model.packing import Packed, hidden_states, pack
+from trace_ray.model.probe import trial_sequences
+from trace_ray.model.stand_in import FITTING_ERRORS, stand_in
+
+WINDOWS = (
+    "sliding_window",
+    "sliding_window_size",
+    "attention_chunk_size",
+    "attention_window_size",
+    "window_size",
+    "keep_window_size",
+    "local_attention",
+)
+"""Settings that say over how many places a token sees, in the words of the families that have some."""
+
+AGREE = 1e-4
+"""Nats of a token's log-prob, in float32."""
+
+_KNOWN: dict[tuple[type, str], bool] = {}
+
+
+def may_share_prompts(model: Any) -> bool:
+    """Returns whether a response in a shared row gets what it gets alone, tried on a small model of the family, once.
+
+    Recurrent and convolutional states (Mamba, Qwen3-Next, LFM2) pass from one response to the next; ALiBi's distances
+    (BLOOM, MPT) are counted along the row; some families take no mask of ours.
+    """
+    causal = causal_lm(model)
+    key = type(causal), causal.config.to_json_string()
+    if key not in _KNOWN:
+        small = stand_in(*key[:1], causal.config)
+        _KNOWN[key] = small is not None and shared_rows_agree(small)
+    return _KNOWN[key]
+
+
+def shared_rows_agree(model: Any) -> bool:
+    """Returns whether each response of a packed row has the log-probs that it has alone.
+
+    Args:
+        model: a small causal language model in float32, in evaluation mode.
+    """
+    head = OutputHead(model)
+    prompt, responses = trial_sequences(model)
+    alone = [pack([Packed(prompt, (response,))]) for response in responses]
+    together = pack([Packed(prompt, tuple(responses))])
+    with torch.inference_mode():
+        expected = torch.cat([head.log_probs(hidden_states(model, one), one.target_N) for one in alone])
+        try:
+            found = head.log_probs(hidden_states(model, together), together.target_N)
+        except FITTING_ERRORS:
+            return False
+    return float((found - expected).abs().max()) <= AGREE
+
+
+def sharing_pays(prompt: int, responses: Sequence[int], model_config: Any) -> bool:
+    """Returns whether one row costs less than one a response.
+
+    It saves the prompt's runs through the linears but attends over a longer row, without the causal shortcut. Counted
+    in multiplications a layer: about 12 D^2 a token for the linears, 2 T D a token for attention (half if causal).
+
+    Args:
+        prompt, responses: tokens.
+        model_config: of Hugging Face.
+    """
+    text = model_config.get_text_config()
+    width, row = text.hidden_size, prompt + sum(responses)
+    if len(responses) < 2 or not sharing_fits(row, model_config):
+        return False
+    linears = 12 * width * width
+    alone = sum((prompt + y) * (linears + (prompt + y) * width) for y in responses)
+    return bool(row * (linears + 2 * row * width) < alone)
+
+
+def sharing_fits(row: int, model_config: Any) -> bool:
+    """Returns whether responses may stand in one row of so many tokens at all.
+
+    A window narrower than the row rules it out, as it would be measured in places of the row, and so does an attention
+    that takes no mask of ours.
+    """
+    text = model_config.get_text_config()
+    windows = [size for name in WINDOWS if isinstance(size := getattr(text, name, None), int) and size > 0]
+    return not model_config._attn_implementation.startswith("flash") and row <= min(windows, default=row)  # noqa: SLF001
