@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trace_ray.config import ObjectiveConfig
 from trace_ray.errors import UserError
 from trace_ray.objective.terms import Denominators, PairLosses, denominators, reduce_losses
-from trace_ray.realign.layout import group_sequences, plan_step, split_step
+from trace_ray.realign.layout import like_lengths, plan_step, split_step
 from trace_ray.realign.order import StepPlan, epoch_order
 
 CATEGORY = ("INVERT",) * 7 + ("PUNISH",) * 5 + ("RETAIN",) * 19
@@ -124,7 +124,7 @@ def test_grouping_is_the_cheapest_of_all_contiguous_ones(sizes: list[int], overh
             return 0
         return min(rest[0] * n + overhead + cheapest(rest[n:]) for n in range(1, len(rest) + 1))
 
-    groups = group_sequences(sizes, overhead)
+    groups = like_lengths(sizes, overhead)
     assert sum(max(sizes[i] for i in g) * len(g) + overhead for g in groups) == cheapest(order)
 
 

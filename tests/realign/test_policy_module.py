@@ -41,15 +41,20 @@ def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return moved(load_model(config.model), config.lora), moved(load_model(config.model), config.lora).double(), rows
 
 
-def grouped(rows: list[dict[str, Any]], objective: ObjectiveConfig, **more: Any) -> Any:
-    """The rows' micro-batch in many small groups."""
+def grouped(rows: list[dict[str, Any]], objective: ObjectiveConfig, *, share: bool = False, **more: Any) -> Any:
+    """The rows' micro-batch in many small groups; ``share``: pairs without a KL share their prompt."""
     names = [sequence_names(objective, row["category"]) for row in rows]
     lengths = [
         [len(row["prompt_ids"]) + len(row[f"{n}_ids"]) for n in some] for row, some in zip(rows, names, strict=True)
     ]
     kl = [[objective.term(row["category"]).loss == "kl"] * len(some) for row, some in zip(rows, names, strict=True)]
-    (step,) = plan_step(lengths, kl, workers=1, budget=10**6, overhead=2)
+    shared = [share and len(some) > 1 and not any(some_kl) for some, some_kl in zip(names, kl, strict=True)]
+    for i in (i for i, one in enumerate(shared) if one):
+        prompt = len(rows[i]["prompt_ids"])
+        lengths[i], kl[i] = [sum(lengths[i]) - prompt * (len(lengths[i]) - 1)], [False]
+    (step,) = plan_step(lengths, kl, shared, workers=1, budget=10**6, overhead=2)
     taken = [rows[i] for i in step.samples[0]]
+    more["shared"] = [shared[i] for i in step.samples[0]]
     return micro_batch(taken, objective, step.groups[0], step.anchored, **more)
 
 
@@ -60,10 +65,12 @@ def slow_log_probs(model: Any, prompt: list[int], response: list[int]) -> torch.
     return log_probs
 
 
-def test_log_probs_and_kl_equal_float64(setting: tuple[Any, Any, Any]) -> None:
+@pytest.mark.parametrize("share", [False, True])
+def test_log_probs_and_kl_equal_float64(setting: tuple[Any, Any, Any], share: bool) -> None:
     model, exact, rows = setting
-    batch = grouped(rows, OBJECTIVE)
+    batch = grouped(rows, OBJECTIVE, share=share)
     assert len(batch.groups) > 2
+    assert sum(group.batch.rows for group in batch.groups) == (3 + 3 + 3 if share else 6 + 6 + 3)
     logp_S, kl_S = HybridPolicy(model)(batch.groups)
     checked = 0
     for (i, name), place in batch.place.items():
@@ -84,9 +91,10 @@ def test_log_probs_and_kl_equal_float64(setting: tuple[Any, Any, Any]) -> None:
     assert checked == 3 * (2 + 2 + 1)
 
 
-def test_gradients_equal_those_of_plain_autograd(setting: tuple[Any, Any, Any]) -> None:
+@pytest.mark.parametrize("share", [False, True])
+def test_gradients_equal_those_of_plain_autograd(setting: tuple[Any, Any, Any], share: bool) -> None:
     model, exact, rows = setting
-    batch = grouped(rows, OBJECTIVE)
+    batch = grouped(rows, OBJECTIVE, share=share)
     model.zero_grad()
     logp_S, kl_S = HybridPolicy(model)(batch.groups)
     torch.autograd.backward(logp_S.sum() + 3 * kl_S.sum())

@@ -22,12 +22,14 @@ def measure_drift(run: Run, config: Config, rows: Sequence[dict[str, Any]]) -> I
     from trace_ray.chat.text import accepted
     from trace_ray.evaluate.drift import drift_sums
     from trace_ray.model.loading import load_adapter, load_chat_tokenizer, load_model
+    from trace_ray.model.probe import check_log_probs
 
     torch.set_num_threads(max(1, int(config.evaluate.num_cpus)))
     device = torch.device("cuda" if config.evaluate.num_gpus and torch.cuda.is_available() else "cpu")
     tokenizer = load_chat_tokenizer(config.model)
     pairs = accepted(tokenizer.pairs([row["prompt"] for row in rows], [{"chosen": row["chosen"]} for row in rows]))
     base = load_model(config.model)
+    check_log_probs(base, config.model.path)
     adapter, merged = run.model.place / "adapter", run.model.place / "merged"
     if adapter.exists():
         with download_folder(adapter) as folder:

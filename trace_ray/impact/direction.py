@@ -14,12 +14,11 @@ from trace_ray.config import ImpactConfig
 from trace_ray.errors import UserError
 from trace_ray.impact.curvature import Solution, Vector, conjugate_gradients, damped
 from trace_ray.model.batches import token_batches
-from trace_ray.model.decoder import causal_lm
 from trace_ray.model.head import OutputHead
 from trace_ray.model.known import refuse_unknown_tokens
 from trace_ray.model.log_probs import response_log_probs
 from trace_ray.model.packing import Packed, pack
-from trace_ray.model.sharing import may_share_prompts, sharing_pays
+from trace_ray.model.sharing import sharing_rule
 from trace_ray.objective.losses import dpo
 
 GoldRow = dict[str, Any]
@@ -88,14 +87,12 @@ def _batches(
     model: Any, rows: Sequence[GoldRow], batch_tokens: int, *, share_prompts: bool
 ) -> Iterator[tuple[list[int], list[Packed]]]:
     """Yields batches of pairs: as one row where sharing the prompt pays, else as two rows one after the other."""
-    config = causal_lm(model).config
-    share_prompts = share_prompts and may_share_prompts(model)
+    pays = sharing_rule(model, allowed=share_prompts)
     shared: list[int] = []
     apart: list[int] = []
     for i, row in enumerate(rows):
         sides = [len(row[f"{side}_ids"]) for side in SIDES]
-        pays = share_prompts and sharing_pays(len(row["prompt_ids"]), sides, config)
-        (shared if pays else apart).append(i)
+        (shared if pays(len(row["prompt_ids"]), sides) else apart).append(i)
     for group, together in ((shared, True), (apart, False)):
         packed = [_packed(rows[i], together=together) for i in group]
         lengths = [len(some) * max(len(one) for one in some) for some in packed]

@@ -15,7 +15,7 @@ from trace_ray.model.batches import token_batches
 from trace_ray.model.decoder import causal_lm
 from trace_ray.model.log_probs import response_log_probs
 from trace_ray.model.packing import Packed, PackedBatch, pack
-from trace_ray.model.sharing import may_share_prompts, sharing_fits, sharing_pays
+from trace_ray.model.sharing import may_share_prompts, sharing_fits, sharing_rule
 
 Tokens = tuple[int, ...]
 
@@ -67,16 +67,14 @@ def score_pairs(
         norms: also each pair's gradient norm; its responses are then always one row.
     Raises: UserError where norms are asked for and the model does not keep the responses of one row apart.
     """
-    model_config = causal_lm(scorer.model).config
-    share_prompts = share_prompts and may_share_prompts(scorer.model)
+    pays = sharing_rule(scorer.model, allowed=share_prompts)
     uses = Counter(key for request in requests for key in _keys(request))
     outcomes: dict[int, PairScores] = {}
     together: list[int] = []
     for i, request in enumerate(requests):
         alone = all(uses[key] == 1 for key in _keys(request))
         lengths = [len(ids) for ids in request.response_ids.values()]
-        pays = share_prompts and alone and sharing_pays(len(request.prompt_ids), lengths, model_config)
-        if request.coefficients is not None and (norms or pays):
+        if request.coefficients is not None and (norms or (alone and pays(len(request.prompt_ids), lengths))):
             together.append(i)
             if norms and len(lengths) > 1:
                 _refuse_apart(scorer.model, len(request.prompt_ids) + sum(lengths))

@@ -50,7 +50,7 @@ class PackedBatch:
         target_N: the response tokens.
         row_S: row of each response.
         length_S: tokens of each response, as float32.
-        tokens: those of the rows, padding left out.
+        tokens: those of the rows, padding left out; tokens_alone: what they would be in rows of one response.
     """
 
     input_ids_BT: torch.Tensor
@@ -63,6 +63,7 @@ class PackedBatch:
     row_S: torch.Tensor
     length_S: torch.Tensor
     tokens: int
+    tokens_alone: int
 
     @property
     def rows(self) -> int:
@@ -114,6 +115,7 @@ def pack(rows: Sequence[Packed], pad_id: int = 0) -> PackedBatch:
         row_S=torch.tensor(row_S),
         length_S=torch.tensor([float(len(ids)) for row in rows for ids in row.response_ids]),
         tokens=sum(len(row) for row in rows),
+        tokens_alone=sum(len(row.prompt_ids) + len(ids) for row in rows for ids in row.response_ids),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,20 @@ WINDOWS = (
 AGREE = 1e-4
 """Nats of a token's log-prob, in float32."""
 
+Pays = Callable[[int, Sequence[int]], bool]
+"""(tokens of a prompt, tokens of each response) -> whether they are run as one row."""
+
 _KNOWN: dict[tuple[type, str], bool] = {}
+
+
+def sharing_rule(model: Any, *, allowed: bool = True) -> Pays:
+    """Returns which responses are run as one row after one prompt: those for which it costs less; none if not ``allowed``.
+
+    The same on every worker that holds the model.
+    """
+    config = causal_lm(model).config
+    allowed = allowed and may_share_prompts(model)
+    return lambda prompt, responses: allowed and sharing_pays(prompt, responses, config)
 
 
 def may_share_prompts(model: Any) -> bool:

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from trace_ray.config import ObjectiveConfig, TermConfig
-from trace_ray.model.packing import PackedBatch, pack_each
+from trace_ray.model.packing import Packed, PackedBatch, pack
 from trace_ray.objective.losses import sum_terms, term_loss
 
 Row = Mapping[str, Any]
-FILLER = ([0], [0])
-"""Prompt and response of the sequence that stands in where a worker has nothing to run: all ranks must run alike."""
+FILLER = Packed([0], ([0],))
+"""The row that stands in where a worker has nothing to run: all ranks must run alike."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class TopK:
 
 @dataclass(frozen=True)
 class SequenceGroup:
-    """Sequences of like length, run together.
+    """Rows of like length, run together.
 
     Args:
-        batch: the sequences.
+        batch: their sequences.
         anchored: those whose KL to the reference is taken, in order.
         reference: these again, for the reference's forward; filler where only another worker has some; None where no
             forward is needed.
@@ -75,10 +75,14 @@ class MicroBatch:
     rows: Sequence[Row]
     length_S: torch.Tensor
 
-    def tokens(self) -> tuple[int, int]:
-        """Returns (tokens, padded tokens) of the policy's forwards, filler left out."""
+    def tokens(self) -> tuple[int, int, int]:
+        """Returns (tokens of the sequences, tokens run, tokens run with padding) of the policy's forwards.
+
+        A shared prompt counts once for each response among the first, and is run once. Filler is left out.
+        """
         real = [g.batch for g in self.groups if not _is_filler(g.batch)]
-        return sum(b.tokens for b in real), sum(b.input_ids_BT.numel() for b in real)
+        alone = sum(b.tokens_alone for b in real)
+        return alone, sum(b.tokens for b in real), sum(b.input_ids_BT.numel() for b in real)
 
 
 def sequence_names(objective: ObjectiveConfig, category: str) -> list[str]:
@@ -93,36 +97,45 @@ def micro_batch(
     groups: Sequence[Sequence[int]] | None = None,
     anchored: Sequence[bool] | None = None,
     *,
+    shared: Sequence[bool] | None = None,
     forward_reference: bool = True,
     pad_id: int = 0,
 ) -> MicroBatch:
     """Returns the micro-batch of scored rows (tokens, reference log-probs, category, weight).
 
     Args:
-        groups, anchored: as ``packing.plan_step`` made them for these rows; None = one group.
+        groups, anchored: as ``layout.plan_step`` made them for these rows; None = one group.
+        shared: which pairs' responses share their prompt, none of them anchored; None = none.
         forward_reference: whether the reference is a forward; else rows hold ``top_k_ids`` and ``top_k_log_probs``.
     """
-    flat = [(i, name) for i, row in enumerate(rows) for name in sequence_names(objective, row["category"])]
+    flat: list[tuple[int, tuple[str, ...]]] = []
+    for i, row in enumerate(rows):
+        names = tuple(sequence_names(objective, row["category"]))
+        flat += [(i, names)] if shared is not None and shared[i] else [(i, (name,)) for name in names]
     groups = [list(range(len(flat)))] if groups is None else groups
-    kl = [objective.term(rows[i]["category"]).loss == "kl" for i, _ in flat]
+    kl = [objective.term(row["category"]).loss == "kl" for row in rows]
     anchored = [any(kl)] if anchored is None else anchored
     made: list[SequenceGroup] = []
     place: dict[tuple[int, str], int] = {}
-    lengths: list[int] = []
+    lengths: list[torch.Tensor] = []
+    sequences = 0
     for members, reference in zip(groups, anchored, strict=True):
-        first = len(lengths)
-        place |= {flat[s]: first + at for at, s in enumerate(members)}
-        pairs = [(rows[i]["prompt_ids"], rows[i][f"{name}_ids"]) for i, name in (flat[s] for s in members)]
-        lengths += [len(response) for _, response in pairs or [FILLER]]
-        anchors = [at for at, s in enumerate(members) if kl[s]]
-        again = _collate([pairs[at] for at in anchors], pad_id) if reference and forward_reference else None
-        stored = None if forward_reference or not anchors else _top_k([rows[flat[members[at]][0]] for at in anchors])
-        made.append(SequenceGroup(_collate(pairs, pad_id), tuple(anchors), again, stored))
-    return MicroBatch(made, place, rows, torch.tensor(lengths, dtype=torch.float32))
+        keys = [(i, name) for i, names in (flat[s] for s in members) for name in names]
+        place |= {key: sequences + at for at, key in enumerate(keys)}
+        packed = [_packed(rows[i], names) for i, names in (flat[s] for s in members)]
+        batch = pack(packed or [FILLER], pad_id)
+        sequences += batch.responses
+        lengths.append(batch.length_S)
+        anchors = [at for at, (i, _) in enumerate(keys) if kl[i]]
+        again = [packed[at] for at, s in enumerate(members) if kl[flat[s][0]]]
+        run_again = pack(again or [FILLER], pad_id) if reference and forward_reference else None
+        stored = None if forward_reference or not anchors else _top_k([rows[keys[at][0]] for at in anchors])
+        made.append(SequenceGroup(batch, tuple(anchors), run_again, stored))
+    return MicroBatch(made, place, rows, torch.cat(lengths))
 
 
-def _collate(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> PackedBatch:
-    return pack_each(sequences or [FILLER], pad_id)
+def _packed(row: Row, names: Sequence[str]) -> Packed:
+    return Packed(row["prompt_ids"], tuple(row[f"{name}_ids"] for name in names))
 
 
 def _is_filler(batch: PackedBatch) -> bool:

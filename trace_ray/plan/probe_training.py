@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trace_ray.config import Config
 from trace_ray.model.batches import token_batches
 from trace_ray.plan.rates import TrainRates, peak_gib
 from trace_ray.realign.layout import plan_step
+
+if TYPE_CHECKING:
+    from trace_ray.model.packing import Packed
 
 SECONDS = {"forward": 6.0, "train": 15.0}
 """At least this long is measured; steps of training differ more than batches of forwards."""
@@ -30,7 +33,8 @@ def measure_training(config: Config, rows: list[dict[str, Any]], begun: float) -
     from trace_ray.model.loading import load_chat_tokenizer, load_model, new_adapter
     from trace_ray.model.log_probs import response_log_probs
     from trace_ray.model.modes import training_mode
-    from trace_ray.model.packing import pack_each
+    from trace_ray.model.packing import Packed, pack
+    from trace_ray.model.sharing import sharing_rule
 
     impact, realign = config.impact, config.realign
     model = load_model(config.model)
@@ -40,23 +44,28 @@ def measure_training(config: Config, rows: list[dict[str, Any]], begun: float) -
     pairs = load_chat_tokenizer(config.model).pairs(
         [row["prompt"] for row in rows], [{side: row[side] for side in SIDES} for row in rows]
     )
-    sequences = [(pair.prompt_ids, pair.response_ids[side]) for pair in accepted(pairs) for side in SIDES]
-    lengths = [len(prompt) + len(response) for prompt, response in sequences]
+    apart = [[Packed(pair.prompt_ids, (pair.response_ids[side],)) for side in SIDES] for pair in accepted(pairs)]
+    sequences = [row for rows in apart for row in rows]
+    lengths = [len(row) for row in sequences]
+    pays = sharing_rule(model)
 
-    def log_probs(indices: Sequence[int]) -> Any:
-        return response_log_probs(model, pack_each(sequences[i] for i in indices))
+    def joined(rows: Sequence[Packed]) -> Packed:
+        return Packed(rows[0].prompt_ids, tuple(ids for row in rows for ids in row.response_ids))
+
+    trained = [[joined(rows)] if pays(*_sizes(rows)) else rows for rows in apart]
 
     def forward(indices: Sequence[int]) -> None:
         with torch.inference_mode():
-            log_probs(indices)
+            response_log_probs(model, pack([sequences[i] for i in indices]))
 
     def train(samples: Sequence[int]) -> None:
-        pair_lengths = [lengths[2 * i : 2 * i + 2] for i in samples]
-        anchored = [[False, False]] * len(samples)
+        mine = [trained[i] for i in samples]
+        marks = [[False] * len(rows) for rows in mine], [len(rows) == 1 for rows in mine]
         layout = {"workers": 1, "budget": realign.micro_tokens, "overhead": realign.forward_overhead}
-        for micro_step in plan_step(pair_lengths, anchored, **layout):
-            flat = [2 * samples[i] + side for i in micro_step.samples[0] for side in (0, 1)]
-            loss: Any = sum(log_probs([flat[s] for s in group]).sum() for group in micro_step.groups[0])
+        for micro_step in plan_step([[len(row) for row in rows] for rows in mine], *marks, **layout):
+            flat = [row for i in micro_step.samples[0] for row in mine[i]]
+            batches = [pack([flat[s] for s in group]) for group in micro_step.groups[0]]
+            loss: Any = sum(response_log_probs(model, batch).sum() for batch in batches)
             loss.backward()
 
     torch.set_num_threads(max(1, int(impact.num_cpus)))
@@ -79,6 +88,11 @@ def measure_training(config: Config, rows: list[dict[str, Any]], begun: float) -
         parameters=model.num_parameters(),
         trained=model.num_parameters(only_trainable=True),
     )
+
+
+def _sizes(rows: Sequence[Packed]) -> tuple[int, list[int]]:
+    """Tokens of the prompt, and of each response."""
+    return len(rows[0].prompt_ids), [len(ids) for row in rows for ids in row.response_ids]
 
 
 def _rate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,9 @@ from trace_ray.objective.terms import sequence_names
 from trace_ray.pairs import RESPONSE_NAMES
 from trace_ray.realign.order import Indices, category_counts
 from trace_ray.runs.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from trace_ray.model.sharing import Pays
 
 COLUMNS = [
     "pair_id",
@@ -55,7 +58,9 @@ class TrainingRows:
         prompt = pc.list_value_length(self.table["prompt_ids"]).to_numpy()
         tokens = {n: pc.list_value_length(self.table[f"{n}_ids"]).fill_null(0).to_numpy() for n in RESPONSE_NAMES}
         self._names = {name: sequence_names(objective, name) for name in self.counts}
-        self._lengths = {name: prompt + found for name, found in tokens.items()}
+        self._prompt, self._tokens = prompt, tokens
+        self.shared = [False] * len(self.category)
+        """Of each row whether its responses share their prompt."""
         self._top_k = top_k
         self._top_k_row = {one: i for i, one in enumerate(top_k["pair_id"].to_pylist())} if top_k else {}
 
@@ -64,18 +69,33 @@ class TrainingRows:
         """Returns the rows of a finished scored/."""
         return cls(scored.read(COLUMNS), objective, top_k, scored.place.uri)
 
+    def share_prompts(self, pays: Pays) -> None:
+        """Has the responses of a row, none of which is compared with the reference, share their prompt where that pays.
+
+        ``pays`` is a model's ``sharing.sharing_rule``.
+        """
+        self.shared = [
+            not any(self.anchored(i)) and pays(int(self._prompt[i]), self._responses(i))
+            for i in range(len(self.category))
+        ]
+
+    def _responses(self, index: int) -> list[int]:
+        return [int(self._tokens[name][index]) for name in self._names[self.category[index]]]
+
     def lengths(self, index: int) -> list[int]:
-        """Returns the tokens, prompt included, of each sequence that a row's term runs."""
-        return [int(self._lengths[name][index]) for name in self._names[self.category[index]]]
+        """Returns the tokens of what a row's term runs together: all of it where a prompt is shared, else each sequence."""
+        prompt, responses = int(self._prompt[index]), self._responses(index)
+        return [prompt + sum(responses)] if self.shared[index] else [prompt + n for n in responses]
 
     def anchored(self, index: int) -> list[bool]:
-        """Returns which of these sequences are compared with the reference by KL."""
+        """Returns which of these are compared with the reference by KL."""
         category = self.category[index]
-        return [self.objective.term(category).loss == "kl"] * len(self._names[category])
+        compared = self.objective.term(category).loss == "kl"
+        return [compared] * (1 if self.shared[index] else len(self._names[category]))
 
     def longest(self) -> tuple[int, ...]:
         """Returns the tokens of each row's longest sequence."""
-        return tuple(max(self.lengths(i)) for i in range(len(self.category)))
+        return tuple(int(self._prompt[i]) + max(self._responses(i)) for i in range(len(self.category)))
 
     def pair_ids(self, indices: Indices) -> list[str]:
         return list(self.table["pair_id"].take(pa.array(indices)).to_pylist())

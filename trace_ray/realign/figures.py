@@ -10,7 +10,7 @@ from trace_ray.objective.terms import MicroBatch, PairLosses
 from trace_ray.pairs import TRAINED
 
 _SUMS = ("pairs", "loss", "weight", "weighted_loss", "raised", "lowered")
-_COUNTS = ("tokens", "padded_tokens", "asks")
+_COUNTS = ("tokens", "tokens_run", "padded_tokens", "asks")
 
 
 class StepSums:
@@ -22,7 +22,7 @@ class StepSums:
 
     def add(self, batch: MicroBatch, losses: PairLosses) -> None:
         """Counts one micro-batch."""
-        self.counts[:2] += torch.tensor(batch.tokens(), dtype=torch.float64)
+        self.counts[:3] += torch.tensor(batch.tokens(), dtype=torch.float64)
         for number, name in enumerate(TRAINED):
             at = [i for i, category in enumerate(losses.category) if category == name]
             if at:
@@ -39,8 +39,8 @@ def named_figures(summed: torch.Tensor) -> dict[str, Any]:
     """Returns the figures of a step from the sum of all workers' ``StepSums.tensor``.
 
     For each category with pairs in the step: their number, mean loss (for a kl term that is the KL, in nats a token),
-    mean weight, weighted loss and, where its term has them, implicit rewards and their margin. Padding is the share of
-    padded tokens that were padding.
+    mean weight, weighted loss and, where its term has them, implicit rewards and their margin. Tokens are those of all
+    sequences: a prompt that two share counts twice. Padding is the share of the tokens run that was padding.
     """
     by_category = summed[: -len(_COUNTS)].view(len(TRAINED), len(_SUMS))
     figures: dict[str, Any] = {}
@@ -50,8 +50,8 @@ def named_figures(summed: torch.Tensor) -> dict[str, Any]:
             figures |= {f"{name}/pairs": int(pairs), f"{name}/loss": loss / pairs, f"{name}/weight": weight / pairs}
             figures |= {f"{name}/weighted_loss": weighted / pairs, f"{name}/margin": (raised - lowered) / pairs}
             figures |= {f"{name}/reward_raised": raised / pairs, f"{name}/reward_lowered": lowered / pairs}
-    tokens, padded, _ = summed[-len(_COUNTS) :].tolist()
-    return figures | {"tokens": int(tokens), "padding": round(1 - tokens / max(1.0, padded), 4)}
+    tokens, run, padded, _ = summed[-len(_COUNTS) :].tolist()
+    return figures | {"tokens": int(tokens), "padding": round(1 - run / max(1.0, padded), 4)}
 
 
 def peak_memory_gib(*, gpu: bool) -> float:

@@ -1,4 +1,6 @@
-"""How the samples of a step become forwards: micro-batches by a token budget, and in each groups of like length.
+"""How the samples of a step become forwards: micro-batches by a token budget, and in each groups of rows of like length.
+
+A sample is run as one row a response, or, where its responses share their prompt, as one row (``model.sharing``).
 
 Pure, and the same on every rank: each knows what the others run, so all run the same number and kind of forwards.
 """
@@ -17,8 +19,8 @@ class MicroStep:
 
     Args:
         samples: by worker, the samples of the step that it takes.
-        groups: by worker, its sequences (numbered through its samples, in order) in groups of like length; every
-            worker has as many groups, empty ones where it has less to run.
+        groups: by worker, its rows (numbered through its samples, in order) in groups of like length, shared rows
+            apart from others; every worker has as many groups, empty ones where it has less to run.
         anchored: for each group whether any worker takes a KL there, so that all run the reference or none does.
     """
 
@@ -28,18 +30,27 @@ class MicroStep:
 
 
 def plan_step(
-    samples: Sequence[Lengths], anchored: Sequence[Sequence[bool]], *, workers: int, budget: int, overhead: int
+    samples: Sequence[Lengths],
+    anchored: Sequence[Sequence[bool]],
+    shared: Sequence[bool] | None = None,
+    *,
+    workers: int,
+    budget: int,
+    overhead: int,
 ) -> list[MicroStep]:
     """Returns the micro-steps of one step.
 
     Args:
-        samples: for each sample the tokens of its sequences.
-        anchored: for each sample which of its sequences are compared with the reference by KL.
-        workers, budget: see ``split_step``; overhead: see ``group_sequences``.
+        samples: for each sample the tokens of its rows.
+        anchored: for each sample which of its rows are compared with the reference by KL.
+        shared: which samples are one row of several responses; None = none.
+        workers, budget: see ``split_step``; overhead: see ``group_rows``.
     """
+    shared = [False] * len(samples) if shared is None else shared
     steps = []
     for dealt in split_step(samples, workers, budget):
-        groups = [group_sequences([n for i in mine for n in samples[i]], overhead) for mine in dealt]
+        rows = [[(n, shared[i]) for i in mine for n in samples[i]] for mine in dealt]
+        groups = [group_rows([n for n, _ in mine], [kind for _, kind in mine], overhead) for mine in rows]
         slots = max(1, *(len(g) for g in groups))
         groups = [g + [[] for _ in range(slots - len(g))] for g in groups]
         marks = [[mark for i in mine for mark in anchored[i]] for mine in dealt]
@@ -52,7 +63,7 @@ def split_step(samples: Sequence[Lengths], workers: int, budget: int) -> list[li
     """Returns [micro-step][worker] -> samples, each sample once; like lengths meet in one micro-batch.
 
     Args:
-        samples: for each sample of the step the tokens of its sequences.
+        samples: for each sample of the step the tokens of its rows.
         workers: among whom each micro-step is dealt; one may get nothing.
         budget: padded tokens of a micro-batch at most; a sample above it runs alone.
 
@@ -103,14 +114,28 @@ def _even(order: list[int], samples: Sequence[Lengths], parts: int) -> list[list
     return bins
 
 
-def group_sequences(lengths: Lengths, overhead: int) -> list[list[int]]:
-    """Returns groups of sequences, each padded to its longest, at the least cost: padded tokens + ``overhead`` a group.
+def group_rows(lengths: Lengths, shared: Sequence[bool], overhead: int) -> list[list[int]]:
+    """Returns the groups of rows that are run together: of like length, and shared rows, which take a mask, by themselves.
 
     Args:
-        lengths: tokens of each sequence.
+        lengths: tokens of each row; shared: whether it holds several responses.
+        overhead: see ``like_lengths``.
+    """
+    groups: list[list[int]] = []
+    for kind in (False, True):
+        rows = [i for i, one in enumerate(shared) if one == kind]
+        groups += [[rows[k] for k in group] for group in like_lengths([lengths[i] for i in rows], overhead)]
+    return groups
+
+
+def like_lengths(lengths: Lengths, overhead: int) -> list[list[int]]:
+    """Returns groups of rows, each padded to its longest, at the least cost: padded tokens + ``overhead`` a group.
+
+    Args:
+        lengths: tokens of each row.
         overhead: tokens whose work costs as much as one more forward.
 
-    >>> group_sequences([10, 3, 9, 3], overhead=4)
+    >>> like_lengths([10, 3, 9, 3], overhead=4)
     [[0, 2], [1, 3]]
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))

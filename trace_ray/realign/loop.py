@@ -11,6 +11,7 @@ from typing import Any
 
 from trace_ray.config import Config
 from trace_ray.errors import UserError
+from trace_ray.model.sharing import sharing_rule
 from trace_ray.realign.checkpoint import load_checkpoint, save_checkpoint
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.dead import cause_of_death
@@ -40,6 +41,7 @@ class Trainer(Training):
         rows, (self.model, reference) = together(
             lambda: (TrainingRows.read(run.scored, config.objective, stored), load_policy(run, config))
         )
+        rows.share_prompts(sharing_rule(self.model))
         engine = partial(make_engine, self.model, reference, config)
         super().__init__(rows, config.objective, config.realign, engine, rank=rank, workers=workers)
         self.saved = -1

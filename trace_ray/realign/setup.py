@@ -59,8 +59,10 @@ def load_policy(run: Run, config: Config) -> tuple[Any, Any]:
     With an adapter it starts from RUN/impact/adapter_init, as scoring did.
     """
     from trace_ray.model.loading import load_adapter, load_model
+    from trace_ray.model.probe import check_log_probs
 
     model = load_model(config.model)
+    check_log_probs(model, config.model.path)
     if config.realign.tune == "full":
         model.requires_grad_(True)
         reference = load_model(config.model) if _takes_copy(config) else None

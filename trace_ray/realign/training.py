@@ -90,6 +90,7 @@ class Training:
         return plan_step(
             [self.rows.lengths(i) for i in samples],
             [self.rows.anchored(i) for i in samples],
+            [self.rows.shared[i] for i in samples],
             workers=self.workers,
             budget=self.realign.micro_tokens,
             overhead=self.realign.forward_overhead,
@@ -97,9 +98,15 @@ class Training:
 
     def _micro_step(self, samples: Indices, micro_step: MicroStep, sums: StepSums, *, last: bool) -> None:
         objective, top_k = self.objective, self.realign.kl_reference == "top_k"
-        rows = self.rows.take(samples[micro_step.samples[self.rank]])
-        groups = micro_step.groups[self.rank]
-        batch = micro_batch(rows, objective, groups, micro_step.anchored, forward_reference=not top_k)
+        mine = samples[micro_step.samples[self.rank]]
+        batch = micro_batch(
+            self.rows.take(mine),
+            objective,
+            micro_step.groups[self.rank],
+            micro_step.anchored,
+            shared=[self.rows.shared[i] for i in mine],
+            forward_reference=not top_k,
+        )
         logp_S, kl_S = self.engine([group.to(self.engine.device) for group in batch.groups])
         losses = pair_losses(batch, logp_S, kl_S, objective)
         loss = reduce_losses(losses, self.by, objective.weighed)

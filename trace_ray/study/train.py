@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from trace_ray.config import Config
+from trace_ray.model.sharing import sharing_rule
 from trace_ray.objective.terms import SequenceGroup
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.engine import PlainEngine
@@ -60,6 +61,7 @@ def train(
     realign = replace(config.realign, epochs=10**6, max_steps=steps)
     policy = _Timed(model)
     rows = TrainingRows(scored, config.objective)
+    rows.share_prompts(sharing_rule(model))
     training = Training(rows, config.objective, realign, lambda total: PlainEngine(policy, realign, total))
     training.run(lambda: on_step(training) if on_step else None)
     policy.eval()

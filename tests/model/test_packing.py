@@ -1,0 +1,92 @@
+"""Packed = padded = alone, and training = scoring: the same log-probs and gradients however responses are run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from tests.impact import tiny
+from trace_ray.config import ModelConfig, ObjectiveConfig
+from trace_ray.impact.pair_scores import PairRequest, score_pairs
+from trace_ray.impact.scores import Scorer
+from trace_ray.model.loading import load_model
+from trace_ray.model.log_probs import response_log_probs
+from trace_ray.model.packing import Packed, PackedBatch, pack, pack_each
+from trace_ray.objective.terms import micro_batch
+from trace_ray.realign.policy_module import HybridPolicy
+from trace_ray.synth.demo import MODELS
+
+PAIRS = [
+    ([1, 5, 7, 12, 3, 9], [9, 2], [4, 4, 8, 1, 30]),
+    ([2, 4], [3, 8, 6, 11, 2, 19, 21], [5]),
+    ([14], [2], [6, 7, 13]),
+    ([1, 2, 3, 4, 5, 6, 7, 8, 10], [6, 7, 13], [20, 1, 1, 17]),
+]
+"""Prompt and two responses, every length another."""
+NAMES = ("chosen", "rejected")
+
+
+def shipped() -> Any:
+    return load_model(ModelConfig(path=str(MODELS / "policy")))
+
+
+MAKE: dict[str, Callable[[], Any]] = {name: tiny.FAMILIES[name] for name in ("llama", "gemma2", "qwen2", "qwen3")}
+MAKE["shipped"] = shipped
+
+
+@pytest.fixture(scope="module", params=MAKE)
+def model(request: pytest.FixtureRequest) -> Any:
+    return tiny.adapted(MAKE[request.param](), at_init=False)
+
+
+def gradients(model: Any, value: torch.Tensor) -> torch.Tensor:
+    return torch.cat([g.flatten() for g in torch.autograd.grad(value, list(tiny.trainable(model).values()))])
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    assert float((found - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
+
+
+def test_packed_is_padded_is_alone(model: Any) -> None:
+    """Log-probs and the gradient of a sum in which each response counts differently."""
+    sequences = [(prompt, response) for prompt, *pair in PAIRS for response in pair]
+    weight_S = torch.linspace(-1.0, 2.0, len(sequences))
+    alone_S = torch.stack([tiny.log_prob(model, *sequence) for sequence in sequences])
+    expected = gradients(model, (alone_S * weight_S).sum())
+    batches: dict[str, PackedBatch] = {
+        "padded": pack_each(sequences),
+        "packed": pack([Packed(prompt, tuple(pair)) for prompt, *pair in PAIRS]),
+        "mixed": pack([Packed(PAIRS[0][0], tuple(PAIRS[0][1:])), *(Packed(p, (y,)) for p, y in sequences[2:])]),
+    }
+    assert {name: batch.rows for name, batch in batches.items()} == {"padded": 8, "packed": 4, "mixed": 7}
+    for batch in batches.values():
+        found_S = response_log_probs(model, batch)
+        close(found_S, alone_S)
+        close(gradients(model, (found_S * weight_S).sum()), expected)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_training_has_the_log_probs_of_scoring(model: Any, share: bool) -> None:
+    """However either runs them, so that the first loss of a pair is its value at theta_ref."""
+    scorer = Scorer(model, tiny.random_direction(model))
+    requests = [
+        PairRequest(prompt, dict(zip(NAMES, pair, strict=True)), dict.fromkeys(NAMES, 1.0)) for prompt, *pair in PAIRS
+    ]
+    rows = [
+        {"prompt_ids": prompt, "category": "INVERT", "weight": 1.0}
+        | {f"{name}_ids": ids for name, ids in zip(NAMES, pair, strict=True)}
+        for prompt, *pair in PAIRS
+    ]
+    batch = micro_batch(rows, ObjectiveConfig(), shared=[share] * len(rows))
+    assert batch.tokens()[:2] == (
+        sum(2 * len(prompt) + len(a) + len(b) for prompt, a, b in PAIRS),
+        sum((1 if share else 2) * len(prompt) + len(a) + len(b) for prompt, a, b in PAIRS),
+    )
+    trained_S, _ = HybridPolicy(model)(batch.groups)
+    for share_scored in (False, True):
+        scored = score_pairs(requests, scorer, 64, share_prompts=share_scored)
+        at = [batch.place[i, name] for i in range(len(rows)) for name in NAMES]
+        close(trained_S[at].detach(), torch.tensor([one.logp[name] for one in scored for name in NAMES]))
