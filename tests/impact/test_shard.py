@@ -14,6 +14,7 @@ from trace_ray.impact import pair_scores
 from trace_ray.impact.direction import gold_gradient
 from trace_ray.impact.scores import Direction
 from trace_ray.impact.shard import Selection, direction_norm, score_shard
+from trace_ray.model import packing
 from trace_ray.model.loading import load_chat_tokenizer
 
 ORACLE = ObjectiveConfig(PUNISH=TermConfig(loss="dpo", prefer="rejected", suppress=("chosen",)))
@@ -117,7 +118,7 @@ def test_each_unique_response_runs_once(scene: tuple[Any, Direction, Any], monke
     conflicts = [row for row in world.triaged(53).to_pylist() if row["category"] != "RETAIN"]
     again = [row | {"row": 1000 + row["row"], "pair_id": f"again {row['pair_id']}"} for row in conflicts]
     ran: list[Any] = []
-    real = pair_scores.pack
+    real = packing.pack
 
     def pack(rows: Any) -> Any:
         ran.extend(rows)
