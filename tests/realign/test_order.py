@@ -108,7 +108,7 @@ def test_a_step_is_dealt_whole_and_within_its_budget(samples: list[list[int]], w
 @given(lengths, st.integers(1, 4))
 def test_all_workers_run_as_many_groups(samples: list[list[int]], workers: int) -> None:
     marks = [[i % 2 == 0] * len(one) for i, one in enumerate(samples)]
-    for step in plan_step(samples, marks, workers=workers, budget=200, overhead=5):
+    for step in plan_step(samples, marks, [False] * len(samples), workers=workers, budget=200, overhead=5):
         assert {len(groups) for groups in step.groups} == {len(step.anchored)}
         for mine, groups in zip(step.samples, step.groups, strict=True):
             assert sorted(s for g in groups for s in g) == list(range(sum(len(samples[i]) for i in mine)))

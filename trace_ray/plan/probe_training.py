@@ -60,9 +60,10 @@ def measure_training(config: Config, rows: list[dict[str, Any]], begun: float) -
 
     def train(samples: Sequence[int]) -> None:
         mine = [trained[i] for i in samples]
-        marks = [[False] * len(rows) for rows in mine], [len(rows) == 1 for rows in mine]
+        tokens = [[len(row) for row in rows] for rows in mine]
+        anchored, shared = [[False] * len(rows) for rows in mine], [len(rows) == 1 for rows in mine]
         layout = {"workers": 1, "budget": realign.micro_tokens, "overhead": realign.forward_overhead}
-        for micro_step in plan_step([[len(row) for row in rows] for rows in mine], *marks, **layout):
+        for micro_step in plan_step(tokens, anchored, shared, **layout):
             flat = [row for i in micro_step.samples[0] for row in mine[i]]
             batches = [pack([flat[s] for s in group]) for group in micro_step.groups[0]]
             loss: Any = sum(response_log_probs(model, batch).sum() for batch in batches)

@@ -32,7 +32,7 @@ class MicroStep:
 def plan_step(
     samples: Sequence[Lengths],
     anchored: Sequence[Sequence[bool]],
-    shared: Sequence[bool] | None = None,
+    shared: Sequence[bool],
     *,
     workers: int,
     budget: int,
@@ -43,10 +43,9 @@ def plan_step(
     Args:
         samples: for each sample the tokens of its rows.
         anchored: for each sample which of its rows are compared with the reference by KL.
-        shared: which samples are one row of several responses; None = none.
+        shared: which samples are one row of several responses.
         workers, budget: see ``split_step``; overhead: see ``group_rows``.
     """
-    shared = [False] * len(samples) if shared is None else shared
     steps = []
     for dealt in split_step(samples, workers, budget):
         rows = [[(n, shared[i]) for i in mine for n in samples[i]] for mine in dealt]
