@@ -29,7 +29,7 @@ def test_each_figure_is_its_formula(model: str) -> None:
     parameters, layers, width, wide, vocabulary, queries, values = SHAPES[model]
     adapter = RANK * layers * (2 * width + queries + values)
     kept, layer = 2 * TOKENS * width * layers, 2 * TOKENS * (11 * width + 4 * wide)
-    chunk = 4 * 4 * 2**24
+    chunk = 4 * 2**28
     sharded, reference = 16 * parameters / 8, 2 * parameters / 8
     expected = {
         "weights": 2 * parameters,
@@ -37,7 +37,7 @@ def test_each_figure_is_its_formula(model: str) -> None:
         "kept activations: the input of each layer": kept,
         "one layer while it is recomputed": layer,
         "logits if made at once, with their softmax and gradient": 3 * 4 * TOKENS * vocabulary,
-        "logits as they are made: 2^24 at a time, about 4 copies": chunk,
+        "logits as they are made: 2^28 bytes at a time, about 4 copies": chunk,
         "LoRA, ZeRO 2, 8 or 16 GPUs": 2 * parameters + 16 * adapter / 8 + kept + layer + chunk,
         "LoRA, ZeRO 3, 8 GPUs": 2 * parameters / 8 + 16 * adapter / 8 + kept + layer + chunk,
         "full, ZeRO 3, 8 GPUs": sharded,

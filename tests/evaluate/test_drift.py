@@ -45,9 +45,9 @@ def test_an_untrained_adapter_has_not_drifted() -> None:
     assert figures["drift_tokens"] == 13
 
 
-@pytest.mark.parametrize(("batch_tokens", "logits_at_once"), [(8, 2**24), (1000, 2**24), (1000, 1)])
-def test_against_a_loop(batch_tokens: int, logits_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "LOGITS_AT_ONCE", logits_at_once)
+@pytest.mark.parametrize(("batch_tokens", "logit_bytes"), [(8, 2**26), (1000, 2**26), (1000, 1)])
+def test_against_a_loop(batch_tokens: int, logit_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "LOGIT_BYTES", logit_bytes)
     model = new_adapter(tiny(), LoraSettings(), 0).eval()
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():

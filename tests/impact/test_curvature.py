@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.impact import tiny
-from trace_ray.impact.checkpointing import checkpoint_layers
 from trace_ray.impact.curvature import conjugate_gradients, damped, gauss_newton_product
+from trace_ray.model.modes import checkpoint_layers
 
 ROWS = [{"prompt_ids": prompt, "preferred_ids": response} for prompt, response in tiny.SEQUENCES]
 

@@ -12,10 +12,10 @@ from peft import LoraConfig, get_peft_model
 from tests.impact import tiny
 from trace_ray.config import ModelConfig
 from trace_ray.errors import UserError
-from trace_ray.impact.checkpointing import checkpoint_layers
 from trace_ray.impact.scores import Scorer
 from trace_ray.model.loading import load_model
 from trace_ray.model.log_probs import response_log_probs
+from trace_ray.model.modes import checkpoint_layers
 from trace_ray.model.packing import Packed, pack, pack_each
 
 CASES = [Packed(prompt, (response,)) for prompt, response in tiny.SEQUENCES]

@@ -13,7 +13,7 @@ from trace_ray.model.vocabulary import Head, chunked_log_probs
 @pytest.mark.parametrize("softcap", [0.0, 1.5])
 @pytest.mark.parametrize("bias", [True, False])
 def test_chunks_equal_the_whole(scale: float, softcap: float, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "LOGITS_AT_ONCE", 40)
+    monkeypatch.setattr(vocabulary, "LOGIT_BYTES", 4 * 40)
     torch.manual_seed(0)
     hidden = torch.randn(11, 6, requires_grad=True)
     weight = torch.randn(13, 6, requires_grad=True)
@@ -32,7 +32,7 @@ def test_chunks_equal_the_whole(scale: float, softcap: float, bias: bool, monkey
 
 
 def test_no_more_logits_are_held_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "LOGITS_AT_ONCE", 64)
+    monkeypatch.setattr(vocabulary, "LOGIT_BYTES", 4 * 64)
     seen: list[int] = []
     real = vocabulary.logits_and_slope
 

@@ -124,7 +124,7 @@ def test_chunks_change_no_value_and_no_gradient(
 ) -> None:
     base = load_model(handmade.tiny_config(Path(setting[0].get_base_model().config.name_or_path)).model)
     base.get_output_embeddings().requires_grad_(trained)
-    monkeypatch.setattr(vocabulary, "LOGITS_AT_ONCE", 9 * handmade.VOCABULARY)
+    monkeypatch.setattr(vocabulary, "LOGIT_BYTES", 4 * 9 * handmade.VOCABULARY)
     head = OutputHead(base)
     assert head.frozen != trained
     torch.manual_seed(2)
@@ -158,7 +158,7 @@ def test_memory_does_not_grow_with_tokens_times_vocabulary(log_probs: bool, monk
         def get_output_embeddings(self) -> torch.nn.Module:
             return self.linear
 
-    monkeypatch.setattr(vocabulary, "LOGITS_AT_ONCE", 5000 * 20)
+    monkeypatch.setattr(vocabulary, "LOGIT_BYTES", 4 * 5000 * 20)
     kept: list[int] = []
     largest: list[int] = []
 

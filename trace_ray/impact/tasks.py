@@ -51,8 +51,8 @@ def theta_ref(run: Run, config: Config, *, trainable: bool) -> Any:
     Args:
         trainable: what is trained requires grad; else nothing does.
     """
-    from trace_ray.impact.checkpointing import checkpoint_layers
     from trace_ray.model.loading import load_adapter, load_model
+    from trace_ray.model.modes import checkpoint_layers
     from trace_ray.model.probe import check_log_probs
 
     device = use_resources(config.impact)

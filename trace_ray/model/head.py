@@ -52,7 +52,11 @@ class OutputHead:
         self.frozen = not any(p.requires_grad for p in self.linear.parameters())
         self._held = False
         self.vocabulary = int(self.linear.out_features)
-        self.chunk = tokens_at_once(self.vocabulary)
+
+    @property
+    def chunk(self) -> int:
+        """Tokens whose logits exist together; where the model stands may change it."""
+        return tokens_at_once(self._weights[0], self.vocabulary)
 
     @property
     def sharded(self) -> bool:

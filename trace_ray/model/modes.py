@@ -1,10 +1,12 @@
-"""What is random in training: an adapter's dropout, and nothing of the base model's."""
+"""What is random in training, an adapter's dropout and nothing of the base model's; and layers that run twice."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+
+from trace_ray.model.decoder import causal_lm
 
 
 def training_mode(model: torch.nn.Module) -> None:
@@ -17,6 +19,16 @@ def training_mode(model: torch.nn.Module) -> None:
     for module in model.modules():
         for dropout in getattr(module, "lora_dropout", {}).values():
             dropout.train()
+    let_checkpoint(model)
+
+
+def checkpoint_layers(model: Any) -> None:
+    """Makes the decoder layers keep their inputs only and run again in the backward, whatever the model's mode.
+
+    Args:
+        model: a Hugging Face causal LM, with or without a PEFT adapter; dropout stays as it is.
+    """
+    causal_lm(model).gradient_checkpointing_enable({"use_reentrant": False})
     let_checkpoint(model)
 
 

@@ -17,8 +17,10 @@ import torch
 
 from trace_ray.model.wide import wide_linear
 
-LOGITS_AT_ONCE = 2**24
-"""Numbers in one chunk of logits: 64 MiB in float32."""
+LOGIT_BYTES = 2**26
+"""Bytes of one chunk of logits, in float32, on a CPU: more is no faster there."""
+GPU_LOGIT_BYTES = 2**28
+"""On a GPU, where 131 tokens of a vocabulary of 128 k are too few to keep it busy: 523 of them."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,15 @@ def bend(config: Any) -> tuple[float, float]:
     return float(getattr(text, "final_logit_softcapping", None) or 0.0), scale
 
 
-def tokens_at_once(vocabulary: int) -> int:
-    """Returns how many tokens' logits are held at once."""
-    return max(1, LOGITS_AT_ONCE // vocabulary)
+def tokens_at_once(weight_VD: torch.Tensor, vocabulary: int) -> int:
+    """Returns how many tokens' logits are held at once beside a head's weight; what is computed does not depend on it.
+
+    Args:
+        weight_VD: where it stands counts; under ZeRO-3 it may be empty.
+        vocabulary: its rows.
+    """
+    held = GPU_LOGIT_BYTES if weight_VD.device.type == "cuda" else LOGIT_BYTES
+    return max(1, held // (4 * vocabulary))
 
 
 def chunks(tokens: int, at_once: int) -> Iterator[slice]:
@@ -113,7 +121,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         head = Head(weight_VD, bias_V, *bent)
         gradient_ND = torch.zeros_like(hidden_ND) if ctx.needs_input_grad[0] else None
         logp_N = torch.empty(len(hidden_ND), device=hidden_ND.device)
-        for at in chunks(len(hidden_ND), tokens_at_once(len(weight_VD))):
+        for at in chunks(len(hidden_ND), tokens_at_once(weight_VD, len(weight_VD))):
             slopes = gradient_ND is not None
             logp_N[at], slope_nV = log_prob_slopes(hidden_ND[at], head, target_N[at], slopes=slopes)
             if gradient_ND is not None:
@@ -133,7 +141,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             head = Head(weight_VD, bias_V, *ctx.bent)
             by_weight = torch.zeros_like(weight_VD, dtype=torch.float32)
             by_bias = None if bias_V is None else torch.zeros_like(bias_V, dtype=torch.float32)
-            for at in chunks(len(hidden_ND), tokens_at_once(len(weight_VD))):
+            for at in chunks(len(hidden_ND), tokens_at_once(weight_VD, len(weight_VD))):
                 _, slope_nV = log_prob_slopes(hidden_ND[at], head, target_N[at])
                 slope_nV *= upstream_N[at, None]
                 by_weight.addmm_(slope_nV.T, hidden_ND[at].float())

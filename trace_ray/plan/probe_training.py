@@ -32,7 +32,7 @@ def measure_training(config: Config, rows: list[dict[str, Any]], begun: float) -
     from trace_ray.chat.text import accepted
     from trace_ray.model.loading import load_chat_tokenizer, load_model, new_adapter
     from trace_ray.model.log_probs import response_log_probs
-    from trace_ray.model.modes import training_mode
+    from trace_ray.model.modes import checkpoint_layers, training_mode
     from trace_ray.model.packing import Packed, pack
     from trace_ray.model.sharing import sharing_rule
 
@@ -74,7 +74,7 @@ def measure_training(config: Config, rows: list[dict[str, Any]], begun: float) -
     memory = peak_gib()
     torch.set_num_threads(max(1, int(realign.num_cpus)))
     if realign.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_layers(model)
         training_mode(model)
     size = -(-realign.batch // realign.workers)
     steps = [list(range(at, min(at + size, len(rows)))) for at in range(0, len(rows), size)]

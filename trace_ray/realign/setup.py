@@ -59,6 +59,7 @@ def load_policy(run: Run, config: Config) -> tuple[Any, Any]:
     With an adapter it starts from RUN/impact/adapter_init, as scoring did.
     """
     from trace_ray.model.loading import load_adapter, load_model
+    from trace_ray.model.modes import checkpoint_layers
     from trace_ray.model.probe import check_log_probs
 
     model = load_model(config.model)
@@ -70,7 +71,7 @@ def load_policy(run: Run, config: Config) -> tuple[Any, Any]:
         with download_folder(run.impact.place / ADAPTER_INIT) as folder:
             model, reference = load_adapter(model, folder, trainable=True), None
     if config.realign.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_layers(model)
     return model, reference
 
 
