@@ -17,7 +17,7 @@ from trace_ray.impact.scores import Scorer
 from trace_ray.model import sharing
 from trace_ray.model.known import refuse_unknown_tokens
 from trace_ray.model.loading import new_adapter
-from trace_ray.model.sharing import may_share_prompts, sharing_fits, sharing_pays
+from trace_ray.model.sharing import longest_shared_row, may_share_prompts, sharing_pays
 from trace_ray.objective.losses import dpo
 
 APART = ("bamba", "qwen3.5", "lfm2", "mpt", "bloom", "falcon", "falcon_h1")
@@ -97,8 +97,8 @@ def test_rows_longer_than_a_window_are_not_shared(family: str) -> None:
     text = config.get_text_config()
     window = getattr(text, "attention_chunk_size", None) or text.sliding_window
     assert sharing_pays(40, (5, 5), config)
-    assert sharing_fits(window, config)
-    assert not sharing_fits(window + 1, config)
+    assert longest_shared_row(config) == window
+    assert not sharing_pays(window, (1, 1), config)
 
 
 def test_a_family_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:

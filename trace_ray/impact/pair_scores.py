@@ -15,7 +15,7 @@ from trace_ray.model.batches import token_batches
 from trace_ray.model.decoder import causal_lm
 from trace_ray.model.log_probs import response_log_probs
 from trace_ray.model.packing import Packed, PackedBatch, pack
-from trace_ray.model.sharing import may_share_prompts, sharing_fits, sharing_rule
+from trace_ray.model.sharing import longest_shared_row, may_share_prompts, sharing_rule
 
 Tokens = tuple[int, ...]
 
@@ -93,7 +93,7 @@ def score_pairs(
 
 
 def _refuse_apart(model: Any, row: int) -> None:
-    if not (sharing_fits(row, causal_lm(model).config) and may_share_prompts(model)):
+    if row > longest_shared_row(causal_lm(model).config) or not may_share_prompts(model):
         remedy = f"it needs a pair's responses in one row, here of {row} tokens, which the model does not keep apart"
         raise UserError("impact.score_norm", "cosine", f"{remedy}: use none or per_token")
 

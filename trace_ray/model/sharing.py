@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,8 +40,9 @@ def sharing_rule(model: Any, *, allowed: bool = True) -> Pays:
     The same on every worker that holds the model.
     """
     config = causal_lm(model).config
-    allowed = allowed and may_share_prompts(model)
-    return lambda prompt, responses: allowed and sharing_pays(prompt, responses, config)
+    longest = longest_shared_row(config) if allowed and may_share_prompts(model) else 0
+    width = config.get_text_config().hidden_size
+    return lambda prompt, responses: _pays(prompt, responses, width, longest)
 
 
 def may_share_prompts(model: Any) -> bool:
@@ -77,30 +79,36 @@ def shared_rows_agree(model: Any) -> bool:
 
 
 def sharing_pays(prompt: int, responses: Sequence[int], model_config: Any) -> bool:
-    """Returns whether one row costs less than one a response.
-
-    It saves the prompt's runs through the linears but attends over a longer row, without the causal shortcut. Counted
-    in multiplications a layer: about 12 D^2 a token for the linears, 2 T D a token for attention (half if causal).
+    """Returns whether one row costs less than one a response, and may be run at all.
 
     Args:
         prompt, responses: tokens.
         model_config: of Hugging Face.
     """
-    text = model_config.get_text_config()
-    width, row = text.hidden_size, prompt + sum(responses)
-    if len(responses) < 2 or not sharing_fits(row, model_config):
+    return _pays(prompt, responses, model_config.get_text_config().hidden_size, longest_shared_row(model_config))
+
+
+def _pays(prompt: int, responses: Sequence[int], width: int, longest: float) -> bool:
+    """One row saves the prompt's runs through the linears but attends over more, without the causal shortcut.
+
+    Counted in multiplications a layer: about 12 D^2 a token for the linears, 2 T D a token for attention (half if causal).
+    """
+    row = prompt + sum(responses)
+    if len(responses) < 2 or row > longest:
         return False
     linears = 12 * width * width
     alone = sum((prompt + y) * (linears + (prompt + y) * width) for y in responses)
     return bool(row * (linears + 2 * row * width) < alone)
 
 
-def sharing_fits(row: int, model_config: Any) -> bool:
-    """Returns whether responses may stand in one row of so many tokens at all.
+def longest_shared_row(model_config: Any) -> float:
+    """Returns how many tokens a row of several responses may have.
 
     A window narrower than the row rules it out, as it would be measured in places of the row, and so does an attention
     that takes no mask of ours.
     """
+    if model_config._attn_implementation.startswith("flash"):  # noqa: SLF001 - it has no public reader
+        return 0
     text = model_config.get_text_config()
     windows = [size for name in WINDOWS if isinstance(size := getattr(text, name, None), int) and size > 0]
-    return not model_config._attn_implementation.startswith("flash") and row <= min(windows, default=row)  # noqa: SLF001
+    return min(windows, default=math.inf)
