@@ -17,7 +17,7 @@ from pathlib import Path
 FUNCTION_LINES, FILE_LINES = 40, 250
 """More is a large room: it is listed."""
 
-APART: tuple[str, ...] = ()
+APART: tuple[str, ...] = ("objective.losses",)
 """Rooms inside a wing that count as wings of their own, as "wing.room": what lower floors read of a higher one."""
 
 Arrows = Mapping[str, AbstractSet[str]]

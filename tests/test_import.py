@@ -21,7 +21,7 @@ MEET_ON_DISK = {"triage", "impact", "realign", "evaluate", "report", "compare"}
 FLOORS = (
     {"errors", "pairs"},
     {"runtime"},
-    {"storage"},
+    {"storage", "objective.losses"},
     {"config"},
     {"chat", "runs", "cluster"},
     {"corpus", "model"},
@@ -43,7 +43,7 @@ EDGES = {
         "runtime/metrics.py",
     },
     "vllm": {"model/engine.py"},
-    "deepspeed": {"realign/setup.py", "realign/weights.py", "realign/head.py"},
+    "deepspeed": {"realign/setup.py", "realign/weights.py", "model/head.py"},
 }
 """Heavy libraries and the only files that import them; Ray also in each area's stage files."""
 

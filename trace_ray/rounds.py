@@ -134,12 +134,13 @@ def gains(chosen: pa.Table, rescored: pa.Table, objective: ObjectiveConfig) -> F
     """
     now: Mapping[int, dict[str, Any]] = {row["row"]: row for row in rescored.to_pylist()}
     pairs = [(row, now[row["row"]]) for row in chosen.to_pylist()]
-    names = [objective.term(row["category"]).responses for row, _ in pairs]
+    names = [objective.responses(row["category"]) for row, _ in pairs]
     moved = [
         {name: then[f"{name}_ref_logp"] - row[f"{name}_ref_logp"] for name in some}
         for (row, then), some in zip(pairs, names, strict=True)
     ]
-    slopes = pair_slopes([row for row, _ in pairs], objective, moved)
+    logp = [{name: then[f"{name}_ref_logp"] for name in some} for (_, then), some in zip(pairs, names, strict=True)]
+    slopes = pair_slopes([row for row, _ in pairs], objective, moved, logp)
     return np.array(
         [
             sum(c * then[f"{name}_s"] for name, c in slope.items())

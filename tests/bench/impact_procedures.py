@@ -44,7 +44,7 @@ class Scene:
             for n, p in named
         }
         self.rows = self.selection.rows(self.table)
-        names = [self.selection.objective.term(row["category"]).responses for row in self.rows]
+        names = [self.selection.objective.responses(row["category"]) for row in self.rows]
         texts = [{n: row[n] for n in some} for row, some in zip(self.rows, names, strict=True)]
         self.pairs = accepted(self.tokenizer.pairs([row["prompt"] for row in self.rows], texts))
 

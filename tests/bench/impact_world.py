@@ -1,6 +1,6 @@
 """The synthetic world in one process, for ``impact_validity.py``: pairs, gold batch, training on weighted pairs, TPA.
 
-The loss of a step is the hybrid objective of TRACE (``losses.term_loss`` on conflicts, token KL on RETAIN),
+The loss of a step is the hybrid objective of TRACE (``terms.category_loss`` on conflicts, token KL on RETAIN),
 without Ray and DeepSpeed, so that a hundred trainings take minutes.
 """
 
@@ -23,7 +23,8 @@ from trace_ray.model.head import OutputHead
 from trace_ray.model.loading import load_chat_tokenizer, load_model, new_adapter
 from trace_ray.model.log_probs import response_log_probs, target_log_probs
 from trace_ray.model.packing import hidden_states, pack_each
-from trace_ray.objective.losses import dpo, term_loss, token_kl
+from trace_ray.objective.losses import Response, dpo, sum_terms, token_kl
+from trace_ray.objective.terms import term_loss
 from trace_ray.pairs import CONFLICTS
 from trace_ray.synth.oracle import violates
 from trace_ray.synth.world import generate
@@ -117,7 +118,7 @@ def _logp(model: Any, prompts: Sequence[Sequence[int]], ids: Sequence[Sequence[i
 
 def losses(scene: Scene, rows: Sequence[Row]) -> torch.Tensor:
     """Returns each row's loss at the model's present parameters, with a graph, shape (P,)."""
-    flat = [(i, name) for i, row in enumerate(rows) for name in OBJECTIVE.term(row["category"]).responses]
+    flat = [(i, name) for i, row in enumerate(rows) for name in OBJECTIVE.responses(row["category"])]
     batch = pack_each((rows[i]["prompt_ids"], rows[i][f"{name}_ids"]) for i, name in flat)
     head = OutputHead(scene.model)
     logits_NV = head.logits(hidden_states(scene.model, batch))
@@ -136,13 +137,17 @@ def losses(scene: Scene, rows: Sequence[Row]) -> torch.Tensor:
         kl_B = batch.by_response(kl_N) / length_B
     out = []
     for i, row in enumerate(rows):
-        term = OBJECTIVE.term(row["category"])
-        at = {name: place[i, name] for name in term.responses}
-        if term.loss == "kl":
-            out.append(kl_B[at[term.prefer]])
-            continue
-        ratio = {n: (logp_B[k] - row[f"{n}_ref_logp"])[None] for n, k in at.items()}
-        out.append(term_loss(term, OBJECTIVE, ratio, {n: length_B[k][None] for n, k in at.items()})[0])
+        at = {name: place[i, name] for name in OBJECTIVE.responses(row["category"])}
+        responses = {
+            n: Response(
+                tokens_B=length_B[k][None],
+                logp_B=logp_B[k][None],
+                log_ratio_B=(logp_B[k] - (row[f"{n}_ref_logp"] or 0.0))[None],  # an anchor's is null, and not read
+                token_mean_B=kl_B[k][None],
+            )
+            for n, k in at.items()
+        }
+        out.append(sum_terms([term_loss(term, OBJECTIVE, responses)[0] for term in OBJECTIVE.terms(row["category"])]))
     return torch.stack(out)
 
 

@@ -25,7 +25,7 @@ from trace_ray.study.corpora import judged_corpus
 from trace_ray.study.measure import measure
 from trace_ray.study.realign import realign_cell
 
-RATES = {"trace": 5.66e-4, "no_impact": 5.66e-4, "no_kl": 5.66e-4, "trace_oracle": 4e-4, "npo": 4e-4}
+RATES = {"trace": 5.66e-4, "no_impact": 5.66e-4, "no_retain": 5.66e-4, "trace_oracle": 4e-4, "npo": 4e-4}
 RATES |= {"dpo_gold": 8e-4, "naive_oracle_dpo": 1.131e-3, "rdpo": 1.131e-3, "no_triage": 5.66e-4}
 LEARNED = 99.0
 

@@ -136,7 +136,7 @@ def test_a_watched_status_tells_machines_of_each_change_once(tmp_path: Path, wai
     [
         ("trace-ray re", {"realign", "report"}),
         ("trace-ray run --meth", {"--method"}),
-        ("trace-ray run --method no_", {"no_impact", "no_kl", "no_triage"}),
+        ("trace-ray run --method no_", {"no_impact", "no_kl", "no_retain", "no_triage"}),
         ("trace-ray status --wa", {"--watch"}),
     ],
 )

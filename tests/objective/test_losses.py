@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from trace_ray.config import ObjectiveConfig, TermConfig
-from trace_ray.objective.losses import dpo, ipo, npo, rdpo, term_loss, token_kl, top_k_kl
+from trace_ray.objective.losses import Response, dpo, ipo, npo, rdpo, token_kl, top_k_kl
+from trace_ray.objective.terms import term_loss
 
 
 def test_each_loss_equals_its_hand_worked_number() -> None:
@@ -82,15 +83,23 @@ def test_losses_of_extreme_margins_are_finite() -> None:
         assert torch.isfinite(loss).all()
 
 
-RATIO = {"chosen": torch.tensor([3.0]), "rejected": torch.tensor([-2.0])}
-LENGTH = {"chosen": torch.tensor([4.0]), "rejected": torch.tensor([8.0])}
+NONE = torch.tensor([math.nan])
+
+
+def response(ratio: float, tokens: float, logp: float = math.nan) -> Response:
+    """One response by its log-ratio, tokens and log-prob."""
+    tokens_B, logp_B, ratio_B = (torch.tensor([value]) for value in (tokens, logp, ratio))
+    return Response(tokens_B=tokens_B, logp_B=logp_B, log_ratio_B=ratio_B, token_mean_B=NONE)
+
+
+RESPONSES = {"chosen": response(3.0, 4.0), "rejected": response(-2.0, 8.0)}
 
 
 @pytest.mark.parametrize(("length_norm", "margin"), [(False, 3.0 + 2.0), (True, 3.0 / 4 + 2.0 / 8)])
 def test_a_margin_is_of_sums_or_of_token_means_as_configured(length_norm: bool, margin: float) -> None:
     objective = ObjectiveConfig(beta=0.5, tau=0.4, label_noise=0.1, length_norm=length_norm)
     terms = {name: TermConfig(loss=name, prefer="chosen", suppress=("rejected",)) for name in ("dpo", "rdpo")}
-    losses = {name: term_loss(term, objective, RATIO, LENGTH).item() for name, term in terms.items()}
+    losses = {name: term_loss(term, objective, RESPONSES).item() for name, term in terms.items()}
     straight, flipped = math.log1p(math.exp(-0.5 * margin)), math.log1p(math.exp(0.5 * margin))
     assert losses["dpo"] == pytest.approx(straight, rel=1e-5)
     assert losses["rdpo"] == pytest.approx((0.9 * straight - 0.1 * flipped) / 0.8, rel=1e-5)
@@ -101,13 +110,13 @@ def test_npo_on_both_responses_is_their_sum_and_its_factor_a_switch(scaled: bool
     term = TermConfig(loss="npo", suppress=("chosen", "rejected"))
     objective = ObjectiveConfig(beta=0.5, npo_scale=scaled)
     expected = factor * (math.log1p(math.exp(1.5)) + math.log1p(math.exp(-1.0)))
-    assert term_loss(term, objective, RATIO, LENGTH).item() == pytest.approx(expected, rel=1e-5)
+    assert term_loss(term, objective, RESPONSES).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_npo_of_token_means_is_of_log_ratios_by_length() -> None:
     term = TermConfig(loss="npo", suppress=("chosen", "rejected"))
     expected = math.log1p(math.exp(0.5 * 3 / 4)) + math.log1p(math.exp(-0.5 * 2 / 8))
-    loss = term_loss(term, ObjectiveConfig(beta=0.5, length_norm=True), RATIO, LENGTH).item()
+    loss = term_loss(term, ObjectiveConfig(beta=0.5, length_norm=True), RESPONSES).item()
     assert loss == pytest.approx(expected, rel=1e-5)
 
 
@@ -117,10 +126,5 @@ def test_ipo_is_of_token_means_and_ipo_sum_of_sums_whatever_the_others_are(lengt
     margins = {"ipo": 3.0 / 4 + 2.0 / 8, "ipo_sum": 3.0 + 2.0}
     for name, margin in margins.items():
         term = TermConfig(loss=name, prefer="chosen", suppress=("rejected",))
-        loss = term_loss(term, objective, RATIO, LENGTH).item()
+        loss = term_loss(term, objective, RESPONSES).item()
         assert loss == pytest.approx((margin - 1 / 0.8) ** 2, rel=1e-5)
-
-
-def test_a_loss_without_log_ratios_is_refused() -> None:
-    with pytest.raises(ValueError, match="kl is not made of log-ratios"):
-        term_loss(TermConfig(loss="kl", prefer="chosen", suppress=("rejected",)), ObjectiveConfig(), RATIO, LENGTH)

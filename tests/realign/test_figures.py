@@ -31,7 +31,7 @@ def test_sft_is_the_mean_negative_log_prob_of_a_token() -> None:
     objective = ObjectiveConfig(INVERT=TermConfig(loss="sft", prefer="rejected"))
     rows = [row("INVERT", 1.0, {"rejected": (tokens, 0.0)}) for tokens in (4, 2)]
     logp_S = torch.tensor([-6.0, -5.0], requires_grad=True)
-    losses = pair_losses(micro_batch(rows, objective), logp_S, torch.zeros(2), objective)
+    losses = pair_losses(micro_batch(rows, objective), logp_S, torch.zeros(1, 2), objective)
     assert losses.loss_P.tolist() == [6 / 4, 5 / 2]
     (slope,) = torch.autograd.grad(losses.loss_P.sum(), logp_S)
     assert slope.tolist() == [-1 / 4, -1 / 2]
@@ -45,7 +45,7 @@ def test_figures_of_a_step_by_hand_over_two_workers() -> None:
     for weight in (2.0, 0.5):
         rows = [row("INVERT", weight, responses), row("PUNISH", 1.0, responses), row("RETAIN", 1.0, responses)]
         batch = micro_batch(rows, objective)
-        logp_S, kl_S = torch.zeros(5), torch.zeros(5)
+        logp_S, kl_KS = torch.zeros(5), torch.zeros(1, 5)
         for (number, name), value in {
             (0, "rejected"): 1.0,
             (0, "chosen"): -5.0,
@@ -53,8 +53,8 @@ def test_figures_of_a_step_by_hand_over_two_workers() -> None:
             (1, "rejected"): -3.0,
         }.items():
             logp_S[batch.place[number, name]] = value
-        kl_S[batch.place[2, "chosen"]] = 0.25
-        losses: PairLosses = pair_losses(batch, logp_S, kl_S, objective)
+        kl_KS[0, batch.place[2, "chosen"]] = 0.25
+        losses: PairLosses = pair_losses(batch, logp_S, kl_KS, objective)
         sums = StepSums()
         sums.add(batch, losses)
         parts.append(sums.tensor())

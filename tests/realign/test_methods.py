@@ -12,12 +12,22 @@ from trace_ray.errors import UserError
 
 DEMO = conf_folder() / "examples" / "demo.yaml"
 BOTH = ("chosen", "rejected")
+INVERT, NPO, KL, SKIP = ("dpo", "rejected", ("chosen",)), ("npo", "", BOTH), ("kl", "chosen", ()), ()
+STAYS = ("dpo", "chosen", ("rejected",))
 TABLE: dict[str, tuple[Any, Any, Any, str, str]] = {
-    "trace": (("dpo", "rejected", ("chosen",)), ("npo", "", BOTH), ("kl", "chosen", ()), "impact", "anchor"),
-    "trace_oracle": (
-        ("dpo", "rejected", ("chosen",)),
-        ("dpo", "corrected", ("chosen",)),
-        ("kl", "chosen", ()),
+    "trace": (INVERT, NPO, KL, "impact", "anchor"),
+    "trace_oracle": (INVERT, ("dpo", "corrected", ("chosen",)), KL, "impact", "anchor"),
+    "trace_hold": (
+        [INVERT, ("sft", "rejected", (), ("weight", 1.0))],
+        ("npo_saturating", "", BOTH),
+        KL,
+        "impact",
+        "anchor",
+    ),
+    "trace_hold_oracle": (
+        [INVERT, ("sft", "rejected", (), ("weight", 1.0))],
+        [("dpo", "corrected", ("chosen",)), ("sft", "corrected", (), ("weight", 1.0))],
+        KL,
         "impact",
         "anchor",
     ),
@@ -28,31 +38,23 @@ TABLE: dict[str, tuple[Any, Any, Any, str, str]] = {
         "impact",
         "pair",
     ),
-    "no_kl": (("dpo", "rejected", ("chosen",)), ("npo", "", BOTH), ("skip", "", ()), "impact", "anchor"),
-    "no_impact": (("dpo", "rejected", ("chosen",)), ("npo", "", BOTH), ("kl", "chosen", ()), "uniform", "anchor"),
-    "naive_oracle_dpo": (
-        ("dpo", "rejected", ("chosen",)),
-        ("skip", "", ()),
-        ("dpo", "chosen", ("rejected",)),
+    "no_kl": (INVERT, NPO, KL, "impact", "anchor"),
+    "no_retain": (INVERT, NPO, SKIP, "impact", "anchor"),
+    "no_impact": (INVERT, NPO, KL, "uniform", "anchor"),
+    "naive_oracle_dpo": (INVERT, SKIP, STAYS, "uniform", "pair"),
+    "dpo_gold": (INVERT, ("dpo", "corrected", ("chosen",)), STAYS, "uniform", "pair"),
+    "rdpo": (("rdpo", "rejected", ("chosen",)), SKIP, ("rdpo", "chosen", ("rejected",)), "uniform", "pair"),
+    "dpop": (
+        ("dpop", "rejected", ("chosen",), ("lambda", 5.0)),
+        SKIP,
+        ("dpop", "chosen", ("rejected",), ("lambda", 5.0)),
         "uniform",
         "pair",
     ),
-    "dpo_gold": (
-        ("dpo", "rejected", ("chosen",)),
-        ("dpo", "corrected", ("chosen",)),
-        ("dpo", "chosen", ("rejected",)),
-        "uniform",
-        "pair",
-    ),
-    "rdpo": (
-        ("rdpo", "rejected", ("chosen",)),
-        ("skip", "", ()),
-        ("rdpo", "chosen", ("rejected",)),
-        "uniform",
-        "pair",
-    ),
-    "npo": (("npo", "", ("chosen",)), ("npo", "", ("chosen",)), ("skip", "", ()), "uniform", "anchor"),
-    "u2a": (("npo", "", ("chosen",)), ("npo", "", BOTH), ("skip", "", ()), "u2a", "anchor"),
+    "npo": (("npo", "", ("chosen",)), ("npo", "", ("chosen",)), SKIP, "uniform", "anchor"),
+    "simnpo": (("simnpo", "", ("chosen",)), ("simnpo", "", ("chosen",)), SKIP, "uniform", "anchor"),
+    "undial": (("undial", "", ("chosen",)), ("undial", "", ("chosen",)), SKIP, "uniform", "anchor"),
+    "u2a": (("npo", "", ("chosen",)), NPO, SKIP, "u2a", "anchor"),
 }
 
 
@@ -63,8 +65,14 @@ def test_the_table_is_complete() -> None:
 @pytest.mark.parametrize("method", TABLE)
 def test_each_method_is_its_row(method: str) -> None:
     objective = load_config([DEMO], method=method).objective
-    terms = [(t.loss, t.prefer, t.suppress) for t in (objective.INVERT, objective.PUNISH, objective.RETAIN)]
-    assert (*terms, objective.weights, objective.retain) == TABLE[method]
+    terms = [
+        [(t.loss, t.prefer, t.suppress, *t.parameters.items()) for t in objective.terms(name)]
+        for name in ("INVERT", "PUNISH", "RETAIN")
+    ]
+    *expected, weights, retain = TABLE[method]
+    assert terms == [one if isinstance(one, list) else [one] * bool(one) for one in expected]
+    assert (objective.weights, objective.retain) == (weights, retain)
+    assert (objective.alpha_kl == 0) == (method == "no_kl")
     assert objective.method == method
     assert 0 < objective.label_noise < 0.5 if method == "rdpo" else objective.label_noise == 0
 
@@ -90,15 +98,13 @@ def test_settings_at_odds_are_refused(override: str, said: str) -> None:
 
 
 @pytest.mark.parametrize("category", ["INVERT", "PUNISH"])
-@pytest.mark.parametrize(
-    "reference", [["realign.kl_reference=top_k"], ["realign.tune=full", "realign.kl_reference=frozen_copy"]]
-)
-def test_a_stored_or_copied_reference_serves_retain_only(category: str, reference: list[str]) -> None:
+def test_a_stored_reference_serves_retain_only(category: str) -> None:
     elsewhere = f"objective.{category}={{loss: kl, prefer: rejected, suppress: []}}"
-    with pytest.raises(UserError, match=rf"objective\.{category}\.loss: kl: .*(top_k|frozen_copy) serves RETAIN only"):
-        load_config([DEMO], [elsewhere, *reference])
+    with pytest.raises(UserError, match=rf"objective\.{category}\.loss: kl: .*top_k serves a kl on RETAIN only"):
+        load_config([DEMO], [elsewhere, "realign.kl_reference=top_k"])
     load_config([DEMO], [elsewhere])
-    load_config([DEMO], reference)
+    load_config([DEMO], [elsewhere, "realign.tune=full", "realign.kl_reference=frozen_copy", "impact.parameters=full"])
+    load_config([DEMO], ["realign.kl_reference=top_k"])
 
 
 @pytest.mark.parametrize("zero", sorted(p.stem for p in (conf_folder() / "zero").glob("*.yaml")))

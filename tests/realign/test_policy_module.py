@@ -15,7 +15,7 @@ from trace_ray.model import vocabulary
 from trace_ray.model.head import OutputHead
 from trace_ray.model.loading import load_model, new_adapter
 from trace_ray.objective.losses import token_kl, top_k_kl
-from trace_ray.objective.terms import micro_batch, pair_losses, sequence_names
+from trace_ray.objective.terms import micro_batch, pair_losses
 from trace_ray.realign.layout import plan_step
 from trace_ray.realign.policy_module import HybridPolicy
 from trace_ray.realign.reference import top_k_table
@@ -43,11 +43,11 @@ def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def grouped(rows: list[dict[str, Any]], objective: ObjectiveConfig, *, share: bool = False, **more: Any) -> Any:
     """The rows' micro-batch in many small groups; ``share``: pairs without a KL share their prompt."""
-    names = [sequence_names(objective, row["category"]) for row in rows]
+    names = [objective.sequences(row["category"]) for row in rows]
     lengths = [
         [len(row["prompt_ids"]) + len(row[f"{n}_ids"]) for n in some] for row, some in zip(rows, names, strict=True)
     ]
-    kl = [[objective.term(row["category"]).loss == "kl"] * len(some) for row, some in zip(rows, names, strict=True)]
+    kl = [[n in objective.compared(row["category"]) for n in some] for row, some in zip(rows, names, strict=True)]
     shared = [share and len(some) > 1 and not any(some_kl) for some, some_kl in zip(names, kl, strict=True)]
     for i in (i for i, one in enumerate(shared) if one):
         prompt = len(rows[i]["prompt_ids"])
@@ -83,7 +83,7 @@ def test_log_probs_and_kl_equal_float64(setting: tuple[Any, Any, Any], share: bo
         if row["category"] == "RETAIN":
             kl = (reference.exp() * (reference - policy)).sum(-1).mean()
             assert kl > 1e-3
-            assert kl_S[place].item() == pytest.approx(kl.item(), rel=2e-4, abs=1e-6)
+            assert kl_S[0, place].item() == pytest.approx(kl.item(), rel=2e-4, abs=1e-6)
         else:
             total = policy.gather(-1, torch.tensor(response)[:, None]).sum()
             assert logp_S[place].item() == pytest.approx(total.item(), rel=1e-5)

@@ -1,4 +1,4 @@
-"""dpo, ipo and rdpo against TRL's DPOTrainer: one model, one batch, a moved adapter."""
+"""dpo, ipo, rdpo and dpo with sft against TRL's DPOTrainer: one model, one batch, a moved adapter."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from tests.realign import handmade
 from trace_ray.config import ObjectiveConfig, TermConfig
 from trace_ray.model.loading import load_model
+from trace_ray.model.log_probs import response_log_probs
+from trace_ray.model.packing import pack_each
 from trace_ray.objective.terms import Denominators, micro_batch, pair_losses, reduce_losses
 from trace_ray.realign.policy_module import HybridPolicy
 
@@ -62,12 +64,20 @@ def trl_trainer(folder: Path, rows: list[dict[str, Any]], lora: Any, out: Path, 
             {"beta": BETA, "label_noise": NOISE},
             {"loss_type": "robust", "beta": BETA, "label_smoothing": NOISE},
         ),
+        (
+            "dpo and sft",
+            {"beta": BETA},
+            {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.6], "beta": BETA},
+        ),
     ],
 )
 def test_loss_and_gradient_equal_trl(tmp_path: Path, loss: str, ours: Any, theirs: Any) -> None:
     config = handmade.tiny_config(handmade.tiny_model(tmp_path / "model"))
     rows = handmade.scored_rows(load_model(config.model), 6)
     rows = [row | {"category": "RETAIN", "weight": 1.0} for row in rows]
+    if loss == "dpo and sft":  # TRL's mean is over all tokens of a batch: alike where the preferred sides are as long
+        rows = [row | {"chosen_ids": (row["chosen_ids"] * 5)[:5]} for row in rows]
+        rows = [row | {"chosen_ref_logp": reference(load_model(config.model), row)} for row in rows]
     trainer = trl_trainer(tmp_path / "model", rows, config.lora, tmp_path / "out", **theirs)
     model = trainer.model
     torch.manual_seed(1)
@@ -77,7 +87,8 @@ def test_loss_and_gradient_equal_trl(tmp_path: Path, loss: str, ours: Any, their
     expected = trainer.compute_loss(model, next(iter(trainer.get_train_dataloader())))
     their_gradients = gradients(model, expected)
 
-    term = TermConfig(loss=loss, prefer="chosen", suppress=("rejected",))
+    also = [TermConfig(loss="sft", prefer="chosen", parameters={"weight": 0.6})] if " and " in loss else []
+    term = TermConfig(loss=loss.partition(" ")[0], prefer="chosen", suppress=("rejected",), also=also)
     objective = ObjectiveConfig(RETAIN=term, retain="pair", weights="uniform", **ours)
     batch = micro_batch(rows, objective, groups=[[0, 2, 4], [1, 3, 5, 6], [7, 8, 9, 10, 11]], anchored=[False] * 3)
     logp_S, kl_S = HybridPolicy(model)(batch.groups)
@@ -87,6 +98,11 @@ def test_loss_and_gradient_equal_trl(tmp_path: Path, loss: str, ours: Any, their
     assert mine.item() == pytest.approx(expected.item(), abs=1e-4)
     for name, gradient in gradients(model, mine).items():
         torch.testing.assert_close(gradient, their_gradients[name], rtol=1e-3, atol=1e-5)
+
+
+def reference(model: Any, row: dict[str, Any]) -> float:
+    with torch.inference_mode():
+        return response_log_probs(model, pack_each([(row["prompt_ids"], row["chosen_ids"])])).item()
 
 
 def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -50,7 +50,7 @@ def test_a_cell_can_be_repeated_and_noise_changes_it(triaged: pa.Table) -> None:
     assert set(first.seconds) == {"direction", "scoring", "training", "kl"}
     assert 0 < first.seconds["kl"] < first.seconds["training"]
     assert set(first.peak_bytes) == {"direction", "scoring", "training"}
-    assert realign_cell(triaged, cell("no_kl")).seconds["kl"] < 0.05 * first.seconds["kl"]
+    assert realign_cell(triaged, cell("no_retain")).seconds["kl"] < 0.05 * first.seconds["kl"]
 
 
 def test_measures_of_an_untrained_cell_are_the_bases(triaged: pa.Table) -> None:

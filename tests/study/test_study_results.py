@@ -116,7 +116,7 @@ def test_the_full_plan_holds_the_papers_comparison() -> None:
     plain = {(c.method, c.pairs, c.seed) for c in cells if not c.noise and not c.variant}
     sizes, seeds = {c.pairs for c in cells}, {c.seed for c in cells}
     assert (len(sizes), len(seeds)) == (3, 5)
-    methods = ("trace", "naive_oracle_dpo", "dpo_gold", "rdpo", "npo", "u2a", "no_triage", "no_kl", "no_impact")
+    methods = ("trace", "naive_oracle_dpo", "dpo_gold", "rdpo", "npo", "u2a", "no_triage", "no_retain", "no_impact")
     assert plain >= set(product(methods, sizes, seeds))
     noisy = {(c.method, c.noise, c.seed) for c in cells if c.noise}
     assert noisy >= set(product(("trace", "no_impact", "dpo_gold", "u2a"), (0.1, 0.2), seeds))
@@ -140,12 +140,12 @@ def tuned(method: str, rate: float, tpa: float, kl: float = 0.01) -> dict[str, A
 def test_each_method_gets_the_rate_of_highest_agreement_and_of_equals_the_one_that_drifts_least() -> None:
     low, high = RATES[0], RATES[-1]
     tuning = [tuned("trace", low, 90, 0.2), tuned("trace", low, 100, 0.2), tuned("trace", high, 95, 0.1)]
-    tuning += [tuned("npo", low, 75), tuned("npo", high, 60), tuned("no_kl", low, 75), tuned("no_kl", high, 99)]
+    tuning += [tuned("npo", low, 75), tuned("npo", high, 60), tuned("no_retain", low, 75), tuned("no_retain", high, 99)]
     rates = chosen_rates(tuning)
     assert rates["npo"] == low
     assert rates["trace"] == high  # 95 either way: the second number decides
     assert {rates[name] for name in ABLATIONS} == {high}, "an ablation keeps trace's rate, whatever its own best"
-    cells = [Cell(method=name, pairs=9, seed=0) for name in ("npo", "no_kl")]
+    cells = [Cell(method=name, pairs=9, seed=0) for name in ("npo", "no_retain")]
     cells.append(Cell(method="naive_oracle_dpo", variant="balanced, 180 steps", pairs=9, seed=0))
     cells = at_rates(cells, rates | {"naive_oracle_dpo": low, "naive_oracle_dpo balanced": high})
     assert [cell.rate for cell in cells] == [low, high, high]

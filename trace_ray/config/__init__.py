@@ -5,18 +5,16 @@ from trace_ray.config.evaluate import AttackConfig, CapabilityConfig, EvaluateCo
 from trace_ray.config.fields import settings
 from trace_ray.config.judges import EndpointConfig, JudgeConfig, judge_name
 from trace_ray.config.model import LoraSettings, ModelConfig
+from trace_ray.config.objective import ObjectiveConfig, TermConfig
 from trace_ray.config.report import PlanConfig, ReportConfig
 from trace_ray.config.tree import (
     COLUMN_NAMES,
     FORMAT_NAMES,
-    LOSSES,
     Config,
     CorpusConfig,
     ImpactConfig,
     NoiseConfig,
-    ObjectiveConfig,
     RealignConfig,
-    TermConfig,
     TriageConfig,
 )
 from trace_ray.storage.settings import StorageConfig
@@ -24,7 +22,6 @@ from trace_ray.storage.settings import StorageConfig
 __all__ = [
     "COLUMN_NAMES",
     "FORMAT_NAMES",
-    "LOSSES",
     "AttackConfig",
     "CapabilityConfig",
     "Config",

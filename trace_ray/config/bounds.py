@@ -10,6 +10,7 @@ from typing import Any
 from trace_ray.config import Config
 from trace_ray.config.fields import leaves
 from trace_ray.errors import UserError
+from trace_ray.objective.losses import shared_numbers
 
 Bound = tuple[Callable[[Any], bool], str]
 """Whether a value is allowed, and what to give instead."""
@@ -63,10 +64,8 @@ BOUNDS: dict[str, Bound] = {
     "impact.max_retries": _least(-1, ", which stands for retries without end"),
     "impact.seed": _or_more(),
     "impact.retain_per_conflict": _or_more(),
-    "objective.beta": _positive("positive scale"),
     "objective.alpha_kl": _or_more(),
-    "objective.tau": _positive("positive tau"),
-    "objective.label_noise": (lambda value: 0 <= value < 0.5, "give a rate in [0, 0.5)"),
+    **{f"objective.{p.name}": (p.holds, p.remedy) for p in shared_numbers()},
     "objective.u2a_pairs": _least(1, " pair"),
     "objective.u2a_rounds": _least(1, " round"),
     "lora.r": (lambda value: value > 0, "give a rank of at least 1"),

@@ -6,17 +6,17 @@ import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from trace_ray.config import COLUMN_NAMES, LOSSES, Config, JudgeConfig, TermConfig, TriageConfig
+from trace_ray.config import COLUMN_NAMES, Config, JudgeConfig, TriageConfig
 from trace_ray.config.bounds import bound_problems
 from trace_ray.config.engine import check_trust, refuse_code
 from trace_ray.config.fields import leaves
 from trace_ray.config.policy import check_policy
 from trace_ray.config.selectors import selector_problems
 from trace_ray.config.templates import template_dates
+from trace_ray.config.terms import named_terms, term_problems, unknown_losses
 from trace_ray.errors import UserError, nearest
-from trace_ray.pairs import RESPONSE_NAMES, TRAINED
+from trace_ray.pairs import TRAINED
 
-PAIRWISE = ("dpo", "ipo", "ipo_sum", "rdpo")
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 
@@ -38,7 +38,7 @@ def config_problems(config: Config) -> list[UserError]:
 
 
 def _problems(config: Config) -> Iterator[UserError]:
-    misspelt = list(_not_a_choice(config))
+    misspelt = [*_not_a_choice(config), *unknown_losses(config.objective)]
     yield from misspelt
     yield from bound_problems(config)
     for name, value, about in leaves(config):
@@ -78,10 +78,7 @@ def _not_a_choice(config: Config) -> Iterator[UserError]:
 
 
 def _at_odds(config: Config) -> Iterator[UserError]:
-    for category in TRAINED:
-        yield from _check_term(
-            f"objective.{category}", config.objective.term(category), corrected=config.triage.correct
-        )
+    yield from term_problems(config.objective, corrected=config.triage.correct)
     for name, path in config.corpus.columns.items():
         if name not in COLUMN_NAMES:
             remedy = f"name what a format knows{nearest(name, COLUMN_NAMES)}: {', '.join(COLUMN_NAMES)}"
@@ -116,31 +113,6 @@ def check_needed(config: Config, stages: Sequence[str]) -> None:
         raise UserError("corpus.holdout", 0, remedy)
 
 
-def _check_term(where: str, term: TermConfig, *, corrected: bool) -> Iterator[UserError]:
-    for name in term.suppress:
-        if name not in RESPONSE_NAMES:
-            yield UserError(
-                f"{where}.suppress",
-                name,
-                f"name responses among {', '.join(RESPONSE_NAMES)}{nearest(name, RESPONSE_NAMES)}",
-            )
-    needs_prefer = term.loss in (*PAIRWISE, "kl", "sft")
-    needs_suppress = {"npo": (1, 2), **dict.fromkeys(PAIRWISE, (1,))}.get(term.loss, (0,))
-    if term.loss == "skip":
-        return
-    if needs_prefer != bool(term.prefer):
-        yield UserError(
-            f"{where}.prefer",
-            term.prefer or "empty",
-            f"{term.loss} {'needs' if needs_prefer else 'takes no'} preferred response",
-        )
-    if len(term.suppress) not in needs_suppress:
-        wanted = " or ".join(str(n) for n in needs_suppress)
-        yield UserError(f"{where}.suppress", list(term.suppress), f"{term.loss} takes {wanted} suppressed responses")
-    if "corrected" in (term.prefer, *term.suppress) and not corrected:
-        yield UserError(where, "corrected", "no response is corrected unless triage.correct=true")
-
-
 def _check_realign(config: Config) -> Iterator[UserError]:
     realign = config.realign
     for name, share in realign.shares.items():
@@ -162,8 +134,11 @@ def _check_realign(config: Config) -> Iterator[UserError]:
 def _check_parameters(config: Config) -> Iterator[UserError]:
     """What is trained against what it is compared with and what stage 2 leaves behind."""
     realign = config.realign
-    anchored = "kl" in (config.objective.term(name).loss for name in TRAINED)
-    if anchored and realign.kl_reference == "same_weights" and realign.tune == "full":
+    if (
+        any(config.objective.compared(name) for name in TRAINED)
+        and realign.kl_reference == "same_weights"
+        and realign.tune == "full"
+    ):
         remedy = "with tune=full there is no adapter to turn off: use frozen_copy or top_k"
         yield UserError("realign.kl_reference", "same_weights", remedy)
     if config.objective.weights == "u2a" and "full" in (realign.tune, config.impact.parameters):
@@ -172,16 +147,24 @@ def _check_parameters(config: Config) -> Iterator[UserError]:
     if (config.impact.parameters, realign.tune) == ("full", "lora"):
         remedy = "it leaves no initial adapter to train: use impact.parameters=lora, or realign.tune=full"
         yield UserError("impact.parameters", "full", remedy)
-    for name in TRAINED:
-        if name != "RETAIN" and config.objective.term(name).loss == "kl" and realign.kl_reference != "same_weights":
-            remedy = (
-                f"realign.kl_reference={realign.kl_reference} serves RETAIN only: use another loss, or same_weights"
-            )
-            yield UserError(f"objective.{name}.loss", "kl", remedy)
+    if realign.kl_reference == "top_k":
+        yield from _reference_problems(config)
     if realign.kl_reference == "frozen_copy" and realign.tune == "lora":
         yield UserError(
             "realign.kl_reference", "frozen_copy", "an adapter needs no second copy: use same_weights or top_k"
         )
+
+
+def _reference_problems(config: Config) -> Iterator[UserError]:
+    """Stored distributions are of one response of RETAIN, and of its likeliest tokens alone."""
+    for name, term in named_terms(config.objective):
+        retain = name.startswith("objective.RETAIN")
+        if term.entry.needs_reference_logits and not (retain and term.entry.top_k_value):
+            remedy = "realign.kl_reference=top_k serves a kl on RETAIN only: use another loss, or another reference"
+            yield UserError(f"{name}.loss", term.loss, remedy)
+    if len(config.objective.compared("RETAIN")) > 1:
+        remedy = "realign.kl_reference=top_k stores one response's distributions: prefer the same in each term"
+        yield UserError("objective.RETAIN", list(config.objective.compared("RETAIN")), remedy)
 
 
 def triage_judges(triage: TriageConfig) -> dict[str, JudgeConfig]:
@@ -250,6 +233,3 @@ def _check_engine(where: str, engine: Mapping[str, Any]) -> Iterator[UserError]:
         fits = False
     if not fits:
         yield UserError(f"{where}.max_model_len", tokens, "give a number of tokens, at least 1")
-
-
-assert set(PAIRWISE) < set(LOSSES)

@@ -53,6 +53,10 @@ ENGINE = {"resource_keys": SPEED_KEYS}
 """Metadata of a field that holds arguments of vLLM's engine."""
 
 
+LATER = {"later": True}
+"""Metadata of a collection that came later: while empty it is no setting, so that what ran before it came stays valid."""
+
+
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
     """Yields (dotted name, value, metadata) of every setting below ``node``, those in lists of sections too.
 
@@ -81,7 +85,7 @@ def settings(node: Any, prefix: str) -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     for item in fields(node):
-        if item.metadata.get("resource"):
+        if item.metadata.get("resource") or (item.metadata.get("later") and not getattr(node, item.name)):
             continue
         value, name = getattr(node, item.name), f"{prefix}.{item.name}" if prefix else item.name
         if is_dataclass(value):

@@ -12,6 +12,7 @@ from trace_ray.config.check import check_config
 from trace_ray.config.secrets import refuse_secrets
 from trace_ray.config.sources import conf_folder, layers, mapping, parse
 from trace_ray.config.templates import with_template_texts
+from trace_ray.config.terms import written_out
 from trace_ray.errors import UserError, nearest
 
 
@@ -75,7 +76,7 @@ def _merged(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
     from omegaconf.errors import OmegaConfBaseException
 
     merged = OmegaConf.structured(Config)
-    for where, given in layers:
+    for where, given in written_out(layers):
         values = _list_of_one(given)
         refuse_secrets(where, values)
         _refuse_flat_sections(where, values, Config(), "")

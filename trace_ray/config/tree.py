@@ -12,9 +12,9 @@ from trace_ray.config.evaluate import EvaluateConfig
 from trace_ray.config.fields import LABELS, choice, resource, resource_choice
 from trace_ray.config.judges import JudgeConfig
 from trace_ray.config.model import LoraSettings, ModelConfig
+from trace_ray.config.objective import ObjectiveConfig
 from trace_ray.config.policy import PolicyConfig
 from trace_ray.config.report import PlanConfig, ReportConfig
-from trace_ray.pairs import RESPONSE_NAMES
 from trace_ray.storage.settings import StorageConfig
 
 
@@ -190,84 +190,6 @@ class ImpactConfig:
     num_gpus: float = resource(0.0)
     label_selector: dict[str, str] = field(default_factory=dict, metadata=LABELS)
     max_retries: int = resource(3)
-
-
-LOSSES = ("skip", "dpo", "ipo", "ipo_sum", "rdpo", "npo", "kl", "sft")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TermConfig:
-    """What is done with the pairs of one category: ``prefer`` is raised or anchored, ``suppress`` lowered.
-
-    Responses are named chosen, rejected or corrected. dpo, ipo, ipo_sum, rdpo: prefer one over the one in suppress;
-    npo: suppress one or both; kl and sft: prefer only.
-    """
-
-    loss: str = field(default="skip", metadata={"choices": LOSSES})
-    prefer: str = field(default="", metadata={"choices": ("", *RESPONSE_NAMES)})
-    suppress: tuple[str, ...] = ()
-
-    @property
-    def responses(self) -> tuple[str, ...]:
-        """The responses that the loss reads, in the order of the columns."""
-        read = (self.prefer, *self.suppress) if self.loss != "skip" else ()
-        return tuple(name for name in RESPONSE_NAMES if name in read)
-
-
-def _invert() -> TermConfig:
-    return TermConfig(loss="dpo", prefer="rejected", suppress=("chosen",))
-
-
-def _punish() -> TermConfig:
-    return TermConfig(loss="npo", suppress=("chosen", "rejected"))
-
-
-def _retain() -> TermConfig:
-    return TermConfig(loss="kl", prefer="chosen")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    """The hybrid objective as a table from category to loss; the default is TRACE.
-
-    Args:
-        weights: ``impact`` weighs each pair by stage 2; ``uniform`` by 1; ``u2a`` picks pairs by their gain and raises
-            the weight of those that still gain, round by round.
-        retain: ``anchor``: the RETAIN pairs are a mean of their own times alpha_kl; ``pair``: they are weighed and
-            averaged together with the conflicts, as methods without triage do.
-        beta: scale of the log-ratios in dpo, rdpo and npo.
-        alpha_kl: weight of the RETAIN term.
-        tau: the target margin of ipo and ipo_sum is 1 / (2 tau), in nats a token for ipo, in nats for ipo_sum.
-        length_norm: dpo, rdpo and npo on per-token means instead of sums; ipo is always on means, ipo_sum on sums.
-        label_noise: rdpo's e, in [0, 1/2).
-        npo_scale: multiply npo by 2 / beta, as in its paper.
-        u2a_pairs: u2a keeps so many pairs; u2a_rounds: of training and rescoring; u2a_eta: its step in log-weights.
-    """
-
-    method: str = "trace"
-    INVERT: TermConfig = field(default_factory=_invert)
-    PUNISH: TermConfig = field(default_factory=_punish)
-    RETAIN: TermConfig = field(default_factory=_retain)
-    weights: str = choice("impact", "uniform", "u2a")
-    retain: str = choice("anchor", "pair")
-    beta: float = 0.3
-    alpha_kl: float = 0.1
-    tau: float = 0.3
-    length_norm: bool = False
-    label_noise: float = 0.0
-    npo_scale: bool = False
-    u2a_pairs: int = 1024
-    u2a_rounds: int = 3
-    u2a_eta: float = 0.01
-
-    def term(self, category: str) -> TermConfig:
-        """Returns what is done with a trained category: INVERT, PUNISH or RETAIN."""
-        return getattr(self, category)  # type: ignore[no-any-return]
-
-    @property
-    def weighed(self) -> tuple[str, ...]:
-        """The categories whose pairs carry weights."""
-        return ("INVERT", "PUNISH", "RETAIN") if self.retain == "pair" else ("INVERT", "PUNISH")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ PAIR_COLUMNS = ["pair_id", "category", "split", "prompt", "chosen", "rejected", 
 
 def gold_batch(parts: Iterable[pa.Table], config: Config, tokenizer: ChatTokenizer) -> pa.Table:
     """Returns the gold batch of triaged parts in GOLD_SCHEMA, as the settings choose it."""
-    impact, corrected = config.impact, config.objective.PUNISH.prefer == "corrected"
+    impact, corrected = config.impact, config.objective.corrects
     return tokenize_gold(choose_gold(parts, impact.gold_size, impact.seed, corrected=corrected), tokenizer)
 
 

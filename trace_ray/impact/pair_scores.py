@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from trace_ray.errors import UserError
-from trace_ray.impact.scores import Scorer
+from trace_ray.impact.scores import Scorer, TokenCoefficient
 from trace_ray.model.batches import token_batches
 from trace_ray.model.decoder import causal_lm
 from trace_ray.model.log_probs import response_log_probs
@@ -27,11 +27,15 @@ class PairRequest:
     Args:
         prompt_ids, response_ids: tokens; of each response by name.
         coefficients: what each response's s(y) counts in the pair's score; None = log-probs alone are wanted.
+        per_token: what the score of a single token counts besides, by response: sums of functions of the tokens' log-probs.
+        apart: each response's s(y) is wanted, so that none shares a prompt.
     """
 
     prompt_ids: Sequence[int]
     response_ids: Mapping[str, Sequence[int]]
     coefficients: Mapping[str, float] | None
+    per_token: Mapping[str, Sequence[TokenCoefficient]] = field(default_factory=dict)
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class PairScores:
 
     Args:
         logp: log pi(y|x) by response.
-        s: s(y) by response; empty where the pair shared its prompt, or no score was wanted.
+        s: s(y) by response; empty where the pair shared its prompt or counts tokens apart, or no score was wanted.
         impact: sum of coefficient x s(y); None where no score was wanted.
         norm: of the gradient of sum of coefficient x log pi(y|x), where it was asked for.
     """
@@ -70,23 +74,29 @@ def score_pairs(
     pays = sharing_rule(scorer.model, allowed=share_prompts)
     uses = Counter(key for request in requests for key in _keys(request))
     outcomes: dict[int, PairScores] = {}
-    together: list[int] = []
+    run: list[tuple[int, tuple[str, ...]]] = []  # rows: a request, and those of its responses that the row holds
     for i, request in enumerate(requests):
         alone = all(uses[key] == 1 for key in _keys(request))
         lengths = [len(ids) for ids in request.response_ids.values()]
-        if request.coefficients is not None and (norms or (alone and pays(len(request.prompt_ids), lengths))):
-            together.append(i)
+        shares = alone and not request.apart and pays(len(request.prompt_ids), lengths)
+        if request.coefficients is not None and (norms or shares):
+            run.append((i, tuple(request.response_ids)))
             if norms and len(lengths) > 1:
                 _refuse_apart(scorer.model, len(request.prompt_ids) + sum(lengths))
-    rows = [Packed(requests[i].prompt_ids, tuple(requests[i].response_ids.values())) for i in together]
+        elif request.coefficients is not None and request.per_token:
+            run += [(i, (name,)) for name in request.response_ids]
+    rows = [Packed(requests[i].prompt_ids, tuple(requests[i].response_ids[n] for n in names)) for i, names in run]
     for batch_of, batch in _batches(rows, scorer, batch_tokens):
-        some = [together[k] for k in batch_of]
-        coefficients = torch.tensor([c for i in some for c in _coefficients(requests[i])])
-        scored = scorer.score(batch, coefficients, norms=norms)
+        some = [run[k] for k in batch_of]
+        coefficients = torch.tensor([_coefficient(requests[i], name) for i, names in some for name in names])
+        per_token = [requests[i].per_token.get(name, ()) for i, names in some for name in names]
+        scored = scorer.score(batch, coefficients, per_token, norms=norms)
         logp = iter(scored.logp_S.tolist())
         norm = [None] * len(some) if scored.norm_B is None else scored.norm_B.tolist()
-        for i, score, size in zip(some, scored.score_B.tolist(), norm, strict=True):
-            outcomes[i] = PairScores({name: next(logp) for name in requests[i].response_ids}, {}, score, size)
+        for (i, names), score, size in zip(some, scored.score_B.tolist(), norm, strict=True):
+            before = outcomes.get(i, PairScores({}, {}, 0.0))
+            logps = before.logp | {name: next(logp) for name in names}
+            outcomes[i] = PairScores(logps, {}, (before.impact or 0.0) + score, size)
     rest = [i for i in range(len(requests)) if i not in outcomes]
     outcomes |= zip(rest, _each_once([requests[i] for i in rest], scorer, batch_tokens), strict=True)
     return [outcomes[i] for i in range(len(requests))]
@@ -131,9 +141,9 @@ def _keys(request: PairRequest) -> list[tuple[Tokens, Tokens]]:
     return [(tuple(request.prompt_ids), tuple(ids)) for ids in request.response_ids.values()]
 
 
-def _coefficients(request: PairRequest) -> list[float]:
+def _coefficient(request: PairRequest, name: str) -> float:
     assert request.coefficients is not None
-    return [request.coefficients[name] for name in request.response_ids]
+    return request.coefficients[name]
 
 
 def _batches(rows: Sequence[Packed], scorer: Scorer, batch_tokens: int) -> Iterator[tuple[list[int], PackedBatch]]:

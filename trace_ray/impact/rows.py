@@ -37,7 +37,7 @@ def tokenized_rows(
         rows: selected ones of triaged/.
         objective: its terms name the responses that are read.
     """
-    names = [objective.term(row["category"]).responses for row in rows]
+    names = [objective.responses(row["category"]) for row in rows]
     found = _pairs(rows, names, tokenizer)
     whole = _both_answers(rows, found, tokenizer)
     kept, refused = [], []

@@ -7,7 +7,7 @@ with no gradient of any weight. Relatives: ghost dot-products, LoGra. B rows, N 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,9 @@ from trace_ray.impact.taps import LoraTap, WeightTap, weight_taps
 from trace_ray.model.head import OutputHead
 from trace_ray.model.packing import PackedBatch, hidden_states
 from trace_ray.model.vocabulary import Head, log_prob_slopes
+
+TokenCoefficient = Callable[[torch.Tensor], torch.Tensor]
+"""Log-probs of tokens, shape (N,) -> what the score of each of them counts, shape (N,)."""
 
 Direction = Mapping[str, torch.Tensor]
 """Trainable parameter's name -> v for it: of an adapter's lora_A and lora_B, or of every parameter of the model."""
@@ -70,11 +73,19 @@ class Scorer:
         read = {name for n, m in adapted.items() for name in _lora_names(n, m)} if adapted else _owned(model, self.taps)
         _refuse_unread(direction, read, lora=self.lora)
 
-    def score(self, batch: PackedBatch, coefficient_S: torch.Tensor | None = None, *, norms: bool = False) -> Scored:
+    def score(
+        self,
+        batch: PackedBatch,
+        coefficient_S: torch.Tensor | None = None,
+        per_token: Sequence[Sequence[TokenCoefficient]] = (),
+        *,
+        norms: bool = False,
+    ) -> Scored:
         """Returns log-probs and scores from one forward and one backward.
 
         Args:
             coefficient_S: of each response; 1 if None, so that a row of one response scores s(y).
+            per_token: for each response what is added for each of its tokens.
             norms: also the gradients' norms (LoRA only).
         """
         device = batch.input_ids_BT.device
@@ -82,9 +93,9 @@ class Scorer:
         norms_B = torch.zeros(batch.rows, device=device) if norms else None
         with self._tapped(batch, eps_B, norms_B):
             hidden_ND = hidden_states(self.model, batch)
-            coefficient_N = 1.0 if coefficient_S is None else coefficient_S.to(device)[batch.response_N]
             logp_N, gradient_ND, head_N = self._head_pass(hidden_ND.detach(), batch.target_N)
-            gradient_ND *= torch.as_tensor(coefficient_N, device=device, dtype=gradient_ND.dtype).view(-1, 1)
+            coefficient_N = _coefficients(batch, coefficient_S, per_token, logp_N)
+            gradient_ND *= coefficient_N.to(gradient_ND.dtype)[:, None]
             (score_B,) = torch.autograd.grad(hidden_ND, eps_B, gradient_ND)
         if head_N is not None:
             score_B = score_B.index_add(0, batch.row_N, head_N * coefficient_N)
@@ -129,6 +140,23 @@ class Scorer:
                     del tap.module.forward
                 else:
                     tap.module.forward = before
+
+
+def _coefficients(
+    batch: PackedBatch,
+    coefficient_S: torch.Tensor | None,
+    per_token: Sequence[Sequence[TokenCoefficient]],
+    logp_N: torch.Tensor,
+) -> torch.Tensor:
+    """What the score of each token counts, shape (N,)."""
+    coefficient_N = torch.ones_like(logp_N)
+    if coefficient_S is not None:
+        coefficient_N = coefficient_S.to(logp_N)[batch.response_N]
+    for number, functions in enumerate(per_token):
+        if functions:
+            mine = batch.response_N == number
+            coefficient_N[mine] += torch.stack([function(logp_N[mine]) for function in functions]).sum(0)
+    return coefficient_N
 
 
 def _through(tap: LoraTap | WeightTap, eps_B: torch.Tensor) -> Any:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
 from trace_ray.chat.text import ChatTokenizer
 from trace_ray.config import ImpactConfig, ObjectiveConfig
+from trace_ray.errors import UserError
 from trace_ray.impact.pair_scores import PairRequest, PairScores, score_pairs
 from trace_ray.impact.rows import tokenized_rows
 from trace_ray.impact.scores import Direction, Scorer
 from trace_ray.model.known import refuse_unknown_tokens
-from trace_ray.objective.slopes import pair_slopes
+from trace_ray.objective.slopes import pair_slopes, token_slopes
 from trace_ray.pairs import CONFLICTS, SCORED_SCHEMA, TRAINED, TRIAGED_SCHEMA, Split, hash_fraction
 
 Row = dict[str, Any]
@@ -39,7 +41,7 @@ class Selection:
         """Returns what a pair of the category needs: its ``score``, ``log_probs`` of the reference, or ``tokens`` alone."""
         if category in self.objective.weighed:
             return "score"
-        return "tokens" if self.objective.term(category).loss in ("kl", "sft") else "log_probs"
+        return "log_probs" if self.objective.needs_reference_log_probs(category) else "tokens"
 
     def rows(self, triaged: pa.Table) -> list[Row]:
         """Returns the rows to train on, in order; those without a response that their term reads are left out."""
@@ -50,7 +52,7 @@ class Selection:
     def _takes(self, row: Row, number: float) -> bool:
         if row["split"] != Split.TRAIN or row["category"] not in TRAINED:
             return False
-        names = self.objective.term(row["category"]).responses
+        names = self.objective.responses(row["category"])
         if not names or any(row[name] is None for name in names):
             return False
         return row["category"] in CONFLICTS or number < self.retain_share
@@ -85,36 +87,64 @@ def score_tokens(
     """
     if not rows:
         return SHARD_SCHEMA.empty_table()
-    names = [selection.objective.term(row["category"]).responses for row in rows]
     refuse_unknown_tokens(rows, model)
-    slopes = pair_slopes(rows, selection.objective)
-    kinds = [selection.needs(row["category"]) for row in rows]
-    requests = [
-        PairRequest(
-            row["prompt_ids"],
-            {name: row[f"{name}_ids"] for name in some},
-            _coefficients(row, slope, config) if kind == "score" else None,
-        )
-        for row, some, slope, kind in zip(rows, names, slopes, kinds, strict=True)
-        if kind != "tokens"
-    ]
     norms = config.score_norm == "cosine"
+    objective, kinds = selection.objective, [selection.needs(row["category"]) for row in rows]
+    slopes = pair_slopes(rows, objective)
+    asked = [_requests(*one, objective, config) for one in zip(rows, kinds, slopes, strict=True)]
     # Impact weights need the pair's impact alone; other weights (U2A's rounds) read each response's s(y).
-    share = config.share_prompts and selection.objective.weights == "impact"
+    share = config.share_prompts and objective.weights == "impact"
     outcomes = iter(
-        score_pairs(requests, Scorer(model, direction), config.batch_tokens, share_prompts=share, norms=norms)
+        score_pairs(
+            [request for some in asked for request in some],
+            Scorer(model, direction),
+            config.batch_tokens,
+            share_prompts=share,
+            norms=norms,
+        )
     )
     size = direction_norm(direction) if norms else 1.0
-    full = []
-    for row, kind in zip(rows, kinds, strict=True):
-        full.append(row | ({"impact": None} if kind == "tokens" else _scored(next(outcomes), size)))
+    found = [[next(outcomes) for _ in some] for some in asked]
+    late = [i for i, some in enumerate(asked) if some and some[0].apart]
+    told = pair_slopes([rows[i] for i in late], objective, log_probs=[found[i][0].logp for i in late])
+    for i, slope in zip(late, told, strict=True):
+        first, *others = found[i]
+        impact = sum(value / _size(rows[i], name, config) * first.s[name] for name, value in slope.items())
+        found[i] = [replace(first, impact=impact + sum(other.impact or 0.0 for other in others))]
+    full = [row | (_scored(some[0], size) if some else {"impact": None}) for row, some in zip(rows, found, strict=True)]
     return pa.Table.from_pylist(full, schema=SHARD_SCHEMA)
 
 
-def _coefficients(row: Row, slope: Mapping[str, float], config: ImpactConfig) -> dict[str, float]:
-    """What each s(y) counts; per_token divides it by the response's tokens (ours, against a bias to length)."""
-    per_token = config.score_norm == "per_token"
-    return {name: c / (max(1, len(row[f"{name}_ids"])) if per_token else 1) for name, c in slope.items()}
+def _requests(
+    row: Row, kind: str, slope: Mapping[str, float], objective: ObjectiveConfig, config: ImpactConfig
+) -> list[PairRequest]:
+    """What is asked of the model for one row: nothing, log-probs, or scores.
+
+    Where a slope depends on the log-probs, which only the forward tells, each response's own s(y) is asked for first; what
+    counts token by token is then a request of its own.
+    """
+    if kind == "tokens":
+        return []
+    prompt, ids = row["prompt_ids"], {name: row[f"{name}_ids"] for name in objective.responses(row["category"])}
+    if kind == "log_probs":
+        return [PairRequest(prompt, ids, None)]
+    per_token = {
+        name: [replace(one, factor=one.factor / _size(row, name, config)) for one in some]
+        for name, some in token_slopes(row, objective).items()
+    }
+    if not any(math.isnan(value) for value in slope.values()):
+        coefficients = {name: value / _size(row, name, config) for name, value in slope.items()}
+        return [PairRequest(prompt, ids, coefficients, per_token)]
+    if config.score_norm == "cosine":
+        remedy = f"a term of {row['category']} has a gradient that only its log-probs tell: use none or per_token"
+        raise UserError("impact.score_norm", "cosine", remedy)
+    first = PairRequest(prompt, ids, dict.fromkeys(ids, 1.0), apart=True)
+    return [first, *([PairRequest(prompt, ids, dict.fromkeys(ids, 0.0), per_token)] if per_token else [])]
+
+
+def _size(row: Row, name: str, config: ImpactConfig) -> int:
+    """What a response's score is divided by: its tokens if per_token (ours, against a bias to length)."""
+    return max(1, len(row[f"{name}_ids"])) if config.score_norm == "per_token" else 1
 
 
 def _scored(outcome: PairScores, size: float) -> Row:

@@ -6,14 +6,14 @@ S: sequences of the micro-batch, over all its groups; P: pairs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from trace_ray.config import ObjectiveConfig, TermConfig
 from trace_ray.model.packing import Packed, PackedBatch, pack
-from trace_ray.objective.losses import sum_terms, term_loss
+from trace_ray.objective.losses import Parameters, Response, sum_terms
 
 Row = Mapping[str, Any]
 FILLER = Packed([0], ([0],))
@@ -36,27 +36,44 @@ class TopK:
 
 
 @dataclass(frozen=True)
+class TokenTerm:
+    """A loss that compares with the reference token by token, and what it reads of one group.
+
+    Args:
+        term: of the configuration; parameters: all of its loss's.
+        sequences: places in the group.
+    """
+
+    term: TermConfig
+    parameters: Parameters
+    sequences: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class SequenceGroup:
     """Rows of like length, run together.
 
     Args:
         batch: their sequences.
-        anchored: those whose KL to the reference is taken, in order.
+        scored: places of those whose log-prob is taken.
+        token_terms: one for each of the objective's, in its order, in every group.
+        anchored: the sequences that some token term reads, in order.
         reference: these again, for the reference's forward; filler where only another worker has some; None where no
             forward is needed.
         top_k: stored reference distributions of the anchored sequences' tokens, instead of a forward.
     """
 
     batch: PackedBatch
+    scored: tuple[int, ...]
+    token_terms: tuple[TokenTerm, ...]
     anchored: tuple[int, ...]
     reference: PackedBatch | None
     top_k: TopK | None = None
 
     def to(self, device: torch.device) -> SequenceGroup:
         reference = self.reference.to(device) if self.reference else None
-        return SequenceGroup(
-            self.batch.to(device), self.anchored, reference, self.top_k.to(device) if self.top_k else None
-        )
+        top_k = self.top_k.to(device) if self.top_k else None
+        return replace(self, batch=self.batch.to(device), reference=reference, top_k=top_k)
 
 
 @dataclass(frozen=True)
@@ -85,12 +102,6 @@ class MicroBatch:
         return alone, sum(b.tokens for b in real), sum(b.input_ids_BT.numel() for b in real)
 
 
-def sequence_names(objective: ObjectiveConfig, category: str) -> list[str]:
-    """Returns the responses that the category's term runs, in order."""
-    term = objective.term(category)
-    return list(dict.fromkeys(name for name in (term.prefer, *term.suppress) if name))
-
-
 def micro_batch(
     rows: Sequence[Row],
     objective: ObjectiveConfig,
@@ -110,11 +121,11 @@ def micro_batch(
     """
     flat: list[tuple[int, tuple[str, ...]]] = []
     for i, row in enumerate(rows):
-        names = tuple(sequence_names(objective, row["category"]))
+        names = objective.sequences(row["category"])
         flat += [(i, names)] if shared is not None and shared[i] else [(i, (name,)) for name in names]
     groups = [list(range(len(flat)))] if groups is None else groups
-    kl = [objective.term(row["category"]).loss == "kl" for row in rows]
-    anchored = [any(kl)] if anchored is None else anchored
+    compared = [objective.compared(row["category"]) for row in rows]
+    anchored = [any(compared)] if anchored is None else anchored
     made: list[SequenceGroup] = []
     place: dict[tuple[int, str], int] = {}
     lengths: list[torch.Tensor] = []
@@ -126,12 +137,26 @@ def micro_batch(
         batch = pack(packed or [FILLER], pad_id)
         sequences += batch.responses
         lengths.append(batch.length_S)
-        anchors = [at for at, (i, _) in enumerate(keys) if kl[i]]
-        again = [packed[at] for at, s in enumerate(members) if kl[flat[s][0]]]
+        anchors = tuple(at for at, (i, name) in enumerate(keys) if name in compared[i])
+        again = [_packed(rows[i], (name,)) for i, name in (keys[at] for at in anchors)]
         run_again = pack(again or [FILLER], pad_id) if reference and forward_reference else None
         stored = None if forward_reference or not anchors else _top_k([rows[keys[at][0]] for at in anchors])
-        made.append(SequenceGroup(batch, tuple(anchors), run_again, stored))
+        kinds = [(rows[i]["category"], name) for i, name in keys]
+        wanted = tuple(at for at, (category, name) in enumerate(kinds) if name in objective.scored(category))
+        made.append(SequenceGroup(batch, wanted, _token_terms(kinds, objective), anchors, run_again, stored))
     return MicroBatch(made, place, rows, torch.cat(lengths))
+
+
+def _token_terms(kinds: Sequence[tuple[str, str]], objective: ObjectiveConfig) -> tuple[TokenTerm, ...]:
+    """What each of the objective's token terms reads of a group, whose sequences are of (category, response name)."""
+    return tuple(
+        TokenTerm(
+            term,
+            objective.parameters(term),
+            tuple(at for at, (category, name) in enumerate(kinds) if category == of and name in term.responses),
+        )
+        for of, term in objective.token_terms()
+    )
 
 
 def _packed(row: Row, names: Sequence[str]) -> Packed:
@@ -162,18 +187,30 @@ class PairLosses:
     lowered_P: torch.Tensor
 
 
-def pair_losses(batch: MicroBatch, logp_S: torch.Tensor, kl_S: torch.Tensor, objective: ObjectiveConfig) -> PairLosses:
+def pair_losses(
+    batch: MicroBatch, logp_S: torch.Tensor, token_KS: torch.Tensor, objective: ObjectiveConfig
+) -> PairLosses:
     """Returns each pair's loss from the policy's log-probs.
 
     Args:
-        logp_S: log pi_theta(y|x) of each sequence; kl_S: mean token KL of each anchored sequence.
+        logp_S: log pi_theta(y|x) of each sequence; token_KS: for each of the objective's token terms the mean of its values
+            over each sequence's tokens.
     """
     categories = [row["category"] for row in batch.rows]
     loss_P, raised_P, lowered_P = (logp_S.new_zeros(len(categories)) for _ in range(3))
     for category in dict.fromkeys(categories):
         pairs = [i for i, name in enumerate(categories) if name == category]
-        term = objective.term(category)
-        loss, raised, lowered = _category_losses(term, category, pairs, batch, logp_S, kl_S, objective)
+        responses = _responses(category, pairs, batch, logp_S, objective)
+        losses = []
+        for term in objective.terms(category):
+            seen = {name: responses[name] for name in term.responses}
+            if term.entry.needs_reference_logits:
+                mean_S = token_KS[objective.token_terms().index((category, term))]
+                places = {name: [batch.place[i, name] for i in pairs] for name in seen}
+                seen = {name: replace(one, token_mean_B=mean_S[places[name]]) for name, one in seen.items()}
+            losses.append(term_loss(term, objective, seen))
+        loss = sum_terms(losses)
+        raised, lowered = _rewards(category, objective, responses, loss)
         at = torch.tensor(pairs, device=logp_S.device)
         loss_P = loss_P.index_put((at,), loss)
         raised_P, lowered_P = raised_P.index_put((at,), raised), lowered_P.index_put((at,), lowered)
@@ -181,29 +218,45 @@ def pair_losses(batch: MicroBatch, logp_S: torch.Tensor, kl_S: torch.Tensor, obj
     return PairLosses(loss_P, categories, weight_P, raised_P, lowered_P)
 
 
-def _category_losses(
-    term: TermConfig,
-    category: str,
-    pairs: list[int],
-    batch: MicroBatch,
-    logp_S: torch.Tensor,
-    kl_S: torch.Tensor,
-    objective: ObjectiveConfig,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Losses and implicit rewards of the pairs of one category."""
-    none = logp_S.new_zeros(len(pairs))
-    at = {name: [batch.place[i, name] for i in pairs] for name in sequence_names(objective, category)}
-    if term.loss == "kl":
-        return kl_S[at[term.prefer]], none, none
-    length = {name: batch.length_S.to(logp_S.device)[places] for name, places in at.items()}
-    if term.loss == "sft":
-        return -logp_S[at[term.prefer]] / length[term.prefer].clamp(min=1), none, none
-    reference = {name: logp_S.new_tensor([batch.rows[i][f"{name}_ref_logp"] for i in pairs]) for name in at}
-    ratio = {name: logp_S[places] - reference[name] for name, places in at.items()}
-    reward = {name: objective.beta * value.detach() for name, value in ratio.items()}
-    raised = reward[term.prefer] if term.prefer else none
-    lowered = sum_terms([reward[name] for name in term.suppress]) / len(term.suppress)
-    return term_loss(term, objective, ratio, length), raised, lowered
+def _responses(
+    category: str, pairs: list[int], batch: MicroBatch, logp_S: torch.Tensor, objective: ObjectiveConfig
+) -> dict[str, Response]:
+    """What the losses of one category are computed from, by response name, but for values of tokens."""
+    found = {}
+    known = objective.needs_reference_log_probs(category)
+    for name in objective.sequences(category):
+        at = [batch.place[i, name] for i in pairs]
+        stored = logp_S.new_tensor([batch.rows[i][f"{name}_ref_logp"] if known else torch.nan for i in pairs])
+        tokens_B = batch.length_S.to(logp_S.device)[at]
+        ratio_B = logp_S[at] - stored
+        found[name] = Response(
+            tokens_B=tokens_B, logp_B=logp_S[at], log_ratio_B=ratio_B, token_mean_B=torch.full_like(ratio_B, torch.nan)
+        )
+    return found
+
+
+def term_loss(term: TermConfig, objective: ObjectiveConfig, responses: Mapping[str, Response]) -> torch.Tensor:
+    """Returns one term's loss of each of B pairs times its weight, shape (B,); ``responses``: by name."""
+    parameters = objective.parameters(term)
+    suppressed = tuple(responses[name] for name in term.suppress)
+    value = term.entry.value
+    assert value is not None, "a skipped category has no terms"
+    loss_B = value(responses[term.prefer] if term.prefer else None, suppressed, parameters)
+    return loss_B if parameters["weight"] == 1 else parameters["weight"] * loss_B
+
+
+def _rewards(
+    category: str, objective: ObjectiveConfig, responses: Mapping[str, Response], like_B: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Implicit rewards by the first term that reads log-ratios; 0 where none does."""
+    none_B = torch.zeros_like(like_B, requires_grad=False)
+    for term in objective.terms(category):
+        if term.entry.needs_reference_log_probs:
+            beta = objective.parameters(term).get("beta", objective.beta)
+            reward = {name: beta * responses[name].log_ratio_B.detach() for name in term.responses}
+            lowered = sum_terms([reward[name] for name in term.suppress]) / len(term.suppress)
+            return reward[term.prefer] if term.prefer else none_B, lowered
+    return none_B, none_B
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def check_pairs(sample: Sample, load: Workload, config: Config) -> Iterator[User
             yield UserError("objective.method", config.objective.method, remedy)
         else:
             yield UserError("corpus", seen, "no sampled pair conflicts with the policy: check policy and corpus")
-    elif train == {"PUNISH"} and config.objective.PUNISH.prefer != "corrected":
+    elif train == {"PUNISH"} and not config.objective.corrects:
         remedy = "all of them PUNISH, so no pair holds a compliant response: add some, or use --method trace_oracle"
         yield UserError("corpus", seen, remedy)
     whole = len(sample.pairs) >= load.rows - load.refused

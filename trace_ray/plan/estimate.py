@@ -200,7 +200,7 @@ def training_gib(train: TrainRates, config: Config) -> float:
     own_master = size == 4 and zero in (0, 3)
     weights, gradients = size * train.parameters / 2**30, size * train.trained / 2**30
     adam, gathered = (8 if own_master else 12) * train.trained / 2**30, 12 * train.trained / 2**30
-    copies = 2 if config.objective.RETAIN.loss == "kl" and realign.kl_reference == "frozen_copy" else 1
+    copies = 2 if config.objective.token_terms() and realign.kl_reference == "frozen_copy" else 1
     away = [1 - 1 / realign.workers if zero >= stage else 0.0 for stage in range(4)]
     loaded = train.memory_gib + (copies - 1) * weights
     held = loaded - copies * weights * away[3] + adam * (1 - away[1])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from trace_ray.config import Config, ObjectiveConfig, PlanConfig, TermConfig
+from trace_ray.config import Config, ObjectiveConfig, PlanConfig
 from trace_ray.pairs import CONFLICTS, TRAINED
 from trace_ray.plan.judges import EVALUATION, PANEL
 
@@ -80,9 +80,8 @@ class Workload:
     drift_tokens: int = 0
 
 
-def pair_tokens(pair: SampledPair, term: TermConfig) -> int | None:
-    """Returns the tokens of the pair's sequences under a term; None where it lacks a response that the term reads."""
-    names = term.responses
+def pair_tokens(pair: SampledPair, names: Sequence[str]) -> int | None:
+    """Returns the tokens of the pair's sequences, the responses of these names; None where there are none or it lacks one."""
     if not names or any(name not in pair.responses for name in names):
         return None
     return sum(pair.prompt + pair.responses[name] for name in names)
@@ -114,7 +113,7 @@ def workload(
     conflicts = sum(pair.stands_for for pair in train) * sum(shares[name] for name in CONFLICTS)
     keep = min(1.0, config.impact.retain_per_conflict * conflicts / max(1.0, trained["RETAIN"]))
     trained["RETAIN"], tokens["RETAIN"] = trained["RETAIN"] * keep, tokens["RETAIN"] * keep
-    scored = [n for n in TRAINED if n in CONFLICTS or objective.term(n).loss not in ("kl", "sft")]
+    scored = [n for n in TRAINED if n in CONFLICTS or objective.needs_reference_log_probs(n)]
     return Workload(
         rows=rows,
         refused=max(0, rows - round(sum(pair.stands_for for pair in sample))),
@@ -122,7 +121,7 @@ def workload(
         gold_tokens=round(2 * config.impact.gold_size * _mean(sample, lambda p: p.prompt + p.responses["chosen"])),
         scored_tokens=round(sum(tokens[name] for name in scored)),
         policy_tokens=round(sum(tokens.values())),
-        reference_tokens=round(tokens["RETAIN"]) if objective.RETAIN.loss == "kl" else 0,
+        reference_tokens=round(sum(tokens[name] for name in TRAINED if objective.compared(name))),
         prompts=own or held_out_prompts(sample, config),
         attacks=attacks,
         answer_tokens=min(_mean(sample, lambda p: p.responses["chosen"]), config.evaluate.max_new_tokens),
@@ -172,7 +171,7 @@ def assumed_shares(plan: PlanConfig) -> dict[str, float]:
 def _usable(train: Sequence[SampledPair], category: str, objective: ObjectiveConfig) -> tuple[float, float]:
     """(Pairs of a category that its term can use, mean tokens of one); pairs of no known category count for each."""
     members = [pair for pair in train if pair.category in (category, None)]
-    found = [(pair.stands_for, pair_tokens(pair, objective.term(category))) for pair in members]
+    found = [(pair.stands_for, pair_tokens(pair, objective.responses(category))) for pair in members]
     usable = [(number, tokens) for number, tokens in found if tokens is not None]
     pairs = sum(number for number, _ in usable)
     return pairs, sum(number * tokens for number, tokens in usable) / max(pairs, 1e-9)

@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 
 from trace_ray.config import ObjectiveConfig
 from trace_ray.errors import UserError
-from trace_ray.objective.terms import sequence_names
 from trace_ray.pairs import RESPONSE_NAMES
 from trace_ray.realign.order import Indices, category_counts
 from trace_ray.runs.artifacts import Artifact
@@ -43,7 +42,7 @@ class TrainingRows:
         table = table.select(COLUMNS)
         every = category_counts(table["category"].to_pylist())
         self.weighed = sum(every.get(name, 0) for name in objective.weighed)
-        kept = [name for name in every if objective.term(name).loss != "skip"]
+        kept = [name for name in every if objective.terms(name)]
         trained = pc.and_(pc.greater(table["weight"], 0), pc.is_in(table["category"], value_set=pa.array(kept)))
         self.table: pa.Table = table.filter(trained).combine_chunks()
         self.category: tuple[str, ...] = tuple(self.table["category"].to_pylist())
@@ -57,7 +56,7 @@ class TrainingRows:
         self.objective = objective
         prompt = pc.list_value_length(self.table["prompt_ids"]).to_numpy()
         tokens = {n: pc.list_value_length(self.table[f"{n}_ids"]).fill_null(0).to_numpy() for n in RESPONSE_NAMES}
-        self._names = {name: sequence_names(objective, name) for name in self.counts}
+        self._names = {name: objective.sequences(name) for name in self.counts}
         self._prompt, self._tokens = prompt, tokens
         self.shared = [False] * len(self.category)
         """Of each row whether its responses share their prompt."""
@@ -90,8 +89,8 @@ class TrainingRows:
     def anchored(self, index: int) -> list[bool]:
         """Returns which of these are compared with the reference by KL."""
         category = self.category[index]
-        compared = self.objective.term(category).loss == "kl"
-        return [compared] * (1 if self.shared[index] else len(self._names[category]))
+        compared = self.objective.compared(category)
+        return [False] if self.shared[index] else [name in compared for name in self._names[category]]
 
     def longest(self) -> tuple[int, ...]:
         """Returns the tokens of each row's longest sequence."""

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 
 from trace_ray.model.head import OutputHead, TokenValue
 from trace_ray.model.packing import PackedBatch, hidden_states
-from trace_ray.objective.losses import token_kl, top_k_kl
-from trace_ray.objective.terms import SequenceGroup
+from trace_ray.objective.terms import SequenceGroup, TokenTerm
 
 
 class HybridPolicy(torch.nn.Module):
-    """A causal LM that yields log-probs of responses and their KL to a reference.
+    """A causal LM that yields log-probs of responses and what token by token compares with a reference.
 
     Args:
         model: with a PEFT adapter, whose reference is the same weights with the adapter off; or trained in full.
@@ -32,9 +32,9 @@ class HybridPolicy(torch.nn.Module):
         self.reference_head = OutputHead(reference) if reference is not None else self.head
 
     def forward(self, groups: Sequence[SequenceGroup]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns (log pi(y|x), mean token KL) of each sequence of the groups in order, both shape (S,).
+        """Returns log pi(y|x) of each sequence of the groups in order, shape (S,), and of each token term its mean, (K, S).
 
-        Log-probs of anchored sequences and KLs of the others are not made: they are 0.
+        What no loss reads is not made: it is 0.
 
         Under ZeRO-3 every worker makes the same calls of the same modules: first the references, then the policy, group
         by group, then the head on all tokens at once; what a worker lacks is filler or no token at all.
@@ -43,32 +43,29 @@ class HybridPolicy(torch.nn.Module):
         hidden = [hidden_states(self.model, group.batch) for group in groups]
         tokens = _Tokens.of(groups)
         hidden_ND = torch.cat(hidden)
-        scored_ND, anchored_ND = hidden_ND[tokens.scored], hidden_ND[tokens.anchored]
-        scored_chunks, anchored_chunks = self._chunks(len(scored_ND), len(anchored_ND))
-        target_M = tokens.target_N[tokens.scored]
+        least, *least_K = self._chunks(len(tokens.scored), *(len(places) for places in tokens.compared_K))
+        terms = groups[0].token_terms
         with self.head.whole():
-            logp_M = self.head.log_probs(scored_ND, target_M, scored_chunks)
-            kl_K = self.token_kls(anchored_ND, groups, references, anchored_chunks)
+            logp_M = self.head.log_probs(hidden_ND[tokens.scored], tokens.target_N[tokens.scored], least)
+            values = [
+                self.token_values(hidden_ND[places], self._value(term, places, tokens, groups, references), calls)
+                for term, places, calls in zip(terms, tokens.compared_K, least_K, strict=True)
+            ]
         none_S = hidden_ND.new_zeros(len(tokens.length_S), dtype=torch.float32)
         logp_S = none_S.index_add(0, tokens.sequence_N[tokens.scored], logp_M)
-        kl_S = none_S.index_add(0, tokens.sequence_N[tokens.anchored], kl_K) / tokens.length_S.clamp(min=1)
+        sums = [none_S.index_add(0, tokens.sequence_N[at], v) for at, v in zip(tokens.compared_K, values, strict=True)]
+        token_KS = torch.stack(sums) / tokens.length_S.clamp(min=1) if sums else none_S.new_zeros(0, len(none_S))
         # A filler has no loss. ZeRO-3 needs every module, and this one by as many outputs, in each worker's backward pass.
         none = 0.0 * hidden_ND.sum()
-        return logp_S + none, kl_S + none
+        return logp_S + none, token_KS + none
 
     def references(self, groups: Sequence[SequenceGroup]) -> list[torch.Tensor]:
-        """Returns the reference's hidden states of each group that any worker takes a KL in."""
+        """Returns the reference's hidden states of each group in which any worker compares with it."""
         return [self._reference_hidden(group.reference) for group in groups if group.reference]
 
-    def token_kls(
-        self,
-        anchored_ND: torch.Tensor,
-        groups: Sequence[SequenceGroup],
-        references: Sequence[torch.Tensor],
-        least: int,
-    ) -> torch.Tensor:
-        """Returns the KL of each anchored token, shape (N,); ``least`` as in ``OutputHead.per_token``."""
-        return self.head.per_token(anchored_ND, self._kl(groups, references), least)
+    def token_values(self, hidden_MD: torch.Tensor, value: TokenValue, least: int) -> torch.Tensor:
+        """Returns a token term's value of each of its tokens, shape (M,); ``least`` as in ``OutputHead.per_token``."""
+        return self.head.per_token(hidden_MD, value, least)
 
     def _chunks(self, *tokens: int) -> list[int]:
         """How often the head is called at least: as often as on the worker with most tokens, if each call gathers it."""
@@ -78,25 +75,35 @@ class HybridPolicy(torch.nn.Module):
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
         return [int(n) for n in most]
 
-    def _kl(self, groups: Sequence[SequenceGroup], references: Sequence[torch.Tensor]) -> TokenValue:
+    def _value(
+        self,
+        one: TokenTerm,
+        places_M: torch.Tensor,
+        tokens: _Tokens,
+        groups: Sequence[SequenceGroup],
+        references: Sequence[torch.Tensor],
+    ) -> TokenValue:
+        entry, p = one.term.entry, one.parameters
+        anchor_M, target_M = tokens.anchor_N[places_M], tokens.target_N[places_M]
         stored = [group.top_k for group in groups if group.top_k]
-        if stored:
-            ids_Kk, log_probs_Kk = (
-                torch.cat([getattr(s, name) for s in stored]) for name in ("ids_Kk", "log_probs_Kk")
+        if stored and entry.top_k_value:
+            of_top_k = entry.top_k_value
+            ids_Mk, log_probs_Mk = (
+                torch.cat([getattr(s, name) for s in stored])[anchor_M] for name in ("ids_Kk", "log_probs_Kk")
             )
-            return lambda logits, at: top_k_kl(logits, ids_Kk[at], log_probs_Kk[at])
+            return lambda logits, at: of_top_k(logits, ids_Mk[at], log_probs_Mk[at], p)
         real = [group.anchored for group in groups if group.reference]
         kept = [hidden for hidden, anchored in zip(references, real, strict=True) if anchored]
-        if not references:  # no worker takes a KL here; the head may still be called, on no tokens
+        if not kept or entry.token_value is None:  # nothing of this worker; the head may still be called, on no tokens
             return lambda logits, _at: logits.sum(-1)
-        hidden_KD = torch.cat(kept) if kept else references[0][:0]
+        of_logits, hidden_MD = entry.token_value, torch.cat(kept)[anchor_M]
 
-        def kl(logits_CV: torch.Tensor, at: slice) -> torch.Tensor:
+        def value(logits_CV: torch.Tensor, at: slice) -> torch.Tensor:
             with torch.no_grad(), self._adapter_off() if not self.head.frozen else nullcontext():
-                reference_CV = self.reference_head.logits(hidden_KD[at])
-            return token_kl(logits_CV, reference_CV)
+                reference_CV = self.reference_head.logits(hidden_MD[at])
+            return of_logits(logits_CV, reference_CV, target_M[at], p)
 
-        return kl
+        return value
 
     def _adapter_off(self) -> AbstractContextManager[Any]:
         if not self.adapted:
@@ -115,26 +122,39 @@ class _Tokens:
     """The response tokens of all groups, N of them, sequences numbered through.
 
     Args:
-        scored, anchored: places of the tokens whose log-prob and of those whose KL is taken.
+        scored: places of the tokens whose log-prob is taken; compared_K: of those that each token term reads.
+        anchor_N: place of a token among all those that are compared with the reference; of no meaning for others.
         length_S: response tokens of each sequence.
     """
 
     sequence_N: torch.Tensor
     target_N: torch.Tensor
     scored: torch.Tensor
-    anchored: torch.Tensor
+    compared_K: list[torch.Tensor]
+    anchor_N: torch.Tensor
     length_S: torch.Tensor
 
     @classmethod
     def of(cls, groups: Sequence[SequenceGroup]) -> _Tokens:
-        first, sequences, marks = 0, [], []
-        for group in groups:
-            sequence_N = group.batch.response_N
-            sequences.append(sequence_N + first)
-            marks.append(torch.isin(sequence_N, torch.tensor(group.anchored, dtype=torch.long).to(sequence_N)))
-            first += group.batch.responses
-        anchored_N, sequence_N = torch.cat(marks), torch.cat(sequences)
-        lengths = torch.cat([group.batch.length_S for group in groups])
-        targets = torch.cat([group.batch.target_N for group in groups])
-        scored, anchored = (torch.nonzero(mark).flatten() for mark in (~anchored_N, anchored_N))
-        return cls(sequence_N, targets, scored, anchored, lengths)
+        first = list(accumulate((group.batch.responses for group in groups), initial=0))
+        sequence_N = torch.cat([group.batch.response_N + at for group, at in zip(groups, first, strict=False)])
+
+        def places(sequences: Callable[[SequenceGroup], Sequence[int]]) -> torch.Tensor:
+            wanted = [s + at for group, at in zip(groups, first, strict=False) for s in sequences(group)]
+            marks_N = torch.isin(sequence_N, torch.tensor(wanted, dtype=torch.long).to(sequence_N))
+            return torch.nonzero(marks_N).flatten()
+
+        anchored = places(lambda group: group.anchored)
+        anchor_N = torch.zeros_like(sequence_N)
+        anchor_N[anchored] = torch.arange(len(anchored)).to(anchor_N)
+        return cls(
+            sequence_N=sequence_N,
+            target_N=torch.cat([group.batch.target_N for group in groups]),
+            scored=places(lambda group: group.scored),
+            compared_K=[
+                places(lambda group, k=k: group.token_terms[k].sequences)  # type: ignore[misc]
+                for k in range(len(groups[0].token_terms))
+            ],
+            anchor_N=anchor_N,
+            length_S=torch.cat([group.batch.length_S for group in groups]),
+        )

@@ -76,8 +76,7 @@ def load_policy(run: Run, config: Config) -> tuple[Any, Any]:
 
 
 def _takes_copy(config: Config) -> bool:
-    anchored = config.objective.RETAIN.loss == "kl"
-    return anchored and config.realign.kl_reference == "frozen_copy"
+    return bool(config.objective.token_terms()) and config.realign.kl_reference == "frozen_copy"
 
 
 def compile_nothing() -> None:

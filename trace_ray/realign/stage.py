@@ -85,13 +85,13 @@ def _store_reference(run: Run, config: Config) -> None:
     """Stores the reference's distributions of the anchored responses, one task a part of scored/."""
     import ray
 
-    term = config.objective.RETAIN
-    names = run.scored.manifest()["parts"] if term.loss == "kl" else []
+    responses = config.objective.compared("RETAIN")
+    names = run.scored.manifest()["parts"] if responses else []
     realign = config.realign
     options = {"num_cpus": realign.num_cpus, "num_gpus": 1 if realign.use_gpu else None}
     task = ray.remote(label_selector=realign.label_selector or None, **options)(_store_part)
     finished = {part.name for part in reference_place(run).files(".parquet")}
-    ray.get([task.remote(run, config, name, term.prefer) for name in names if name not in finished])
+    ray.get([task.remote(run, config, name, *responses) for name in names if name not in finished])
 
 
 def _store_part(run: Run, config: Config, name: str, response: str) -> None:

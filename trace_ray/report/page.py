@@ -69,7 +69,7 @@ def report_sections(run: Run, config: Config) -> dict[str, Any]:
             change=change,
             problems=problems,
             lineage=lineage,
-            anchored=objective.RETAIN.loss == "kl",
+            anchored=objective.anchored("RETAIN"),
         ),
         "cards": headline(gap, judge, impact, change, cost),
         "decision": decision(run, config, gap, judge, change, problems),

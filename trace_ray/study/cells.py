@@ -15,7 +15,7 @@ from trace_ray.synth.demo import MODELS
 SIZES = (300, 900, 2700)
 SEEDS = (0, 1, 2, 3, 4)
 METHODS = ("trace", "trace_oracle", "naive_oracle_dpo", "dpo_gold", "rdpo", "npo", "u2a")
-ABLATIONS = ("no_triage", "no_kl", "no_impact")
+ABLATIONS = ("no_triage", "no_retain", "no_impact")
 NOISE_RATES = (0.1, 0.2)
 NOISE_METHODS = ("trace", "no_impact", "dpo_gold", "u2a", "naive_oracle_dpo")
 T_MAX = 60
@@ -49,7 +49,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 in which all conflicts together weigh as much as all RETAIN pairs together, not each pair as each other. ``sft`` raises what
 dpo would prefer, without pushing anything down: dpo and npo lower every response of a conflict's prompt in the end. ipo_sum's
 margin is 1 / (2 tau): 1.7 nats with tau 0.3, where a refusal's first word leads by 2.2 in the base. ``alpha_kl 0`` is trace
-without the KL that still draws its RETAIN pairs: no_kl has none to draw, and sees each conflict five times as often."""
+without the KL that still draws its RETAIN pairs: no_retain has none to draw, and sees each conflict five times as often."""
 
 AT_EVERY_SIZE = (
     ("trace", "weight_norm sum"),

@@ -119,7 +119,7 @@ _COLOURS = {
     "npo": "#7f4f24",
     "u2a": "#999999",
     "no_triage": "#009e73",
-    "no_kl": "#6a3d9a",
+    "no_retain": "#6a3d9a",
     "no_impact": "#000000",
 }
 _MARKERS = dict(zip(_COLOURS, "osD^vP*XhH", strict=True))

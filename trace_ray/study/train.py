@@ -39,9 +39,9 @@ class _Timed(HybridPolicy):
         self.kl_seconds += time.process_time() - started
         return found
 
-    def token_kls(self, anchored_ND: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    def token_values(self, hidden_MD: torch.Tensor, *arguments: Any) -> torch.Tensor:
         started = time.process_time()
-        found = super().token_kls(anchored_ND, *arguments)
+        found = super().token_values(hidden_MD, *arguments)
         self.kl_seconds += time.process_time() - started
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,7 +147,6 @@ def top_pairs(run: Run, report: ReportConfig, objective: ObjectiveConfig) -> lis
 
 
 def _shown(rank: int, row: Mapping[str, Any], redact: str, objective: ObjectiveConfig) -> TopPair:
-    term = objective.term(row["category"])
     return TopPair(
         rank=rank,
         pair_id=row["pair_id"],
@@ -159,12 +158,13 @@ def _shown(rank: int, row: Mapping[str, Any], redact: str, objective: ObjectiveC
         p_rejected=row["p_violates_rejected"],
         prompt=excerpt(prompt_text(row["prompt"]), redact),
         responses={name: excerpt(row[name], redact) for name in RESPONSE_NAMES if row[name] is not None},
-        roles=training_roles(term) if row["weight"] > 0 else {},
+        roles=training_roles(objective.terms(row["category"])) if row["weight"] > 0 else {},
     )
 
 
-def training_roles(term: TermConfig) -> dict[str, str]:
-    """Returns what a term does with each response that it reads: ``preferred`` or ``suppressed``."""
-    if term.loss == "skip":
-        return {}
-    return dict.fromkeys(term.suppress, "suppressed") | ({term.prefer: "preferred"} if term.prefer else {})
+def training_roles(terms: Sequence[TermConfig]) -> dict[str, str]:
+    """Returns what a category's terms do with each response that they read: ``preferred`` or ``suppressed``."""
+    roles: dict[str, str] = {}
+    for term in terms:
+        roles |= dict.fromkeys(term.suppress, "suppressed") | ({term.prefer: "preferred"} if term.prefer else {})
+    return roles

@@ -62,9 +62,9 @@ def training_caption(objective: ObjectiveConfig, *, margin: bool) -> str:
 
     A KL starts at 0, every other loss above it: dpo of a pair at ln 2, where model and reference are still the same.
     """
-    losses = {name.value: objective.term(name).loss for name in TRAINED}
-    falling = [name for name, loss in losses.items() if loss not in ("skip", "kl")]
-    anchored = [name for name, loss in losses.items() if loss == "kl"]
+    terms = {name.value: objective.terms(name) for name in TRAINED}
+    anchored = [name for name, some in terms.items() if some and all(term.entry.anchor for term in some)]
+    falling = [name for name, some in terms.items() if some and name not in anchored]
     said = [f"Loss should fall for {', '.join(falling)}."] if falling else []
     if anchored:
         said.append(f"Loss should stay near 0 for {', '.join(anchored)}: it is the KL to the reference.")
