@@ -12,6 +12,8 @@ from trace_ray.config import JudgeConfig, RayConfig
 from trace_ray.errors import EngineStartError, UserError
 from trace_ray.runtime import environment
 
+WORKER_NICENESS = "RAY_worker_niceness"
+"""What Ray lowers its workers' priority by; read by a node when it starts."""
 _NO_TIMEOUT = -1
 _STARTS = 4
 """Failures on end of an actor's start that are borne, times the pool's actors: all of one pool may meet the same."""
@@ -41,6 +43,8 @@ def ensure_ray(config: RayConfig) -> None:
     else:
         # Without "local" Ray joins whatever runs on this machine, and waits for what no longer does.
         arguments |= {"address": "local", "num_cpus": config.local_cpus or None, "include_dashboard": False}
+        # Ray's own is 15: beside anything else that computes its workers get a thirtieth of a core, and a run looks hung.
+        os.environ.setdefault(WORKER_NICENESS, "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     ray.init(
         **arguments,
