@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from trace_ray.config import ImpactConfig, ObjectiveConfig
 from trace_ray.errors import UserError
-from trace_ray.impact.weights import impact_summary, raw_weights, weight_scale
+from trace_ray.impact.weights import Weighing, impact_summary, raw_weights, weight_scales
+from trace_ray.pairs import SCORED_SCHEMA
 
+NAMES = [name for name in SCORED_SCHEMA.names if name != "weight"]
 IMPACT = np.array([2.0, -1.0, 6.0, np.nan, 0.0])
 CATEGORY = np.array(["INVERT", "INVERT", "PUNISH", "RETAIN", "PUNISH"], dtype=object)
 
@@ -27,15 +31,35 @@ def test_an_impact_that_is_not_finite_is_no_weight_of_0(broken: float) -> None:
     assert raw_weights(impact, CATEGORY, "uniform").tolist() == [1.0] * 5
 
 
+@pytest.mark.parametrize("within", ["all", "category"])
 @pytest.mark.parametrize(("norm", "total"), [("sum", 1.0), ("mean", 4.0)])
-def test_weights_of_the_conflicts_add_up(norm: str, total: float) -> None:
-    raw = raw_weights(IMPACT, CATEGORY, "impact")[CATEGORY != "RETAIN"]
-    assert (raw * weight_scale(8.0, 4, norm, "impact")).sum() == pytest.approx(total)
+def test_weights_of_the_conflicts_add_up(norm: str, total: float, within: str) -> None:
+    raw = raw_weights(IMPACT, CATEGORY, "impact")
+    scale = weight_scales({"INVERT": 2.0, "PUNISH": 6.0}, {"INVERT": 2, "PUNISH": 2}, norm, within)
+    weight = {name: (raw[name == CATEGORY] * scale[name]).sum() for name in scale}
+    assert sum(weight.values()) == pytest.approx(total)
+    assert weight["INVERT"] / total == pytest.approx({"all": 0.25, "category": 0.5}[within])
 
 
 def test_conflicts_none_of_which_helps_stop_the_run() -> None:
-    with pytest.raises(UserError, match="none of positive impact"):
-        weight_scale(0.0, 4, "mean", "impact")
+    for within in ("all", "category"):
+        with pytest.raises(UserError, match="none of positive impact"):
+            weight_scales({"INVERT": 0.0}, {"INVERT": 4}, "mean", within)
+    assert weight_scales({"INVERT": 0.0, "PUNISH": 2.0}, {"INVERT": 4, "PUNISH": 1}, "mean", "category") == {
+        "INVERT": 0.0,
+        "PUNISH": 0.5,
+    }
+
+
+def test_weights_of_a_category_average_one_over_shards() -> None:
+    columns = {"impact": IMPACT, "category": list(CATEGORY)}
+    table = pa.table(
+        {n: pa.array(columns[n]) if n in columns else pa.nulls(5, SCORED_SCHEMA.field(n).type) for n in NAMES}
+    )
+    weighing = Weighing([table.slice(0, 2), table.slice(2)], ObjectiveConfig(), ImpactConfig(weigh_within="category"))
+    assert weighing.weighed(table)["weight"].to_pylist() == [2.0, 0.0, 2.0, 1.0, 0.0]
+    pooled = Weighing([table], ObjectiveConfig(), ImpactConfig())
+    assert pooled.weighed(table)["weight"].to_pylist() == [1.0, 0.0, 3.0, 1.0, 0.0]
 
 
 def test_the_report_by_category() -> None:

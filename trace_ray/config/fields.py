@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import field, fields, is_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from typing import Any
 
 
@@ -54,7 +54,12 @@ ENGINE = {"resource_keys": SPEED_KEYS}
 
 
 LATER = {"later": True}
-"""Metadata of a collection that came later: while empty it is no setting, so that what ran before it came stays valid."""
+"""Metadata of a setting that came later: at its default it is none, so that what ran before it came stays valid."""
+
+
+def later_choice(*values: str) -> Any:
+    """A ``choice`` that came later, whose default is what was done before."""
+    return field(default=values[0], metadata={"choices": values, **LATER})
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
@@ -85,9 +90,9 @@ def settings(node: Any, prefix: str) -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     for item in fields(node):
-        if item.metadata.get("resource") or (item.metadata.get("later") and not getattr(node, item.name)):
-            continue
         value, name = getattr(node, item.name), f"{prefix}.{item.name}" if prefix else item.name
+        if item.metadata.get("resource") or (item.metadata.get("later") and value == _default(item)):
+            continue
         if is_dataclass(value):
             flat |= settings(value, name)
         elif isinstance(value, (list, tuple)):
@@ -97,3 +102,7 @@ def settings(node: Any, prefix: str) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def _default(item: Field[Any]) -> Any:
+    return item.default_factory() if item.default_factory is not MISSING else item.default

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from trace_ray.config.cluster import RayConfig
 from trace_ray.config.evaluate import EvaluateConfig
-from trace_ray.config.fields import LABELS, choice, resource, resource_choice
+from trace_ray.config.fields import LABELS, choice, later_choice, resource, resource_choice
 from trace_ray.config.judges import JudgeConfig
 from trace_ray.config.model import LoraSettings, ModelConfig
 from trace_ray.config.objective import ObjectiveConfig
@@ -158,6 +158,8 @@ class ImpactConfig:
         cg_tolerance: conjugate gradients stop where |residual| <= this x |g_J|.
         cg_iterations: products at most; a solve that has not reached the tolerance by then stops the run.
         weight_norm: ``mean``: weights average 1 over the conflicts; ``sum`` (paper): they add up to 1.
+        weigh_within: ``all`` (paper): one normalisation over all conflicts; ``category``: one for each, so that INVERT's
+            weights average what PUNISH's do, whatever the sizes of their impacts.
         score_norm: ``none`` (paper); ``per_token``: s(y) divided by the response's tokens; ``cosine``: the impact divided
             by |v| |grad l_i| (lora only).
         retain_per_conflict: RETAIN pairs kept for training per conflict, sampled by hash.
@@ -179,6 +181,7 @@ class ImpactConfig:
     cg_tolerance: float = 1e-4
     cg_iterations: int = 100
     weight_norm: str = choice("mean", "sum")
+    weigh_within: str = later_choice("all", "category")
     score_norm: str = choice("none", "per_token", "cosine")
     retain_per_conflict: float = 1.0
     shard_rows: int = 256

@@ -109,7 +109,7 @@ def _score(run: Run, config: Config, shards: list[Shard], share: float) -> None:
 def _write_weights(run: Run, config: Config, started: float, about: dict[str, Any]) -> None:
     scores = (run.impact.place / SCORES).files(".parquet")
     impacts = (place.read_parquet(["impact", "category"]) for place in scores)
-    weighing = Weighing(impacts, config.objective, config.impact.weight_norm)
+    weighing = Weighing(impacts, config.objective, config.impact)
     counts: Counter[str] = Counter()
     cuts: Counter[str] = Counter(cut_counts([]))
     tokens = 0
@@ -129,8 +129,8 @@ def _write_weights(run: Run, config: Config, started: float, about: dict[str, An
     )
     counts["untrained"] = triaged["triaged"] - sum(counts.values()) - sum(refused.values())
     seconds = time.monotonic() - started
-    norms = {"score_norm": config.impact.score_norm, "weight_norm": config.impact.weight_norm, "scale": weighing.scale}
-    facts = {"model": config.model.path, "summary": weighing.summary(), **about, **norms}
+    norms = {name: getattr(config.impact, name) for name in ("score_norm", "weight_norm", "weigh_within")}
+    facts = {"model": config.model.path, "summary": weighing.summary(), **about, **norms, "scale": weighing.scale}
     facts |= {"cuts": dict(cuts), "refused": dict(refused), "max_length": config.model.max_length}
     if warning := cut_warning(cuts, refused, config.model.max_length):
         warn(f"impact: {warning}")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from trace_ray.config import ObjectiveConfig
+from trace_ray.config import ImpactConfig, ObjectiveConfig
 from trace_ray.errors import UserError
 from trace_ray.pairs import CONFLICTS, SCORED_SCHEMA
 
@@ -21,28 +21,30 @@ class Weighing:
 
     Args:
         tables: all scored rows, in shards; ``impact`` and ``category`` are read.
-        objective: what weights are made of, and which categories have them; norm: ``impact.weight_norm``.
+        objective: what weights are made of, and which categories have them; impact: how they are normalised.
     Raises: UserError as ``weight_scale`` and ``raw_weights`` do.
     """
 
-    def __init__(self, tables: Iterable[pa.Table], objective: ObjectiveConfig, norm: str) -> None:
+    def __init__(self, tables: Iterable[pa.Table], objective: ObjectiveConfig, impact: ImpactConfig) -> None:
         self.objective = objective
         found: dict[str, list[Floats]] = {name: [] for name in objective.weighed}
-        raw: list[Floats] = [np.empty(0)]
+        masses: dict[str, float] = dict.fromkeys(found, 0.0)
         for table in tables:
-            impact, category = _columns(table)
-            raw.append(self._raw(impact, category)[np.isin(category, objective.weighed)])
-            for name, impacts in found.items():
-                impacts.append(impact[category == name])
-        every = np.concatenate(raw)
-        self.scale = weight_scale(float(every.sum()), len(every), norm, objective.weights)
-        self._impacts = {name: np.concatenate(impacts) for name, impacts in found.items() if impacts}
+            impacts, category = _columns(table)
+            raw = self._raw(impacts, category)
+            for name, parts in found.items():
+                parts.append(impacts[category == name])
+                masses[name] += float(raw[category == name].sum())
+        self._impacts = {name: np.concatenate(parts) for name, parts in found.items() if parts}
+        counts = {name: len(values) for name, values in self._impacts.items() if len(values)}
+        mass = {name: masses[name] for name in counts}
+        self.scale = weight_scales(mass, counts, impact.weight_norm, impact.weigh_within)
 
     def weighed(self, table: pa.Table) -> pa.Table:
         """Returns a shard's rows with their weights, in SCORED_SCHEMA."""
         impact, category = _columns(table)
         raw = self._raw(impact, category)
-        weight = np.where(np.isin(category, self.objective.weighed), raw * self.scale, 1.0)
+        weight = raw * np.array([self.scale.get(name, 1.0) for name in category])
         full = table.append_column("weight", pa.array(weight))
         return full.select(SCORED_SCHEMA.names).cast(SCORED_SCHEMA)
 
@@ -58,22 +60,24 @@ def _columns(table: pa.Table) -> tuple[Floats, npt.NDArray[Any]]:
     return table["impact"].to_numpy(), np.array(table["category"].to_pylist(), dtype=object)
 
 
-def weight_scale(positive_sum: float, conflicts: int, norm: str, weights: str) -> float:
-    """Returns the factor that turns max(0, impact) (or 1, if ``weights`` is uniform) into the weight.
+def weight_scales(mass: Mapping[str, float], counts: Mapping[str, int], norm: str, within: str) -> dict[str, float]:
+    """Returns for each weighed category the factor that turns max(0, impact) (or 1, if weights are uniform) into the weight.
 
     Args:
-        positive_sum: sum of max(0, impact) over all conflicts.
-        norm: ``sum`` (paper): weights add up to 1; ``mean``: they average 1.
+        mass: sum of max(0, impact) (or of ones) of each category; counts: its pairs, above 0.
+        norm: ``sum`` (paper): all weights add up to 1; ``mean``: they average 1.
+        within: ``all`` (paper): one factor; ``category``: one each, so that every category's weights average alike. One
+            without a positive impact then has weight 0, as the whole is divided among the others no more.
     Raises: UserError where every impact is 0 or below: nothing would be trained.
     """
-    mass = float(conflicts) if weights == "uniform" else positive_sum
-    if mass <= 0:
-        raise UserError(
-            "impact",
-            f"{conflicts} conflicts, none of positive impact",
-            "try objective.weights=uniform or a larger impact.gold_size",
-        )
-    return (conflicts if norm == "mean" else 1.0) / mass
+    pairs = sum(counts.values())
+    if sum(mass.values()) <= 0:
+        remedy = "try objective.weights=uniform or a larger impact.gold_size"
+        raise UserError("impact", f"{pairs} conflicts, none of positive impact", remedy)
+    average = 1.0 if norm == "mean" else 1 / pairs
+    if within == "all":
+        return dict.fromkeys(counts, average * pairs / sum(mass.values()))
+    return {name: average * counts[name] / mass[name] if mass[name] > 0 else 0.0 for name in counts}
 
 
 def raw_weights(impact: Floats, category: npt.NDArray[Any], weights: str, weighed: Sequence[str] = CONFLICTS) -> Floats:

@@ -66,6 +66,6 @@ def _frozen(model: Any) -> Iterator[None]:
 
 def weigh(scores: pa.Table, config: Config) -> tuple[pa.Table, dict[str, Any]]:
     """Returns the scored rows with their weights, and the impacts' summary and the rows by category."""
-    weighing = Weighing([scores], config.objective, config.impact.weight_norm)
+    weighing = Weighing([scores], config.objective, config.impact)
     facts = {"impact": weighing.summary(), "trained": category_counts(scores["category"].to_pylist())}
     return weighing.weighed(scores), facts
