@@ -96,12 +96,34 @@ def run_stages(
         raise problem
     share_settings(config.storage)
     config = absolute_models(config)
+    with _driving(run, config):
+        config = with_dates(run, config)
+        hold_settings(run, config, stages)
+        with config_beside(run, dump_config(config)):
+            _run_stages(run, config, stages, note)
+
+
+def decide_run(run: Run, before: Config, config: Config) -> bool:
+    """Decides a run's triage again. As ``triage.again.decide_again``.
+
+    Args:
+        before: the run's settings; config: the same with others of deciding.
+    Raises: UserError for a setting that differs and is not deciding's.
+    """
+    from trace_ray.triage.again import decide_again, refuse_judgings
+
+    refuse_judgings(before, config)
+    share_settings(config.storage)
+    with _driving(run, config), working("decide"), config_beside(run, dump_config(config)):
+        return decide_again(run, config)
+
+
+@contextmanager
+def _driving(run: Run, config: Config) -> Iterator[None]:
+    """Holds the run for this process; a mistake that a process of the cluster met is raised as itself."""
     try:
         with driver_lock(run.place, doing=doing), remembered(run.place), watched(config):
-            config = with_dates(run, config)
-            hold_settings(run, config, stages)
-            with config_beside(run, dump_config(config)):
-                _run_stages(run, config, stages, note)
+            yield
     except Exception as error:
         mistake = user_error_in(error)
         if mistake is None or mistake is error:

@@ -21,7 +21,7 @@ from trace_ray.realign.stage import realign_inputs
 from trace_ray.runs.artifacts import Run
 from trace_ray.runs.identity import model_identity
 from trace_ray.storage.location import locate
-from trace_ray.triage.stage import triage_inputs
+from trace_ray.triage.inputs import triage_inputs
 
 PLAIN = StorageConfig()
 

@@ -28,9 +28,9 @@ def folder(model: Path, *more: str) -> str:
     return verdict_stores(load_config([POLICY], given))["judge"].name
 
 
-def test_the_threshold_counts_where_clauses_are_named_from_it() -> None:
-    plain = [folder(JUDGE, f"triage.threshold={t}") for t in (0.5, 0.6)]
-    named = [folder(JUDGE, f"triage.threshold={t}", "triage.clauses=true") for t in (0.5, 0.6)]
+def test_from_where_clauses_are_named_counts_and_the_threshold_does_not() -> None:
+    plain = [folder(JUDGE, f"triage.threshold={t}", f"triage.clauses_from={t}") for t in (0.5, 0.6)]
+    named = [folder(JUDGE, f"triage.clauses_from={t}", "triage.clauses=true") for t in (0.5, 0.6)]
     assert len({*plain}) == 1
     assert len({*plain, *named}) == 3
 

@@ -14,9 +14,10 @@ from tests.support.fake_endpoint import FakeEndpoint
 from tests.triage.test_triage_workers import PUNISH, asking, run, task
 from trace_ray.config import Config, TriageConfig
 from trace_ray.errors import UserError
-from trace_ray.triage import stage
+from trace_ray.triage import running
 from trace_ray.triage.calibrate import Calibration, Decision
-from trace_ray.triage.given import Given
+from trace_ray.triage.deciding import decide_corpus
+from trace_ray.triage.judging import judge_corpus
 from trace_ray.triage.publish import ReadRows
 from trace_ray.triage.work import Work
 from trace_ray.triage.workers import JudgeActor
@@ -32,7 +33,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEndpoint]:
             actor = worker(*arguments())
             yield from (json.loads(actor(item)["tally"]) for item in items)
 
-    monkeypatch.setattr(stage, "_pooled", pooled)
+    monkeypatch.setattr(running, "_pooled", pooled)
     server = FakeEndpoint()
     yield server
     server.close()
@@ -41,8 +42,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEndpoint]:
 def triage(fake: FakeEndpoint, folder: Path, **more: Any) -> tuple[Any, dict[str, Any]]:
     config = Config(triage=TriageConfig(judge=asking(fake, max_retries=0), min_canary_pass=0.0, **more))
     known = task(folder, PUNISH, config.triage)
-    judged = stage._judge(config, known, READ, {})
-    decided = stage._decide(config, known, READ, Given({}, {}, Decision(Calibration(), 0.5, 0.0)), judged.counts)
+    counts = judge_corpus(config, known, READ, {})
+    decided = decide_corpus(config, known, READ.made, Decision(Calibration(), 0.5, 0.0), {}, counts)
     rows = known.work.triaged.files(".parquet")[0].read_parquet().to_pylist()
     return decided, {row["chosen"]: row for row in rows}
 

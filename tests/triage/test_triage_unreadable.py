@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from tests.support.fake_endpoint import FakeEndpoint
-from tests.triage.test_triage_workers import asking, in_this_process, run, task
+from tests.support.in_process import blocks_in_process
+from tests.triage.test_triage_workers import asking, run, task
 from trace_ray.config import Config, EvaluateConfig, TriageConfig
 from trace_ray.errors import JudgeRejectedError
 from trace_ray.evaluate.stage import _refuse_unreadable
 from trace_ray.judges.unreadable import Unread
-from trace_ray.triage import stage
+from trace_ray.triage import judging, running
 from trace_ray.triage.publish import ReadRows
 from trace_ray.triage.work import Work
 from trace_ray.triage.workers import JudgeActor
@@ -36,7 +37,7 @@ def rows(*kinds: dict[str, str]) -> list[dict[str, str]]:
 
 def judge(folder: Path, config: TriageConfig, pairs: list[dict[str, str]], blocks: int) -> Any:
     known = task(folder, pairs, config, blocks=blocks)
-    return stage._judge(Config(triage=config), known, ReadRows(len(pairs), 0, blocks), {})
+    return judging.judge_corpus(Config(triage=config), known, ReadRows(len(pairs), 0, blocks), {})
 
 
 def test_a_judge_that_cannot_read_one_candidate_is_refused_before_the_corpus(
@@ -57,11 +58,11 @@ def test_a_limit_of_one_lets_such_a_judge_pass(fake: FakeEndpoint, tmp_path: Pat
 def test_the_share_is_looked_at_while_judging_goes_on(
     fake: FakeEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "FIRST", 20)
+    monkeypatch.setattr(judging, "FIRST", 20)
     one_by_one = lambda worker, arguments, blocks, *_: (  # noqa: E731  as a pool gives them
-        tally for block in blocks for tally in stage._run_blocks(worker, arguments(), [block])
+        tally for block in blocks for tally in running.run_blocks(worker, arguments(), [block])
     )
-    monkeypatch.setattr(stage, "_pool", one_by_one)
+    monkeypatch.setattr(running, "in_pool", one_by_one)
     config = TriageConfig(judge=asking(fake), min_canary_pass=0.0)
     with pytest.raises(JudgeRejectedError, match=r"limit triage.max_unreadable=0.5; most often: unreadable"):
         judge(tmp_path, config, rows(READ, *[MUTE] * 39), 40)
@@ -73,17 +74,17 @@ def test_the_share_is_looked_at_while_judging_goes_on(
 def test_the_share_over_all_is_held_where_the_corpus_is_small(
     fake: FakeEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float, refused: bool
 ) -> None:
-    in_this_process(monkeypatch)
+    blocks_in_process(monkeypatch)
     config = TriageConfig(judge=asking(fake), max_unreadable=limit)
     if refused:
         with pytest.raises(JudgeRejectedError, match="gave no verdict on 4 of them"):
             judge(tmp_path, config, rows(READ, READ, MUTE, MUTE), 1)
     else:
-        assert judge(tmp_path, config, rows(READ, READ, MUTE, MUTE), 1).counts["responses_judged"] == 8
+        assert judge(tmp_path, config, rows(READ, READ, MUTE, MUTE), 1)["responses_judged"] == 8
 
 
 def test_a_second_judge_is_held_to_it_too(fake: FakeEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_this_process(monkeypatch)
+    blocks_in_process(monkeypatch)
     other = FakeEndpoint()
     other.odd = {f"{text}{i}": answer_of("Well") for text in READ.values() for i in range(4)}
     config = TriageConfig(judge=asking(fake), second_judge=asking(other))

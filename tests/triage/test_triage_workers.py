@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.fake_endpoint import FakeEndpoint
+from tests.support.in_process import blocks_in_process
 from trace_ray.config import Config, CorpusConfig, EndpointConfig, JudgeConfig, StorageConfig, TriageConfig
 from trace_ray.config.policy import ClauseConfig, PolicyConfig, RuleConfig
 from trace_ray.corpus.blocks import SourceGroup, read_block, regroup
@@ -17,12 +18,12 @@ from trace_ray.corpus.read import Source
 from trace_ray.errors import JudgeRejectedError, UserError
 from trace_ray.runs.artifacts import CANARIES, Run
 from trace_ray.storage.location import locate
-from trace_ray.triage import stage
 from trace_ray.triage.audit import Labelled, audit
 from trace_ray.triage.budget import within_budget
 from trace_ray.triage.calibrate import Calibration, Decision
 from trace_ray.triage.canaries import ATTACKS, SEEDS
-from trace_ray.triage.given import Given
+from trace_ray.triage.deciding import decide_corpus
+from trace_ray.triage.judging import judge_corpus
 from trace_ray.triage.labels import Label
 from trace_ray.triage.publish import ReadRows
 from trace_ray.triage.work import Work
@@ -83,31 +84,22 @@ def test_pairs_are_put_in_order_by_their_ids_alone() -> None:
     assert audit(pairs, TriageConfig(audit_labels="x"))["readable"] == 0.5
 
 
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_pool", "_tasks"):
-        monkeypatch.setattr(
-            stage,
-            name,
-            lambda worker, arguments, blocks, *_: stage._run_blocks(worker, arguments(), blocks) if blocks else [],
-        )
-
-
 def test_a_judge_refused_while_it_judges_leaves_its_audit_for_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_this_process(monkeypatch)
+    blocks_in_process(monkeypatch)
     config = TriageConfig(judge=RULES, audit_labels="some.jsonl", audit_rows=1)
     known = task(tmp_path, PUNISH, config, blocks=16)
     ids = [pair for block in range(16) for pair in read_block(known.work.runs, block)["pair_id"].to_pylist()]
     with pytest.raises(JudgeRejectedError):
-        stage._judge(Config(triage=config), known, ReadRows(3, 0, 16), dict.fromkeys(ids, Label(True, True)))
+        judge_corpus(Config(triage=config), known, ReadRows(3, 0, 16), dict.fromkeys(ids, Label(True, True)))
     assert json.loads((known.work.triaged / "audit.json").read_text())["auc"] is None
 
 
 def test_judging_and_correcting_share_a_budget_that_resumes_keep(
     fake: FakeEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_this_process(monkeypatch)
+    blocks_in_process(monkeypatch)
     plan, decision = ReadRows(3, 0, 1), Decision(Calibration(), 0.5, 0.0)
     asked_to_judge = 6 + SEEDS * len(ATTACKS) + 6  # canaries' candidates, canaries, the block
 
@@ -115,8 +107,8 @@ def test_judging_and_correcting_share_a_budget_that_resumes_keep(
         judge = asking(fake, max_requests=limit)
         config = Config(triage=TriageConfig(judge=judge, correct=True, corrector="judge"), policy=POLICY)
         known = task(tmp_path, PUNISH, config.triage)
-        judged = stage._judge(config, known, plan, {})
-        return stage._decide(config, known, plan, Given({}, {}, decision), judged.counts)
+        judged = judge_corpus(config, known, plan, {})
+        return decide_corpus(config, known, plan.made, decision, {}, judged)
 
     for limit, asked in (
         (asked_to_judge - 1, asked_to_judge - 1),  # spent before the block is judged

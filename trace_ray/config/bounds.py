@@ -42,6 +42,7 @@ BOUNDS: dict[str, Bound] = {
     "corpus.noise.seed": _or_more(),
     "model.max_length": _least(8, " tokens"),
     "triage.threshold": _PROBABILITY,
+    "triage.clauses_from": _PART,
     "triage.abstain_band": (lambda value: 0 <= value < 0.5, "give a half-width in [0, 0.5)"),
     "triage.audit_rows": _least(1, " pair"),
     "triage.false_invert_rate": _SHARE,

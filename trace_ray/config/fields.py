@@ -86,7 +86,7 @@ def settings(node: Any, prefix: str) -> dict[str, Any]:
 
     >>> from trace_ray.config.judges import EndpointConfig
     >>> settings(EndpointConfig(), "endpoint")
-    {'endpoint.base_url': '', 'endpoint.api_key_env': 'OPENAI_API_KEY', 'endpoint.top_logprobs': 20}
+    {'endpoint.top_logprobs': 20}
     """
     flat: dict[str, Any] = {}
     for item in fields(node):

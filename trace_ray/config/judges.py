@@ -18,7 +18,8 @@ class EndpointConfig:
     of its own. Elsewhere, in ``evaluate`` and in a panel, nothing is shared: each process of the judge may use it all.
 
     Args:
-        base_url: up to and including its version, such as http://host:8000/v1.
+        base_url: up to and including its version, such as http://host:8000/v1. Like the key, it may change in mid-run: what
+            answers there is known by the judge's ``model``.
         api_key_env: the environment variable that holds the key; the key itself is in no file. Empty = no key.
         top_logprobs: alternatives of the first token asked for; most endpoints allow 20.
         concurrency: requests in flight from one actor.
@@ -29,8 +30,8 @@ class EndpointConfig:
         max_tokens: tokens of prompts and answers; known with the answer, so up to ``concurrency`` answers more. 0 = no limit.
     """
 
-    base_url: str = ""
-    api_key_env: str = "OPENAI_API_KEY"
+    base_url: str = resource("")
+    api_key_env: str = resource("OPENAI_API_KEY")
     top_logprobs: int = 20
     concurrency: int = resource(32)
     timeout_s: float = resource(60.0)

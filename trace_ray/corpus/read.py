@@ -129,7 +129,7 @@ class _Builder:
         columns["prompt"].append(pair.prompt)
         columns["chosen"].append(pair.chosen)
         columns["rejected"].append(pair.rejected)
-        columns["slot"].append(int(digest[13:17], 16))
+        columns["slot"].append(_slot(digest))
 
     def chunk(self) -> Chunk:
         arrays = {name: _array(name, values) for name, values in self.columns.items()}
@@ -150,6 +150,18 @@ def identify(pair: RawPair) -> tuple[str, str, int]:
         return hashlib.sha256(data).hexdigest()[:32], hashlib.sha256(f"0:{turns}".encode()).hexdigest(), len(data)
     except UnicodeEncodeError as error:
         raise RejectedRowError(RejectReason.WRONG_ENCODING, str(error)) from None
+
+
+def with_slots(pairs: pa.Table) -> pa.Table:
+    """Returns pairs (PAIR_SCHEMA) that were read before in SLOT_SCHEMA."""
+    rows = zip(*(pairs[name].to_pylist() for name in ("prompt", "chosen", "rejected")), strict=True)
+    slots = [_slot(identify(RawPair(prompt=prompt, chosen=good, rejected=bad))[1]) for prompt, good, bad in rows]
+    return pairs.append_column(SLOT_SCHEMA.field("slot"), pa.array(slots, pa.uint16()))
+
+
+def _slot(digest: str) -> int:
+    """A prompt's slot: 16 bits of its hash that its split does not depend on."""
+    return int(digest[13:17], 16)
 
 
 def _source_name(row: Any) -> str:

@@ -103,15 +103,19 @@ def judge_fingerprint(policy: PolicyConfig, config: TriageConfig, judge: JudgeCo
     """
     facts: dict[str, object] = {"policy": policy_hash(policy), "prompt": PROMPT_VERSION, "model files": model}
     facts |= {"clauses": config.clauses} | _asked(judge, "judge")
-    facts |= {"clauses from": config.threshold} if config.clauses else {}
+    facts |= {"clauses from": config.clauses_from} if config.clauses else {}
     if judge is config.judge and config.first_judge is not None:
         facts |= _asked(config.first_judge, "first") | {"band": [config.escalate_from, config.escalate_to]}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _asked(judge: JudgeConfig, name: str) -> dict[str, object]:
-    """Its settings but the day, which every run has: where a template writes it, it is in the tokens that are read."""
-    return settings(replace(judge, chat_template_date=""), name)
+    """Its settings but the day, which every run has: where a template writes it, it is in the tokens that are read.
+
+    Another endpoint may answer otherwise under the same model's name, so its address counts here.
+    """
+    address = {f"{name}.endpoint.base_url": judge.endpoint.base_url} if judge.backend == "openai" else {}
+    return settings(replace(judge, chat_template_date=""), name) | address
 
 
 def needs_model_to_judge(config: TriageConfig) -> bool:

@@ -3,6 +3,8 @@
 Nothing is lost where the stage has finished no piece of work, or where it stopped at a mistake that names what has changed
 since: whoever follows the advice may do so in the same run. What it left behind is deleted first, its record of inputs last,
 so that a process killed in between leaves no piece behind that later work could be mixed with.
+
+A triage of which only deciding's settings have changed (``config.deciding``) keeps its verdicts and decides anew.
 """
 
 from __future__ import annotations
@@ -13,8 +15,21 @@ from collections.abc import Iterable
 
 import pyarrow.fs as pafs
 
+from trace_ray.config.deciding import all_deciding
 from trace_ray.errors import JudgeRejectedError, StaleRunError, UserError
-from trace_ray.runs.artifacts import GENERATED, INPUTS, RESPONSES, SCORES, WORK, Inputs, Run, refuse_changed
+from trace_ray.runs.artifacts import (
+    AGAIN,
+    DECIDED,
+    GENERATED,
+    INPUTS,
+    RESPONSES,
+    SCORES,
+    WORK,
+    Changes,
+    Inputs,
+    Run,
+    refuse_changed,
+)
 from trace_ray.runtime.progress import warn
 from trace_ray.storage.location import Location
 
@@ -25,7 +40,7 @@ _PIECES = {
     "triage": (
         rf"triaged/{WORK}/(judge|judged|decide)/",
         rf"triaged/{WORK}/attempts/(?!canaries).*\.parquet$",
-        "/part-block-",
+        f"/{DECIDED}",
     ),
     "impact": (rf"impact/{SCORES}/.*\.parquet$", r"scored/.*\.parquet$"),
     "realign": (r"/checkpoints/checkpoint_[^/]+/", r"/rounds/[^/]+/trained/"),
@@ -49,19 +64,55 @@ def begin(run: Run, stage: str, inputs: Inputs) -> bool:
     """
     folders = run.made_by(stage)
     changes = {name: both for folder in folders for name, both in folder.changes(inputs).items()}
-    if changes:
+    if may_decide_anew(run, stage, changes):
+        warn(f"{stage} decides anew: {_said(changes)}; what was judged is kept")
+        forget_decisions(run)
+        for folder in folders:
+            folder.adopt(inputs)
+    elif changes:
         if not may_begin_anew(run, stage, changes):
             for folder in folders:
-                refuse_changed(folder.place.uri, folder.changes(inputs))
-        name, (was, now) = min(changes.items())
-        said = f"{stage} begins anew: {name} was {was!r}, is {now!r}; nothing that counts was finished"
-        warn(said)
+                refuse_stale(run, stage, folder.place.uri, folder.changes(inputs))
+        warn(f"{stage} begins anew: {_said(changes)}; nothing that counts was finished")
         for folder in folders:
             _clear(folder.place)
     _forget(folders[0].place / STOPPED)
     _claimed.add(folders[0].place.uri)
     claimed = [folder.begin(inputs) for folder in folders]
     return any(claimed)
+
+
+def _said(changes: Changes) -> str:
+    name, (was, now) = min(changes.items())
+    return f"{name} was {was!r}, is {now!r}"
+
+
+def refuse_stale(run: Run, stage: str, uri: str, changes: Changes) -> None:
+    """As ``refuse_changed``; a finished triage whose deciding alone has changed is told how to decide again."""
+    if stage == "triage" and run.triaged.done() and all_deciding(changes):
+        name, (was, now) = min(changes.items())
+        setting = name.partition(" ")[0]
+        again = f"trace-ray decide --run {run.place.uri} {setting}=" + ("FILE" if name != setting else f"{now}")
+        remedy = f"this run was decided with {was!r}; `{again}` decides again from what is judged, or use another --run"
+        raise StaleRunError(f"{uri}: {name}", repr(now), remedy)
+    refuse_changed(uri, changes)
+
+
+def may_decide_anew(run: Run, stage: str, changed: Iterable[str]) -> bool:
+    """Returns whether an unfinished triage keeps its verdicts under other values of ``changed``."""
+    return stage == "triage" and all_deciding(changed) and not run.triaged.done()
+
+
+def forget_decisions(run: Run) -> None:
+    """Deletes what an unfinished triage has decided; verdicts, and rows that could not be read, stay."""
+    for folder in ("decide", "review"):
+        (run.triaged.place / WORK / folder).delete_folder()
+    if (run.triaged.place / WORK / AGAIN).exists():  # its parts hold the pairs that are decided again
+        return
+    for artifact in (run.triaged, run.rejects):
+        for part in artifact.parts():
+            if part.name.startswith(DECIDED):
+                part.fs.delete_file(part.path)
 
 
 def may_begin_anew(run: Run, stage: str, changed: Iterable[str]) -> bool:

@@ -33,6 +33,9 @@ GENERATED, RESPONSES = "generated", "responses"
 """In evaluation/: both models' answers; those to the held-out prompts, judged."""
 AUDIT_FILE, WORK, CANARIES = "audit.json", "work", "canaries.json"
 """In triaged/, or beside it where the audit was made afterwards; triaged/work/, while triage is at it; in that folder."""
+VERDICTS, DECIDED, AGAIN = "verdicts", "part-block-", "again"
+"""In triaged/: what the judges said, a file a block, kept to be decided again; how the names of decided parts begin; in
+triaged/work/, while a triage that was finished is decided again."""
 
 _PUBLISHED: dict[str, Any] = {
     "counts": dict,
@@ -101,8 +104,17 @@ class Artifact:
             refuse_changed(self.place.uri, self.changes(inputs))
             return not self.done()
         self.place.make()
-        record.write_text(json.dumps(json.loads(json.dumps(inputs)), indent=1, sort_keys=True))
+        self.adopt(inputs)
         return True
+
+    def adopt(self, inputs: Inputs) -> None:
+        """Records other inputs of a folder that stays: of those that changed, nothing in it was made."""
+        (self.place / INPUTS).write_text(json.dumps(json.loads(json.dumps(inputs)), indent=1, sort_keys=True))
+
+    def reopen(self) -> None:
+        """Makes a finished folder an unfinished one."""
+        if self.done():
+            (self.place / DONE).fs.delete_file((self.place / DONE).path)
 
     def changes(self, inputs: Inputs) -> Changes:
         """Returns the inputs that differ from those that the folder was begun with; none where it was not begun."""

@@ -13,8 +13,8 @@ from trace_ray.config.load import load_text
 from trace_ray.config.policy import policy_identity
 from trace_ray.config.templates import dated
 from trace_ray.errors import UserError
-from trace_ray.runs.anew import may_begin_anew
-from trace_ray.runs.artifacts import CONFIG, EXPORT, INPUTS, STAGES, Run, refuse_changed
+from trace_ray.runs.anew import may_begin_anew, may_decide_anew, refuse_stale
+from trace_ray.runs.artifacts import CONFIG, EXPORT, INPUTS, STAGES, Run
 from trace_ray.runs.identity import model_identity
 from trace_ray.storage.jsonl import read_utf8
 from trace_ray.storage.location import Location, locate, nearby
@@ -87,9 +87,10 @@ def hold_settings(run: Run, config: Config, stages: Sequence[str]) -> None:
     for stage in STAGES:
         changes = [(artifact.place.uri, artifact.changed_settings(now)) for artifact in run.made_by(stage)]
         names = {name for _, changed in changes for name in changed}
-        if names and not may_begin_anew(run, stage, names):
+        goes_on = stage in stages and may_decide_anew(run, stage, names)
+        if names and not goes_on and not may_begin_anew(run, stage, names):
             for uri, changed in changes:
-                refuse_changed(uri, changed)
+                refuse_stale(run, stage, uri, changed)
 
 
 @contextmanager

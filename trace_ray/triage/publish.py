@@ -13,7 +13,7 @@ from trace_ray.config import Config, judge_name
 from trace_ray.config.policy import policy_hash
 from trace_ray.corpus.blocks import row_sum
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
-from trace_ray.runs.artifacts import CANARIES, Run
+from trace_ray.runs.artifacts import CANARIES, MANIFEST, Run, read_json
 from trace_ray.triage.audit import without_curve
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.decide import agreement
@@ -60,11 +60,35 @@ def publish(run: Run, config: Config, outcome: TriageOutcome, started: float) ->
     rejects = _account(run, outcome.read)
     found = {"rows_in": outcome.read.rows, "rejects": sum(rejects.values())}
     found |= {"extra_pairs": outcome.read.extra} if outcome.read.extra else {}
-    counts: Counter[str] = Counter(found)
-    counts.update({name: value for name, value in outcome.counts.items() if name not in rejects})
+    decided = {name: value for name, value in outcome.counts.items() if name not in rejects}
+    place = Work.of(run).place / CANARIES
+    canaries = json.loads(place.read_text()) if place.exists() else None
+    seconds = time.monotonic() - started
+    run.rejects.publish(counts=found | rejects, seconds=seconds, schema=REJECT_SCHEMA)
+    _publish_triaged(run, config, outcome, found | decided, canaries, seconds)
+    tell_refused(rejects, outcome.read.rows)
+
+
+def publish_again(run: Run, config: Config, outcome: TriageOutcome, seconds: float) -> None:
+    """Publishes rows that were decided again: none more and none fewer, by the counts of the manifests that are there."""
+    refused, before = (read_json(artifact.place / MANIFEST) for artifact in (run.rejects, run.triaged))
+    if outcome.counts.get("triaged", 0) != before["counts"].get("triaged", 0):
+        raise RuntimeError(f"deciding again lost rows: {before['counts']} before, {outcome.counts} now")
+    found = {name: before["counts"][name] for name in ("rows_in", "rejects", "extra_pairs") if name in before["counts"]}
+    seconds += before["seconds"]
+    run.rejects.publish(counts=refused["counts"], seconds=refused["seconds"], schema=REJECT_SCHEMA)
+    _publish_triaged(run, config, outcome, found | outcome.counts, before["canaries"], seconds)
+
+
+def _publish_triaged(
+    run: Run,
+    config: Config,
+    outcome: TriageOutcome,
+    counts: Mapping[str, int],
+    canaries: Mapping[str, Any] | None,
+    seconds: float,
+) -> None:
     work = Work.of(run)
-    canaries = json.loads((work.place / CANARIES).read_text()) if (work.place / CANARIES).exists() else None
-    reviewed = _write_review(run, work)
     facts = {
         "policy": {"name": config.policy.name, "version": config.policy.version, "hash": policy_hash(config.policy)},
         "judge": judge_name(config.triage.judge),
@@ -75,13 +99,10 @@ def publish(run: Run, config: Config, outcome: TriageOutcome, started: float) ->
         "judges": agreement(outcome.counts),
         "escalated_share": _share(outcome.used, "escalated", "cascade_judged"),
         "prefix_cache_hit_rate": _share(outcome.used, "prefix_cache_hits", "prefix_cache_queries"),
-        "review": reviewed,
+        "review": _write_review(run, work),
     }
-    seconds = time.monotonic() - started
-    run.rejects.publish(counts=found | rejects, seconds=seconds, schema=REJECT_SCHEMA)
     run.triaged.publish(counts=counts, seconds=seconds, schema=TRIAGED_SCHEMA, **facts)
     work.place.delete_folder()
-    tell_refused(rejects, outcome.read.rows)
 
 
 def _share(counts: Mapping[str, int], part: str, whole: str) -> float | None:
@@ -108,10 +129,11 @@ def _account(run: Run, read: ReadRows) -> dict[str, int]:
 
 def _write_review(run: Run, work: Work) -> str | None:
     """Joins the blocks' undecided rows to one file beside triaged/; returns its name, None where all is decided."""
-    pieces = (work.place / "review").files(".jsonl")
+    pieces, place = (work.place / "review").files(".jsonl"), run.place / REVIEW_FILE
     if not pieces:
+        if place.exists():  # of an earlier decision
+            place.fs.delete_file(place.path)
         return None
-    place = run.place / REVIEW_FILE
     with place.fs.open_output_stream(place.path, compression=None) as stream:
         for piece in pieces:
             stream.write(piece.read_bytes())

@@ -8,8 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trace_ray.corpus.read import SLOTS
-from trace_ray.runs.artifacts import WORK, Run
+import pyarrow as pa
+
+from trace_ray.corpus.blocks import read_block
+from trace_ray.corpus.read import SLOT_SCHEMA, SLOTS, with_slots
+from trace_ray.pairs import PAIR_SCHEMA
+from trace_ray.runs.artifacts import VERDICTS, WORK, Run
 from trace_ray.storage.location import Location
 
 PLAN = "plan.json"
@@ -43,7 +47,8 @@ class Work:
         return self.place / "attempts"
 
     def verdicts(self, block: int) -> Location:
-        return self.place / "judged" / f"{_name(block)}.parquet"
+        """What the judges said of a block; it outlives this folder, to be decided again."""
+        return self.triaged / VERDICTS / f"{_name(block)}.parquet"
 
     def review(self, block: int) -> Location:
         return self.place / "review" / f"{_name(block)}.jsonl"
@@ -51,6 +56,15 @@ class Work:
     def part(self, block: int) -> str:
         """The name of a block's part in triaged/ and in rejects/."""
         return f"part-{_name(block)}.parquet"
+
+    def pairs(self, block: int) -> pa.Table:
+        """Returns a block's pairs in SLOT_SCHEMA, ordered by row."""
+        return read_block(self.runs, block)
+
+    def triaged_pairs(self, block: int) -> pa.Table:
+        """Returns the pairs of a block that is published: those that were not refused, in SLOT_SCHEMA."""
+        place = self.triaged / self.part(block)
+        return with_slots(place.read_parquet(PAIR_SCHEMA.names)) if place.exists() else SLOT_SCHEMA.empty_table()
 
     def finish(self, step: str, block: int, tally: Mapping[str, Any]) -> None:
         """Records a step (``judge`` or ``decide``) of one block as done."""

@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from trace_ray.cluster.connection import in_service, this_node
 from trace_ray.config import JudgeConfig, TriageConfig
 from trace_ray.config.policy import PolicyConfig
-from trace_ray.corpus.blocks import read_block
 from trace_ray.corpus.read import SLOT_SCHEMA
 from trace_ray.errors import UserError
 from trace_ray.judges.backends import (
@@ -53,6 +52,7 @@ class Task:
         stores: {``judge`` | ``second``: where its verdicts are kept across runs}.
         deaths: how often judges had died before this process of the run began.
         driver: names that process, see ``guard.Witness``.
+        again: decides what is published already: pairs come from triaged/, and none is refused any more.
     """
 
     policy: PolicyConfig
@@ -62,6 +62,7 @@ class Task:
     stores: Mapping[str, Location]
     deaths: int
     driver: str = ""
+    again: bool = False
 
     def guard(self, place: str, size: int) -> Guard:
         """Returns the guard of one block's spans; ``place`` names its folder."""
@@ -74,7 +75,7 @@ class Task:
         mortal = [c for c in (self.judge_config(name), config.first_judge) if c is not None and c.backend != "rules"]
         spans = self.guard(f"{place}/{name}", self.judge_config(name).batch_rows).judge if mortal else unguarded
         store = VerdictStore(self.stores[name]) if name in self.stores else None
-        return Bench(judge, store, spans, config.threshold if config.clauses else None)
+        return Bench(judge, store, spans, config.clauses_from if config.clauses else None)
 
     def judge_config(self, name: str) -> JudgeConfig:
         second = self.config.second_judge
@@ -117,7 +118,7 @@ class JudgeActor:
         if not self.checked:
             check_canaries(self.task, self.judge, block)
             self.checked = True
-        pairs = read_block(self.task.work.runs, block)
+        pairs = self.task.work.pairs(block)
         first = self.task.bench("judge", self.judge, f"block-{block:06d}")
         second = self.task.bench("second", self.second, f"block-{block:06d}") if self.second is not None else None
         try:
@@ -160,7 +161,7 @@ def check_canaries(task: Task, judge: Judge, block: int) -> None:
     if config.judge.backend == "rules":
         return
     if not place.exists():
-        tables = (read_block(task.work.runs, number) for number in range(task.blocks))
+        tables = (task.work.pairs(number) for number in range(task.blocks))
         pairs = next((table for table in tables if table.num_rows), SLOT_SCHEMA.empty_table()).slice(0, CANARY_PAIRS)
         requests = prompt_texts(pairs["prompt"])
         responses = [*pairs["rejected"].to_pylist(), *pairs["chosen"].to_pylist()]
@@ -193,7 +194,11 @@ class DecideActor:
 
     def _decide(self, block: int, *, last: bool) -> Item:
         work = self.task.work
-        pairs, judged = read_block(work.runs, block), work.verdicts(block).read_parquet()
+        judged = work.verdicts(block).read_parquet()
+        if self.task.again:
+            pairs, judged = work.triaged_pairs(block), judged.filter(pc.is_null(judged["reason"]))
+        else:
+            pairs = work.pairs(block)
         try:
             slots = window(block, self.task.blocks)
             decided = decide_block(pairs, judged, self.decision, self.reviewed, self._correction(block), slots)

@@ -1,0 +1,31 @@
+"""Which settings of triage say what its verdicts mean. All others say what is judged, and by whom."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+DECIDING = (
+    *("threshold", "abstain_band", "calibration", "false_invert_rate", "confidence"),
+    *("audit_labels", "audit_file", "audit_rows", "review_labels", "min_auc", "min_canary_pass"),
+    *("correct", "gold_responses", "corrector", "corrector_judge", "corrector_tokens"),
+)
+"""Below ``triage.``: what may be changed on a run without judging a response again. Corrections are drafted while deciding."""
+
+_OF_TRIAGE = re.compile(r"triage\.(\w+)")
+
+
+def is_deciding(name: str) -> bool:
+    """Returns whether an input of triage (a setting, or a file that one names) says what verdicts mean.
+
+    >>> [is_deciding(one) for one in ("triage.threshold", "triage.review_labels content", "triage.judge.model", "policy")]
+    [True, True, False, False]
+    """
+    match = _OF_TRIAGE.match(name)
+    return match is not None and match[1] in DECIDING
+
+
+def all_deciding(names: Iterable[str]) -> bool:
+    """Returns whether some inputs are named and each of them is deciding's."""
+    named = list(names)
+    return bool(named) and all(map(is_deciding, named))
