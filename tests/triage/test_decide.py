@@ -139,9 +139,11 @@ def test_what_would_have_to_be_judged_is_refused_and_a_finished_triage_says_how(
         decide_run(run, config, other)
     run.write_config(dump_config(config))
     now = changed(config, threshold=0.3)
-    for refuse in (lambda: run_triage(run, now), lambda: hold_settings(run, now, ["triage", "impact"])):
-        with pytest.raises(StaleRunError, match=r"`trace-ray decide --run \S+ triage.threshold=0.3`"):
-            refuse()
+    told = r"`trace-ray decide --run \S+ triage.threshold=0.3`"
+    with pytest.raises(StaleRunError, match=told):
+        run_triage(run, now)
+    with pytest.raises(StaleRunError, match=told):
+        hold_settings(run, now, ["triage", "impact"])
 
 
 @pytest.mark.parametrize("finished_by", ["decide", "triage", "triage with other settings"])

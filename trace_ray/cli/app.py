@@ -17,6 +17,7 @@ from trace_ray import __version__
 from trace_ray.cli.audit import audit
 from trace_ray.cli.check import check
 from trace_ray.cli.compare import compare
+from trace_ray.cli.decide import decide
 from trace_ray.cli.export import export_scored, export_trained, import_gguf
 from trace_ray.cli.output import INTERRUPTED, MISTAKE
 from trace_ray.cli.plan import plan
@@ -59,6 +60,7 @@ COMMANDS = (
     Entry(STAGE, "report", report, "trace-ray report -c my.yaml --run runs/first"),
     Entry(INSPECT, "status", status, "trace-ray status --run runs/first --watch"),
     Entry(INSPECT, "audit", audit, "trace-ray audit --labels labels.jsonl --run runs/first"),
+    Entry(INSPECT, "decide", decide, "trace-ray decide --run runs/first triage.threshold=0.6"),
     Entry(INSPECT, "compare", compare, "trace-ray compare runs/first runs/second --html compare.html"),
     Entry(INSPECT, "rate", rating_app, "trace-ray rate export runs/first --out runs/ratings"),
     Entry(EXCHANGE, "export", export_trained, "trace-ray export --run runs/first"),
