@@ -38,7 +38,7 @@ from trace_ray.triage.calibrate import Calibration, Decision
 from trace_ray.triage.canaries import ATTACKS, canary_report
 from trace_ray.triage.decide import Correction, decide_block
 from trace_ray.triage.guard import unguarded
-from trace_ray.triage.workers import CANARY_PAIRS
+from trace_ray.triage.judge_worker import CANARY_PAIRS
 
 DEMO = conf_folder() / "examples" / "demo.yaml"
 JUDGE, POLICY = str(MODELS / "judge"), str(MODELS / "policy")

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trace_ray.config import StorageConfig, TriageConfig
+from trace_ray.config import JudgeConfig, StorageConfig, TriageConfig
 from trace_ray.errors import JudgeRejectedError, UserError
 from trace_ray.storage.location import locate
-from trace_ray.triage.audit import Labelled, audit, refuse_bad_judge, refuse_unreached_rate, without_curve
+from trace_ray.triage.audit import Labelled, audit, refuse_unreached_rate, without_curve
 from trace_ray.triage.calibrate import Calibration, choose_band, decision_of, fit_calibration, reliability, upper_bound
+from trace_ray.triage.gates import audit_gates, refuse_gates
 from trace_ray.triage.labels import Label, labelled_rows, read_labels, review_line
 from trace_ray.triage.verdict import categories_N, categorise, complies
 
@@ -144,16 +145,19 @@ def test_labels_of_one_class_only_cannot_pass_a_judge(*, violates: bool) -> None
     figures = audit(pairs, TriageConfig(audit_labels="x"))
     assert (figures["auc"], figures["roc"], figures["kappa"]) == (None, None, None)
     with pytest.raises(JudgeRejectedError, match=r"no AUC \(readable verdicts of one class only\)"):
-        refuse_bad_judge(figures, 0.0, "some/judge")
+        refuse_gates(audit_gates(TriageConfig(min_auc=0.0), figures))
     with pytest.raises(JudgeRejectedError, match="label at least 5 of each"):
         audit(pairs, TriageConfig(audit_labels="x", calibration="platt"))
 
 
 def test_a_judge_passes_at_its_limit_and_not_above() -> None:
     figures = audit(draw(np.random.default_rng(9), 50), TriageConfig(audit_labels="x"))
-    refuse_bad_judge(figures, figures["auc"], "some/judge")
+    judge = JudgeConfig(model="some/judge")
+    refuse_gates(audit_gates(TriageConfig(judge=judge, min_auc=figures["auc"], min_kappa=figures["kappa"]), figures))
     with pytest.raises(JudgeRejectedError, match=r"judge some/judge is too weak on 50 labelled pairs"):
-        refuse_bad_judge(figures, figures["auc"] + 0.001, "some/judge")
+        refuse_gates(audit_gates(TriageConfig(judge=judge, min_auc=figures["auc"] + 0.001), figures))
+    with pytest.raises(JudgeRejectedError, match=r"kappa 0\.\d+: .*limit triage.min_kappa="):
+        refuse_gates(audit_gates(TriageConfig(judge=judge, min_kappa=figures["kappa"] + 0.001), figures))
 
 
 def test_the_band_is_the_narrowest_that_holds() -> None:

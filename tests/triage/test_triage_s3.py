@@ -18,9 +18,10 @@ from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import locate
 from trace_ray.triage.calibrate import Calibration, Decision
 from trace_ray.triage.guard import Guard, deaths
+from trace_ray.triage.judge_worker import JudgeActor
 from trace_ray.triage.publish import ReadRows, _account, _write_review
 from trace_ray.triage.work import Work
-from trace_ray.triage.workers import DecideActor, JudgeActor, Task
+from trace_ray.triage.workers import DecideActor, Task
 
 POLICY = PolicyConfig(text="x", clauses=[ClauseConfig(id="short", text="y", rule=RuleConfig(max_words=2))])
 
@@ -44,7 +45,7 @@ def test_every_step_works_there(s3: StorageConfig) -> None:
         stores={"judge": store},
         deaths=0,
     )
-    judging = JudgeActor(task, None, 4)
+    judging = JudgeActor(task, None)
     deciding = DecideActor(task, Decision(Calibration(), 0.5, 0.0), {})
     for block in range(4):
         judging({"block": block})

@@ -17,10 +17,10 @@ from trace_ray.errors import UserError
 from trace_ray.triage import running
 from trace_ray.triage.calibrate import Calibration, Decision
 from trace_ray.triage.deciding import decide_corpus
+from trace_ray.triage.judge_worker import JudgeActor
 from trace_ray.triage.judging import judge_corpus
 from trace_ray.triage.publish import ReadRows
 from trace_ray.triage.work import Work
-from trace_ray.triage.workers import JudgeActor
 
 READ = ReadRows(3, 0, 1)
 UNLUCKY = "BAD c1"
@@ -73,13 +73,13 @@ def test_a_resume_asks_again_for_what_failed_and_for_nothing_else(fake: FakeEndp
     failing(fake, answers_from=2)
     config = TriageConfig(judge=asking(fake, max_retries=0), min_canary_pass=0.0)
     known = task(tmp_path, PUNISH, config)
-    actor = JudgeActor(known, {}, 0)
+    actor = JudgeActor(known, {})
     assert json.loads(actor({"block": 0, "last": False})["tally"]) == {"rows": 0, "left": 0}
     assert Work.of(run(tmp_path)).finished("judge") == {}
     (used,) = Work.of(run(tmp_path)).unfinished_use()
     before = sum(fake.asked.values())
     assert used["requests"] == before
-    triage(fake, tmp_path)
+    triage(fake, tmp_path, audit_sample=0)
     assert sum(fake.asked.values()) == before + 1
 
 

@@ -16,9 +16,9 @@ from trace_ray.errors import JudgeRejectedError
 from trace_ray.evaluate.stage import _refuse_unreadable
 from trace_ray.judges.unreadable import Unread
 from trace_ray.triage import judging, running
+from trace_ray.triage.judge_worker import JudgeActor
 from trace_ray.triage.publish import ReadRows
 from trace_ray.triage.work import Work
-from trace_ray.triage.workers import JudgeActor
 
 READ = {"chosen": "BAD c", "rejected": "good r"}
 MUTE = {"chosen": "MUMBLE c", "rejected": "MUMBLE r"}
@@ -46,13 +46,13 @@ def test_a_judge_that_cannot_read_one_candidate_is_refused_before_the_corpus(
     pairs = rows(*[MUTE] * 20)
     known = task(tmp_path, pairs, TriageConfig(judge=asking(fake)))
     with pytest.raises(JudgeRejectedError, match=r"triage.judge: 32 responses judged: judge m gave no verdict on 32"):
-        JudgeActor(known, {}, 0)({"block": 0})
+        JudgeActor(known, {})({"block": 0})
     assert sum(fake.asked.values()) == 32
 
 
 def test_a_limit_of_one_lets_such_a_judge_pass(fake: FakeEndpoint, tmp_path: Path) -> None:
     known = task(tmp_path, rows(*[MUTE] * 4), TriageConfig(judge=asking(fake), max_unreadable=1.0))
-    assert JudgeActor(known, {}, 0)({"block": 0})["block"] == 0
+    assert JudgeActor(known, {})({"block": 0})["block"] == 0
 
 
 def test_the_share_is_looked_at_while_judging_goes_on(

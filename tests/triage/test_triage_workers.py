@@ -23,11 +23,13 @@ from trace_ray.triage.budget import within_budget
 from trace_ray.triage.calibrate import Calibration, Decision
 from trace_ray.triage.canaries import ATTACKS, SEEDS
 from trace_ray.triage.deciding import decide_corpus
+from trace_ray.triage.judge_worker import JudgeActor
 from trace_ray.triage.judging import judge_corpus
+from trace_ray.triage.labelled import labelled_of
 from trace_ray.triage.labels import Label
 from trace_ray.triage.publish import ReadRows
 from trace_ray.triage.work import Work
-from trace_ray.triage.workers import DecideActor, JudgeActor, Task
+from trace_ray.triage.workers import DecideActor, Task
 
 POLICY = PolicyConfig(text="x", clauses=[ClauseConfig(id="short", text="y", rule=RuleConfig(max_words=2))])
 RULES = JudgeConfig(backend="rules")
@@ -65,8 +67,9 @@ def task(folder: Path, rows: list[dict[str, str]], config: TriageConfig, blocks:
 def test_a_repeated_pair_is_audited_once(tmp_path: Path) -> None:
     rows = [INVERT | {"prompt": "q"}, {"chosen": "a", "rejected": "b c d"}, INVERT | {"prompt": "q"}]
     config = TriageConfig(judge=RULES, audit_labels="from_pairs")
-    told = json.loads(JudgeActor(task(tmp_path, rows, config), None, 1)({"block": 0})["tally"])
-    labelled = [Labelled(pair, Label(*label), a, b) for pair, label, a, b in told["labelled"]]
+    known = task(tmp_path, rows, config)
+    JudgeActor(known, None)({"block": 0})
+    labelled = labelled_of([known.work.verdicts(0)], None)
     assert [one.p_chosen for one in labelled] == [1.0, 0.0]
     assert audit(labelled, config)["pairs"] == 2
 
@@ -74,7 +77,7 @@ def test_a_repeated_pair_is_audited_once(tmp_path: Path) -> None:
 def test_canaries_are_tried_though_the_first_block_is_empty(fake: FakeEndpoint, tmp_path: Path) -> None:
     known = task(tmp_path, PUNISH[:1], TriageConfig(judge=asking(fake)), blocks=16)
     assert read_block(known.work.runs, 0).num_rows == 0
-    JudgeActor(known, {}, 0)({"block": 0})
+    JudgeActor(known, {})({"block": 0})
     assert json.loads((known.work.place / CANARIES).read_text())["seeds"] == 2
 
 
@@ -147,6 +150,6 @@ def test_each_judge_has_its_own_budget_and_each_actor_its_share() -> None:
 def test_a_corrector_of_its_own_is_counted_apart(fake: FakeEndpoint, tmp_path: Path) -> None:
     config = TriageConfig(judge=asking(fake), correct=True, corrector_judge=asking(fake))
     known = task(tmp_path, PUNISH, config)
-    JudgeActor(known, {}, 0)({"block": 0})
+    JudgeActor(known, {})({"block": 0})
     told = json.loads(DecideActor(known, Decision(Calibration(), 0.5, 0.0), {})({"block": 0})["tally"])
     assert (told["used"]["requests"], told["used"]["corrector_requests"]) == (3, 3)

@@ -102,9 +102,14 @@ class TriageConfig:
         audit_labels: ``""`` = no audit; ``from_pairs`` = chosen complies and rejected violates; else a JSONL file
             with pair_id, violates_chosen and violates_rejected.
         audit_file: what `trace-ray audit` stored with an earlier run: its calibration, threshold and band are used.
-        audit_rows: pairs audited under from_pairs, about: the first blocks, which the prompts' hash fills. A bad judge is
-            stopped as soon as so many labelled pairs are judged.
+        audit_rows: pairs audited under from_pairs, about: the first blocks, which the prompts' hash fills. Of labelled
+            pairs so many are judged before the corpus.
+        audit_sample: pairs besides labelled ones that are judged before the corpus, of each source alike: what they show
+            of the judge can stop the run before it costs. 0 = none.
         min_auc: the audit stops the run below this area under the ROC curve.
+        min_kappa: and below this Cohen's kappa at the threshold; 0 = no limit.
+        max_one_sided: a judge that gives more than this share of them the same verdict stops the run.
+        max_endpoint_errors: an endpoint that fails for more than this share of them stops the run.
         review_labels: an exported review file, labelled: its pairs are decided by their labels.
         max_unreadable: the run stops where ``judge`` or ``second_judge`` leaves a larger share of the responses without a
             verdict that can be read: seen in the canaries where it is all, after 1,000 responses, and at the end.
@@ -133,7 +138,11 @@ class TriageConfig:
     audit_labels: str = ""
     audit_file: str = ""
     audit_rows: int = 2000
+    audit_sample: int = resource(128)
     min_auc: float = 0.7
+    min_kappa: float = resource(0.0)
+    max_one_sided: float = resource(0.98)
+    max_endpoint_errors: float = resource(0.2)
     review_labels: str = ""
     max_unreadable: float = resource(0.5)
     min_canary_pass: float = 0.5

@@ -25,7 +25,7 @@ from trace_ray.model.loading import load_tokenizer
 from trace_ray.pairs import RESPONSE_NAMES, prompt_text
 from trace_ray.plan.judges import reading_judges
 from trace_ray.triage.canaries import ATTACKS, SEEDS
-from trace_ray.triage.workers import CANARY_PAIRS
+from trace_ray.triage.judge_worker import CANARY_PAIRS
 
 
 @dataclass(frozen=True, kw_only=True)

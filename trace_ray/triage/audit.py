@@ -186,20 +186,6 @@ def _confusion(expected: Sequence[str], seen: Sequence[str]) -> dict[str, int]:
     return dict(sorted(table.items()))
 
 
-def refuse_bad_judge(figures: Mapping[str, Any], min_auc: float, judge: str) -> None:
-    """Raises JudgeRejectedError where the judge's AUC is below ``min_auc`` or cannot be computed."""
-    auc = figures["auc"]
-    if auc is not None and auc >= min_auc:
-        return
-    verdict = "no better than chance" if auc is not None and auc < 0.6 else "too weak"
-    seen = "no AUC (readable verdicts of one class only)" if auc is None else f"AUC {auc:.3f}"
-    remedy = (
-        f"judge {judge} is {verdict} on {figures['pairs']} labelled pairs (limit triage.min_auc={min_auc}); "
-        "use a stronger triage.judge.model or a rules policy, or lower triage.min_auc knowingly"
-    )
-    raise JudgeRejectedError("triage audit", seen, remedy)
-
-
 def refuse_unreached_rate(figures: Mapping[str, Any]) -> None:
     """Raises JudgeRejectedError where a false-invert rate was asked for that no abstain band reaches."""
     asked = figures.get("false_invert")

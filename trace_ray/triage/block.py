@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -53,6 +53,7 @@ class Bench:
         judge: who judges.
         store: where its verdicts are kept across runs, if anywhere.
         spans: how it is run over a block.
+        known: opinions of this run that need not be asked for again, by ``store.response_key``.
         clauses_from: name the clauses of responses with P(violates) from here on; None = of none.
     """
 
@@ -60,6 +61,7 @@ class Bench:
     store: VerdictStore | None
     spans: Spans
     clauses_from: float | None
+    known: Mapping[bytes, Opinion] = field(default_factory=dict)
 
     def opinions(
         self, requests: Sequence[str], responses: Sequence[str], slots: Sequence[int], window: tuple[int, int]
@@ -69,17 +71,19 @@ class Bench:
         Args:
             slots: of the prompts, all within ``window`` (start, stop).
         """
-        keys = list(map(response_key, requests, responses)) if self.store else []
-        known = self.store.read(*window) if self.store else {}
-        new = [i for i, key in enumerate(keys) if key not in known] if self.store else list(range(len(responses)))
+        keys = list(map(response_key, requests, responses)) if self.store or self.known else []
+        stored = self.store.read(*window) if self.store else {}
+        known = {**stored, **self.known}
+        new = [i for i, key in enumerate(keys) if key not in known] if keys else list(range(len(responses)))
         judged = self.spans(_pick(requests, new), _pick(responses, new), self._ask)
         if self.store:
             found = {keys[i]: (slots[i], one) for i, one in zip(new, judged, strict=True) if one is not None}
             self.store.write(*window, found)
         fresh = dict(zip(new, judged, strict=True))
         all_opinions = [fresh[i] if i in fresh else known[keys[i]] for i in range(len(responses))]
-        counts = {"responses_judged": len(new), "responses_from_store": len(responses) - len(new)}
-        return all_opinions, Counter(counts)
+        first = sum(key in self.known for key in keys)
+        counts = {"responses_judged": len(new), "responses_from_store": len(responses) - len(new) - first}
+        return all_opinions, Counter(counts | ({"responses_judged_first": first} if first else {}))
 
     def _ask(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
         opinions = list(self.judge.opinions(requests, responses))

@@ -7,13 +7,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from trace_ray.config import TriageConfig, judge_name
+from trace_ray.config import TriageConfig
 from trace_ray.errors import UserError
 from trace_ray.runs.artifacts import AUDIT_FILE
 from trace_ray.storage.location import Location
-from trace_ray.triage.audit import Labelled, audit, refuse_bad_judge, refuse_unreached_rate
+from trace_ray.triage.audit import Labelled, audit, refuse_unreached_rate
+from trace_ray.triage.gates import audit_gates, refuse_gates
 from trace_ray.triage.labels import Label, label_of, labelled_rows
 from trace_ray.triage.work import Work
 
@@ -36,13 +38,14 @@ def audited_blocks(audit_rows: int, blocks: int, made: int) -> int:
 
 def labelled_of(verdicts: Sequence[Location], labels: Labels) -> list[Labelled]:
     """Returns the labelled pairs in files of verdicts; a refused pair has no verdict, a repeated one an id twice."""
-    found: list[Labelled] = []
-    for place in verdicts:
-        judged = place.read_parquet(_COLUMNS)
-        rows = labelled_rows(judged.filter(pc.is_null(judged["reason"])), labels)
-        columns = (rows[name].to_pylist() for name in _COLUMNS[:3])
-        found += [Labelled(pair, label_of(pair, labels), a, b) for pair, a, b in zip(*columns, strict=True)]
-    return found
+    return [one for place in verdicts for one in labelled_in_table(place.read_parquet(_COLUMNS), labels)]
+
+
+def labelled_in_table(judged: pa.Table, labels: Labels) -> list[Labelled]:
+    """As ``labelled_of``, of one table of verdicts."""
+    rows = labelled_rows(judged.filter(pc.is_null(judged["reason"])), labels)
+    columns = (rows[name].to_pylist() for name in _COLUMNS[:3])
+    return [Labelled(pair, label_of(pair, labels), a, b) for pair, a, b in zip(*columns, strict=True)]
 
 
 def collect(verdicts: Sequence[Location], labels: Labels) -> list[Labelled]:
@@ -75,7 +78,7 @@ def audit_verdicts(work: Work, triage: TriageConfig, labels: Labels, blocks: int
 
 def refuse_audited(figures: Mapping[str, Any], triage: TriageConfig) -> None:
     """Raises JudgeRejectedError where the figures of an audit refuse the judge."""
-    refuse_bad_judge(figures, triage.min_auc, judge_name(triage.judge))
+    refuse_gates(audit_gates(triage, figures))
     refuse_unreached_rate(figures)
 
 

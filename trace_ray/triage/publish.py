@@ -13,7 +13,7 @@ from trace_ray.config import Config, judge_name
 from trace_ray.config.policy import policy_hash
 from trace_ray.corpus.blocks import row_sum
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
-from trace_ray.runs.artifacts import CANARIES, MANIFEST, Run, read_json
+from trace_ray.runs.artifacts import CANARIES, GATES, MANIFEST, Run, read_json
 from trace_ray.triage.audit import without_curve
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.decide import agreement
@@ -64,8 +64,11 @@ def publish(run: Run, config: Config, outcome: TriageOutcome, started: float) ->
     place = Work.of(run).place / CANARIES
     canaries = json.loads(place.read_text()) if place.exists() else None
     seconds = time.monotonic() - started
+    place = run.triaged.place / GATES
+    gates = json.loads(place.read_text()) if place.exists() else []
     run.rejects.publish(counts=found | rejects, seconds=seconds, schema=REJECT_SCHEMA)
-    _publish_triaged(run, config, outcome, found | decided, canaries, seconds)
+    kept = {"canaries": canaries, "gates": gates}
+    _publish_triaged(run, config, outcome, found | decided, kept, seconds)
     tell_refused(rejects, outcome.read.rows)
 
 
@@ -77,7 +80,8 @@ def publish_again(run: Run, config: Config, outcome: TriageOutcome, seconds: flo
     found = {name: before["counts"][name] for name in ("rows_in", "rejects", "extra_pairs") if name in before["counts"]}
     seconds += before["seconds"]
     run.rejects.publish(counts=refused["counts"], seconds=refused["seconds"], schema=REJECT_SCHEMA)
-    _publish_triaged(run, config, outcome, found | outcome.counts, before["canaries"], seconds)
+    kept = {name: before.get(name) for name in ("canaries", "gates")}
+    _publish_triaged(run, config, outcome, found | outcome.counts, kept, seconds)
 
 
 def _publish_triaged(
@@ -85,9 +89,10 @@ def _publish_triaged(
     config: Config,
     outcome: TriageOutcome,
     counts: Mapping[str, int],
-    canaries: Mapping[str, Any] | None,
+    kept: Mapping[str, Any],
     seconds: float,
 ) -> None:
+    """Args: kept: facts of the judging: ``canaries``; ``gates``, a list of ``gates.Gate``."""
     work = Work.of(run)
     facts = {
         "policy": {"name": config.policy.name, "version": config.policy.version, "hash": policy_hash(config.policy)},
@@ -95,11 +100,11 @@ def _publish_triaged(
         "used": outcome.used,
         "decision": asdict(outcome.decision),
         "audit": without_curve(outcome.figures) if outcome.figures else None,
-        "canaries": canaries,
         "judges": agreement(outcome.counts),
         "escalated_share": _share(outcome.used, "escalated", "cascade_judged"),
         "prefix_cache_hit_rate": _share(outcome.used, "prefix_cache_hits", "prefix_cache_queries"),
         "review": _write_review(run, work),
+        **kept,
     }
     run.triaged.publish(counts=counts, seconds=seconds, schema=TRIAGED_SCHEMA, **facts)
     work.place.delete_folder()

@@ -88,6 +88,11 @@ def _name(block: int) -> str:
     return f"block-{block:06d}"
 
 
+def window_of(slot: int, blocks: int) -> tuple[int, int]:
+    """Returns the window of the block that a slot belongs to."""
+    return window(slot * blocks // SLOTS, blocks)
+
+
 def window(block: int, blocks: int) -> tuple[int, int]:
     """Returns the slots start..stop of a block."""
     return block * SLOTS // blocks, (block + 1) * SLOTS // blocks

@@ -1,4 +1,7 @@
-"""What runs on the cluster for triage: plain classes and functions, one block a call. The stage hands them to Ray."""
+"""What runs on the cluster for triage: plain classes, one block a call. The stage hands them to Ray.
+
+Here: what they share, and deciding. ``judge_worker`` judges.
+"""
 
 from __future__ import annotations
 
@@ -9,37 +12,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from trace_ray.cluster.connection import in_service, this_node
 from trace_ray.config import JudgeConfig, TriageConfig
 from trace_ray.config.policy import PolicyConfig
-from trace_ray.corpus.read import SLOT_SCHEMA
 from trace_ray.errors import UserError
 from trace_ray.judges.backends import (
     corrector_kind,
     make_corrector,
-    make_judge,
     make_triage_judge,
 )
 from trace_ray.judges.opinion import Corrector, Judge
-from trace_ray.judges.unreadable import unread_tally
 from trace_ray.judges.usage import Usage
 from trace_ray.model.engine import EngineFailedError
-from trace_ray.runs.artifacts import CANARIES
 from trace_ray.runtime import environment, metrics
 from trace_ray.storage.location import Location
-from trace_ray.triage.block import SIDES, UNSETTLED, Bench, judge_block, prompt_texts
+from trace_ray.triage.block import UNSETTLED, Bench
 from trace_ray.triage.calibrate import Decision
-from trace_ray.triage.canaries import canary_report, refuse_gullible_judge, refuse_mute_judge
 from trace_ray.triage.decide import Correction, decide_block
-from trace_ray.triage.guard import Guard, GuardedCorrector, GuardedJudge, Witness, deaths, unguarded
-from trace_ray.triage.labels import Label, label_of, labelled_rows, review_line
+from trace_ray.triage.first import First
+from trace_ray.triage.guard import Guard, GuardedCorrector, Witness, deaths, unguarded
+from trace_ray.triage.labels import Label, review_line
 from trace_ray.triage.store import VerdictStore
 from trace_ray.triage.work import Work, window
 
-CANARY_PAIRS = 16
 Item = dict[str, Any]
 
 
@@ -52,6 +49,7 @@ class Task:
         stores: {``judge`` | ``second``: where its verdicts are kept across runs}.
         deaths: how often judges had died before this process of the run began.
         driver: names that process, see ``guard.Witness``.
+        first: what is judged before the corpus, if anything.
         again: decides what is published already: pairs come from triaged/, and none is refused any more.
     """
 
@@ -62,6 +60,7 @@ class Task:
     stores: Mapping[str, Location]
     deaths: int
     driver: str = ""
+    first: First | None = None
     again: bool = False
 
     def guard(self, place: str, size: int) -> Guard:
@@ -83,94 +82,13 @@ class Task:
 
 
 @contextmanager
-def _use_recorded(work: Work, usage: Usage) -> Iterator[None]:
+def use_recorded(work: Work, usage: Usage) -> Iterator[None]:
     """Records what a block has used that a mistake or a spent budget stops: its resume has so much less."""
     try:
         yield
     except UserError:
         work.record_use(usage.take())
         raise
-
-
-class JudgeActor:
-    """Ray Data actor: the judges, kept for all the blocks it gets.
-
-    Args:
-        labels: None = from_pairs, for the first ``audited`` blocks: which pairs they hold is drawn by the prompts' hash.
-    """
-
-    def __init__(self, task: Task, labels: Mapping[str, Label] | None, audited: int) -> None:
-        environment.prepare()
-        self.task, self.labels, self.audited = task, labels, audited
-        config = task.config
-        self.judge = make_triage_judge(task.policy, config)
-        second = config.second_judge
-        self.second = make_judge(task.policy, second, where="triage.second_judge") if second is not None else None
-        self.usage = Usage({"": self.judge} | ({"second_": self.second} if self.second is not None else {}))
-        self.checked = False
-
-    def __call__(self, item: Item) -> Item:
-        """Judges one block; where answers are not final, it is finished only if it is the ``last`` time that it is asked."""
-        with _use_recorded(self.task.work, self.usage):
-            return self._judge(int(item["block"]), last=item.get("last", True))
-
-    def _judge(self, block: int, *, last: bool) -> Item:
-        if not self.checked:
-            check_canaries(self.task, self.judge, block)
-            self.checked = True
-        pairs = self.task.work.pairs(block)
-        first = self.task.bench("judge", self.judge, f"block-{block:06d}")
-        second = self.task.bench("second", self.second, f"block-{block:06d}") if self.second is not None else None
-        try:
-            judged, counts = judge_block(pairs, first, second, window(block, self.task.blocks))
-        except EngineFailedError as error:
-            _die(error)
-        if counts[UNSETTLED] and not last:
-            return _unfinished(self.task.work, block, self.usage)
-        self.task.work.verdicts(block).write_parquet(judged)
-        counts.update(self.usage.take())
-        labels = {} if self.labels is None and block >= self.audited else self.labels
-        kept = judged.filter(pc.is_null(judged["reason"]))  # a refused pair has no verdict, a repeated one an id twice
-        rows = labelled_rows(kept, labels).select(["pair_id", "p_chosen", "p_rejected"])
-        labelled = [(pair, label_of(pair, self.labels), a, b) for pair, a, b in _rows(rows)]
-        unread = {name: unread_tally(said) for name, said in _said(kept, with_second=self.second is not None).items()}
-        tally = {"rows": pairs.num_rows, "counts": dict(counts), "labelled": labelled, "unread": unread}
-        self.task.work.finish("judge", block, tally)
-        return {"block": block, "tally": json.dumps(tally)}
-
-
-def _said(judged: pa.Table, *, with_second: bool) -> dict[str, list[tuple[float | None, str | None]]]:
-    """Returns what each judge said of the responses of judged pairs: (probability, error)."""
-    columns = {"judge": ("p", "error")} | ({"second_judge": ("second", "second_error")} if with_second else {})
-    return {
-        name: [one for side in SIDES for one in _rows(judged.select([f"{p}_{side}", f"{error}_{side}"]))]
-        for name, (p, error) in columns.items()
-    }
-
-
-def check_canaries(task: Task, judge: Judge, block: int) -> None:
-    """Runs the canaries before any row of the corpus is judged; rules, being exact, need none.
-
-    Their seeds are pairs of the first block that is not empty: the same for every actor.
-
-    Args:
-        block: the actor's first: after a death it comes again, so its number finds the marks that were left.
-    Raises: JudgeRejectedError below ``triage.min_canary_pass``, or where nothing it said could be read.
-    """
-    config, place = task.config, task.work.place / CANARIES
-    if config.judge.backend == "rules":
-        return
-    if not place.exists():
-        tables = (task.work.pairs(number) for number in range(task.blocks))
-        pairs = next((table for table in tables if table.num_rows), SLOT_SCHEMA.empty_table()).slice(0, CANARY_PAIRS)
-        requests = prompt_texts(pairs["prompt"])
-        responses = [*pairs["rejected"].to_pylist(), *pairs["chosen"].to_pylist()]
-        guard = task.guard(f"canaries-{block:06d}", config.judge.batch_rows)
-        report = canary_report(GuardedJudge(judge, guard), [*requests, *requests], responses, config.threshold)
-        place.write_text(json.dumps(report))
-    report = json.loads(place.read_text())
-    refuse_mute_judge(report, config.max_unreadable, config.judge.model)
-    refuse_gullible_judge(report, config.min_canary_pass, config.judge.model)
 
 
 class DecideActor:
@@ -189,7 +107,7 @@ class DecideActor:
 
     def __call__(self, item: Item) -> Item:
         """Decides one block, as ``JudgeActor`` judges it."""
-        with _use_recorded(self.task.work, self.usage):
+        with use_recorded(self.task.work, self.usage):
             return self._decide(int(item["block"]), last=item.get("last", True))
 
     def _decide(self, block: int, *, last: bool) -> Item:
@@ -203,9 +121,9 @@ class DecideActor:
             slots = window(block, self.task.blocks)
             decided = decide_block(pairs, judged, self.decision, self.reviewed, self._correction(block), slots)
         except EngineFailedError as error:
-            _die(error)
+            die(error)
         if decided.counts[UNSETTLED] and not last:
-            return _unfinished(work, block, self.usage)
+            return unfinished(work, block, self.usage)
         if decided.triaged.num_rows:
             (work.triaged / work.part(block)).write_parquet(decided.triaged)
         if decided.rejects.num_rows:
@@ -232,7 +150,7 @@ class DecideActor:
         return Correction(GuardedCorrector(self.corrector, guard), bench)
 
 
-def _unfinished(work: Work, block: int, usage: Usage) -> Item:
+def unfinished(work: Work, block: int, usage: Usage) -> Item:
     """Leaves a block to another try, and what it used to the budget."""
     work.record_use(usage.take())
     return {"block": block, "tally": json.dumps({"rows": 0, "left": block})}
@@ -245,11 +163,7 @@ def _refuse_many_deaths(task: Task) -> None:
         raise UserError("triage.max_judge_deaths", f"{died} deaths, limit {task.config.max_judge_deaths}", remedy)
 
 
-def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
-    return list(zip(*(table[name].to_pylist() for name in table.column_names), strict=True))
-
-
-def _die(error: EngineFailedError) -> NoReturn:
+def die(error: EngineFailedError) -> NoReturn:
     """Ends this process: Ray starts another with a fresh engine, and the guard's marks show where this one fell."""
     print(f"triage: {error}", flush=True)  # noqa: T201  the actor's log is the only place left
     os._exit(70)

@@ -1,0 +1,135 @@
+"""What a judge must keep before the corpus is judged: each limit one line, with the figure and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trace_ray.config import JudgeConfig, TriageConfig, judge_name
+from trace_ray.errors import JudgeRejectedError
+from trace_ray.judges.unreadable import unread_tally
+from trace_ray.triage.block import SIDES
+
+LEAST = 100
+"""Responses below which nothing is said of a share: with fewer its 95 % interval is wider than 20 points."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One limit and what was seen.
+
+    Args:
+        judge: the setting of the judge that it is about, such as ``triage.second_judge``.
+        limit: the setting that bounds it; bound: its value; seen: the figure, None where it could not be told.
+        said: the figure in words; remedy: what to do where it is not kept.
+    """
+
+    judge: str
+    limit: str
+    bound: float
+    seen: float | None
+    passed: bool
+    said: str
+    remedy: str
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def sample_gates(triage: TriageConfig, judged: pa.Table) -> list[Gate]:
+    """Returns the gates that need no label, of each judge that reads.
+
+    Args:
+        judged: ``block.JUDGED_SCHEMA`` of the pairs that are judged first; refused ones do not count.
+    """
+    kept = judged.filter(pc.is_null(judged["reason"]))
+    judges: dict[str, tuple[JudgeConfig | None, str, str]] = {
+        "triage.judge": (triage.judge, "p", "error"),
+        "triage.second_judge": (triage.second_judge, "second", "second_error"),
+    }
+    found: list[Gate] = []
+    for name, (judge, p, error) in judges.items():
+        if judge is not None and judge.backend != "rules":
+            columns = [(f"{p}_{side}", f"{error}_{side}") for side in SIDES]
+            said = [one for a, b in columns for one in zip(kept[a].to_pylist(), kept[b].to_pylist(), strict=True)]
+            found += _of_judge(triage, name, judge, said)
+    return found
+
+
+def _of_judge(
+    triage: TriageConfig, name: str, judge: JudgeConfig, said: Sequence[tuple[float | None, str | None]]
+) -> list[Gate]:
+    if len(said) < LEAST:
+        return []
+    tally = unread_tally(said)
+    reasons: Mapping[str, int] = tally["unreadable"]
+    failed = sum(number for reason, number in reasons.items() if reason.startswith("endpoint"))
+    called = f"judge {judge_name(judge)}"
+    looked = f"of {len(said):,} responses judged before the corpus"
+    most = max(reasons, key=lambda reason: reasons[reason], default="")
+    gates = [
+        _share(
+            *(name, "triage.max_endpoint_errors", triage.max_endpoint_errors, failed / len(said)),
+            f"{called}: its endpoint failed for {failed:,} {looked}",
+            "see that it is up and not overloaded, or raise the limit knowingly",
+        ),
+        _share(
+            *(name, "triage.max_unreadable", triage.max_unreadable, sum(reasons.values()) / len(said)),
+            f"{called} gave no verdict on {sum(reasons.values()):,} {looked}"
+            + (f"; most often: {most}" if most else ""),
+            "use a judge that can be read, or raise the limit knowingly",
+        ),
+    ]
+    read = [p for p, _ in said if p is not None]
+    bad = sum(p >= triage.threshold for p in read)
+    if len(read) >= LEAST:
+        word, number = ("violating", bad) if 2 * bad >= len(read) else ("compliant", len(read) - bad)
+        gates.append(
+            _share(
+                *(name, "triage.max_one_sided", triage.max_one_sided, number / len(read)),
+                f"{called} calls {number:,} {looked} {word}",
+                "use a judge that tells them apart or another triage.threshold, or raise the limit knowingly",
+            )
+        )
+    return gates
+
+
+def _share(judge: str, limit: str, bound: float, seen: float, said: str, remedy: str) -> Gate:
+    return Gate(judge, limit, bound, seen, seen <= bound, f"{said} ({100 * seen:.1f} %)", remedy)
+
+
+def audit_gates(triage: TriageConfig, figures: Mapping[str, Any]) -> list[Gate]:
+    """Returns the gates of an audit's figures: AUC, and Cohen's kappa where a limit is set."""
+    auc, kappa = figures["auc"], figures["kappa"]
+    pairs, called = f"on {figures['pairs']:,} labelled pairs", f"judge {judge_name(triage.judge)}"
+    verdict = "no better than chance" if auc is not None and auc < 0.6 else "too weak"
+    seen = "no AUC (readable verdicts of one class only)" if auc is None else f"AUC {auc:.3f}"
+    gates = [
+        Gate(
+            *("triage.judge", "triage.min_auc", triage.min_auc, auc, auc is not None and auc >= triage.min_auc),
+            f"{seen}: {called} is {verdict} {pairs}",
+            "use a stronger triage.judge.model or a rules policy, or lower triage.min_auc knowingly",
+        )
+    ]
+    if triage.min_kappa > 0:
+        shown = "no kappa (labels of one class only)" if kappa is None else f"kappa {kappa:.3f}"
+        gates.append(
+            Gate(
+                *("triage.judge", "triage.min_kappa", triage.min_kappa, kappa),
+                kappa is not None and kappa >= triage.min_kappa,
+                f"{shown}: at triage.threshold={triage.threshold:g} {called} and labels disagree {pairs}",
+                "set triage.calibration=platt or another triage.threshold, or lower triage.min_kappa knowingly",
+            )
+        )
+    return gates
+
+
+def refuse_gates(gates: Sequence[Gate]) -> None:
+    """Raises JudgeRejectedError for the first limit that is not kept."""
+    for gate in gates:
+        if not gate.passed:
+            raise JudgeRejectedError(gate.judge, gate.said, f"limit {gate.limit}={gate.bound:g}; {gate.remedy}")

@@ -1,0 +1,183 @@
+"""Judging on the cluster: canaries and a first look before anything else, then a block a call."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trace_ray.config import TriageConfig, judge_name
+from trace_ray.corpus.read import SLOT_SCHEMA, SLOTS
+from trace_ray.judges.backends import make_judge, make_triage_judge
+from trace_ray.judges.cascade import CascadeJudge
+from trace_ray.judges.opinion import Judge, Opinion
+from trace_ray.judges.unreadable import unread_tally
+from trace_ray.judges.usage import Usage
+from trace_ray.model.engine import EngineFailedError
+from trace_ray.runs.artifacts import CANARIES, GATES
+from trace_ray.runtime import environment
+from trace_ray.triage.block import JUDGED_SCHEMA, SIDES, UNSETTLED, judge_block, merge_counts, prompt_texts
+from trace_ray.triage.canaries import canary_report, refuse_canaries
+from trace_ray.triage.first import First, known_opinions
+from trace_ray.triage.gates import audit_gates, refuse_gates, sample_gates
+from trace_ray.triage.guard import GuardedJudge
+from trace_ray.triage.labelled import labelled_in_table, store_audit
+from trace_ray.triage.labels import Label
+from trace_ray.triage.work import Work, window, window_of
+from trace_ray.triage.workers import Item, Task, die, unfinished, use_recorded
+
+CANARY_PAIRS = 16
+
+
+class JudgeActor:
+    """Ray Data actor: the judges, kept for all the blocks it gets.
+
+    Args:
+        labels: by pair_id; None = from_pairs.
+    """
+
+    def __init__(self, task: Task, labels: Mapping[str, Label] | None) -> None:
+        environment.prepare()
+        self.task, self.labels = task, labels
+        self.known: dict[str, dict[bytes, Opinion]] = {}
+        config = task.config
+        self.judge = make_triage_judge(task.policy, config)
+        second = config.second_judge
+        self.second = make_judge(task.policy, second, where="triage.second_judge") if second is not None else None
+        self.usage = Usage({"": self.judge} | ({"second_": self.second} if self.second is not None else {}))
+        self.checked = False
+
+    def __call__(self, item: Item) -> Item:
+        """Judges one block; where answers are not final, it is finished only if it is the ``last`` time that it is asked."""
+        with use_recorded(self.task.work, self.usage):
+            return self._judge(int(item["block"]), last=item.get("last", True))
+
+    def _judge(self, block: int, *, last: bool) -> Item:
+        if not self.checked:
+            check_canaries(self.task, self._reading(), block)
+            self._look_first(block)
+            self.checked = True
+        pairs = self.task.work.pairs(block)
+        judged, counts = self._judged(pairs, f"block-{block:06d}", window(block, self.task.blocks))
+        if counts[UNSETTLED] and not last:
+            return unfinished(self.task.work, block, self.usage)
+        self.task.work.verdicts(block).write_parquet(judged)
+        counts.update(self.usage.take())
+        kept = judged.filter(pc.is_null(judged["reason"]))  # a refused pair has no verdict
+        unread = {name: unread_tally(said) for name, said in _said(kept, with_second=self.second is not None).items()}
+        tally = {"rows": pairs.num_rows, "counts": dict(counts), "unread": unread}
+        self.task.work.finish("judge", block, tally)
+        return {"block": block, "tally": json.dumps(tally)}
+
+    def _reading(self) -> dict[str, Judge]:
+        """The judges that read, by their settings; the first one of a cascade alone, since it decides alone where sure."""
+        config, found = self.task.config, {}
+        if config.judge.backend != "rules":
+            found["triage.judge"] = self.judge
+        if isinstance(self.judge, CascadeJudge) and config.first_judge and config.first_judge.backend != "rules":
+            found["triage.first_judge"] = self.judge.first
+        if self.second is not None and config.second_judge and config.second_judge.backend != "rules":
+            found["triage.second_judge"] = self.second
+        return found
+
+    def _judged(self, pairs: pa.Table, place: str, slots: tuple[int, int]) -> tuple[pa.Table, Counter[str]]:
+        benches = {"judge": self.judge} | ({"second": self.second} if self.second is not None else {})
+        made = {
+            name: replace(self.task.bench(name, judge, place), known=self.known.get(name, {}))
+            for name, judge in benches.items()
+        }
+        try:
+            return judge_block(pairs, made["judge"], made.get("second"), slots)
+        except EngineFailedError as error:
+            die(error)
+
+    def _look_first(self, block: int) -> None:
+        """Judges what of the first look nobody has judged, and sees that the judges keep the limits."""
+        first = self.task.first
+        if first is None:
+            return
+        pieces = first.pieces()
+        for number in (*range(block % (len(pieces) or 1), len(pieces)), *range(block % (len(pieces) or 1))):
+            if not first.verdicts(number).exists():
+                self._judge_piece(first, number, pieces[number])
+        judged = list(first.judged())
+        self.known = {name: known_opinions(judged, name) for name in ("judge", "second")}
+        if not first.passed.exists():
+            refuse_first(self.task.work, self.task.config, self.labels, [verdicts for _, verdicts in judged])
+            first.passed.write_text("{}")
+
+    def _judge_piece(self, first: First, number: int, pairs: pa.Table) -> None:
+        """In one go, or, where verdicts are kept across runs, block by block: the store is read by a block's slots."""
+        whole = [(pairs, (0, SLOTS))]
+        if self.task.stores:
+            owner = [window_of(slot, self.task.blocks) for slot in pairs["slot"].to_pylist()]
+            whole = [(pairs.filter(pa.array([one == mine for one in owner])), mine) for mine in dict.fromkeys(owner)]
+        done = [self._judged(some, f"first-{number:05d}-{slots[0]:05x}", slots) for some, slots in whole]
+        verdicts = pa.concat_tables([table for table, _ in done])
+        order = pc.index_in(pairs["row"], verdicts["row"].combine_chunks())
+        first.verdicts(number).write_parquet(verdicts.take(order))
+        first.counted(number).write_text(json.dumps(merge_counts([counts for _, counts in done])))
+        self.task.work.record_use(self.usage.take())
+
+
+def refuse_first(
+    work: Work, triage: TriageConfig, labels: Mapping[str, Label] | None, verdicts: Sequence[pa.Table]
+) -> None:
+    """Raises JudgeRejectedError where what was judged first breaks a limit; figures and gates are on disk by then."""
+    judged = pa.concat_tables([JUDGED_SCHEMA.empty_table(), *verdicts])
+    plain = replace(triage, calibration="none", false_invert_rate=0.0)
+    labelled = labelled_in_table(judged, labels)
+    gates = sample_gates(triage, judged)
+    if labelled:
+        gates += audit_gates(triage, store_audit(work, labelled, plain))
+    (work.triaged / GATES).write_text(json.dumps([gate.as_json() for gate in gates], indent=1))
+    refuse_gates(gates)
+
+
+def _said(judged: pa.Table, *, with_second: bool) -> dict[str, list[tuple[float | None, str | None]]]:
+    """Returns what each judge said of the responses of judged pairs: (probability, error)."""
+    columns = {"judge": ("p", "error")} | ({"second_judge": ("second", "second_error")} if with_second else {})
+    return {
+        name: [one for side in SIDES for one in _rows(judged.select([f"{p}_{side}", f"{error}_{side}"]))]
+        for name, (p, error) in columns.items()
+    }
+
+
+def check_canaries(task: Task, judges: Mapping[str, Judge], block: int) -> None:
+    """Runs the canaries of every judge that reads before any row of the corpus is judged; rules are exact.
+
+    Their seeds are pairs of the first block that is not empty: the same for every actor.
+
+    Args:
+        judges: by setting's name; triage.judge as it judges, behind its first judge.
+        block: the actor's first: after a death it comes again, so its number finds the marks that were left.
+    Raises: JudgeRejectedError below ``triage.min_canary_pass``, or for a judge that says nothing or the same to all.
+    """
+    config, place = task.config, task.work.place / CANARIES
+    if not judges:
+        return
+    if not place.exists():
+        tables = (task.work.pairs(number) for number in range(task.blocks))
+        pairs = next((table for table in tables if table.num_rows), SLOT_SCHEMA.empty_table()).slice(0, CANARY_PAIRS)
+        requests = prompt_texts(pairs["prompt"]) * 2
+        responses = [*pairs["rejected"].to_pylist(), *pairs["chosen"].to_pylist()]
+        reports = {}
+        for name, judge in judges.items():
+            guard = task.guard(f"canaries-{block:06d}/{name}", config.judge.batch_rows)
+            reports[name] = canary_report(GuardedJudge(judge, guard), requests, responses, config.threshold)
+        place.write_text(json.dumps(reports.pop("triage.judge", {}) | ({"others": reports} if reports else {})))
+    report = json.loads(place.read_text())
+    for name in judges:
+        judge_settings = getattr(config, name.removeprefix("triage."))
+        mine = report if name == "triage.judge" else report.get("others", {}).get(name)
+        if mine and "candidates" in mine:
+            refuse_canaries(mine, config, name, judge_name(judge_settings))
+
+
+def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
+    return list(zip(*(table[name].to_pylist() for name in table.column_names), strict=True))
