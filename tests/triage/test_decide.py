@@ -18,8 +18,9 @@ from trace_ray.cli.decide import decide
 from trace_ray.config import Config, CorpusConfig, EndpointConfig, JudgeConfig, RayConfig, StorageConfig, TriageConfig
 from trace_ray.config.load import dump_config, load_config
 from trace_ray.errors import JudgeRejectedError, StaleRunError, UserError
-from trace_ray.pipeline import decide_run, hold_settings
+from trace_ray.pipeline import decide_run
 from trace_ray.runs.artifacts import AGAIN, WORK, Run
+from trace_ray.runs.opening import hold_settings
 from trace_ray.storage.location import locate
 from trace_ray.triage import again
 from trace_ray.triage.stage import run_triage

@@ -33,11 +33,9 @@ GENERATED, RESPONSES = "generated", "responses"
 """In evaluation/: both models' answers; those to the held-out prompts, judged."""
 AUDIT_FILE, WORK, CANARIES = "audit.json", "work", "canaries.json"
 """In triaged/, or beside it where the audit was made afterwards; triaged/work/, while triage is at it; in that folder."""
-GATES = "gates.json"
-"""In triaged/: limits that what was judged first was held to, as ``triage.gates.Gate``; also in the manifest."""
-VERDICTS, DECIDED, AGAIN = "verdicts", "part-block-", "again"
-"""In triaged/: what the judges said, a file a block, kept to be decided again; how the names of decided parts begin; in
-triaged/work/, while a triage that was finished is decided again."""
+GATES, VERDICTS, DECIDED, AGAIN = "gates.json", "verdicts", "part-block-", "again"
+"""In triaged/: limits that the judges were held to (``triage.gates.Gate``); what they said, a file a block, kept to be decided
+again; how decided parts' names begin. In triaged/work/: a finished triage is being decided again."""
 
 _PUBLISHED: dict[str, Any] = {
     "counts": dict,
