@@ -113,8 +113,7 @@ class Artifact:
 
     def reopen(self) -> None:
         """Makes a finished folder an unfinished one."""
-        if self.done():
-            (self.place / DONE).fs.delete_file((self.place / DONE).path)
+        self.place.fs.delete_file((self.place / DONE).path)
 
     def changes(self, inputs: Inputs) -> Changes:
         """Returns the inputs that differ from those that the folder was begun with; none where it was not begun."""

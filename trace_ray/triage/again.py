@@ -82,7 +82,8 @@ def _begin(run: Run, inputs: Inputs) -> None:
     (run.triaged.place / WORK / AGAIN).write_text("")
     forget_decisions(run)
     for artifact in (run.triaged, run.rejects):
-        artifact.reopen()
+        if artifact.done():
+            artifact.reopen()
     for artifact in (run.triaged, run.rejects):
         artifact.adopt(inputs)
 
