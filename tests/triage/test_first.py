@@ -79,11 +79,8 @@ def triage(
     triage_in_process(monkeypatch)
     monkeypatch.setattr(judge_worker, "make_triage_judge", lambda *_: judge)
     run = Run(locate(str(folder / "run"), StorageConfig()))
-    settings = {
-        "judge": JudgeConfig(backend="openai", model="m"),
-        "min_canary_pass": 0.0,
-        "audit_sample": SAMPLE,
-    } | more
+    settings: dict[str, Any] = {"min_canary_pass": 0.0, "audit_sample": SAMPLE} | more
+    settings["judge"] = JudgeConfig(backend="openai", model="m")
     config = CorpusConfig(paths=(f"{folder}/x.jsonl",), rows_per_part=rows_per_part)
     run_triage(run, Config(policy=PolicyConfig(text="x"), corpus=config, triage=TriageConfig(**settings)))
     return run
