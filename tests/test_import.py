@@ -41,6 +41,7 @@ EDGES = {
         "realign/ray_train.py",
         "realign/worker.py",
         "runtime/metrics.py",
+        "triage/running.py",
     },
     "vllm": {"model/engine.py"},
     "deepspeed": {"realign/setup.py", "realign/weights.py", "model/head.py"},

@@ -22,6 +22,7 @@ from trace_ray.runs.artifacts import inputs_hash
 from trace_ray.storage.location import Location
 from trace_ray.triage.block import SIDES, merge_counts, prompt_texts
 from trace_ray.triage.labelled import Labels
+from trace_ray.triage.running import by_tasks
 from trace_ray.triage.store import response_key
 from trace_ray.triage.work import Work
 
@@ -122,15 +123,8 @@ def _first_pairs(work: Work, blocks: int, number: int) -> pa.Table:
 
 def _labelled_pairs(work: Work, labels: Mapping[str, Any], most: int) -> pa.Table:
     """The labelled pairs, the first ``most`` by their ids: one look at the ids of the whole corpus, by tasks."""
-    import ray
-
-    runs = work.runs.files(".arrow")
     ids = pa.array(sorted(labels), pa.string())
-    if len(runs) <= 1 or not ray.is_initialized():
-        found = [labelled_in(run, ids) for run in runs]
-    else:
-        shared, look = ray.put(ids), ray.remote(num_cpus=1)(labelled_in)
-        found = ray.get([look.remote(run, shared) for run in runs])
+    found = by_tasks(labelled_in, work.runs.files(".arrow"), ids, least=2)
     table = pa.concat_tables([SLOT_SCHEMA.empty_table(), *found])
     return table.sort_by("pair_id").slice(0, most)
 

@@ -28,8 +28,9 @@ from trace_ray.triage.gates import audit_gates, refuse_gates, sample_gates
 from trace_ray.triage.guard import GuardedJudge
 from trace_ray.triage.labelled import labelled_in_table, store_audit
 from trace_ray.triage.labels import Label
+from trace_ray.triage.running import Item
 from trace_ray.triage.work import Work, window, window_of
-from trace_ray.triage.workers import Item, Task, die, unfinished, use_recorded
+from trace_ray.triage.workers import Task, die, unfinished, use_recorded
 
 CANARY_PAIRS = 16
 

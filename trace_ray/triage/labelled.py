@@ -17,6 +17,7 @@ from trace_ray.storage.location import Location
 from trace_ray.triage.audit import Labelled, audit, refuse_unreached_rate
 from trace_ray.triage.gates import audit_gates, refuse_gates
 from trace_ray.triage.labels import Label, label_of, labelled_rows
+from trace_ray.triage.running import by_tasks
 from trace_ray.triage.work import Work
 
 _FILES_IN_TASK = 64
@@ -50,14 +51,9 @@ def labelled_in_table(judged: pa.Table, labels: Labels) -> list[Labelled]:
 
 def collect(verdicts: Sequence[Location], labels: Labels) -> list[Labelled]:
     """As ``labelled_of``, of many files, by tasks on the cluster."""
-    import ray
-
-    if len(verdicts) <= _FILES_IN_TASK:
-        return labelled_of(verdicts, labels)
-    shared, run = ray.put(labels), ray.remote(num_cpus=1)(labelled_of)
     starts = range(0, len(verdicts), _FILES_IN_TASK)
-    pieces = ray.get([run.remote(verdicts[start : start + _FILES_IN_TASK], shared) for start in starts])
-    return [one for piece in pieces for one in piece]
+    pieces = [verdicts[start : start + _FILES_IN_TASK] for start in starts]
+    return [one for found in by_tasks(labelled_of, pieces, labels, least=2) for one in found]
 
 
 def audit_verdicts(work: Work, triage: TriageConfig, labels: Labels, blocks: int, made: int) -> dict[str, Any] | None:

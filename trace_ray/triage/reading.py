@@ -14,7 +14,7 @@ from trace_ray.pairs import Split
 from trace_ray.runtime.progress import Meter
 from trace_ray.triage.block import merge_counts
 from trace_ray.triage.publish import ReadRows
-from trace_ray.triage.running import as_ready
+from trace_ray.triage.running import by_tasks
 from trace_ray.triage.unread import refuse_unread
 from trace_ray.triage.work import PLAN, Work
 
@@ -24,13 +24,10 @@ def read_corpus(config: Config, sources: list[Source], work: Work) -> ReadRows:
 
     Raises: UserError where the corpus holds no row, or no pair.
     """
-    import ray
-
     groups = _groups(sources, config.corpus.limit)
     place = work.place / PLAN
     if not place.exists():
-        count = ray.remote(num_cpus=0.5)(_count_group)
-        counted = sum(ray.get([count.remote(group) for group in groups]))
+        counted = sum(by_tasks(_count_group, groups, num_cpus=0.5))
         place.write_text(json.dumps({"rows": counted, "pairs_a_row": pairs_a_row(sources, config.corpus)}))
     plan = json.loads(place.read_text())
     rows = int(plan["rows"])
@@ -41,8 +38,7 @@ def read_corpus(config: Config, sources: list[Source], work: Work) -> ReadRows:
     todo = [group for group in groups if group.name not in dict(tallies)]
     with Meter("triage: read", rows) as meter:
         meter.skip(sum(tally["rows"] for _, tally in tallies))
-        read = ray.remote(num_cpus=1)(regroup)
-        for tally in as_ready([read.remote(g, config.corpus, blocks, work.runs, work.rejects) for g in todo]):
+        for tally in by_tasks(regroup, todo, config.corpus, blocks, work.runs, work.rejects):
             tallies.append(("", tally))
             meter.advance(tally["rows"])
     refuse_unread(groups, finished_groups(work.runs), config.corpus)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from trace_ray.cluster.connection import pooled
 from trace_ray.config import JudgeConfig
-from trace_ray.triage.workers import Item
 
 _BLOCKS_IN_TASK = 8
 
 Arguments = Callable[[], tuple[Any, ...]]
 """What a worker is made with; asked for when work begins, for the budget that is left by then."""
+Item = dict[str, Any]
 Tally = dict[str, Any]
 
 
@@ -81,3 +81,21 @@ def as_ready(pending: list[Any]) -> Iterable[Any]:
     while pending:
         ready, pending = ray.wait(pending)
         yield from ray.get(ready)
+
+
+def by_tasks(
+    function: Callable[..., Any], first: Sequence[Any], *shared: Any, num_cpus: float = 1, least: int = 1
+) -> Iterable[Any]:
+    """Yields what a function returns of each of ``first``, by a task each, as they are done; a lost one is repeated.
+
+    Args:
+        shared: further arguments, the same for each.
+        least: of fewer than these the work is done here.
+    """
+    import ray
+
+    if len(first) < least:
+        yield from (function(one, *shared) for one in first)
+        return
+    run, kept = ray.remote(num_cpus=num_cpus)(function), [ray.put(one) for one in shared]
+    yield from as_ready([run.remote(one, *kept) for one in first])

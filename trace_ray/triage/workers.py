@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pyarrow.compute as pc
 
@@ -34,10 +34,9 @@ from trace_ray.triage.decide import Correction, decide_block
 from trace_ray.triage.first import First
 from trace_ray.triage.guard import Guard, GuardedCorrector, Witness, deaths, unguarded
 from trace_ray.triage.labels import Label, review_line
+from trace_ray.triage.running import Item
 from trace_ray.triage.store import VerdictStore
 from trace_ray.triage.work import Work, window
-
-Item = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
