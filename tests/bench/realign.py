@@ -211,7 +211,7 @@ def make_trainer(folder: Path, arguments: argparse.Namespace) -> Any:
 def part_bare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """The same sequences, one forward and backward a group of the same forwards: no trainer, loss table or optimizer."""
     from trace_ray.model.log_probs import response_log_probs
-    from trace_ray.objective.terms import micro_batch
+    from trace_ray.objective.batch import micro_batch
 
     trainer = make_trainer(folder, arguments)
     model = trainer.model

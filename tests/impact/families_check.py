@@ -18,8 +18,9 @@ from trace_ray.impact.preflight import check_model
 from trace_ray.impact.scores import Scorer
 from trace_ray.model.loading import load_model, new_adapter
 from trace_ray.model.modes import training_mode
+from trace_ray.objective.batch import micro_batch
 from trace_ray.objective.losses import dpo
-from trace_ray.objective.terms import micro_batch, pair_losses
+from trace_ray.objective.terms import pair_losses
 from trace_ray.realign.policy_module import HybridPolicy
 
 PROMPTS = [list(range(20, 60)), list(range(100, 131))]

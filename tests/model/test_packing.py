@@ -15,7 +15,7 @@ from trace_ray.impact.scores import Scorer
 from trace_ray.model.loading import load_model
 from trace_ray.model.log_probs import response_log_probs
 from trace_ray.model.packing import Packed, PackedBatch, pack, pack_each
-from trace_ray.objective.terms import micro_batch
+from trace_ray.objective.batch import micro_batch
 from trace_ray.realign.policy_module import HybridPolicy
 from trace_ray.synth.demo import MODELS
 

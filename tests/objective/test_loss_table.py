@@ -19,7 +19,9 @@ from trace_ray.config.load import load_config
 from trace_ray.config.sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.objective import losses
-from trace_ray.objective.terms import Denominators, micro_batch, pair_losses, reduce_losses
+from trace_ray.objective.batch import micro_batch
+from trace_ray.objective.reduction import Denominators, reduce_losses
+from trace_ray.objective.terms import pair_losses
 from trace_ray.realign.policy_module import HybridPolicy
 
 DEMO = conf_folder() / "examples" / "demo.yaml"

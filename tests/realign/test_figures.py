@@ -11,7 +11,8 @@ import torch
 from trace_ray.config import ObjectiveConfig, RealignConfig, TermConfig
 from trace_ray.config.load import load_config
 from trace_ray.config.sources import conf_folder
-from trace_ray.objective.terms import PairLosses, micro_batch, pair_losses
+from trace_ray.objective.batch import micro_batch
+from trace_ray.objective.terms import PairLosses, pair_losses
 from trace_ray.realign.figures import StepSums, named_figures
 from trace_ray.realign.layout import plan_step
 from trace_ray.realign.order import StepPlan

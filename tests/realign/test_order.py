@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from trace_ray.config import ObjectiveConfig
 from trace_ray.errors import UserError
-from trace_ray.objective.terms import Denominators, PairLosses, denominators, reduce_losses
+from trace_ray.objective.reduction import Denominators, denominators, reduce_losses
+from trace_ray.objective.terms import PairLosses
 from trace_ray.realign.layout import like_lengths, plan_step, split_step
 from trace_ray.realign.order import StepPlan, epoch_order
 

@@ -14,8 +14,9 @@ from trace_ray.config import ObjectiveConfig
 from trace_ray.model import vocabulary
 from trace_ray.model.head import OutputHead
 from trace_ray.model.loading import load_model, new_adapter
+from trace_ray.objective.batch import micro_batch
 from trace_ray.objective.losses import token_kl, top_k_kl
-from trace_ray.objective.terms import micro_batch, pair_losses
+from trace_ray.objective.terms import pair_losses
 from trace_ray.realign.layout import plan_step
 from trace_ray.realign.policy_module import HybridPolicy
 from trace_ray.realign.reference import top_k_table

@@ -11,7 +11,7 @@ import torch
 from tests.realign import handmade
 from tests.realign.test_policy_module import moved
 from trace_ray.model.loading import load_model
-from trace_ray.objective.terms import micro_batch
+from trace_ray.objective.batch import micro_batch
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.policy_module import HybridPolicy
 from trace_ray.realign.reference import read_top_k

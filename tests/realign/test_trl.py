@@ -13,7 +13,9 @@ from trace_ray.config import ObjectiveConfig, TermConfig
 from trace_ray.model.loading import load_model
 from trace_ray.model.log_probs import response_log_probs
 from trace_ray.model.packing import pack_each
-from trace_ray.objective.terms import Denominators, micro_batch, pair_losses, reduce_losses
+from trace_ray.objective.batch import micro_batch
+from trace_ray.objective.reduction import Denominators, reduce_losses
+from trace_ray.objective.terms import pair_losses
 from trace_ray.realign.policy_module import HybridPolicy
 
 BETA, NOISE, TAU = 0.4, 0.15, 0.7

@@ -15,7 +15,7 @@ from trace_ray.model.batches import token_batches
 from trace_ray.model.decoder import causal_lm
 from trace_ray.model.log_probs import response_log_probs
 from trace_ray.model.packing import Packed, PackedBatch, pack
-from trace_ray.model.sharing import longest_shared_row, may_share_prompts, sharing_rule
+from trace_ray.model.sharing import Pays, longest_shared_row, may_share_prompts, sharing_rule
 
 Tokens = tuple[int, ...]
 
@@ -72,19 +72,8 @@ def score_pairs(
     Raises: UserError where norms are asked for and the model does not keep the responses of one row apart.
     """
     pays = sharing_rule(scorer.model, allowed=share_prompts)
-    uses = Counter(key for request in requests for key in _keys(request))
     outcomes: dict[int, PairScores] = {}
-    run: list[tuple[int, tuple[str, ...]]] = []  # rows: a request, and those of its responses that the row holds
-    for i, request in enumerate(requests):
-        alone = all(uses[key] == 1 for key in _keys(request))
-        lengths = [len(ids) for ids in request.response_ids.values()]
-        shares = alone and not request.apart and pays(len(request.prompt_ids), lengths)
-        if request.coefficients is not None and (norms or shares):
-            run.append((i, tuple(request.response_ids)))
-            if norms and len(lengths) > 1:
-                _refuse_apart(scorer.model, len(request.prompt_ids) + sum(lengths))
-        elif request.coefficients is not None and request.per_token:
-            run += [(i, (name,)) for name in request.response_ids]
+    run = list(_weighed_rows(requests, scorer, pays, norms=norms))
     rows = [Packed(requests[i].prompt_ids, tuple(requests[i].response_ids[n] for n in names)) for i, names in run]
     for batch_of, batch in _batches(rows, scorer, batch_tokens):
         some = [run[k] for k in batch_of]
@@ -100,6 +89,24 @@ def score_pairs(
     rest = [i for i in range(len(requests)) if i not in outcomes]
     outcomes |= zip(rest, _each_once([requests[i] for i in rest], scorer, batch_tokens), strict=True)
     return [outcomes[i] for i in range(len(requests))]
+
+
+def _weighed_rows(
+    requests: Sequence[PairRequest], scorer: Scorer, pays: Pays, *, norms: bool
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yields the rows that are run with a request's own coefficients: the request, and those of its responses they hold."""
+    uses = Counter(key for request in requests for key in _keys(request))
+    for i, request in enumerate(requests):
+        if request.coefficients is None:
+            continue
+        alone = all(uses[key] == 1 for key in _keys(request))
+        lengths = [len(ids) for ids in request.response_ids.values()]
+        if norms or (alone and not request.apart and pays(len(request.prompt_ids), lengths)):
+            if norms and len(lengths) > 1:
+                _refuse_apart(scorer.model, len(request.prompt_ids) + sum(lengths))
+            yield i, tuple(request.response_ids)
+        elif request.per_token:
+            yield from ((i, (name,)) for name in request.response_ids)
 
 
 def _refuse_apart(model: Any, row: int) -> None:

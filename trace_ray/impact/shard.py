@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,14 +105,25 @@ def score_tokens(
     )
     size = direction_norm(direction) if norms else 1.0
     found = [[next(outcomes) for _ in some] for some in asked]
+    _tell_late(rows, asked, found, objective, config)
+    full = [row | (_scored(some[0], size) if some else {"impact": None}) for row, some in zip(rows, found, strict=True)]
+    return pa.Table.from_pylist(full, schema=SHARD_SCHEMA)
+
+
+def _tell_late(
+    rows: Sequence[Row],
+    asked: Sequence[Sequence[PairRequest]],
+    found: list[list[PairScores]],
+    objective: ObjectiveConfig,
+    config: ImpactConfig,
+) -> None:
+    """Puts the impacts of rows whose slopes waited for their log-probs into ``found``."""
     late = [i for i, some in enumerate(asked) if some and some[0].apart]
     told = pair_slopes([rows[i] for i in late], objective, log_probs=[found[i][0].logp for i in late])
     for i, slope in zip(late, told, strict=True):
         first, *others = found[i]
         impact = sum(value / _size(rows[i], name, config) * first.s[name] for name, value in slope.items())
         found[i] = [replace(first, impact=impact + sum(other.impact or 0.0 for other in others))]
-    full = [row | (_scored(some[0], size) if some else {"impact": None}) for row, some in zip(rows, found, strict=True)]
-    return pa.Table.from_pylist(full, schema=SHARD_SCHEMA)
 
 
 def _requests(

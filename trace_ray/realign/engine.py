@@ -10,7 +10,7 @@ import torch
 
 from trace_ray.config import RealignConfig
 from trace_ray.model.modes import training_mode
-from trace_ray.objective.terms import SequenceGroup
+from trace_ray.objective.batch import SequenceGroup
 from trace_ray.realign.policy_module import HybridPolicy
 from trace_ray.realign.schedule import make_optimizer
 from trace_ray.realign.weights import plain_grad_norm

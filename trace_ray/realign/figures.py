@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from trace_ray.objective.terms import MicroBatch, PairLosses
+from trace_ray.objective.batch import MicroBatch
+from trace_ray.objective.terms import PairLosses
 from trace_ray.pairs import TRAINED
 
 _SUMS = ("pairs", "loss", "weight", "weighted_loss", "raised", "lowered")

@@ -12,7 +12,7 @@ import torch
 
 from trace_ray.model.head import OutputHead, TokenValue
 from trace_ray.model.packing import PackedBatch, hidden_states
-from trace_ray.objective.terms import SequenceGroup, TokenTerm
+from trace_ray.objective.batch import SequenceGroup, TokenTerm
 
 
 class HybridPolicy(torch.nn.Module):

@@ -12,7 +12,9 @@ import torch
 
 from trace_ray.config import ObjectiveConfig, RealignConfig
 from trace_ray.errors import UserError
-from trace_ray.objective.terms import denominators, micro_batch, pair_losses, reduce_losses
+from trace_ray.objective.batch import micro_batch
+from trace_ray.objective.reduction import denominators, reduce_losses
+from trace_ray.objective.terms import pair_losses
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.engine import Engine
 from trace_ray.realign.figures import StepSums, named_figures, peak_memory_gib

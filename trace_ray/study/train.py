@@ -12,7 +12,7 @@ import torch
 
 from trace_ray.config import Config
 from trace_ray.model.sharing import sharing_rule
-from trace_ray.objective.terms import SequenceGroup
+from trace_ray.objective.batch import SequenceGroup
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.engine import PlainEngine
 from trace_ray.realign.policy_module import HybridPolicy
