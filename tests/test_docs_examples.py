@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from tests.support.documents import ROOT, blocks, example, section
@@ -22,13 +24,14 @@ from trace_ray.corpus.formats import compared
 from trace_ray.corpus.formats.base import Format
 from trace_ray.corpus.rows import FORMATS, RejectedRowError
 from trace_ray.judges.opinion import Judge, Opinion
+from trace_ray.objective.losses import Response
 from trace_ray.pairs import SCORED_SCHEMA
 from trace_ray.runs.artifacts import Artifact, Run
 
 GUIDE = ROOT / "CONTRIBUTING.md"
 
 
-@pytest.mark.parametrize("name", ["A policy", "A method", "A judge", "A corpus format"])
+@pytest.mark.parametrize("name", ["A policy", "A method", "A loss", "A judge", "A corpus format"])
 def test_how_to_add_one_is_under_twenty_lines(name: str) -> None:
     assert 5 < len([line for line in section(GUIDE, name).splitlines() if line.strip()]) < 20
 
@@ -53,6 +56,18 @@ def test_the_examples_of_a_policy_and_a_method_load(tmp_path: Path) -> None:
     assert (config.policy.name, config.objective.method) == ("no_promises", "trace_ipo")
     usual = yaml.safe_load((ROOT / "conf/methods/trace.yaml").read_text())["objective"]
     assert set(yaml.safe_load(example(GUIDE, "A method"))["objective"]) == set(usual), "a row sets what every row sets"
+
+
+def test_the_example_of_a_loss_is_an_entry() -> None:
+    made: dict[str, Any] = {}
+    exec(example(GUIDE, "A loss"), made)
+    (entry,) = made["ENTRIES"]
+    names = [item.name for item in dataclasses.fields(Response)]
+    sides = (
+        Response(**{name: torch.tensor([value]) for name, value in zip(names, (4.0, 0.0, ratio, 0.0), strict=True)})
+        for ratio in (0.5, -1.0)
+    )
+    assert entry.value(next(sides), tuple(sides), {"beta": 0.4, "length_norm": False}).item() == pytest.approx(0.4)
 
 
 def test_the_example_of_a_judge_is_one() -> None:
