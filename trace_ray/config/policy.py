@@ -50,11 +50,23 @@ class ClauseConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PreviousConfig:
+    """The policy that the pairs were labelled under; shown beside the new one, judged by nobody."""
+
+    name: str = ""
+    version: str = ""
+    text: str = ""
+    clauses: list[ClauseConfig] = field(default_factory=list)
+    exceptions: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
     """A policy's name, version and text; ``text`` comes first, the clauses follow as a list, then the exceptions.
 
     Args:
         exceptions: what is allowed although a clause speaks against it; each names the clauses it yields to, if any.
+        previous: the policy before this one, for the report to tell what changed; it changes no verdict. null = not told.
     """
 
     name: str = ""
@@ -62,6 +74,7 @@ class PolicyConfig:
     text: str = ""
     clauses: list[ClauseConfig] = field(default_factory=list)
     exceptions: list[str] = field(default_factory=list)
+    previous: PreviousConfig | None = field(default=None, metadata={"resource": True})
 
 
 def policy_text(policy: PolicyConfig, *, with_ids: bool = False) -> str:
@@ -80,8 +93,9 @@ def policy_text(policy: PolicyConfig, *, with_ids: bool = False) -> str:
 
 
 def policy_hash(policy: PolicyConfig) -> str:
-    """Returns 16 hex digits over every field, so that a changed rule or version is a changed policy."""
-    canonical = json.dumps(asdict(policy), sort_keys=True, ensure_ascii=False)
+    """Returns 16 hex digits over every field but ``previous``, so that a changed rule or version is a changed policy."""
+    fields = {name: value for name, value in asdict(policy).items() if name != "previous"}
+    canonical = json.dumps(fields, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -116,6 +130,6 @@ def check_policy(policy: PolicyConfig, *, needs_rules: bool) -> None:
                 raise UserError(where, getattr(rule, key), f"not a regular expression (RE2): {error}") from None
 
 
-def clause_ids(policy: PolicyConfig) -> list[str]:
+def clause_ids(policy: PolicyConfig | PreviousConfig) -> list[str]:
     """Returns each clause's id, its number from 1 where it has none."""
     return [clause.id or str(number) for number, clause in enumerate(policy.clauses, 1)]

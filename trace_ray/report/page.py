@@ -22,6 +22,7 @@ from trace_ray.report.sections.headline import headline
 from trace_ray.report.sections.impact import impact_section
 from trace_ray.report.sections.judge import judge_section
 from trace_ray.report.sections.lineage import lineage_section
+from trace_ray.report.sections.policy import policy_section
 from trace_ray.report.sections.problems import problems_section
 from trace_ray.report.sections.training import training_section
 from trace_ray.report.sections.warnings import warnings
@@ -74,6 +75,7 @@ def report_sections(run: Run, config: Config) -> dict[str, Any]:
         "cards": headline(gap, judge, impact, change, cost),
         "decision": decision(run, config, gap, judge, change, problems),
         "funnel": funnel(run, gap),
+        "policy": policy_section(run, config),
         "worse": worse_section(run, config.policy) if change else None,
         "method": objective.method,
         "redact": report.redact,

@@ -53,6 +53,7 @@ TYPICAL: Final = {
 def load_policy(name: str) -> PolicyConfig:
     """Returns ``conf/policies/<name>.yaml``."""
     fields: dict[str, Any] = yaml.safe_load((POLICIES / f"{name}.yaml").read_text())["policy"]
+    fields.pop("previous", None)
     clauses = [ClauseConfig(**{**c, "rule": RuleConfig(**c["rule"])}) for c in fields.pop("clauses")]
     return PolicyConfig(**fields, clauses=clauses)
 

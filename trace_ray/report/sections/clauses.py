@@ -1,0 +1,119 @@
+"""Which clauses the responses break: as triage named them, else by the policy's own rules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trace_ray.config.policy import PolicyConfig, RuleConfig, clause_ids
+from trace_ray.judges.rules import broken_clauses
+from trace_ray.pairs import CONFLICTS, MODELS, prompt_text
+from trace_ray.runs.artifacts import Run
+from trace_ray.triage.labels import Label
+from trace_ray.triage.verdict import categorise
+
+SIDES = ("chosen", "rejected")
+EXAMPLES = 2
+MOST_BY_RULES = 100_000
+"""Pairs up to which the report applies the rules itself, seconds."""
+
+
+@dataclass
+class Broken:
+    """Pairs of which a response breaks one clause.
+
+    Args:
+        counts: pairs by (split, category); examples: rows of conflicts, of each category one before a second of any.
+        agreed, labelled: pairs with the label's category, of those that have a label.
+    """
+
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    examples: list[Mapping[str, Any]] = field(default_factory=list)
+    agreed: int = 0
+    labelled: int = 0
+
+    def add(self, row: Mapping[str, Any], sides: Sequence[str], labels: Mapping[str, Label]) -> None:
+        """Counts a triaged row whose ``sides`` break the clause."""
+        self.counts[row["split"], row["category"]] += 1
+        if row["category"] in CONFLICTS and len(self.examples) < EXAMPLES:
+            self.examples.append({**row, "side": sides[0]})
+        if (label := labels.get(row["pair_id"])) is not None:
+            self.labelled += 1
+            self.agreed += categorise(not label.chosen, not label.rejected).value == row["category"]
+
+
+def broken_by_clause(run: Run, policy: PolicyConfig, labels: Mapping[str, Label]) -> tuple[dict[str, Broken], bool]:
+    """Returns {clause: the triaged pairs that break it} and whether rules told, not triage; a pair counts once a clause."""
+    found: dict[str, Broken] = {}
+    by_rules = not _named_by_triage(run)
+    if by_rules and run.triaged.manifest()["counts"].get("triaged", 0) > MOST_BY_RULES:
+        return {}, by_rules
+    columns = ["pair_id", "split", "category", "prompt", *SIDES]
+    for table in run.triaged.tables([*columns, *(f"clauses_{side}" for side in SIDES)]):
+        for row, named in _rows(table, policy, by_rules=by_rules):
+            for clause in {one for clauses in named.values() for one in clauses}:
+                sides = [side for side in SIDES if clause in named[side]]
+                found.setdefault(clause, Broken()).add(row, sides, labels)
+    return found, by_rules
+
+
+def _named_by_triage(run: Run) -> bool:
+    for table in run.triaged.tables([f"clauses_{side}" for side in SIDES]):
+        if any(table[name].null_count < len(table) for name in table.column_names):
+            return True
+    return False
+
+
+def _rows(
+    table: pa.Table, policy: PolicyConfig, *, by_rules: bool
+) -> Iterator[tuple[Mapping[str, Any], dict[str, Sequence[str]]]]:
+    """Yields each row of which a response breaks a clause, with the clauses by side."""
+    if by_rules:
+        prompts = pa.array([prompt_text(one) for one in table["prompt"].to_pylist()], pa.string())
+        told = {side: broken_clauses(policy, prompts, table[side].combine_chunks()) for side in SIDES}
+        named = {side: _lists(broken, len(table)) for side, broken in told.items()}
+    else:
+        named = {side: [one or () for one in table[f"clauses_{side}"].to_pylist()] for side in SIDES}
+    hit = [i for i in range(len(table)) if any(named[side][i] for side in SIDES)]
+    for i, row in zip(hit, table.take(pa.array(hit, pa.int64())).to_pylist(), strict=True):
+        yield row, {side: named[side][i] for side in SIDES}
+
+
+def _lists(broken: Mapping[str, Any], rows: int) -> list[Sequence[str]]:
+    bits = {name: one.to_pylist() for name, one in broken.items()}
+    return [[name for name, one in bits.items() if one[i]] for i in range(rows)]
+
+
+def kept_by_clause(
+    both: Sequence[Mapping[str, Mapping[str, Any]]], policy: PolicyConfig
+) -> dict[str, tuple[float, ...]]:
+    """Returns {clause with a rule: percent of answers that keep it, (before, after)}, over the prompts that it speaks of."""
+    prompts = pa.array([one["base"]["prompt"] for one in both], pa.string())
+    told = {
+        model: broken_clauses(policy, prompts, pa.array([one[model]["response"] for one in both], pa.string()))
+        for model in MODELS
+    }
+    found = {}
+    for name, clause in zip(clause_ids(policy), policy.clauses, strict=True):
+        if clause.rule is None:
+            continue
+        asked = pc.sum(applies(clause.rule, prompts)).as_py() or 0
+        if asked:
+            wrong = [pc.sum(told[model][name]).as_py() or 0 for model in MODELS]
+            found[name] = tuple(100 * (1 - one / asked) for one in wrong)
+    return found
+
+
+def applies(rule: RuleConfig, prompts: pa.Array) -> Any:
+    """Returns for each prompt whether the rule looks at it."""
+    looked = pa.array([True] * len(prompts), pa.bool_())
+    if rule.when_prompt:
+        looked = pc.and_(looked, pc.match_substring_regex(prompts, rule.when_prompt))
+    if rule.unless_prompt:
+        looked = pc.and_(looked, pc.invert(pc.match_substring_regex(prompts, rule.unless_prompt)))
+    return looked
