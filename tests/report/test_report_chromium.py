@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 
 from tests.report.chromium import Chromium
 from tests.report.made_run import AUDIT, MadeRun, config_of
+from trace_ray.config import StorageConfig
 from trace_ray.report.page import render
+from trace_ray.storage.location import locate
+from trace_ray.triage.labels import read_labels
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +43,7 @@ CONTRAST = """
 """
 
 SEARCH = """(() => {
-  const input = document.querySelector("[data-search=top-pairs] input");
+  const input = document.querySelector("[data-search=pair-list] input");
   input.value = "%s";
   input.dispatchEvent(new Event("input"));
 })()"""
@@ -99,41 +103,41 @@ def test_keys_alone_reach_and_filter_the_pairs(browser: Chromium, page: Path) ->
     browser.press("Tab", 9)
     assert browser.ask("document.activeElement.textContent") == "Skip to the report"
     assert browser.ask("getComputedStyle(document.activeElement).outlineStyle") != "none"
-    for _ in range(80):
+    for _ in range(200):
         browser.press("Tab", 9)
-        if browser.ask("document.activeElement.matches('[data-search=top-pairs] input')"):
+        if browser.ask("document.activeElement.matches('[data-search=pair-list] input')"):
             break
     assert browser.ask("document.activeElement.type") == "search"
-    shown = "[...document.querySelectorAll('#top-pairs > li')].filter((e) => !e.hidden).length"
+    shown = "[...document.querySelectorAll('#pair-list > li')].filter((e) => !e.hidden).length"
     assert browser.ask(shown) == 10
     for letter in "prompt 41":
         browser.press(letter, ord(letter.upper()), letter)
     assert browser.ask(shown) == 1
-    status = browser.ask("document.querySelector('[data-search=top-pairs] [role=status]').textContent")
-    assert status == "1 shown of 1 found, 18 in all"
+    status = browser.ask("document.querySelector('[data-search=pair-list] [role=status]').textContent")
+    assert status == "1 shown of 1 found, 60 in all"
 
 
 def test_more_are_shown_on_demand(browser: Chromium, page: Path) -> None:
     browser.open(page)
-    browser.ask("document.querySelector('[data-more=top-pairs]').click()")
-    shown = "[...document.querySelectorAll('#top-pairs > li')].filter((e) => !e.hidden).length"
-    assert browser.ask(shown) == 18
-    assert browser.ask("document.querySelector('[data-more=top-pairs]').hidden") is True
+    browser.ask("document.querySelector('[data-more=pair-list]').click()")
+    shown = "[...document.querySelectorAll('#pair-list > li')].filter((e) => !e.hidden).length"
+    assert browser.ask(shown) == 30
+    assert browser.ask("document.querySelector('[data-more=pair-list]').hidden") is False
 
 
 def test_a_pair_is_found_by_its_whole_id(browser: Chromium, page: Path) -> None:
     browser.open(page)
     browser.ask(SEARCH % f"{41:032x}")
-    assert browser.ask("[...document.querySelectorAll('#top-pairs > li')].filter((e) => !e.hidden).length") == 1
+    assert browser.ask("[...document.querySelectorAll('#pair-list > li')].filter((e) => !e.hidden).length") == 1
 
 
-@pytest.mark.parametrize(("words", "before", "printed"), [("", 10, 18), ("PUNISH", 6, 6), ("INVERT", 10, 12)])
+@pytest.mark.parametrize(("words", "before", "printed"), [("", 10, 60), ("PUNISH", 6, 6), ("INVERT", 10, 12)])
 def test_paper_shows_every_entry_that_fits_the_filter(
     browser: Chromium, page: Path, words: str, before: int, printed: int
 ) -> None:
     browser.open(page)
     browser.ask(SEARCH % words)
-    shown = "[...document.querySelectorAll('#top-pairs > li')].filter((e) => !e.hidden).length"
+    shown = "[...document.querySelectorAll('#pair-list > li')].filter((e) => !e.hidden).length"
     counts = [browser.ask(shown)]
     for event in ("beforeprint", "afterprint"):
         browser.ask(f"dispatchEvent(new Event('{event}'))")
@@ -141,7 +145,82 @@ def test_paper_shows_every_entry_that_fits_the_filter(
     assert counts == [before, printed, before]
 
 
-def test_it_prints(browser: Chromium, page: Path, tmp_path: Path) -> None:
+def pages(browser: Chromium, file: Path) -> int:
+    browser.pdf(file)
+    printed = file.read_bytes()
+    assert printed.startswith(b"%PDF")
+    return len(re.findall(rb"/Type\s*/Page\b", printed))
+
+
+def test_it_prints_a_summary_and_the_details_where_asked(browser: Chromium, page: Path, tmp_path: Path) -> None:
     browser.open(page)
-    browser.pdf(tmp_path / "report.pdf")
-    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+    summary = pages(browser, tmp_path / "report.pdf")
+    browser.ask("document.getElementById('print-all').click()")
+    assert (summary <= 3, pages(browser, tmp_path / "all.pdf") > 2 * summary) == (True, True)
+
+
+SHOWN = "[...document.querySelectorAll('#pair-list > li')].filter((e) => !e.hidden)"
+
+
+def test_a_click_on_a_bar_shows_its_pairs(browser: Chromium, page: Path) -> None:
+    browser.open(page)
+    browser.ask("document.querySelector('[data-filter=PUNISH][data-filter-value=plain]').click()")
+    found = browser.ask(f"{SHOWN}.map((e) => [e.dataset.category, e.dataset.source])")
+    assert found == [["PUNISH", "plain"]] * 6
+
+
+def test_pairs_are_sorted_by_nearness_and_length(browser: Chromium, page: Path) -> None:
+    browser.open(page)
+    for key, sign in (("near", 1), ("length", 1), ("-length", -1)):
+        browser.ask(
+            "(() => { const s = document.querySelector('[data-sort]'); "
+            f"s.value = '{key}'; s.dispatchEvent(new Event('change')); }})()"
+        )
+        found = browser.ask(f"{SHOWN}.map((e) => Number(e.dataset['{key.lstrip('-')}']))")
+        assert found == sorted(found, key=lambda one: sign * one)
+        assert len(found) == 10
+
+
+def test_a_link_shows_its_pair_whatever_is_filtered(browser: Chromium, page: Path) -> None:
+    browser.open(page)
+    browser.ask(SEARCH % "no such words")
+    browser.ask(f"location.hash = '#pair-{41:032x}'; new Promise((done) => setTimeout(done, 50))")
+    assert browser.ask(f"document.getElementById('pair-{41:032x}').hidden") is False
+
+
+def test_words_that_are_searched_for_are_highlighted(browser: Chromium, page: Path) -> None:
+    browser.open(page)
+    browser.ask(SEARCH % "rejected 41")
+    marked = browser.ask("[...CSS.highlights.get('found')].map((one) => one.toString())")
+    assert {"rejected", "41"} == set(marked)
+
+
+def test_a_review_is_what_triage_reads(browser: Chromium, page: Path, tmp_path: Path) -> None:
+    """Pair 0 is backwards: accepted; pair 2 has two wrong responses: overruled, then only the second one; 3 is left open."""
+    browser.open(page)
+    browser.ask("localStorage.clear()")
+    browser.open(page)
+    browser.ask("URL.createObjectURL = (blob) => { window.saved = blob; return '#saved'; }")
+    for row, word in ((0, "accept"), (2, "overrule"), (3, "unsure"), (4, "accept")):
+        browser.ask(f"document.querySelector('#pair-{row:032x} [data-say={word}]').click()")
+    box = f"document.querySelector('#pair-{2:032x} [data-bit=chosen]')"
+    assert browser.ask(f"[{box}.checked, {box}.checkVisibility()]") == [False, True]
+    assert browser.ask(f"document.querySelector('#pair-{9:032x} [data-say=accept]').disabled") is True
+    browser.ask("document.querySelector('[data-download]').click()")
+    file = tmp_path / "review.jsonl"
+    file.write_text(browser.ask("window.saved.text()"))
+    labels = read_labels(locate(str(file), StorageConfig()))
+    assert labels == {f"{0:032x}": (True, False), f"{2:032x}": (False, True), f"{4:032x}": (False, True)}
+    assert "(4)" in browser.ask("document.querySelector('[data-download]').textContent")
+    browser.open(page)
+    assert "(4)" in browser.ask("document.querySelector('[data-download]').textContent")
+
+
+def test_one_click_shows_every_hidden_text(browser: Chromium, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(render(MadeRun(tmp_path / "run").everything(AUDIT), config_of("report.redact=hide")))
+    browser.open(file)
+    closed = "[...document.querySelectorAll('#pair-list details.redacted')].filter((e) => !e.open).length"
+    assert browser.ask(closed) == 20
+    browser.ask("document.querySelector('[data-reveal=pair-list]').click()")
+    assert browser.ask(closed) == 0

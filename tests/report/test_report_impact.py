@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.report.made_run import MadeRun, config_of
+from trace_ray.config import Config
+from trace_ray.pairs import TRIAGED_SCHEMA
 from trace_ray.report.page import render, report_sections
+from trace_ray.report.sections.browser import BrowsedPair, browser_section, said_by
 from trace_ray.report.sections.impact import effective_size, head_share, impact_section
+from trace_ray.runs.artifacts import Run
+from trace_ray.triage.verdict import categorise
+
+
+def top(run: Run, config: Config) -> Sequence[BrowsedPair]:
+    browser = browser_section(run, replace(config, report=replace(config.report, sample=0)), 0.5)
+    assert browser is not None
+    return browser.pairs
 
 
 def test_the_heaviest_conflicts_come_first(made: MadeRun) -> None:
-    impact = impact_section(made.run, config_of("report.top_pairs=4").report, config_of().objective)
+    impact = impact_section(made.run, config_of().objective)
     assert impact is not None
-    assert [row.impact for row in impact.top] == [10.0, 9.0, 8.0, -2.0]
-    assert [row.category for row in impact.top] == ["PUNISH", "INVERT", "INVERT", "INVERT"]
-    assert impact.top[0].roles == {"chosen": "suppressed", "rejected": "suppressed"}
-    assert impact.top[1].roles == {"chosen": "suppressed", "rejected": "preferred"}
-    assert impact.top[3].roles == {}
+    pairs = top(made.run, config_of("report.top_pairs=4"))
+    assert [row.impact for row in pairs] == [10.0, 9.0, 8.0, -2.0]
+    assert [row.category for row in pairs] == ["PUNISH", "INVERT", "INVERT", "INVERT"]
+    assert pairs[0].roles == {"chosen": "suppressed", "rejected": "suppressed"}
+    assert pairs[1].roles == {"chosen": "suppressed", "rejected": "preferred"}
+    assert pairs[3].roles == {}
     assert impact.pairs == 6
     assert impact.clamped == 3
     assert impact.head_share == pytest.approx(100 * 10 / 27)
@@ -31,12 +47,12 @@ def test_a_method_that_weighs_retain_counts_it_everywhere(tmp_path: Path) -> Non
     made = MadeRun(tmp_path, objective=config.objective)
     made.triage()
     made.impact()
-    impact = impact_section(made.run, config.report, config.objective)
+    impact = impact_section(made.run, config.objective)
     assert impact is not None
     assert {name: len(found) for name, found in impact.impacts.items()} == {"INVERT": 4, "PUNISH": 2, "RETAIN": 12}
     assert (impact.pairs, impact.clamped, impact.pairs_are) == (18, 3, "weighed pairs")
     assert impact.head_share == pytest.approx(100 * (16 + 15) / sum(row - 2 for row in range(3, 19) if row != 9))
-    assert impact.top[0].category == "RETAIN"
+    assert top(made.run, config)[0].category == "RETAIN"
     (card,) = [c for c in report_sections(made.run, config)["cards"] if c.anchor == "impact"]
     assert "of 18 weighed pairs; 3 have weight 0" in card.sentence
     page = render(made.run, config)
@@ -50,12 +66,12 @@ def test_uniform_weights_are_not_told_by_impact(tmp_path: Path) -> None:
     made = MadeRun(tmp_path, objective=config.objective)
     made.triage()
     made.impact()
-    impact = impact_section(made.run, config.report, config.objective)
+    impact = impact_section(made.run, config.objective)
     assert impact is not None
-    assert [row.impact for row in impact.top] == [10.0, 9.0, 8.0, 0.0, -1.0, -2.0]
+    assert [row.impact for row in top(made.run, config)] == [10.0, 9.0, 8.0, 0.0, -1.0, -2.0]
     assert (impact.effective, impact.effective_of("INVERT"), impact.effective_of("PUNISH")) == (6, 4, 2)
     page = render(made.run, config)
-    assert "The 6 pairs of highest impact" in page
+    assert "the pairs of highest impact" in page
     for absent in ("weight 0", "heaviest", "highest weight"):
         assert absent not in page.split('id="impact"')[1].split('id="training"')[0], absent
 
@@ -74,3 +90,48 @@ def test_the_card_of_impact_says_how_pairs_are_weighed(made: MadeRun, weights: s
         c for c in report_sections(made.run, config_of(f"objective.weights={weights}"))["cards"] if c.anchor == "impact"
     ]
     assert card.answer == answer
+
+
+def test_a_sample_holds_every_category_and_split(tmp_path: Path) -> None:
+    """40 of 200 pairs, of eight strata: five of each, or all there are; the same ones whenever it is asked."""
+    made = MadeRun(tmp_path, rows=200)
+    made.triage()
+    for name in ("part-0", "part-1"):
+        place = made.run.triaged.place / f"{name}.parquet"
+        rows = [row | {"split": "test" if row["row"] % 4 == 0 else "train"} for row in place.read_parquet().to_pylist()]
+        place.write_parquet(pa.Table.from_pylist(rows, schema=TRIAGED_SCHEMA))
+    browsers = [browser_section(made.run, config_of("report.sample=40"), 0.5) for _ in range(2)]
+    assert browsers[0] is not None
+    assert browsers[0] == browsers[1]
+    there = Counter((row["category"], row["split"]) for row in made.run.triaged.read().to_pylist())
+    shown = Counter((pair.category, pair.split) for pair in browsers[0].pairs)
+    assert set(shown) == set(there)
+    assert sum(shown.values()) == 40
+    assert all(number >= min(there[stratum], 40 // len(there)) for stratum, number in shown.items())
+    assert {pair.certainty for pair in browsers[0].pairs} == {"sure", "unreadable"}
+    stored = {row["pair_id"]: row for row in made.run.triaged.read().to_pylist()}
+    for pair in browsers[0].pairs:
+        assert pair.responses["chosen"] is not None
+        assert stored[pair.pair_id]["chosen"].startswith(pair.responses["chosen"].text)
+        assert (pair.category, pair.source) == (stored[pair.pair_id]["category"], stored[pair.pair_id]["source"])
+
+
+@pytest.mark.parametrize("category", ["INVERT", "PUNISH", "RETAIN"])
+@pytest.mark.parametrize("p_rejected", [0.1, 0.9, None])
+def test_what_is_accepted_gives_the_category_again(category: str, p_rejected: float | None) -> None:
+    said = said_by(category, p_rejected, 0.5)
+    assert said is not None
+    assert categorise(not said["chosen"], not said["rejected"]) == category
+
+
+@pytest.mark.parametrize(("p", "certainty"), [(0.31, "near"), (0.29, "sure"), (0.69, "near"), (0.71, "sure")])
+def test_a_pair_is_near_within_a_fifth_of_the_threshold(tmp_path: Path, p: float, certainty: str) -> None:
+    made = MadeRun(tmp_path, rows=2)
+    made.triage()
+    for number in range(2):
+        row = made.pair(number) | {"p_violates_chosen": p, "p_violates_rejected": 0.99}
+        place = made.run.triaged.place / f"part-{number}.parquet"
+        place.write_parquet(pa.Table.from_pylist([row], schema=TRIAGED_SCHEMA))
+    browser = browser_section(made.run, config_of(), 0.5)
+    assert browser is not None
+    assert {pair.certainty for pair in browser.pairs} == {certainty}

@@ -117,7 +117,8 @@ def test_everything_has_a_name(html: str, page: Page) -> None:
     assert all(a.get("aria-label") for _, a in page.elements if a.get("role") in ("img", "region"))
     assert all(a.get("scope") in ("col", "row") for a in page.all("th"))
     labelled = re.findall(r"<label>[^<]+<(input|select)", html)
-    assert len(labelled) == len(page.all("input", "select")) == 5
+    assert len(labelled) == len(page.all("input", "select")) == 15
+    assert all(a.get("aria-label") for a in page.all("button") if "data-filter" in a)
     assert all("positive" not in a and int(a["tabindex"] or 0) <= 0 for _, a in page.elements if "tabindex" in a)
     assert all(a.get("aria-hidden") == "true" for a in page.all("svg"))
 
@@ -184,5 +185,6 @@ def test_ten_thousand_pairs_make_less_than_5_mb(tmp_path: Path) -> None:
     made = MadeRun(tmp_path, rows=10_000, repeat=60, sources=sources, prompts=1500, answer_sources=sources)
     html = render(made.everything(AUDIT), config_of())
     assert len(html.encode()) < 5_000_000
-    assert html.count("<li data-category") == 100 + config_of().report.examples
+    assert config_of().report.sample < html.count('<li id="pair-') <= 100 + config_of().report.sample
+    assert html.count('<li id="answer-') == config_of().report.examples
     assert "1,488 more in" in html

@@ -54,7 +54,7 @@ def sections(tmp_path_factory: pytest.TempPathFactory) -> Sections:
     made, config = MadeRun(tmp_path_factory.mktemp("run")), config_of()
     run = made.everything(AUDIT)
     gap, judge, change = gap_section(run), judge_section(run, config.triage), change_section(run)
-    impact = impact_section(run, config.report, config.objective)
+    impact = impact_section(run, config.objective)
     assert gap is not None
     assert judge is not None
     assert judge.audit is not None

@@ -114,6 +114,7 @@ BOUNDS: dict[str, Bound] = {
     "evaluate.capability.limit": _or_more("a number of documents, or 0 for all"),
     "evaluate.capability.batch_size": _least(1),
     "report.top_pairs": _or_more(),
+    "report.sample": _or_more(),
     "report.examples": _or_more(),
     "report.max_drift": _or_more("nats a token, or 0 for no limit"),
     "report.max_perplexity": _or_more("a multiple of the base's, or 0 for no limit"),

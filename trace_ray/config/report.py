@@ -12,7 +12,7 @@ class ReportConfig:
     """Stage 5.
 
     Args:
-        top_pairs: conflicts of highest impact shown.
+        top_pairs: conflicts of highest weight shown; sample: pairs beside them, of every category and split in turn.
         examples: held-out prompts whose answers are shown side by side.
         redact: texts of the corpus and of answers are shown, ``hide``: behind a click, or ``omit``: not in the file at all.
         target: percent of the answers to held-out prompts that are to comply before the page says that a model can ship.
@@ -22,6 +22,7 @@ class ReportConfig:
     """
 
     top_pairs: int = 100
+    sample: int = 200
     examples: int = 40
     redact: str = choice("none", "hide", "omit")
     target: float = 90.0

@@ -13,11 +13,12 @@ from trace_ray.pairs import Category
 from trace_ray.report import theme
 from trace_ray.report.names import plain_category, short_model
 from trace_ray.report.sections.answers import answers_section
+from trace_ray.report.sections.browser import browser_section
 from trace_ray.report.sections.change import change_section
 from trace_ray.report.sections.cost import cost_section, duration
 from trace_ray.report.sections.decision import decision
 from trace_ray.report.sections.funnel import funnel
-from trace_ray.report.sections.gap import CATEGORY_MEANING, gap_section
+from trace_ray.report.sections.gap import ALL, CATEGORY_MEANING, gap_section
 from trace_ray.report.sections.headline import headline
 from trace_ray.report.sections.impact import impact_section
 from trace_ray.report.sections.judge import judge_section
@@ -25,6 +26,7 @@ from trace_ray.report.sections.lineage import lineage_section
 from trace_ray.report.sections.policy import policy_section
 from trace_ray.report.sections.problems import problems_section
 from trace_ray.report.sections.training import training_section
+from trace_ray.report.sections.trust import one_sided
 from trace_ray.report.sections.warnings import warnings
 from trace_ray.report.sections.worse import worse_section
 from trace_ray.runs.artifacts import Run
@@ -48,7 +50,7 @@ def report_sections(run: Run, config: Config) -> dict[str, Any]:
     report, objective = config.report, config.objective
     gap = gap_section(run)
     judge = judge_section(run, config.triage, config.policy)
-    impact = impact_section(run, report, objective)
+    impact = impact_section(run, objective)
     change = change_section(run, report)
     problems = problems_section(run, report.redact)
     cost = cost_section(run)
@@ -60,6 +62,7 @@ def report_sections(run: Run, config: Config) -> dict[str, Any]:
         "training": training_section(run, objective, config.realign.epochs),
         "change": change,
         "answers": answers_section(run, report),
+        "browser": browser_section(run, config, judge.threshold if judge else config.triage.threshold),
         "cost": cost,
         "lineage": lineage,
         "problems": problems,
@@ -85,17 +88,14 @@ def report_sections(run: Run, config: Config) -> dict[str, Any]:
 def pictures(sections: dict[str, Any]) -> dict[str, Any]:
     """Returns the pictures by name, those whose data is there."""
     from trace_ray.report.plots.change import change_picture
-    from trace_ray.report.plots.gap import clause_picture, gap_picture
     from trace_ray.report.plots.impact import impact_picture
     from trace_ray.report.plots.judge import certainty_picture, reliability_picture, roc_picture
     from trace_ray.report.plots.training import training_picture
 
-    gap, judge, impact = sections["gap"], sections["judge"], sections["impact"]
+    judge, impact = sections["judge"], sections["impact"]
     training, change = sections["training"], sections["change"]
     audit = judge.audit if judge else None
     drawn = {
-        "gap": gap_picture(gap) if gap else None,
-        "gap_clause": clause_picture(gap) if gap and gap.by_clause else None,
         "certainty": certainty_picture(judge, judge.certainty) if judge and judge.certainty else None,
         "roc": roc_picture(audit) if audit and audit.roc else None,
         "reliability": reliability_picture(audit) if audit and audit.reliability else None,
@@ -119,7 +119,12 @@ def render_page(sections: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"duration": duration, "short_model": short_model, "plain": plain_category}
+    templates.filters |= {
+        "duration": duration,
+        "short_model": short_model,
+        "plain": plain_category,
+        "one_sided": one_sided,
+    }
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return templates.get_template("page.html.jinja").render(
@@ -131,4 +136,5 @@ def render_page(sections: dict[str, Any]) -> str:
         dark=Markup(theme.style_variables(theme.DARK)),  # noqa: S704 - our own constants
         meaning=CATEGORY_MEANING,
         categories=list(Category),
+        all_pairs=ALL,
     )

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from trace_ray.config import ReportConfig
-from trace_ray.pairs import MODELS
 from trace_ray.report.redact import Excerpt, error_kind, excerpt
-from trace_ray.runs.artifacts import RESPONSES, Run
+from trace_ray.report.sections.worse import answers_of_both
+from trace_ray.report.words import Piece, word_diff
+from trace_ray.runs.artifacts import Run
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,19 @@ class AnswerPair:
             return "still complies" if self.base.compliant else "still violates"
         return "gained" if self.realigned.compliant else "lost"
 
+    @property
+    def changed(self) -> bool:
+        """Returns whether the shown texts differ in a word; False where they are left out of the page."""
+        base, realigned = self.base.text, self.realigned.text
+        return bool(base and realigned and base.text.split() != realigned.text.split())
+
+    @property
+    def words(self) -> list[Piece]:
+        """Returns what only the base says and what only the realigned model says, where both texts are short and plain."""
+        base, realigned = self.base.text, self.realigned.text
+        plain = all(one and not one.cut and "\n" not in one.text for one in (base, realigned))
+        return word_diff(base.text, realigned.text) if plain and base and realigned and self.changed else []
+
 
 _ORDER = ("lost", "still violates", "gained", "still complies")
 
@@ -54,11 +68,7 @@ def answers_section(run: Run, report: ReportConfig) -> list[AnswerPair]:
     """Returns held-out prompts with both answers: some of each verdict; [] before evaluation."""
     if not run.evaluation.done():
         return []
-    found: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for part in (run.evaluation.place / RESPONSES).files(".parquet"):
-        for row in part.read_parquet().to_pylist():
-            found.setdefault(row["pair_id"], {})[row["model"]] = row
-    both = [_pair(models, report.redact) for models in found.values() if set(MODELS) <= set(models)]
+    both = [_pair(models, report.redact) for models in answers_of_both(run)]
     return spread([[one for one in both if one.verdict == verdict] for verdict in _ORDER], report.examples)
 
 

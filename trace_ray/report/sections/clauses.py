@@ -63,7 +63,7 @@ def broken_by_clause(run: Run, policy: PolicyConfig, labels: Mapping[str, Label]
 
 
 def _named_by_triage(run: Run) -> bool:
-    for table in run.triaged.tables([f"clauses_{side}" for side in SIDES]):
+    for table in run.triaged.tables([f"clauses_{side}" for side in SIDES]):  # a run of old has no such columns
         if any(table[name].null_count < len(table) for name in table.column_names):
             return True
     return False

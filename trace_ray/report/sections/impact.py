@@ -1,39 +1,19 @@
-"""Which pairs matter: impacts by category, how concentrated the weights are, and the pairs of highest weight."""
+"""Which pairs matter: impacts by category, and how concentrated the weights are."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from trace_ray.config import ObjectiveConfig, ReportConfig, TermConfig
-from trace_ray.pairs import RESPONSE_NAMES, Category, prompt_text
-from trace_ray.report.redact import Excerpt, excerpt
+from trace_ray.config import ObjectiveConfig
+from trace_ray.pairs import Category
 from trace_ray.runs.artifacts import Run
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class TopPair:
-    """A weighed pair of high rank as the page shows it; ``roles``: response -> preferred or suppressed, empty at weight 0."""
-
-    rank: int
-    pair_id: str
-    category: str
-    source: str
-    weight: float
-    impact: float
-    p_chosen: float | None
-    p_rejected: float | None
-    prompt: Excerpt | None
-    responses: Mapping[str, Excerpt | None]
-    roles: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -43,7 +23,6 @@ class ImpactSection:
     Args:
         summary: per category: count, share_clamped, min, q25, median, q75, max; as impact alone tells, whatever the weights.
         impacts, weights: per category, as stored.
-        top: of highest weight; of highest impact where the weights are uniform.
     """
 
     summary: Mapping[str, Mapping[str, float]]
@@ -51,7 +30,6 @@ class ImpactSection:
     weights_kind: str
     impacts: Mapping[str, Floats]
     weights: Mapping[str, Floats]
-    top: list[TopPair]
 
     @property
     def every_weight(self) -> Floats:
@@ -87,8 +65,8 @@ class ImpactSection:
         return effective_size(self.weights.get(category, np.empty(0)))
 
 
-def impact_section(run: Run, report: ReportConfig, objective: ObjectiveConfig) -> ImpactSection | None:
-    """Returns impacts, weights and top pairs; None before impact is done."""
+def impact_section(run: Run, objective: ObjectiveConfig) -> ImpactSection | None:
+    """Returns impacts and weights; None before impact is done."""
     if not run.scored.done():
         return None
     columns = ("impact", "weight")
@@ -106,7 +84,6 @@ def impact_section(run: Run, report: ReportConfig, objective: ObjectiveConfig) -
         weights_kind=objective.weights,
         impacts=impacts,
         weights=weights,
-        top=top_pairs(run, report, objective),
     )
 
 
@@ -130,41 +107,3 @@ def effective_size(weights: Floats) -> float:
     """
     squares = float((weights**2).sum())
     return float(weights.sum() ** 2 / squares) if squares else 0.0
-
-
-def top_pairs(run: Run, report: ReportConfig, objective: ObjectiveConfig) -> list[TopPair]:
-    """Returns the weighed pairs of highest weight, of highest impact where all weigh alike; ties by pair_id.
-
-    One part is held at a time.
-    """
-    ranked_by = "impact" if objective.weights == "uniform" else "weight"
-    light = ["pair_id", "category", "source", "prompt", "weight", "impact", "p_violates_chosen", "p_violates_rejected"]
-    best: list[dict[str, Any]] = []
-    for table in run.scored.tables([*light, *RESPONSE_NAMES]):
-        weighed = table.filter(pc.is_finite(table["impact"])).to_pylist()  # an anchor's is null
-        best = heapq.nsmallest(report.top_pairs, [*best, *weighed], key=lambda r: (-r[ranked_by], r["pair_id"]))
-    return [_shown(rank, row, report.redact, objective) for rank, row in enumerate(best, 1)]
-
-
-def _shown(rank: int, row: Mapping[str, Any], redact: str, objective: ObjectiveConfig) -> TopPair:
-    return TopPair(
-        rank=rank,
-        pair_id=row["pair_id"],
-        category=row["category"],
-        source=row["source"],
-        weight=row["weight"],
-        impact=row["impact"],
-        p_chosen=row["p_violates_chosen"],
-        p_rejected=row["p_violates_rejected"],
-        prompt=excerpt(prompt_text(row["prompt"]), redact),
-        responses={name: excerpt(row[name], redact) for name in RESPONSE_NAMES if row[name] is not None},
-        roles=training_roles(objective.terms(row["category"])) if row["weight"] > 0 else {},
-    )
-
-
-def training_roles(terms: Sequence[TermConfig]) -> dict[str, str]:
-    """Returns what a category's terms do with each response that they read: ``preferred`` or ``suppressed``."""
-    roles: dict[str, str] = {}
-    for term in terms:
-        roles |= dict.fromkeys(term.suppress, "suppressed") | ({term.prefer: "preferred"} if term.prefer else {})
-    return roles
