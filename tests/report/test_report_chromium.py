@@ -204,7 +204,7 @@ def test_a_review_is_what_triage_reads(browser: Chromium, page: Path, tmp_path: 
     for row, word in ((0, "accept"), (2, "overrule"), (3, "unsure"), (4, "accept")):
         browser.ask(f"document.querySelector('#pair-{row:032x} [data-say={word}]').click()")
     box = f"document.querySelector('#pair-{2:032x} [data-bit=chosen]')"
-    assert browser.ask(f"[{box}.checked, {box}.checkVisibility()]") == [False, True]
+    assert browser.ask(f"[{box}.checked, {box}.closest('.bits').hidden]") == [False, False]
     assert browser.ask(f"document.querySelector('#pair-{9:032x} [data-say=accept]').disabled") is True
     browser.ask("document.querySelector('[data-download]').click()")
     file = tmp_path / "review.jsonl"

@@ -25,6 +25,7 @@ from trace_ray.cli.rate import rating_app
 from trace_ray.cli.stages import evaluate, impact, realign, report, run, triage
 from trace_ray.cli.start import demo, init
 from trace_ray.cli.status import status
+from trace_ray.cli.watch import watch
 from trace_ray.cluster.own_job import stop_for_a_mistake
 from trace_ray.runtime.endings import told
 from trace_ray.runtime.progress import CONSOLE
@@ -59,6 +60,7 @@ COMMANDS = (
     Entry(STAGE, "evaluate", evaluate, "trace-ray evaluate -c my.yaml --run runs/first"),
     Entry(STAGE, "report", report, "trace-ray report -c my.yaml --run runs/first"),
     Entry(INSPECT, "status", status, "trace-ray status --run runs/first --watch"),
+    Entry(INSPECT, "watch", watch, "trace-ray watch --run runs/first"),
     Entry(INSPECT, "audit", audit, "trace-ray audit --labels labels.jsonl --run runs/first"),
     Entry(INSPECT, "decide", decide, "trace-ray decide --run runs/first triage.threshold=0.6"),
     Entry(INSPECT, "compare", compare, "trace-ray compare runs/first runs/second --html compare.html"),

@@ -107,8 +107,8 @@ def pictures(sections: dict[str, Any]) -> dict[str, Any]:
     return {name: one for name, one in drawn.items() if one}
 
 
-def render_page(sections: dict[str, Any]) -> str:
-    """Returns the templates filled in; every text is escaped, and the only script allowed to run is the page's own."""
+def template(name: str) -> Any:
+    """Returns one of the pages' templates: every text is escaped, ``look`` is the style of all of them."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -119,22 +119,31 @@ def render_page(sections: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {
-        "duration": duration,
-        "short_model": short_model,
-        "plain": plain_category,
-        "one_sided": one_sided,
-    }
+    filters = {"duration": duration, "short_model": short_model, "plain": plain_category, "one_sided": one_sided}
+    templates.filters |= filters
+    templates.globals["look"] = Markup(style())  # noqa: S704 - our own constants and file
+    return templates.get_template(name)
+
+
+def style() -> str:
+    """Returns the style sheet with the colours of both schemes; paper is light."""
+    light, dark = theme.style_variables(theme.LIGHT), theme.style_variables(theme.DARK)
+    schemes = f"@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }} @media print {{ :root {{ {light} }} }}"
+    return f":root {{ {light} }} {schemes} {(TEMPLATES / 'page.css').read_text(encoding='utf-8')}"
+
+
+def render_page(sections: dict[str, Any]) -> str:
+    """Returns the templates filled in; the only script allowed to run is the page's own."""
+    from markupsafe import Markup
+
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return templates.get_template("page.html.jinja").render(
+    rendered: str = template("page.html.jinja").render(
         **sections,
-        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
         script=Markup(script),  # noqa: S704 - our own file
         script_hash=digest,
-        light=Markup(theme.style_variables(theme.LIGHT)),  # noqa: S704 - our own constants
-        dark=Markup(theme.style_variables(theme.DARK)),  # noqa: S704 - our own constants
         meaning=CATEGORY_MEANING,
         categories=list(Category),
         all_pairs=ALL,
     )
+    return rendered

@@ -12,10 +12,8 @@ import pyarrow.compute as pc
 
 from trace_ray.config.policy import PolicyConfig, RuleConfig, clause_ids
 from trace_ray.judges.rules import broken_clauses
-from trace_ray.pairs import CONFLICTS, MODELS, prompt_text
+from trace_ray.pairs import CONFLICTS, MODELS, Category, prompt_text
 from trace_ray.runs.artifacts import Run
-from trace_ray.triage.labels import Label
-from trace_ray.triage.verdict import categorise
 
 SIDES = ("chosen", "rejected")
 EXAMPLES = 2
@@ -37,18 +35,33 @@ class Broken:
     agreed: int = 0
     labelled: int = 0
 
-    def add(self, row: Mapping[str, Any], sides: Sequence[str], labels: Mapping[str, Label]) -> None:
+    def add(self, row: Mapping[str, Any], sides: Sequence[str], labels: Mapping[str, str]) -> None:
         """Counts a triaged row whose ``sides`` break the clause."""
         self.counts[row["split"], row["category"]] += 1
         if row["category"] in CONFLICTS and len(self.examples) < EXAMPLES:
             self.examples.append({**row, "side": sides[0]})
-        if (label := labels.get(row["pair_id"])) is not None:
+        if (labelled := labels.get(row["pair_id"])) is not None:
             self.labelled += 1
-            self.agreed += categorise(not label.chosen, not label.rejected).value == row["category"]
+            self.agreed += labelled == row["category"]
 
 
-def broken_by_clause(run: Run, policy: PolicyConfig, labels: Mapping[str, Label]) -> tuple[dict[str, Broken], bool]:
-    """Returns {clause: the triaged pairs that break it} and whether rules told, not triage; a pair counts once a clause."""
+def labelled_category(*, violates_chosen: bool, violates_rejected: bool) -> str:
+    """Returns the category that a label gives its pair (METHOD.md, triage).
+
+    >>> labelled_category(violates_chosen=True, violates_rejected=False)
+    'INVERT'
+    """
+    if not violates_chosen:
+        return Category.RETAIN.value
+    return (Category.PUNISH if violates_rejected else Category.INVERT).value
+
+
+def broken_by_clause(run: Run, policy: PolicyConfig, labels: Mapping[str, str]) -> tuple[dict[str, Broken], bool]:
+    """Returns {clause: the triaged pairs that break it} and whether rules told, not triage; a pair counts once a clause.
+
+    Args:
+        labels: {pair_id: category that its label gives it}.
+    """
     found: dict[str, Broken] = {}
     by_rules = not _named_by_triage(run)
     if by_rules and run.triaged.manifest()["counts"].get("triaged", 0) > MOST_BY_RULES:

@@ -10,12 +10,12 @@ from trace_ray.config.policy import PolicyConfig, PreviousConfig, clause_ids
 from trace_ray.errors import UserError
 from trace_ray.pairs import prompt_text
 from trace_ray.report.redact import Excerpt, excerpt
-from trace_ray.report.sections.clauses import Broken, broken_by_clause, kept_by_clause
+from trace_ray.report.sections.clauses import Broken, broken_by_clause, kept_by_clause, labelled_category
 from trace_ray.report.sections.worse import answers_of_both
 from trace_ray.report.words import Piece, word_diff
 from trace_ray.runs.artifacts import Run
+from trace_ray.storage.jsonl import read_jsonl
 from trace_ray.storage.location import locate
-from trace_ray.triage.labels import FROM_PAIRS, Label, read_labels
 
 EXAMPLE_CHARACTERS = 300
 
@@ -126,12 +126,19 @@ def _row(
     )
 
 
-def _labels(config: Config) -> Mapping[str, Label]:
-    """Returns the audit's labels, none where they are not at hand any more: the page is then without this column."""
-    path = config.triage.audit_labels
-    if path in ("", FROM_PAIRS):
+def _labels(config: Config) -> Mapping[str, str]:
+    """Returns {pair_id: category} by the audit's labels, none where they are not at hand any more."""
+    path, setting = config.triage.audit_labels, "triage.audit_labels"
+    place = locate(path, config.storage) if path not in ("", "from_pairs") else None
+    if place is None or not place.exists():
         return {}
     try:
-        return read_labels(locate(path, config.storage))
+        rows = [row for row, _, _ in read_jsonl(place, setting, "")]
     except UserError:
         return {}
+    named = ("violates_chosen", "violates_rejected")
+    return {
+        str(row["pair_id"]): labelled_category(**{name: bool(row[name]) for name in named})
+        for row in rows
+        if {"pair_id", *named} <= row.keys() and row[named[0]] is not None
+    }
