@@ -20,7 +20,7 @@ MEET_ON_DISK = {"triage", "impact", "realign", "evaluate", "report", "compare"}
 
 FLOORS = (
     {"errors", "pairs"},
-    {"runtime"},
+    {"runtime", "look"},
     {"storage", "objective.losses"},
     {"config"},
     {"chat", "runs", "cluster"},

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from trace_ray.config import StorageConfig
+from trace_ray.pairs import MODELS, RESPONSE_SCHEMA
 from trace_ray.runs.artifacts import Run
 from trace_ray.runs.memory import record_peak
 from trace_ray.storage.location import locate
@@ -56,7 +57,9 @@ def finished_run(
         **metrics,
     }
     (run.evaluation.place / "metrics.json").write_text(json.dumps(figures))
-    answered = pa.table({"pair_id": ["1", "2"] if base_model != "other prompts" else ["1", "3"]})
+    ids = ["1", "2"] if base_model != "other prompts" else ["1", "3"]
+    rows = [{"pair_id": one, "model": model, "compliant": True} for one in ids for model in MODELS]
+    answered = pa.Table.from_pylist(rows, schema=RESPONSE_SCHEMA)
     (run.evaluation.place / "responses" / "part-0.parquet").write_parquet(answered)
     run.evaluation.publish(counts={}, seconds=40)
     record_peak(run.model.place, 3 * 2**30)

@@ -90,10 +90,13 @@ def test_runs_in_folders_of_one_name_have_names_and_bars_of_their_own(make_run: 
 
 def test_the_page_is_self_contained_and_escapes_what_it_shows(runs: list[Run]) -> None:
     page = comparison_page(collect_all(runs))
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 4  # each for desks and for phones
     assert "npo<b>" not in page
     assert "npo&lt;b&gt;" in page
     assert not re.findall(r'(?:src|href)="(?!#)', page)
+    assert set(re.findall(r"#[0-9a-f]{6}\b(?=[;\"' ])", page.split("</style>")[1])) <= {"#000000"}, (
+        "colours follow the theme"
+    )
     assert "://" not in re.sub(
         r'xmlns(:\w+)?="[^"]*"|<metadata>.*?</metadata>|<!DOCTYPE[^>]*>', "", page, flags=re.DOTALL
     )

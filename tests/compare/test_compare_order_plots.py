@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from trace_ray.compare import page
 from trace_ray.compare.collect import collect_all, differences
@@ -21,13 +22,6 @@ def edit(path: Path, **changed: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots return matplotlib's figure, not yet written as SVG."""
-    monkeypatch.setattr(page, "svg", lambda figure: figure)
-
-
-@pytest.mark.usefixtures("drawn")
 def test_error_bars_end_where_the_intervals_end(make_run: Any) -> None:
     intervals = [[60.0, 92.0], [71.0, 99.0]]
     records = collect_all(
@@ -36,7 +30,9 @@ def test_error_bars_end_where_the_intervals_end(make_run: Any) -> None:
             for name, interval in zip("ab", intervals, strict=True)
         ]
     )
-    figure: Any = page.tpa_plot(records)
+    figure: Any = Figure()
+    page.draw_tpa(figure, records, narrow=True)
+    assert figure.axes[0].get_xlim() == (-2, 102)
     for place, (bar, interval) in enumerate(zip(figure.axes[0].containers, intervals, strict=True)):
         (segment,) = bar.lines[2][0].get_segments()
         assert segment[:, 0] == pytest.approx(interval)
@@ -44,11 +40,12 @@ def test_error_bars_end_where_the_intervals_end(make_run: Any) -> None:
         assert bar.lines[0].get_xdata() == [90.0]
 
 
-@pytest.mark.usefixtures("drawn")
 def test_the_bars_of_a_runs_stages_are_stacked(make_run: Any) -> None:
     first, second = collect_all([make_run(name, name, 90.0) for name in "ab"])
     second = replace(second, seconds={"triage": 5.0, "realign": 7.0, "evaluate": 1.0})  # impact was not measured
-    figure: Any = page.cost_plot([first, second])
+    figure: Any = Figure()
+    page.draw_cost(figure, [first, second], narrow=False)
+    assert figure.axes[0].get_xlim()[0] == 0
     ends = [[(bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars] for bars in figure.axes[0].containers]
     assert [of_first for of_first, _ in ends] == [(0, 10), (10, 30), (30, 60), (60, 100)]
     assert [of_second for _, of_second in ends] == [(0, 5), (5, 5), (5, 12), (12, 13)]

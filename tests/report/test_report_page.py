@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.report.made_run import AUDIT, HOSTILE, MadeRun, config_of, text_of
-from trace_ray.report import theme
-from trace_ray.report.page import TEMPLATES, render
+from trace_ray.look import theme
+from trace_ray.look.style import STYLE
+from trace_ray.report.page import render
 
 VOID = {"meta", "br", "hr", "input", "img", "link", "path", "use", "rect"}
 
@@ -141,7 +142,7 @@ def test_colours_contrast_in_light_and_dark() -> None:
 def test_every_colour_follows_the_theme(html: str) -> None:
     outside = html.split("</style>")[1].split("</main>", maxsplit=1)[0]
     assert set(re.findall(r"#[0-9a-f]{6}\b(?=[;\"' ])", outside)) <= {"#000000"}
-    used = set(re.findall(r"var\(--([a-z-]+)\)", html + (TEMPLATES / "page.css").read_text()))
+    used = set(re.findall(r"var\(--([a-z-]+)\)", html + STYLE.read_text()))
     assert used <= set(theme.LIGHT)
 
 

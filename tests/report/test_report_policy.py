@@ -14,10 +14,10 @@ from trace_ray.config import Config
 from trace_ray.config.load import dump_config, load_config, load_text
 from trace_ray.config.policy import ClauseConfig, PreviousConfig, RuleConfig, policy_hash, policy_text
 from trace_ray.config.sources import conf_folder
+from trace_ray.look.words import MOST_WORDS, word_diff
 from trace_ray.pairs import prompt_text
 from trace_ray.report.page import render
 from trace_ray.report.sections.policy import clause_changes, policy_section
-from trace_ray.report.words import MOST_WORDS, word_diff
 
 WORDS = 6
 

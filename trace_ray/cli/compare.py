@@ -22,12 +22,17 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Finished runs side by side: agreement, attacks, drift, capability, cost."""
+    from trace_ray.compare.answers import realigned_answers
     from trace_ray.compare.collect import collect_all, differences
     from trace_ray.compare.page import comparison_page
     from trace_ray.compare.table import comparison
     from trace_ray.pipeline import run_folder
 
-    records = collect_all([run_folder(uri, load_storage([])) for uri in runs])
+    folders = [run_folder(uri, load_storage([])) for uri in runs]
+    records = collect_all(folders)
+    if html:  # first: a broken pipe behind the table must not cost the page
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(comparison_page(records, [realigned_answers(run) for run in folders]), encoding="utf-8")
     if as_json:
         print(strict_json([asdict(record) for record in records], indent=1))
     else:
@@ -35,6 +40,4 @@ def compare(
     for warning in differences(records):
         warn(warning)
     if html:
-        html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(comparison_page(records), encoding="utf-8")
         CONSOLE.print(f"page: {html}", soft_wrap=True, markup=False, emoji=False)

@@ -153,13 +153,12 @@ def drawn(title: str, note: str, series: Mapping[str, Curve]) -> Drawn:
 
 def live_fragment(run: Run) -> str:
     """Returns what changes of the page, as HTML."""
-    return template("live.html.jinja").render(live=live_state(run), categories=list(Category))
+    return str(template("live.html.jinja").render(live=live_state(run), categories=list(Category)))
 
 
 def live_page(run: Run, *, follows: bool) -> str:
     """Returns the whole page; ``follows``: it asks its own server for what has changed, else it is a snapshot."""
     script = (TEMPLATES / "watch.js").read_text(encoding="utf-8") if follows else ""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return template("watch.html.jinja").render(
-        run=run.place.uri, live=live_state(run), categories=list(Category), script=script, script_hash=digest
-    )
+    told = {"run": run.place.uri, "live": live_state(run), "categories": list(Category)}
+    return str(template("watch.html.jinja").render(**told, script=script, script_hash=digest))

@@ -9,8 +9,8 @@ from typing import Any
 
 from trace_ray.config import Config
 from trace_ray.errors import UserError
+from trace_ray.look.style import environment
 from trace_ray.pairs import Category
-from trace_ray.report import theme
 from trace_ray.report.names import plain_category, short_model
 from trace_ray.report.sections.answers import answers_section
 from trace_ray.report.sections.browser import browser_section
@@ -108,28 +108,9 @@ def pictures(sections: dict[str, Any]) -> dict[str, Any]:
 
 
 def template(name: str) -> Any:
-    """Returns one of the pages' templates: every text is escaped, ``look`` is the style of all of them."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    templates = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    """Returns one of the pages' templates."""
     filters = {"duration": duration, "short_model": short_model, "plain": plain_category, "one_sided": one_sided}
-    templates.filters |= filters
-    templates.globals["look"] = Markup(style())  # noqa: S704 - our own constants and file
-    return templates.get_template(name)
-
-
-def style() -> str:
-    """Returns the style sheet with the colours of both schemes; paper is light."""
-    light, dark = theme.style_variables(theme.LIGHT), theme.style_variables(theme.DARK)
-    schemes = f"@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }} @media print {{ :root {{ {light} }} }}"
-    return f":root {{ {light} }} {schemes} {(TEMPLATES / 'page.css').read_text(encoding='utf-8')}"
+    return environment(TEMPLATES, **filters).get_template(name)
 
 
 def render_page(sections: dict[str, Any]) -> str:

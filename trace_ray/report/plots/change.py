@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trace_ray.report.figure import Picture, picture, shortened
+from trace_ray.look.figure import Picture, picture, shortened
+from trace_ray.look.theme import LIGHT
 from trace_ray.report.sections.change import ChangeRow
-from trace_ray.report.theme import LIGHT
 
 _MODELS = (("base", "o", 0.14), ("realigned", "D", -0.14))
 _NAME_CHARACTERS = {"wide": 30, "narrow": 14}

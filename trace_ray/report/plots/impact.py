@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from trace_ray.report.figure import Picture, picture
+from trace_ray.look.figure import Picture, picture
+from trace_ray.look.theme import LIGHT
 from trace_ray.report.sections.impact import ImpactSection
-from trace_ray.report.theme import LIGHT
 
 
 def impact_picture(impact: ImpactSection) -> Picture:

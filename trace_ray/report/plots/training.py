@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trace_ray.report.figure import Picture, picture
+from trace_ray.look.figure import Picture, picture
+from trace_ray.look.theme import LIGHT
 from trace_ray.report.sections.training import TrainingSection
-from trace_ray.report.theme import LIGHT
 
 
 def training_picture(training: TrainingSection) -> Picture:

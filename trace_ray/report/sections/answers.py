@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from trace_ray.config import ReportConfig
+from trace_ray.look.words import Piece, word_diff
 from trace_ray.report.redact import Excerpt, error_kind, excerpt
 from trace_ray.report.sections.worse import answers_of_both
-from trace_ray.report.words import Piece, word_diff
 from trace_ray.runs.artifacts import Run
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from trace_ray.config import Config
 from trace_ray.config.policy import PolicyConfig, PreviousConfig, clause_ids
 from trace_ray.errors import UserError
+from trace_ray.look.words import Piece, word_diff
 from trace_ray.pairs import prompt_text
 from trace_ray.report.redact import Excerpt, excerpt
 from trace_ray.report.sections.clauses import Broken, broken_by_clause, kept_by_clause, labelled_category
 from trace_ray.report.sections.worse import answers_of_both
-from trace_ray.report.words import Piece, word_diff
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.jsonl import read_jsonl
 from trace_ray.storage.location import locate

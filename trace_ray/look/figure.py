@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from trace_ray.report.theme import LIGHT
+from trace_ray.look.theme import LIGHT
 
 INCHES = {"wide": 9.6, "narrow": 4.3}
 """Drawn at about the size at which they are shown, so that text stays readable on both."""
