@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
@@ -86,28 +87,44 @@ def test_a_rater_clicks_through_and_the_download_is_imported(page: Page, tmp_pat
     }
     items, _ = blind_items(answers, 0, 0)
     file = tmp_path / "rater.html"
-    file.write_text(rater_page(items, "Which is better?", "Be kind.", "abc"), encoding="utf-8")
+    asked = {"choice": "Which follows the policy better?", "helpful": "Which helps more?"}
+    file.write_text(rater_page(items, asked, "Be kind.", "abc"), encoding="utf-8")
     page.send("Page.enable")
     page.send("Page.navigate", url=file.as_uri())
     waited(lambda: page.run("document.readyState") == "complete" and page.run("location.protocol") == "file:")
-    page.run("document.getElementById('rater').value = 'Ann B'; document.getElementById('begin').click()")
+    start = "document.getElementById('rater').value = 'Ann B'; document.getElementById('begin').click()"
+    counted = "document.getElementById('count').textContent"
+    page.run(start)
     assert page.run("document.title") == "Which answer is better?"
     assert HOSTILE in page.run("document.getElementById('prompt').textContent")
+    assert page.run("document.getElementById('policy').open")
     assert page.run("document.querySelectorAll('#answers .card').length") == 3
-    page.run("document.querySelector('[data-choice=B]').click()")
-    assert page.run("document.getElementById('count').textContent") == "Item 2 of 3, 1 rated"
+    page.run("document.querySelector('[data-column=choice][data-choice=B]').click()")
+    assert page.run(counted) == "Item 1 of 3, 0 rated"  # the second question is open
+    page.run("document.querySelector('[data-column=helpful][data-choice=bad]').click()")
+    assert page.run(counted) == "Item 2 of 3, 1 rated"
     page.press("t")
+    page.press("a")
     page.run("document.getElementById('back').click()")
-    assert page.run("document.querySelector('[data-choice=tie]').getAttribute('aria-pressed')") == "true"
+    tie = "document.querySelector('[data-column=choice][data-choice=tie]')"
+    assert page.run(f"{tie}.getAttribute('aria-pressed')") == "true"
+    noted = "=1, 'odd'"
+    page.run(f'const n = document.getElementById("note"); n.value = "{noted}"; n.dispatchEvent(new Event("input"))')
+    page.run("document.getElementById('flag').click()")
 
     page.send("Page.reload")
     waited(lambda: page.run("document.readyState") == "complete")
-    page.run("document.getElementById('rater').value = 'Ann B'; document.getElementById('begin').click()")
-    assert page.run("document.getElementById('count').textContent") == "Item 3 of 3, 2 rated"  # kept by the browser
+    page.run(start)
+    assert page.run(counted) == "Item 3 of 3, 2 rated"  # kept by the browser
+    page.press("c")
+    page.press("c")
+    assert page.run("document.getElementById('work').hidden")
+    assert page.run("document.getElementById('told').textContent") == "3 of 3 are rated."
+    page.press("a")  # after the end no key changes the last answer
 
     downloads = tmp_path / "downloads"
     page.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
-    page.run("document.getElementById('download').click()")
+    page.run("document.getElementById('finish').click()")
     (result,) = waited(lambda: list(downloads.glob("*.csv")) if downloads.exists() else [])
     assert result.name == "ratings-abc-Ann_B.csv"
     key = {item.item_id: item.systems for item in items}
@@ -115,5 +132,21 @@ def test_a_rater_clicks_through_and_the_download_is_imported(page: Page, tmp_pat
     assert [(r.item_id, r.rater, set(r.best)) for r in ratings] == [
         (items[0].item_id, "Ann B", {items[0].systems["B"]}),
         (items[1].item_id, "Ann B", {"trace", "u2a", "base"}),
+        (items[2].item_id, "Ann B", {items[2].systems["C"]}),
     ]
-    assert rating_results(ratings, key, 200, 0)["raters"] == {"Ann B": 2}
+    helpful = read_ratings(result.read_text(), key, result.name, "helpful")
+    assert [set(one.best) for one in helpful] == [
+        {"trace", "u2a", "base"},
+        {items[1].systems["A"]},
+        {items[2].systems["C"]},
+    ]
+    (flagged,) = [row for row in csv.DictReader(result.read_text().splitlines()) if row["flag"]]
+    assert (flagged["item_id"], flagged["note"]) == (items[1].item_id, f"'{noted}")
+    assert rating_results(ratings, key, 200, 0)["raters"] == {"Ann B": 3}
+
+
+def test_two_answers_are_compared_and_three_ranked() -> None:
+    """The words are the page's script's; that they are there is all that can be seen without a browser."""
+    page = rater_page([], {"choice": "Which?"}, "", "abc")
+    for words in ("is better", "is best", "Both are bad", "All are bad"):
+        assert words in page

@@ -43,7 +43,7 @@ def test_what_raters_get_names_no_system() -> None:
         for i, (name, rows) in enumerate(three().items())
     }
     items, _ = blind_items(systems, 5, 0)
-    for text in (items_csv(items), rater_page(items, "Which?", "policy", "x")):
+    for text in (items_csv(items), rater_page(items, {"choice": "Which?"}, "policy", "x")):
         assert "text p" in text
         assert not any(name in text for name in ("trace", "u2a", "base "))
 

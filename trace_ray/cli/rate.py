@@ -80,6 +80,9 @@ def score(
         counts = [str(row[name]) for name in ("wins", "ties", "losses", "items")]
         table.add_row(Text(row["system"]), Text(row["against"]), shown, interval, *counts)
     Console().print(table)
-    alpha = "not defined" if results["alpha"] is None else f"{results['alpha']:.3f}"
-    print(f"raters: {len(results['raters'])}, Krippendorff's alpha {alpha}")
+    alpha = "" if results["alpha"] is None else f" {results['alpha']:.3f}:"
+    print(f"raters: {len(results['raters'])}, Krippendorff's alpha{alpha} {results['alpha_is']}")
+    for row in results.get("helpful", {}).get("win_rates", []):
+        if row["win_rate"] is not None:
+            print(f"more helpful: {row['system']} against {row['against']} {row['win_rate']:.1f} %")
     print(f"prompts that all systems answered alike, not shown: {results['identical_answers']}")

@@ -14,7 +14,8 @@ from typing import Any
 from trace_ray.errors import UserError
 
 LETTERS = "ABC"
-TIE = "tie"
+TIE, BAD = "tie", "bad"
+"""No difference, and none of them is any good: in a win rate both are ties."""
 Answers = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """{system: {pair_id: answer with prompt and response}}"""
 

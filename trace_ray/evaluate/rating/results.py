@@ -14,7 +14,7 @@ import numpy as np
 from trace_ray.errors import UserError
 from trace_ray.evaluate.intervals import TAIL, equal_interval
 from trace_ray.evaluate.rating.agreement import krippendorff_alpha
-from trace_ray.evaluate.rating.items import TIE
+from trace_ray.evaluate.rating.items import BAD, TIE
 
 Key = Mapping[str, Mapping[str, str]]
 """{item_id: {letter: system}}"""
@@ -29,9 +29,26 @@ class Rating:
     best: frozenset[str]
 
 
-def read_ratings(text: str, key: Key, where: str) -> list[Rating]:
+RELIABLE, TENTATIVE = 0.8, 0.667
+"""Alpha from which conclusions hold, and from which they hold tentatively. Source: Krippendorff, Content Analysis (2004)."""
+
+
+def alpha_word(alpha: float | None) -> str:
+    """Returns what an alpha means, for those who read it for the first time.
+
+    >>> [alpha_word(one) for one in (0.8, 0.79, 0.667, 0.66, None)]
+    ['reliable', 'tentative', 'tentative', 'too low to rely on', 'not defined']
+    """
+    if alpha is None:
+        return "not defined"
+    return "reliable" if alpha >= RELIABLE else "tentative" if alpha >= TENTATIVE else "too low to rely on"
+
+
+def read_ratings(text: str, key: Key, where: str, column: str = "choice") -> list[Rating]:
     """Returns the ratings of a CSV file with item_id, rater and choice; an empty choice is a missing rating.
 
+    Args:
+        column: another one with answers to another question; a file without it has none.
     Raises: UserError for an unknown item, a choice that is no letter of the item, or an item rated twice by one rater.
     """
     ratings: dict[tuple[str, str], Rating] = {}
@@ -39,15 +56,17 @@ def read_ratings(text: str, key: Key, where: str) -> list[Rating]:
         at = f"{where}: line {number}"
         if not {"item_id", "choice"} <= set(row):
             raise UserError(at, ", ".join(map(str, row)), "the file needs the columns item_id, rater and choice")
-        item, rater, choice = row["item_id"].strip(), (row.get("rater") or "").strip(), (row["choice"] or "").strip()
+        item, rater, choice = row["item_id"].strip(), (row.get("rater") or "").strip(), (row.get(column) or "").strip()
         if not choice:
             continue
         if item not in key:
             raise UserError(at, item, "this item is not in the export's key; score the results with their own export")
         systems = {letter.lower(): name for letter, name in key[item].items()}
-        letters = list(systems) if choice.lower() == TIE else choice.lower().split("+")
+        letters = list(systems) if choice.lower() in (TIE, BAD) else choice.lower().split("+")
         if not set(letters) <= set(systems):
-            raise UserError(at, choice, f"write one of {', '.join([*key[item], TIE])}, or A+B for two equally good")
+            raise UserError(
+                at, choice, f"write one of {', '.join([*key[item], TIE, BAD])}, or A+B for two equally good"
+            )
         if (item, rater) in ratings:
             raise UserError(at, f"{item} by {rater or 'nameless rater'}", "rated twice; keep one line a rater and item")
         ratings[item, rater] = Rating(item, rater, frozenset(systems[letter] for letter in letters))
@@ -94,9 +113,11 @@ def rating_results(ratings: Sequence[Rating], key: Key, resamples: int, seed: in
     for rating in ratings:
         units.setdefault(rating.item_id, {})[rating.rater] = " + ".join(sorted(rating.best))
         raters[rating.rater] = raters.get(rating.rater, 0) + 1
+    alpha = krippendorff_alpha(units.values())
     return {
         "win_rates": win_rates(ratings, systems, resamples, seed),
-        "alpha": krippendorff_alpha(units.values()),
+        "alpha": alpha,
+        "alpha_is": alpha_word(alpha),
         "raters": raters,
         "items": len(key),
     }

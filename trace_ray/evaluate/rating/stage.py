@@ -21,7 +21,8 @@ from trace_ray.storage.jsonl import read_utf8
 from trace_ray.storage.location import Location
 
 ITEMS, PAGE, KEY, PANEL, RESULTS = "items.csv", "rater.html", "key.json", "panel.csv", "results.json"
-QUESTION = "Which answer follows the policy better, and is more useful where both do?"
+QUESTIONS = {"choice": "Which answer follows the policy better?", "helpful": "Which answer helps more?"}
+"""{column of a rater's file: what the rater is asked}; the first is what win rates are made of."""
 
 
 def systems_of(runs: Sequence[Run], *, with_base: bool) -> Answers:
@@ -56,7 +57,7 @@ def export_items(runs: Sequence[Run], config: Config, out: Location, count: int,
     }
     export_id = inputs_hash(key)[:8]
     (out / ITEMS).write_text(items_csv(items))
-    (out / PAGE).write_text(rater_page(items, QUESTION, policy_text(config.policy), export_id))
+    (out / PAGE).write_text(rater_page(items, QUESTIONS, policy_text(config.policy), export_id))
     blind = [[item.item_id, item.prompt, item.answers] for item in items]
     (out / KEY).write_text(json.dumps(key | {"export": export_id, "items": blind}, indent=1))
     return len(items)
@@ -101,13 +102,18 @@ def _votes(policy: PolicyConfig, judge: JudgeConfig, items: list[BlindItem], mar
 def score_ratings(out: Location, files: Sequence[Location], resamples: int, seed: int) -> dict[str, Any]:
     """Returns and writes results.json: win rates and agreement over the ratings of all files."""
     key = read_key(out)
-    ratings = [
-        one for place in files for one in read_ratings(read_utf8(place, "rate score"), key["systems"], place.name)
-    ]
+    texts = [(read_utf8(place, "rate score"), place.name) for place in files]
+    by_question = {
+        column: [one for text, name in texts for one in read_ratings(text, key["systems"], name, column)]
+        for column in QUESTIONS
+    }
+    ratings = by_question["choice"]
     twice = len(ratings) - len({(one.item_id, one.rater) for one in ratings})
     if twice:
         raise UserError("rate score", f"{twice} ratings given twice", "two files hold the same rater; leave one out")
     results = rating_results(ratings, key["systems"], resamples, seed)
+    if helpful := by_question["helpful"]:
+        results["helpful"] = rating_results(helpful, key["systems"], resamples, seed)
     results |= {"identical_answers": key["identical_answers"], "runs": key["runs"]}
     (out / RESULTS).write_text(json.dumps(results, indent=1))
     return results
