@@ -18,7 +18,7 @@ from trace_ray.cli.audit import audit
 from trace_ray.cli.check import check
 from trace_ray.cli.compare import compare
 from trace_ray.cli.decide import decide
-from trace_ray.cli.export import export_scored, export_trained, import_gguf
+from trace_ray.cli.export import export_scored, export_trained, import_gguf, push
 from trace_ray.cli.output import INTERRUPTED, MISTAKE
 from trace_ray.cli.plan import plan
 from trace_ray.cli.rate import rating_app
@@ -66,6 +66,7 @@ COMMANDS = (
     Entry(INSPECT, "compare", compare, "trace-ray compare runs/first runs/second --html compare.html"),
     Entry(INSPECT, "rate", rating_app, "trace-ray rate export runs/first --out runs/ratings"),
     Entry(EXCHANGE, "export", export_trained, "trace-ray export --run runs/first"),
+    Entry(EXCHANGE, "push", push, "trace-ray push --run runs/first --to me/realigned"),
     Entry(EXCHANGE, "export-pairs", export_scored, "trace-ray export-pairs exported --run runs/first"),
     Entry(EXCHANGE, "import-gguf", import_gguf, "trace-ray import-gguf models/mine --file mine.gguf"),
 )

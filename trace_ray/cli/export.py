@@ -1,4 +1,4 @@
-"""`trace-ray export` and `export-pairs`: what other programs take from a run; `import-gguf`: what a run takes from them."""
+"""`trace-ray export`, `push`, `export-pairs`: what others take from a run; `import-gguf`: what a run takes from them."""
 
 from __future__ import annotations
 
@@ -30,6 +30,20 @@ def export_trained(
         settings = stored_config(opened, run)
     run_stages(opened, settings, [EXPORT], lambda stage, state: CONSOLE.print(f"[bold]{stage}[/]: {state}"))
     print(f"model: {opened.model.place.uri}")
+
+
+def push(
+    run: RunUri,
+    to: Annotated[str, typer.Option("--to", help="owner/name on the hub; made where it is not there")],
+    overrides: StorageOverrides = None,
+    public: Annotated[bool, typer.Option("--public", help="where it is made: for everyone to see")] = False,
+) -> None:
+    """The model, its adapter and a card with its results to a hub of models, with the token of the hub's own client."""
+    from trace_ray.pipeline import run_folder, stored_config
+    from trace_ray.realign.hub import push_to_hub
+
+    opened = run_folder(run, load_storage(overrides or []))
+    print(push_to_hub(opened, stored_config(opened, run), to, private=not public))
 
 
 def export_scored(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from trace_ray.config import Config
+from trace_ray.config import Config, ReportConfig
+from trace_ray.realign.card_results import limit_lines, model_index, result_lines, use_lines
 from trace_ray.runs.artifacts import Run
 from trace_ray.runs.code_version import code_version
 from trace_ray.storage.staging import local_model
@@ -86,14 +88,32 @@ def licence_fields(text: str) -> dict[str, str]:
     return {name: str(front[name]) for name in LICENCE_FIELDS if name in front} if isinstance(front, dict) else {}
 
 
-def model_card(facts: dict[str, Any], licence: dict[str, str]) -> str:
-    """Returns the card: front matter, then one line a fact."""
-    base = facts["base model"]
-    front = {"base_model": base} if on_hub(base) else {}
+def model_card(
+    facts: dict[str, Any],
+    licence: dict[str, str],
+    *,
+    name: str = "",
+    metrics: Mapping[str, Any] | None = None,
+    limits: ReportConfig | None = None,
+) -> str:
+    """Returns the card: front matter with the results as model-index, intended use, results, limits, a line a fact.
+
+    Args:
+        name: of the model on a hub; metrics: metrics.json of its evaluation, None before one is done.
+        limits: beyond which a model counts as damaged; None = the defaults.
+    """
+    base, policy = facts["base model"], facts["policy"]
+    front: dict[str, Any] = {"base_model": base} if on_hub(base) else {}
     front |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
     front |= {"tags": ["trace-ray", "realigned"], **licence}
+    if metrics and name:
+        front["model-index"] = model_index(name, policy, metrics)
     lines = ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---", ""]
     lines += [f"# Realigned with trace-ray ({facts['method']})", ""]
-    lines += [f"- {name}: {value}" for name, value in facts.items()]
+    lines += ["## Intended use", "", *use_lines(base, policy), ""]
+    lines += ["## Results", "", *result_lines(metrics), ""] if metrics else []
+    lines += ["## Limits", "", *limit_lines(metrics, limits or ReportConfig()), ""]
+    lines += ["## How it was made", ""]
+    lines += [f"- {fact}: {value}" for fact, value in facts.items()]
     named = f"the base model's: {licence['license']}" if "license" in licence else "the base model's; see there"
     return "\n".join([*lines, "", f"Its licence is {named}.", ""])
