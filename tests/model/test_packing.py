@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.impact import tiny
+from tests.model import families
 from trace_ray.config import ModelConfig, ObjectiveConfig
 from trace_ray.impact.pair_scores import PairRequest, score_pairs
 from trace_ray.impact.scores import Scorer
@@ -33,13 +34,28 @@ def shipped() -> Any:
     return load_model(ModelConfig(path=str(MODELS / "policy")))
 
 
+def of_config(name: str, **more: Any) -> Any:
+    """A random model of another family, its window wider than any row here."""
+    import transformers
+
+    shape = tiny.SHAPE | {"sliding_window": 40, "pad_token_id": 0} | more
+    return families.lively(transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**shape)))
+
+
 MAKE: dict[str, Callable[[], Any]] = {name: tiny.FAMILIES[name] for name in ("llama", "gemma2", "qwen2", "qwen3")}
-MAKE["shipped"] = shipped
+MAKE |= {
+    "shipped": shipped,
+    "gemma3": lambda: of_config("Gemma3TextConfig", layer_types=["sliding_attention", "full_attention"]),
+    "mistral": lambda: of_config("MistralConfig"),
+    "phi3": lambda: of_config("Phi3Config"),
+}
+TARGETS = {"phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")}
 
 
 @pytest.fixture(scope="module", params=MAKE)
 def model(request: pytest.FixtureRequest) -> Any:
-    return tiny.adapted(MAKE[request.param](), at_init=False)
+    targets = TARGETS.get(request.param, tiny.ALL_LINEARS)
+    return tiny.adapted(MAKE[request.param](), at_init=False, targets=targets)
 
 
 def gradients(model: Any, value: torch.Tensor) -> torch.Tensor:
