@@ -35,7 +35,7 @@ def check_log_probs(model: Any, path: str) -> None:
     head = OutputHead(model)
     prompt, responses = trial_sequences(model)
     device = causal.get_input_embeddings().weight.device
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference mode: what a model caches meanwhile is trained with later
         own = torch.cat([own_log_probs(causal, prompt, response) for response in responses])
         alone = torch.cat([_ours(model, head, pack_each([(prompt, r)]).to(device)) for r in responses])
         padded = _ours(model, head, pack_each((prompt, r) for r in responses).to(device))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from trace_ray.model import vocabulary
-from trace_ray.model.vocabulary import Head, chunked_log_probs
+from trace_ray.model.vocabulary import Head, chunked_log_probs, tokens_at_once
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.4])
@@ -47,3 +49,16 @@ def test_no_more_logits_are_held_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -
     chunked_log_probs(hidden, head, torch.zeros(37, dtype=torch.long)).sum().backward()  # type: ignore[no-untyped-call]
     assert max(seen) <= 64
     assert sum(seen) == 2 * 37 * 16  # once forward, once more for the weight's gradient
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 130), ("cuda", 523)])
+def test_a_chunk_is_sized_in_bytes_of_logits(device: str, expected: int) -> None:
+    """Of Llama 3's vocabulary, 64 MiB on a CPU and 256 MiB on a GPU; at least one token of any."""
+
+    class Weight:
+        def __init__(self) -> None:
+            self.device = torch.device(device)
+
+    weight: Any = Weight()
+    assert tokens_at_once(weight, 128256) == expected
+    assert tokens_at_once(weight, 2**40) == 1
