@@ -12,7 +12,7 @@ from tests.realign import handmade
 from trace_ray.config import Config
 from trace_ray.model.loading import load_model, new_adapter
 from trace_ray.model.sharing import Pays
-from trace_ray.objective.terms import SequenceGroup
+from trace_ray.objective.batch import SequenceGroup
 from trace_ray.pairs import SCORED_SCHEMA
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.engine import PlainEngine
