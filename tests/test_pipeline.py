@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +140,36 @@ def test_a_stage_that_begins_anew_is_told_by_the_configuration_and_what_stopped_
         assert f"gamma: {gamma}" in (run.place / "config.yaml").read_text()
     with pytest.raises(StaleRunError, match="seed"):
         run_stages(run, replace(config, impact=replace(config.impact, gamma=3.0, seed=1)), ["impact"])
+
+
+@pytest.mark.parametrize("asked", [["triage", "report"], ["triage"]])
+def test_a_report_is_written_after_each_stage_where_one_is_asked_for(
+    config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+) -> None:
+    """Also where the stage stops at a mistake; one that the report itself meets ends no run."""
+    seen: list[str] = []
+    ends = iter((UserError("triage", "bad judge", "use another"), None))
+
+    def runner(stage: str) -> Callable[[Run, Config], None]:
+        def done(run: Run, _config: Config) -> None:
+            seen.append(stage)
+            if stage == "report" and seen.count("report") < 3:
+                raise UserError("--run", "nothing to report", "wait")
+            if stage == "triage":
+                begin(run, "triage", {})
+                if (mistake := next(ends)) is not None:
+                    raise mistake
+                for folder in run.made_by("triage"):
+                    folder.publish(counts={}, seconds=0.0)
+
+        return done
+
+    monkeypatch.setattr("trace_ray.pipeline.stage_runner", runner)
+    with pytest.raises(UserError, match="bad judge"):
+        run_stages(run, config, asked)
+    run_stages(run, config, asked)
+    reports = "report" in asked
+    assert seen == (["triage", "report", "triage", "report", "report"] if reports else ["triage", "triage"])
 
 
 def test_another_policy_threshold_or_base_is_another_evaluation(config: Config, run: Run) -> None:

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from trace_ray.cluster.capacity import unmet
@@ -178,11 +178,21 @@ def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note) -> 
         except Exception as error:
             if (mistake := user_error_in(error)) is not None:
                 note_mistake(run, stage, mistake)
+                _report_so_far(run, config, stages)
             raise
         finally:  # an interrupted stage is resumed, and its peak may have been before
             if folders and not before and (folders[-1].place / INPUTS).exists():
                 record_peak(folders[-1].place, memory.peak_bytes)
+        if folders and not before:
+            _report_so_far(run, config, stages)
         note(stage, "up to date" if before else "done")
+
+
+def _report_so_far(run: Run, config: Config, stages: Sequence[str]) -> None:
+    """Writes the report of what is done where one is asked for at the end: days may lie between, or a mistake."""
+    if "report" in stages:
+        with suppress(UserError):  # what it lacks, the run's own end tells
+            stage_runner("report")(run, config)
 
 
 def _is_done(run: Run, stage: str) -> bool:

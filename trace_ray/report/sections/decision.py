@@ -138,7 +138,7 @@ def _advice(
         said = f"Fix the data first: {checks['data read'].seen}."
         return "fix", said, f"trace-ray check {_paths(config)}"
     if change is None:
-        done = "The corpus is judged" if gap else "The corpus is not judged yet"
+        done = "the corpus is judged" if gap else "the corpus is not judged yet"
         return "go on", f"Go on: {done}; the model has not been realigned and evaluated yet.", _on(run)
     return _of_model(run, config, failed, checks, change)
 
