@@ -19,6 +19,7 @@ from trace_ray.cli.check import check
 from trace_ray.cli.compare import compare
 from trace_ray.cli.decide import decide
 from trace_ray.cli.export import export_scored, export_trained, import_gguf, push
+from trace_ray.cli.label import label_app
 from trace_ray.cli.output import INTERRUPTED, MISTAKE
 from trace_ray.cli.plan import plan
 from trace_ray.cli.rate import rating_app
@@ -63,6 +64,7 @@ COMMANDS = (
     Entry(INSPECT, "watch", watch, "trace-ray watch --run runs/first"),
     Entry(INSPECT, "audit", audit, "trace-ray audit --labels labels.jsonl --run runs/first"),
     Entry(INSPECT, "decide", decide, "trace-ray decide --run runs/first triage.threshold=0.6"),
+    Entry(INSPECT, "label", label_app, "trace-ray label sample --run runs/first --out labels.html"),
     Entry(INSPECT, "compare", compare, "trace-ray compare runs/first runs/second --html compare.html"),
     Entry(INSPECT, "rate", rating_app, "trace-ray rate export runs/first --out runs/ratings"),
     Entry(EXCHANGE, "export", export_trained, "trace-ray export --run runs/first"),
