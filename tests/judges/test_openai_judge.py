@@ -15,9 +15,10 @@ from tests.support.fake_endpoint import FakeEndpoint
 from trace_ray.config import EndpointConfig, JudgeConfig, StorageConfig
 from trace_ray.config.policy import ClauseConfig, PolicyConfig
 from trace_ray.errors import UserError
-from trace_ray.judges.endpoint import retry_after
-from trace_ray.judges.openai_judge import OpenAIJudge
-from trace_ray.judges.opinion import Draft
+from trace_ray.judges.endpoint import Reply, retry_after
+from trace_ray.judges.openai_judge import OpenAIJudge, _first_token
+from trace_ray.judges.opinion import Draft, Opinion
+from trace_ray.judges.unreadable import unread_tally
 from trace_ray.storage.location import locate
 from trace_ray.triage.block import Bench
 from trace_ray.triage.guard import unguarded
@@ -190,3 +191,16 @@ def test_no_key_is_ever_written(fake: FakeEndpoint, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setenv("OPENAI_API_KEY", "sesame")
     assert "sesame" not in json.dumps(asdict(judge(fake).config))
+
+
+def test_what_a_content_filter_refuses_is_counted_apart_and_is_final(fake: FakeEndpoint) -> None:
+    """It falls on the harmful rows: neither an outage nor an answer that cannot be read."""
+    fake.odd = {"cut": {"choices": [{"finish_reason": "content_filter", "message": {"content": ""}}]}}
+    opinions = judge(fake).opinions(["q"] * 2, ["cut", "BAD"])
+    refused = Reply(None, 'endpoint 400: {"error": {"code": "content_filter"}}')
+    assert opinions[0] == _first_token(refused) == Opinion(None, "content filter: the endpoint would not read it")
+    assert opinions[1].p_violates == pytest.approx(0.95)
+    assert fake.asked["cut"] == 1
+    assert unread_tally([opinions[0][:2]])["unreadable"] == {"content filter": 1}
+    busy = Reply(None, "endpoint 503: the content management plane is busy", final=False)
+    assert _first_token(busy) == Opinion(None, busy.error, final=False), "what may pass is asked again"

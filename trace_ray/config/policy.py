@@ -133,3 +133,9 @@ def check_policy(policy: PolicyConfig, *, needs_rules: bool) -> None:
 def clause_ids(policy: PolicyConfig | PreviousConfig) -> list[str]:
     """Returns each clause's id, its number from 1 where it has none."""
     return [clause.id or str(number) for number, clause in enumerate(policy.clauses, 1)]
+
+
+def unruled(policy: PolicyConfig) -> list[str]:
+    """Returns the ids of the clauses that code cannot decide."""
+    named = zip(clause_ids(policy), policy.clauses, strict=True)
+    return [name for name, clause in named if clause.rule is None]

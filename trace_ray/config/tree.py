@@ -91,8 +91,8 @@ class TriageConfig:
         first_judge: a cheaper one that goes first; ``judge`` is asked only where the first one's P(violates) lies in
             [escalate_from, escalate_to] or cannot be read. null = none.
         second_judge: an independent one that judges everything too; pairs whose category differs are ABSTAIN. null = none.
-        clauses: also ask which clause each violating response breaks; clauses_from: of those with P(violates), uncalibrated,
-            from here on.
+        clauses: also ask which clause each violating response breaks; rules say it unasked.
+        clauses_from: of those with P(violates), uncalibrated, from here on.
         threshold: a response violates from this (calibrated) P(violates) on.
         abstain_band: half-width around the threshold inside which a response is not decided.
         calibration: how labels turn what the judge says into a probability; needs ``audit_labels``.

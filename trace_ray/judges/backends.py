@@ -102,8 +102,8 @@ def judge_fingerprint(policy: PolicyConfig, config: TriageConfig, judge: JudgeCo
         model: what it reads with: identity of its model's files, and of the prompt around the judged text.
     """
     facts: dict[str, object] = {"policy": policy_hash(policy), "prompt": PROMPT_VERSION, "model files": model}
-    facts |= {"clauses": config.clauses} | _asked(judge, "judge")
-    facts |= {"clauses from": config.clauses_from} if config.clauses else {}
+    facts |= {"clauses": names_clauses(config)} | _asked(judge, "judge")
+    facts |= {"clauses from": config.clauses_from} if names_clauses(config) else {}
     if judge is config.judge and config.first_judge is not None:
         facts |= _asked(config.first_judge, "first") | {"band": [config.escalate_from, config.escalate_to]}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -116,6 +116,11 @@ def _asked(judge: JudgeConfig, name: str) -> dict[str, object]:
     """
     address = {f"{name}.endpoint.base_url": judge.endpoint.base_url} if judge.backend == "openai" else {}
     return settings(replace(judge, chat_template_date=""), name) | address
+
+
+def names_clauses(config: TriageConfig) -> bool:
+    """Returns whether the clauses that violating responses break are named: where asked, and by rules, which know them."""
+    return config.clauses or (config.judge.backend == "rules" and config.first_judge is None)
 
 
 def needs_model_to_judge(config: TriageConfig) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,9 @@ from trace_ray.judges.vllm_judge import readable
 from trace_ray.model.engine import Verdict
 
 _NO_LOG_PROBS = Opinion(None, "endpoint: its answer carries no log-probs", final=False)
+_FILTERED = re.compile(r"content[_ ](filter|management)|safety[_ ](filter|system)", re.IGNORECASE)
+"""In an endpoint's refusal or reason to finish: it would not read the text, whoever asks how often."""
+_BY_FILTER = Opinion(None, "content filter: the endpoint would not read it")
 _MOST_WITHOUT = 16
 """Answers on end without log-probs that an endpoint which has given some is let pass: some are filtered, some broken."""
 
@@ -116,10 +120,14 @@ def first_token_mass(body: Mapping[str, Any]) -> dict[str, float]:
 
 def _first_token(reply: Reply) -> dict[str, float] | Opinion:
     if reply.body is None:
+        if reply.final and _FILTERED.search(reply.error or ""):
+            return _BY_FILTER
         return Opinion(None, reply.error, final=reply.final)
     try:
+        if _FILTERED.search(str(reply.body["choices"][0].get("finish_reason"))):
+            return _BY_FILTER
         return first_token_mass(reply.body)
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError):
         return _NO_LOG_PROBS
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trace_ray.config import Config, judge_name
-from trace_ray.config.policy import policy_hash
+from trace_ray.config.policy import policy_hash, unruled
 from trace_ray.corpus.blocks import row_sum
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.runs.artifacts import CANARIES, GATES, MANIFEST, Run, read_json
@@ -72,6 +72,11 @@ def publish(run: Run, config: Config, outcome: TriageOutcome, started: float) ->
     tell_refused(rejects, outcome.read.rows)
 
 
+def unchecked_by_rules(config: Config) -> list[str]:
+    """Returns the ids of the clauses that nobody checks: those without a rule, where rules judge."""
+    return unruled(config.policy) if config.triage.judge.backend == "rules" else []
+
+
 def publish_again(run: Run, config: Config, outcome: TriageOutcome, seconds: float) -> None:
     """Publishes rows that were decided again: none more and none fewer, by the counts of the manifests that are there."""
     refused, before = (read_json(artifact.place / MANIFEST) for artifact in (run.rejects, run.triaged))
@@ -97,6 +102,7 @@ def _publish_triaged(
     facts = {
         "policy": {"name": config.policy.name, "version": config.policy.version, "hash": policy_hash(config.policy)},
         "judge": judge_name(config.triage.judge),
+        "unchecked_clauses": unchecked_by_rules(config),
         "used": outcome.used,
         "decision": asdict(outcome.decision),
         "audit": without_curve(outcome.figures) if outcome.figures else None,

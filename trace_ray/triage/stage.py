@@ -16,6 +16,7 @@ from trace_ray.corpus.sources import corpus_sources
 from trace_ray.judges.backends import check_corrector
 from trace_ray.runs.anew import begin
 from trace_ray.runs.artifacts import Run
+from trace_ray.runtime.progress import warn
 from trace_ray.triage.again import finish_again, is_again
 from trace_ray.triage.block import merge_counts
 from trace_ray.triage.deciding import decide_corpus, decision_for
@@ -24,7 +25,7 @@ from trace_ray.triage.guard import deaths
 from trace_ray.triage.inputs import triage_inputs
 from trace_ray.triage.judging import judge_corpus
 from trace_ray.triage.labelled import audit_verdicts, refuse_audited, write_audit
-from trace_ray.triage.publish import TriageOutcome, publish
+from trace_ray.triage.publish import TriageOutcome, publish, unchecked_by_rules
 from trace_ray.triage.reading import read_corpus
 from trace_ray.triage.stores import verdict_stores
 from trace_ray.triage.work import Work
@@ -44,6 +45,7 @@ def run_triage(run: Run, config: Config) -> None:
     if is_again(run):
         finish_again(run, config)
         return
+    _tell_unchecked(config)
     ensure_ray(config.ray)
     work = Work.of(run)
     read = read_corpus(config, sources, work)
@@ -65,3 +67,10 @@ def run_triage(run: Run, config: Config) -> None:
     decided = decide_corpus(config, task, read.made, decision, given.overruled, counts)
     used = merge_counts([counts, decided.used, *work.unfinished_use()])
     publish(run, config, TriageOutcome(read, used, decided.counts, decision, figures), started)
+
+
+def _tell_unchecked(config: Config) -> None:
+    if unchecked := unchecked_by_rules(config):
+        every = len(config.policy.clauses)
+        checked = f"by rules, {every - len(unchecked)} of {every} clauses checked; nobody checks {', '.join(unchecked)}"
+        warn(f"triage: {checked}: give them rules, or a judge that reads")

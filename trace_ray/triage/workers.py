@@ -22,6 +22,7 @@ from trace_ray.judges.backends import (
     corrector_kind,
     make_corrector,
     make_triage_judge,
+    names_clauses,
 )
 from trace_ray.judges.opinion import Corrector, Judge
 from trace_ray.judges.usage import Usage
@@ -73,7 +74,7 @@ class Task:
         mortal = [c for c in (self.judge_config(name), config.first_judge) if c is not None and c.backend != "rules"]
         spans = self.guard(f"{place}/{name}", self.judge_config(name).batch_rows).judge if mortal else unguarded
         store = VerdictStore(self.stores[name]) if name in self.stores else None
-        return Bench(judge, store, spans, config.clauses_from if config.clauses else None)
+        return Bench(judge, store, spans, config.clauses_from if names_clauses(config) else None)
 
     def judge_config(self, name: str) -> JudgeConfig:
         second = self.config.second_judge

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from trace_ray.config import TriageConfig, judge_name
-from trace_ray.config.policy import PolicyConfig, clause_ids
+from trace_ray.config.policy import PolicyConfig, unruled
 from trace_ray.pairs import Category
 from trace_ray.report.sections.refusal import Refusal, checked_pairs, refusal_of
 from trace_ray.runs.artifacts import AUDIT_FILE, CANARIES, WORK, Run
@@ -120,12 +120,6 @@ def judge_section(run: Run, triage: TriageConfig, policy: PolicyConfig | None = 
         clauses=len(policy.clauses) if policy else 0,
         unchecked=unruled(policy) if policy and name == RULES else (),
     )
-
-
-def unruled(policy: PolicyConfig) -> list[str]:
-    """Returns the ids of the clauses that code cannot decide."""
-    named = zip(clause_ids(policy), policy.clauses, strict=True)
-    return [name for name, clause in named if clause.rule is None]
 
 
 def verdicts(run: Run, threshold: float) -> dict[str, int]:
