@@ -71,7 +71,8 @@ def merge(
 ) -> None:
     """Agreement of several raters, and their labels in one file; what they differ on goes to a page to be decided."""
     from trace_ray.evaluate.rating.agreement import krippendorff_alpha
-    from trace_ray.triage.labelling.merge import alpha_word, merge_labels, write_labels
+    from trace_ray.evaluate.rating.results import alpha_word
+    from trace_ray.triage.labelling.merge import merge_labels, write_labels
     from trace_ray.triage.labels import read_labels
 
     storage = load_storage([])

@@ -65,16 +65,3 @@ def write_labels(place: Location, labels: Mapping[str, Label]) -> None:
         {"pair_id": p, "violates_chosen": one.chosen, "violates_rejected": one.rejected} for p, one in labels.items()
     ]
     place.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def alpha_word(alpha: float | None) -> str:
-    """Returns an agreement in a word. Source: Krippendorff, Content Analysis: below 0.667 unreliable, from 0.8 reliable.
-
-    >>> [alpha_word(a) for a in (0.9, 0.7, 0.3, None)]
-    ['reliable', 'tentative', 'unreliable: make the policy clearer, or decide what they differ on', 'not defined']
-    """
-    if alpha is None:
-        return "not defined"
-    if alpha >= 0.8:
-        return "reliable"
-    return "tentative" if alpha >= 0.667 else "unreliable: make the policy clearer, or decide what they differ on"
