@@ -8,7 +8,7 @@ import pytest
 from trace_ray.config.load import load_config
 from trace_ray.config.sources import conf_folder
 from trace_ray.errors import UserError
-from trace_ray.triage.verdict import categories_N
+from trace_ray.triage.categories import categories_N
 
 DEMO = conf_folder() / "examples" / "demo.yaml"
 

@@ -20,7 +20,7 @@ from trace_ray.plan.probe_training import measure_training
 from trace_ray.storage.location import locate
 from trace_ray.synth.demo import write_corpus
 from trace_ray.synth.oracle import violates
-from trace_ray.triage.verdict import categorise
+from trace_ray.triage.categories import categorise
 
 DEMO = conf_folder() / "examples" / "demo.yaml"
 GIVEN = [

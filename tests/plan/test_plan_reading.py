@@ -22,7 +22,7 @@ from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import AnswerJudge, chunks, tokens_of
 from trace_ray.judges import vllm_judge
 from trace_ray.judges.backends import make_corrector, make_judge, make_triage_judge
-from trace_ray.model.engine import EngineSettings, Verdict
+from trace_ray.model.engine import EngineSettings
 from trace_ray.model.loading import load_tokenizer
 from trace_ray.pairs import RESPONSE_SCHEMA, prompt_text
 from trace_ray.plan import probe
@@ -53,7 +53,7 @@ class Recorder:
     def __init__(self, settings: EngineSettings) -> None:
         self.tokenizer = load_tokenizer(settings.model)
         self.max_model_len, self.unsure = settings.max_model_len, settings.kv_cache_gib == 2
-        self.asked: dict[str, list[list[int]]] = {"verdict": [], "clause": [], "draft": []}
+        self.asked: dict[str, list[list[int]]] = {"opinion": [], "clause": [], "draft": []}
 
     def _text(self, ids: Sequence[int]) -> tuple[str, str]:
         found = _JUDGED.search(self.tokenizer.decode(ids))
@@ -61,9 +61,10 @@ class Recorder:
         request, response = found.groups()
         return html.unescape(request), html.unescape(response)
 
-    def verdicts(self, prompts: Sequence[list[int]], _yes: list[int], _no: list[int]) -> list[Verdict]:
-        self.asked["verdict"] += prompts
-        return [Verdict(0.5 if self.unsure else float(violates(*self._text(ids))), 1.0) for ids in prompts]
+    def yes_no(self, prompts: Sequence[list[int]], _yes: list[int], _no: list[int]) -> list[tuple[float, float]]:
+        self.asked["opinion"] += prompts
+        yes = [0.5 if self.unsure else float(violates(*self._text(ids))) for ids in prompts]
+        return [(said, 1 - said) for said in yes]
 
     def first_token_log_probs(self, prompts: Sequence[list[int]], _ids: Sequence[int]) -> list[dict[int, float]]:
         self.asked["clause"] += prompts
@@ -148,9 +149,9 @@ def test_the_plan_counts_what_triage_asks_of_every_judge(corpus: list[str], engi
     benches = [Bench(one, None, unguarded, config.triage.threshold) for one in (both, second)]
     judged, _ = judge_block(block, benches[0], benches[1], (0, SLOTS))
     assert len({one.tokens for (_, what), one in plan.items() if what == "violates?"}) == 3
-    assert figures(plan["triage.first_judge", "violates?"]) == first.take("verdict")
-    assert figures(plan["triage.judge", "violates?"]) == main.take("verdict")
-    assert figures(plan["triage.second_judge", "violates?"]) == other.take("verdict")
+    assert figures(plan["triage.first_judge", "violates?"]) == first.take("opinion")
+    assert figures(plan["triage.judge", "violates?"]) == main.take("opinion")
+    assert figures(plan["triage.second_judge", "violates?"]) == other.take("opinion")
     for name, engine in (("triage.judge", main), ("triage.second_judge", other)):
         prompts, tokens = engine.take("clause")
         bound = plan[name, "which clause?"]
@@ -165,7 +166,7 @@ def test_the_plan_counts_what_triage_asks_of_every_judge(corpus: list[str], engi
     drafter: Any = correction.corrector
     assert figures(plan["triage.corrector_judge", "corrections"]) == drafter.engine.take("draft")
     for name, engine in (("triage.first_judge", first), ("triage.judge", main)):
-        prompts, tokens = engine.take("verdict")
+        prompts, tokens = engine.take("opinion")
         bound = plan[name, "corrections violate?"]
         assert prompts == bound.prompts
         assert tokens <= bound.tokens <= tokens + prompts * config.triage.corrector_tokens
@@ -186,11 +187,11 @@ def test_gold_corrections_are_counted_as_triage_judges_them(corpus: list[str], e
     main: Any = make_triage_judge(config.policy, config.triage)
     bench = Bench(main, None, unguarded, None)
     judged, _ = judge_block(block, bench, None, (0, SLOTS))
-    main.engine.take("verdict")
+    main.engine.take("opinion")
     correction = Correction(make_corrector(config.policy, config.triage, main), bench)  # type: ignore[arg-type]
     decide_block(block, judged, Decision(Calibration(), 0.5, 0.0), {}, correction, (0, SLOTS))
     verdicts = plan["triage.judge", "corrections violate?"]
-    assert figures(verdicts) == main.engine.take("verdict")
+    assert figures(verdicts) == main.engine.take("opinion")
     assert (verdicts.prompts > 0, verdicts.bound) == (True, "")
 
 
@@ -200,13 +201,13 @@ def test_the_canaries_are_those_that_triage_tries(corpus: list[str], engines: No
     config = config_of(corpus, f"triage.judge={judge(JUDGE, max_model_len=longest)}")
     sample, plan = planned(config)
     engine: Any = make_judge(config.policy, config.triage.judge)
-    engine.engine.verdicts = lambda prompts, _yes, _no: (
-        engine.engine.asked["verdict"].extend(prompts) or [Verdict(1.0, 1.0) for _ in prompts]
+    engine.engine.yes_no = lambda prompts, _yes, _no: (
+        engine.engine.asked["opinion"].extend(prompts) or [(1.0, 0.0) for _ in prompts]
     )
     first = sample.table.slice(0, CANARY_PAIRS)
     responses = [*first["rejected"].to_pylist(), *first["chosen"].to_pylist()]
     report = canary_report(engine, prompt_texts(first["prompt"]) * 2, responses, 0.5)
-    prompts, tokens = engine.engine.take("verdict")
+    prompts, tokens = engine.engine.take("opinion")
     found = plan["triage.judge", "canaries"]
     assert found.prompts == report["candidates"] + report["tried"] == 2 * 16 + 4 * len(ATTACKS)
     assert found.tokens == tokens
@@ -230,11 +231,11 @@ def test_the_evaluation_judge_reads_the_policy_with_each_answer(
     (generated / chunk.name).write_parquet(pa.Table.from_pylist(answers, schema=RESPONSE_SCHEMA))
     actor = AnswerJudge(config, generated, out)
     recorder: Any = actor.judge
-    recorder.engine.verdicts = lambda asked, _yes, _no: (
-        recorder.engine.asked["verdict"].extend(asked) or [Verdict(0.0, 1.0) for _ in asked]
+    recorder.engine.yes_no = lambda asked, _yes, _no: (
+        recorder.engine.asked["opinion"].extend(asked) or [(0.0, 1.0) for _ in asked]
     )
     actor({"chunk": chunk})
-    asked, tokens = recorder.engine.take("verdict")
+    asked, tokens = recorder.engine.take("opinion")
     answer = len(recorder.engine.tokenizer("Sure. " * 12, add_special_tokens=False)["input_ids"])
     assert asked == 64
     assert tokens_of([out / chunk.folder]) == tokens

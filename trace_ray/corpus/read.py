@@ -29,6 +29,7 @@ _REJECT_BYTES = 1024
 _ROW_BYTES = 256  # beside its text
 _as_json = json.encoder.encode_basestring  # a text as json.dumps writes it with ensure_ascii=False, ten times as fast
 _raw_decode = json.JSONDecoder().raw_decode  # json.loads without its looks for blanks at both ends
+# orjson would save 3 % of reading, for rows with NaN refused and integers beyond 64 bits rounded.
 _TRAIN, _TEST = Split.TRAIN.value, Split.TEST.value
 
 

@@ -12,7 +12,7 @@ from trace_ray.config.policy import PolicyConfig, clause_ids
 from trace_ray.errors import UserError
 from trace_ray.judges.clauses import LETTERS, Named, Offer, name_clauses
 from trace_ray.judges.endpoint import Endpoint, Reply
-from trace_ray.judges.opinion import Draft, Opinion
+from trace_ray.judges.opinion import Draft, Opinion, opinion_of
 from trace_ray.judges.prompt import (
     JUDGED,
     NO_WORDS,
@@ -23,8 +23,6 @@ from trace_ray.judges.prompt import (
     judged_text,
     spoken,
 )
-from trace_ray.judges.vllm_judge import readable
-from trace_ray.model.engine import Verdict
 
 _NO_LOG_PROBS = Opinion(None, "endpoint: its answer carries no log-probs", final=False)
 _FILTERED = re.compile(r"content[_ ](filter|management)|safety[_ ](filter|system)", re.IGNORECASE)
@@ -46,7 +44,8 @@ class OpenAIJudge:
 
     def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
         answers = self._first_tokens(judge_instruction(self.policy), requests, responses)
-        return [one if isinstance(one, Opinion) else readable(verdict_of(one), self.config.min_mass) for one in answers]
+        least = self.config.min_mass
+        return [said if isinstance(said, Opinion) else opinion_of(*yes_no(said), least) for said in answers]
 
     def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[Named]:
         """As ``Judge.clauses``: at most one each."""
@@ -56,7 +55,7 @@ class OpenAIJudge:
             pairs = [requests[i] for i in which], [responses[i] for i in which]
             answers = self._first_tokens(clause_instruction(self.policy, offered), *pairs)
             names = {letter.lower(): name for letter, name in offered.items()}
-            return [_unnamed(one) if isinstance(one, Opinion) else self._clause(one, names) for one in answers]
+            return [_unnamed(said) if isinstance(said, Opinion) else self._clause(said, names) for said in answers]
 
         return name_clauses(clause_ids(self.policy), len(responses), len(LETTERS), ask)
 
@@ -81,7 +80,7 @@ class OpenAIJudge:
         top = self.config.endpoint.top_logprobs
         limits = {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": top}
         answers = [_first_token(reply) for reply in self._ask(instruction, requests, responses, limits)]
-        if any(isinstance(one, dict) for one in answers):
+        if any(isinstance(answer, dict) for answer in answers):
             self.most_without, self.without = _MOST_WITHOUT, 0
         else:
             self.without += answers.count(_NO_LOG_PROBS)
@@ -98,7 +97,7 @@ class OpenAIJudge:
         self.prompts += len(turns)
         asked = self.config.chat_template_kwargs
         said = {"chat_template_kwargs": asked} if asked else {}  # OpenAI itself knows no such field
-        payloads = [{"model": self.config.model, "messages": one, **limits, **said} for one in turns]
+        payloads = [{"model": self.config.model, "messages": turn, **limits, **said} for turn in turns]
         return self.endpoint.ask("chat/completions", payloads)
 
     def counts(self) -> dict[str, int]:
@@ -112,9 +111,9 @@ def _unnamed(opinion: Opinion) -> Named:
 def first_token_mass(body: Mapping[str, Any]) -> dict[str, float]:
     """Returns {token, bare and lower-case: probability} of the first answer token's alternatives."""
     mass: dict[str, float] = {}
-    for one in body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
-        word = str(one["token"]).strip().lower()
-        mass[word] = mass.get(word, 0.0) + math.exp(float(one["logprob"]))
+    for token in body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
+        word = str(token["token"]).strip().lower()
+        mass[word] = mass.get(word, 0.0) + math.exp(float(token["logprob"]))
     return mass
 
 
@@ -131,10 +130,10 @@ def _first_token(reply: Reply) -> dict[str, float] | Opinion:
         return _NO_LOG_PROBS
 
 
-def verdict_of(mass: Mapping[str, float]) -> Verdict:
-    """Returns the verdict in the mass of Yes and of No."""
+def yes_no(mass: Mapping[str, float]) -> tuple[float, float]:
+    """Returns the probability of a Yes and of a No in ``first_token_mass``."""
     yes, no = (sum(mass.get(word, 0.0) for word in spoken(words)) for words in (YES_WORDS, NO_WORDS))
-    return Verdict(p_yes=yes / (yes + no) if yes + no > 0 else 0.5, mass=yes + no)
+    return yes, no
 
 
 def _content(reply: Reply) -> str | None:

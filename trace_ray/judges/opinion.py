@@ -21,6 +21,19 @@ class Opinion(NamedTuple):
     final: bool = True
 
 
+def opinion_of(yes: float, no: float, min_mass: float) -> Opinion:
+    """Returns the opinion in a first answer token: unreadable, never guessed, where Yes and No have too little mass.
+
+    Args:
+        yes, no: probability of a Yes token (it violates) and of a No token, together at most 1.
+        min_mass: what both must have together.
+    """
+    mass = yes + no
+    if mass < min_mass or mass <= 0:
+        return Opinion(None, f"unreadable: mass {mass:.3f} on Yes and No")
+    return Opinion(yes / mass)
+
+
 class Draft(NamedTuple):
     """A corrected response.
 
@@ -34,7 +47,7 @@ class Draft(NamedTuple):
 
 
 class Judge(Protocol):
-    """Anything that judges a block of responses. A judge's verdict depends on request and response alone."""
+    """Anything that judges a block of responses. A judge's opinion depends on request and response alone."""
 
     def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
         """Returns one opinion a response, in order."""

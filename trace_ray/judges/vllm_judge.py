@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from trace_ray.config import JudgeConfig
 from trace_ray.config.policy import PolicyConfig, clause_ids
 from trace_ray.errors import UserError
 from trace_ray.judges.clauses import LETTERS, Named, Offer, name_clauses
-from trace_ray.judges.opinion import Draft, Opinion
+from trace_ray.judges.opinion import Draft, Opinion, opinion_of
 from trace_ray.judges.prompt import (
     NO_WORDS,
     YES_WORDS,
@@ -22,7 +21,7 @@ from trace_ray.judges.prompt import (
     judged_text,
     split_at_judged,
 )
-from trace_ray.model.engine import Engine, EngineSettings, Verdict
+from trace_ray.model.engine import Engine, EngineSettings, token_mass
 from trace_ray.model.engine_start import EngineNames
 
 Tokens = list[int]
@@ -65,15 +64,15 @@ class VllmJudge:
         prompts = self.prompt_ids(requests, responses)
         fitting = [i for i, ids in enumerate(prompts) if len(ids) < self.engine.max_model_len]
         asked = [prompts[i] for i in fitting]
-        verdicts = self.engine.verdicts(asked, self.yes_ids, self.no_ids) if asked else []
+        masses = self.engine.yes_no(asked, self.yes_ids, self.no_ids) if asked else []
         self._count(asked)
-        known = dict(zip(fitting, verdicts, strict=True))
+        known = dict(zip(fitting, masses, strict=True))
         return [self._opinion(known.get(i), len(ids)) for i, ids in enumerate(prompts)]
 
-    def _opinion(self, verdict: Verdict | None, length: int) -> Opinion:
-        if verdict is None:
+    def _opinion(self, mass: tuple[float, float] | None, length: int) -> Opinion:
+        if mass is None:
             return Opinion(None, f"too long for the judge: {length} tokens of {self.engine.max_model_len}")
-        return readable(verdict, self.config.min_mass)
+        return opinion_of(*mass, self.config.min_mass)
 
     def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[Named]:
         """As ``Judge.clauses``: at most one each, named by those letters that are one token of this tokenizer."""
@@ -98,7 +97,7 @@ class VllmJudge:
         return [named.get(i, ()) for i in range(len(prompts))]
 
     def _clause(self, log_probs: dict[int, float], letters: dict[str, Tokens]) -> tuple[str, ...]:
-        mass = {name: sum(math.exp(log_probs[i]) for i in ids if i in log_probs) for name, ids in letters.items()}
+        mass = {name: token_mass(log_probs, ids) for name, ids in letters.items()}
         return (max(mass, key=lambda name: mass[name]),) if sum(mass.values()) >= self.config.min_mass else ()
 
     def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[Draft]:
@@ -139,13 +138,6 @@ def frame_tokens(tokenizer: Any, instruction: str, where: str, judge: JudgeConfi
         raise UserError(f"{where}.model", judge.model, "its chat template drops or repeats the user's turn")
     (head,), (tail,) = tokens.prompts(pieces[:1]), tokens.ids(pieces[1:])
     return head.ids, tail
-
-
-def readable(verdict: Verdict, min_mass: float) -> Opinion:
-    """Returns the verdict as an opinion: unreadable, never guessed, where Yes and No together have too little mass."""
-    if verdict.mass < min_mass or verdict.mass <= 0:
-        return Opinion(None, f"unreadable: mass {verdict.mass:.3f} on Yes and No")
-    return Opinion(verdict.p_yes)
 
 
 def single_tokens(tokenizer: Any, words: Sequence[str]) -> Tokens:

@@ -1,10 +1,10 @@
-"""The vLLM engine: greedy generation and one-token verdicts. Built inside a Ray Data actor, one engine a process."""
+"""The vLLM engine: greedy generation and the first answer token's log-probs. Built inside a Ray Data actor, one a process."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,19 +31,6 @@ class EngineSettings:
     num_cpus: float = 1.0
     extra: tuple[tuple[str, Any], ...] = ()
     names: EngineNames = field(default_factory=EngineNames)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the first answer token says.
-
-    Args:
-        p_yes: mass on the Yes tokens / mass on Yes and No tokens.
-        mass: probability on Yes and No tokens together: low = the model did not answer the question.
-    """
-
-    p_yes: float
-    mass: float
 
 
 _BREAKS = (RuntimeError, MemoryError, OSError, EOFError)
@@ -100,10 +87,10 @@ class Engine:
         answers = self._answers(prompts, SamplingParams(temperature=0.0, max_tokens=max_new_tokens))
         return [answer.outputs[0] for answer in answers]
 
-    def verdicts(self, prompts: Sequence[list[int]], yes_ids: list[int], no_ids: list[int]) -> list[Verdict]:
-        """Returns the verdict in the first answer token's log-probs after each prompt."""
+    def yes_no(self, prompts: Sequence[list[int]], yes_ids: list[int], no_ids: list[int]) -> list[tuple[float, float]]:
+        """Returns the probability, in [0, 1], of each prompt's first answer token being a Yes, and of its being a No."""
         answers = self.first_token_log_probs(prompts, [*yes_ids, *no_ids])
-        return [_verdict(log_probs, yes_ids, no_ids) for log_probs in answers]
+        return [(token_mass(seen, yes_ids), token_mass(seen, no_ids)) for seen in answers]
 
     def first_token_log_probs(self, prompts: Sequence[list[int]], token_ids: Sequence[int]) -> list[dict[int, float]]:
         """Returns for each prompt {token id: log-prob in nats} of the first answer token being one of ``token_ids``."""
@@ -139,9 +126,9 @@ def _readable(tokenizer: Any, settings: EngineSettings) -> Any:
     return load_tokenizer(settings.model, settings.revision, settings.trusted, settings.names.model)
 
 
-def _verdict(log_probs: dict[int, float], yes_ids: list[int], no_ids: list[int]) -> Verdict:
-    yes, no = (sum(math.exp(log_probs[i]) for i in ids if i in log_probs) for ids in (yes_ids, no_ids))
-    return Verdict(p_yes=yes / (yes + no) if yes + no > 0 else 0.5, mass=yes + no)
+def token_mass(log_probs: Mapping[int, float], ids: Sequence[int]) -> float:
+    """Returns the probability of ``ids`` together, from {token id: log-prob in nats}; what is not there counts nothing."""
+    return sum(math.exp(log_probs[i]) for i in ids if i in log_probs)
 
 
 def _engine_environment(settings: EngineSettings) -> None:

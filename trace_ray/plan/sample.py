@@ -26,7 +26,7 @@ from trace_ray.plan.judges import EVALUATION, PANEL
 from trace_ray.plan.reading import Questions, Reader, judged_tokens, readers
 from trace_ray.plan.workload import Prompts, SampledPair
 from trace_ray.storage.location import expand
-from trace_ray.triage.verdict import categorise
+from trace_ray.triage.categories import categorise
 
 _ALL_BYTES = 1 << 40
 COUNTED_FILES = 16

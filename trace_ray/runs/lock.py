@@ -200,7 +200,7 @@ def _write(place: Location, data: bytes, version: str | None) -> str:
         return object_store.put_if(place.fs, place.path, data, version)
     folder, name = os.path.split(place.path)
     os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, f".{name}.guard"), "w") as guard:
+    with open(os.path.join(folder, f".{name}.guard"), "w") as guard:  # as in storage/staging.py, instead of filelock
         fcntl.flock(guard, fcntl.LOCK_EX)
         held = _read(place)
         if (held[1] if held else None) != version:

@@ -113,6 +113,7 @@ def _remove_unused(root: Path) -> None:
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Holds an exclusive lock among this node's processes; the kernel frees it when its holder dies."""
+    # filelock holds the same lock, but looks for it every 50 ms: woken after 16 to 36 ms, here after 0.1 to 5.
     with open(path, "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -16,7 +16,7 @@ from trace_ray.storage.location import Location
 from trace_ray.synth.demo import MODELS
 from trace_ray.synth.oracle import compliant, violates
 from trace_ray.synth.world import Row, generate
-from trace_ray.triage.verdict import categorise, complies
+from trace_ray.triage.categories import categorise, complies
 
 TEST_PAIRS = 128
 

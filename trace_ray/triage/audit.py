@@ -14,8 +14,8 @@ from trace_ray.errors import JudgeRejectedError, UserError
 from trace_ray.runs.artifacts import AUDIT_FILE, Run
 from trace_ray.storage.location import Location
 from trace_ray.triage.calibrate import Calibration, Decision, choose_band, fit_calibration, reliability, upper_bound
+from trace_ray.triage.categories import categorise
 from trace_ray.triage.labels import Label, labelled_rows, read_labels
-from trace_ray.triage.verdict import categorise
 
 _LEAST_OF_A_KIND = 5
 """Labelled responses of each kind needed to fit a calibration."""

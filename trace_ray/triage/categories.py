@@ -1,4 +1,4 @@
-"""From two probabilities to a category."""
+"""What a judge's two probabilities make of a pair: its category."""
 
 from __future__ import annotations
 
