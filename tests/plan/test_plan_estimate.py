@@ -15,8 +15,9 @@ from trace_ray.errors import UserError
 from trace_ray.plan import estimate as formulas
 from trace_ray.plan.asked import Asked
 from trace_ray.plan.checks import check_memory, check_resources, cluster_size
-from trace_ray.plan.estimate import Resources, StageEstimate, at_once, estimate, total, training_gib
+from trace_ray.plan.estimate import estimate, training_gib
 from trace_ray.plan.rates import EngineRates, Rates, ScoringRates, TrainRates, given, with_given
+from trace_ray.plan.stage_row import Resources, StageEstimate, at_once, total
 from trace_ray.plan.workload import Prompts, SampledPair, Workload, workload
 
 HAVE = Resources(cpus=2, gpus=0)

@@ -13,13 +13,14 @@ from trace_ray.config.load import load_config
 from trace_ray.config.sources import conf_folder
 from trace_ray.plan import estimate as formulas
 from trace_ray.plan.asked import UNSURE, Asked, evaluation_asked, triage_asked
-from trace_ray.plan.estimate import Resources, StageEstimate, estimate
+from trace_ray.plan.estimate import estimate
 from trace_ray.plan.judges import reading_judges
 from trace_ray.plan.measure import _pieces
 from trace_ray.plan.plan import Plan
 from trace_ray.plan.rates import EngineRates, Rates, ScoringRates, TrainRates, with_given
 from trace_ray.plan.reading import Questions
 from trace_ray.plan.show import plan_tables
+from trace_ray.plan.stage_row import RAY_GIB, Resources, StageEstimate
 from trace_ray.plan.workload import Prompts, SampledPair, Workload
 
 JUDGE = "triage.judge={backend: vllm, model: j, num_cpus: 1}"
@@ -241,7 +242,7 @@ def test_an_actor_starts_all_its_judges_and_asks_each_at_its_own_speed() -> None
     verdicts = (5500 / 5000 + 11_000 / 1000 + 11_400 / 1000) / 2
     assert triage.seconds == pytest.approx(formulas.RAY_START_S + 20 + 3 + 7 + verdicts + 4000 / 5000 + 4000 / 1000)
     assert triage.tokens == 5500 + 11_000 + 11_400 + 2 * (4000 + 4000)
-    assert triage.memory_gib == pytest.approx(formulas.RAY_GIB + 2 * (2 + 1 + 2))
+    assert triage.memory_gib == pytest.approx(RAY_GIB + 2 * (2 + 1 + 2))
     assert triage.work == "100 pairs, at most 920 questions to judges"
 
 
@@ -255,7 +256,7 @@ def test_corrections_take_actors_of_their_own_after_all_is_judged() -> None:
     drafting = formulas.POOL_START_S + 20 + 11 + 600 / 1000 + 1000 / 20 + 1200 / 1000
     assert with_them.seconds == pytest.approx(without.seconds + drafting)
     assert with_them.tokens - without.tokens == 600 + 1000 + 1200
-    assert (without.memory_gib, with_them.memory_gib) == pytest.approx((formulas.RAY_GIB + 3, formulas.RAY_GIB + 8))
+    assert (without.memory_gib, with_them.memory_gib) == pytest.approx((RAY_GIB + 3, RAY_GIB + 8))
 
 
 def test_the_evaluation_pays_for_its_engine_and_for_its_judges() -> None:

@@ -15,10 +15,10 @@ from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
 from trace_ray.model.loading import load_chat_tokenizer
 from trace_ray.pairs import CONFLICTS
-from trace_ray.plan.estimate import Resources, StageEstimate
 from trace_ray.plan.judges import reading_judges
 from trace_ray.plan.reading import Reader
 from trace_ray.plan.sample import Sample
+from trace_ray.plan.stage_row import Resources, StageEstimate
 from trace_ray.plan.workload import Workload
 from trace_ray.runs.artifacts import STAGES
 from trace_ray.runs.opening import hold_settings, run_folder

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from trace_ray.config import Config, ObjectiveConfig
 from trace_ray.judges.backends import needs_model_for_corrections
@@ -13,6 +12,7 @@ from trace_ray.plan.asked import Asked
 from trace_ray.plan.judges import CORRECTOR, EVALUATION, FIRST, JUDGE, SECOND, used_judges
 from trace_ray.plan.judging import in_words, pool_time
 from trace_ray.plan.rates import Rates, TrainRates
+from trace_ray.plan.stage_row import Reserved, Resources, StageEstimate, at_once, stage_row
 from trace_ray.plan.workload import Workload
 from trace_ray.realign.zero import used_stage
 
@@ -27,57 +27,12 @@ IMPACT_STARTS = 3.5
 TRAINER_STARTS = 8.0
 """Ray Train's controller and worker group, then DeepSpeed."""
 EXPORT_STARTS = 1.5
-RAY_GIB = 0.7
-"""Ray's own processes, its object store and a fresh driver."""
 DRIVER_GIB = 0.5
 """What the driver holds once it has loaded a tokenizer."""
 TOP_K_BYTES = 8
 """Of one stored token and its log-prob; each worker reads all. A prompt's tokens are counted too: at most so much."""
 TRAINER_GIB = 1.0
 """Ray Train's controller and DeepSpeed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What the cluster has."""
-
-    cpus: float
-    gpus: float
-
-
-class Span(NamedTuple):
-    """Workers of one size, reserved for some seconds; None = not known for how many."""
-
-    seconds: float | None
-    workers: int
-    num_cpus: float
-    num_gpus: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageEstimate:
-    """One stage: what it has to do, how long it takes, what it holds.
-
-    Args:
-        work: in words; tokens: all that pass a model.
-        asked: what its judges are asked, of which ``tokens`` is the sum too.
-        seconds: wall clock, None where a speed is not known; workers: at once.
-        memory_gib: peak of all processes together.
-        cpu_hours, gpu_hours: reserved; price: of both; None as ``seconds`` is.
-        left_out: work of the stage that none of these figures count.
-    """
-
-    stage: str
-    work: str
-    tokens: int
-    seconds: float | None
-    workers: int
-    memory_gib: float
-    cpu_hours: float | None
-    gpu_hours: float | None
-    price: float | None
-    asked: Sequence[Asked] = ()
-    left_out: str = ""
 
 
 def estimate(
@@ -93,18 +48,11 @@ def estimate(
     ]
 
 
-def at_once(most: int, num_cpus: float, num_gpus: float, have: Resources) -> int:
-    """Returns how many workers of a size run together, at most ``most`` and at least one."""
-    fits = [math.floor(have.cpus / num_cpus)] if num_cpus else []
-    fits += [math.floor(have.gpus / num_gpus)] if num_gpus else []
-    return max(1, min([most, *fits]))
-
-
 def _triage(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config, have: Resources) -> StageEstimate:
     judge = config.triage.judge
     workers = at_once(judge.max_actors, judge.num_cpus, judge.num_gpus, have)
     judging, correcting = (
-        [one.by_actors(workers) for one in asked if one.pool == pool] for pool in ("judge", "correct")
+        [asking.by_actors(workers) for asking in asked if asking.pool == pool] for pool in ("judge", "correct")
     )
     judges = [name for name in used_judges(config) if name in (JUDGE, FIRST, SECOND)]
     correctors = [name for name in used_judges(config) if name in (JUDGE, FIRST, CORRECTOR)]
@@ -115,13 +63,13 @@ def _triage(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config
         starting = POOL_START_S if needs_model_for_corrections(config.policy, config.triage) else 0.0
         seconds = None if seconds is None or more is None else seconds + starting + more
         memory = max(memory, other)
-    return _stage(
+    return stage_row(
         "triage",
         f"{load.rows:,} pairs{in_words([*judging, *correcting])}",
-        sum(one.tokens + one.written for one in [*judging, *correcting]),
-        [Span(seconds, workers, judge.num_cpus, judge.num_gpus)],
+        sum(asking.tokens + asking.written for asking in [*judging, *correcting]),
+        [Reserved(seconds, workers, judge.num_cpus, judge.num_gpus)],
         memory,
-        config,
+        config.plan,
         [*judging, *correcting],
     )
 
@@ -146,13 +94,13 @@ def impact_seconds(load: Workload, rates: Rates, config: Config, have: Resources
 def _impact(load: Workload, rates: Rates, config: Config, have: Resources) -> StageEstimate:
     impact = config.impact
     workers = impact_workers(load, config, have)
-    return _stage(
+    return stage_row(
         "impact",
         f"{config.impact.gold_size} gold pairs, {load.trained['INVERT'] + load.trained['PUNISH']:,} conflicts scored",
         load.gold_tokens + load.scored_tokens,
-        [Span(impact_seconds(load, rates, config, have), workers, impact.num_cpus, impact.num_gpus)],
+        [Reserved(impact_seconds(load, rates, config, have), workers, impact.num_cpus, impact.num_gpus)],
         DRIVER_GIB + rates.scoring.peak_gib * workers,
-        config,
+        config.plan,
     )
 
 
@@ -177,13 +125,13 @@ def _realign(load: Workload, rates: Rates, config: Config, have: Resources) -> S
     workers_gib = training_gib(train, config) + realign.workers * stored * TOP_K_BYTES * realign.top_k / 2**30
     # Ray keeps the scoring workers for a while, idle but loaded.
     idle = train.memory_gib * impact_workers(load, config, have)
-    return _stage(
+    return stage_row(
         "realign",
         f"{f'{rounds} rounds of ' if rounds > 1 else ''}{samples:,} pairs, {epochs:.3g} epochs, {steps:,} steps",
         round(tokens) + stored,
-        [Span(seconds, realign.workers, realign.num_cpus, gpus)],
+        [Reserved(seconds, realign.workers, realign.num_cpus, gpus)],
         DRIVER_GIB + TRAINER_GIB + idle + workers_gib,
-        config,
+        config.plan,
     )
 
 
@@ -222,21 +170,23 @@ def _evaluate(load: Workload, asked: Sequence[Asked], rates: Rates, config: Conf
     written = round(2 * (load.prompts.number + load.attacks.number) * answer)
     judge = evaluate.judge
     judges = at_once(judge.max_actors, judge.num_cpus, judge.num_gpus, have)
-    judged = [one.with_answers(answer) for one in asked if one.pool == "evaluate"]
+    judged = [asking.with_answers(answer) for asking in asked if asking.pool == "evaluate"]
     judging, judge_gib = pool_time(judged, [EVALUATION], rates, config, judges)
     generating = 2 * (POOL_START_S + policy.start_s) + written / policy.answer_tokens_s
     drifting = rates.train.start_s + 2 * load.drift_tokens / rates.train.forward_tokens_s if load.drift_tokens else 0.0
     attacks = f" and {load.attacks.number:,} harmful requests" if load.attacks.number else ""
-    counted = _stage(
+    counted = stage_row(
         "evaluate",
         f"{load.prompts.number:,} prompts{attacks}, 2 models, {answer:.0f} tokens an answer",
-        2 * (load.prompts.sent + load.attacks.sent + load.drift_tokens) + written + sum(one.tokens for one in judged),
+        2 * (load.prompts.sent + load.attacks.sent + load.drift_tokens)
+        + written
+        + sum(asking.tokens for asking in judged),
         [
-            Span(generating + drifting, 1, evaluate.num_cpus, evaluate.num_gpus),
-            Span(None if judging is None else POOL_START_S + judging, judges, judge.num_cpus, judge.num_gpus),
+            Reserved(generating + drifting, 1, evaluate.num_cpus, evaluate.num_gpus),
+            Reserved(None if judging is None else POOL_START_S + judging, judges, judge.num_cpus, judge.num_gpus),
         ],
         DRIVER_GIB + max(policy.memory_gib, judge_gib),
-        config,
+        config.plan,
         judged,
     )
     # What a task of the harness asks is in its data sets, which nobody downloads for a plan.
@@ -246,45 +196,10 @@ def _evaluate(load: Workload, asked: Sequence[Asked], rates: Rates, config: Conf
 def _panel(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config) -> Iterator[StageEstimate]:
     """Yields one row a judge of `trace-ray rate panel`, which asks them one after another once there are answers."""
     answer = rates.policy.answer_tokens or load.answer_tokens
-    for one in (one.with_answers(answer) for one in asked if one.pool == "panel"):
-        judge = used_judges(config)[one.judge]
-        judging, memory = pool_time([one], [one.judge], rates, config, 1)
+    for asking in (asking.with_answers(answer) for asking in asked if asking.pool == "panel"):
+        judge = used_judges(config)[asking.judge]
+        judging, memory = pool_time([asking], [asking.judge], rates, config, 1)
         seconds = None if judging is None else RAY_START_S + judging
-        work = f"after the run, by rate panel{in_words([one])}"
-        yield _stage(
-            one.judge, work, one.tokens, [Span(seconds, 1, judge.num_cpus, judge.num_gpus)], memory, config, [one]
-        )
-
-
-def _stage(
-    stage: str,
-    work: str,
-    tokens: int,
-    spans: Sequence[Span],
-    memory_gib: float,
-    config: Config,
-    asked: Sequence[Asked] = (),
-) -> StageEstimate:
-    """Args: spans: what is reserved, one after another; a stage with one of unknown length has no time."""
-    lengths = [span.seconds for span in spans if span.seconds is not None]
-    known = len(lengths) == len(spans)
-    hours = [((span.seconds or 0.0) / 3600 * span.workers, span) for span in spans]
-    cpu_hours = sum(number * span.num_cpus for number, span in hours)
-    gpu_hours = sum(number * span.num_gpus for number, span in hours)
-    return StageEstimate(
-        stage=stage,
-        work=work,
-        tokens=tokens,
-        seconds=sum(lengths) if known else None,
-        workers=max(span.workers for span in spans),
-        memory_gib=RAY_GIB + memory_gib,
-        cpu_hours=cpu_hours if known else None,
-        gpu_hours=gpu_hours if known else None,
-        price=cpu_hours * config.plan.cpu_hour_price + gpu_hours * config.plan.gpu_hour_price if known else None,
-        asked=asked,
-    )
-
-
-def total(stages: list[StageEstimate], of: Callable[[StageEstimate], float | None]) -> float:
-    """Returns the sum of one figure over the stages where it is known."""
-    return sum(of(stage) or 0.0 for stage in stages)
+        work = f"after the run, by rate panel{in_words([asking])}"
+        reserved = [Reserved(seconds, 1, judge.num_cpus, judge.num_gpus)]
+        yield stage_row(asking.judge, work, asking.tokens, reserved, memory, config.plan, [asking])

@@ -14,8 +14,8 @@ RULES_RESPONSES_S = 10_000.0
 
 def in_words(asked: Sequence[Asked]) -> str:
     """Returns how much is asked, for the table's column of work."""
-    at_most = "at most " if any(one.bound for one in asked) else ""
-    return f", {at_most}{sum(one.prompts for one in asked):,} questions to judges"
+    at_most = "at most " if any(asking.bound for asking in asked) else ""
+    return f", {at_most}{sum(asking.prompts for asking in asked):,} questions to judges"
 
 
 def pool_time(
@@ -24,9 +24,9 @@ def pool_time(
     """(Seconds, GiB) of a pool each of whose actors holds some judges; no seconds where one's speed is not known."""
     engines = [rates.judges[name] for name in held if name in rates.judges]
     memory = sum(engine.memory_gib for engine in engines) if engines else BARE_GIB
-    spans = [_judging(one, rates, config) for one in asked]
-    known = [span for span in spans if span is not None]
-    if len(known) < len(spans):
+    seconds = [_judging(asking, rates, config) for asking in asked]
+    known = [each for each in seconds if each is not None]
+    if len(known) < len(seconds):
         return None, memory * workers
     return sum(engine.start_s for engine in engines) + sum(known) / workers, memory * workers
 

@@ -12,12 +12,13 @@ from trace_ray.config.check import unfilled
 from trace_ray.errors import UserError
 from trace_ray.plan import checks
 from trace_ray.plan.asked import evaluation_asked, triage_asked
-from trace_ray.plan.estimate import StageEstimate, estimate
+from trace_ray.plan.estimate import estimate
 from trace_ray.plan.manifest import read_groups
 from trace_ray.plan.measure import measure
 from trace_ray.plan.preflight import preflight
 from trace_ray.plan.rates import Rates, given, with_given
 from trace_ray.plan.sample import read_sample
+from trace_ray.plan.stage_row import StageEstimate
 from trace_ray.plan.unready import without_weights
 from trace_ray.plan.workload import Workload, workload
 from trace_ray.runs.artifacts import STAGES

@@ -8,10 +8,10 @@ from rich.table import Table
 
 from trace_ray.config import Config
 from trace_ray.plan.asked import Asked
-from trace_ray.plan.estimate import StageEstimate, total
 from trace_ray.plan.judges import used_judges
 from trace_ray.plan.plan import Plan
 from trace_ray.plan.rates import Rates
+from trace_ray.plan.stage_row import StageEstimate, total
 from trace_ray.plan.workload import Workload
 
 

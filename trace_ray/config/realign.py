@@ -1,0 +1,76 @@
+"""Settings of stage 3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trace_ray.config.fields import LABELS, choice, resource, resource_choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealignConfig:
+    """Stage 3. Paper: lr 1e-4, cosine, 100 warm-up steps, 1 epoch, 4 pairs a step.
+
+    The result depends on ``batch``, not on how many workers share it: workers may be added or lost in the middle of a run.
+
+    Args:
+        tune: ``lora`` trains the adapter; ``full`` all weights (``impact.parameters``: what impact is measured along).
+        kl_reference: what the KL is taken to: ``same_weights`` = the model with its adapter off (lora); ``frozen_copy`` =
+            a second copy, sharded by ZeRO-3 with the rest (full); ``top_k`` = distributions stored before training.
+            These two serve a KL on RETAIN only.
+        top_k: tokens kept of each stored distribution; the rest of the vocabulary counts as one token.
+        max_steps: T_max of Algorithm 1; 0 = ``epochs`` alone decide.
+        epsilon: stop once the gradient's norm has stayed below it for ``epsilon_steps`` steps; 0 = never.
+        warmup_steps: steps of linear warm-up, at most a tenth of the run.
+        max_grad_norm: the gradient is scaled down to it; 0 = never.
+        batch: pairs a step, over all workers.
+        shares: category -> share of a step, each set drawn from separately; empty = every pair once an epoch.
+        length_window: steps whose pairs are sorted by length among one another; 1 = no sorting.
+        micro_tokens: padded tokens that a worker runs at once; what is over goes into further micro-batches.
+        forward_overhead: tokens whose work costs as much as launching one more forward: pairs of unlike length run in
+            several forwards where that wastes less. Some 20 on CPU, a few hundred on a GPU.
+        workers: at most; min_workers: at least, fewer than ``workers`` = elastic; 0 = exactly ``workers``.
+        zero_stage: DeepSpeed ZeRO stage 0..3; 0 in bfloat16 is run as 1.
+        offload: to CPU memory: ``optimizer`` (ZeRO 1-3) or ``all`` = optimizer and parameters (ZeRO 3).
+        gradient_checkpointing: recompute activations in the backward pass.
+        checkpoint_steps: steps between checkpoints; keep_checkpoints: so many are kept.
+        async_checkpoints: upload while training goes on.
+        whole_checkpoints: also keep AdamW's moments whole, which another number of workers can resume from; without
+            them a checkpoint is half as large, and only as many workers at the same ZeRO stage can go on.
+        label_selector: as a judge's; of the workers, and of the tasks before and after.
+        max_failures: restarts after a worker's death; preemptions are not counted.
+        trackers: tensorboard, mlflow, wandb; metrics.jsonl is always written.
+    """
+
+    tune: str = choice("lora", "full")
+    kl_reference: str = choice("same_weights", "frozen_copy", "top_k")
+    top_k: int = 64
+    seed: int = 0
+    epochs: int = 1
+    max_steps: int = 0
+    epsilon: float = 0.0
+    epsilon_steps: int = 10
+    learning_rate: float = 1e-4
+    schedule: str = choice("cosine", "linear", "constant")
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    batch: int = 4
+    shares: dict[str, float] = field(default_factory=dict)
+    length_window: int = 8
+    micro_tokens: int = resource(4096)
+    forward_overhead: int = resource(24)
+    workers: int = resource(1)
+    min_workers: int = resource(0)
+    zero_stage: int = resource(0)
+    offload: str = resource_choice("none", "optimizer", "all")
+    gradient_checkpointing: bool = resource(False)
+    checkpoint_steps: int = resource(50)
+    keep_checkpoints: int = resource(2)
+    async_checkpoints: bool = resource(True)
+    whole_checkpoints: bool = resource(True)
+    max_failures: int = resource(3)
+    num_cpus: float = resource(1.0)
+    use_gpu: bool = resource(False)
+    label_selector: dict[str, str] = field(default_factory=dict, metadata=LABELS)
+    trackers: tuple[str, ...] = resource(("tensorboard",))
