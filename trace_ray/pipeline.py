@@ -202,10 +202,10 @@ def _is_done(run: Run, stage: str) -> bool:
 
 def user_error_in(error: BaseException) -> UserError | None:
     """Returns the UserError that a Ray task or actor raised, from inside whatever Ray wrapped it in; a full disk is one."""
-    for one in inside(error):
-        if isinstance(one, UserError) and not hasattr(one, "cause"):  # with one it is Ray's copy, its text a trace
-            return one
-        if isinstance(one, OSError) and one.errno == errno.ENOSPC:
+    for inner in inside(error):
+        if isinstance(inner, UserError) and not hasattr(inner, "cause"):  # with one it is Ray's copy, its text a trace
+            return inner
+        if isinstance(inner, OSError) and inner.errno == errno.ENOSPC:
             remedy = "the disk is full; free some space and run again: what is finished is kept"
-            return UserError("disk", one.filename or "no space left", remedy)
+            return UserError("disk", inner.filename or "no space left", remedy)
     return None

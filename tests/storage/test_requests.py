@@ -85,7 +85,7 @@ def test_a_block_costs_a_listing_and_as_many_requests_a_run_as_scaling_counts(
     ]
     (place / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     group = blocks.SourceGroup(0, (Source(place / "corpus.jsonl", 0, ""),), 0)
-    runs = blocks.regroup(group, CorpusConfig(), 8, place / "runs", place / "rejects")["runs"]
+    runs = blocks.regroup(group, CorpusConfig(), 8, place / "runs", place / "rejects")["chunks"]
     assert runs > 2
     verbs(proxy)
     assert blocks.read_block(place / "runs", 3).num_rows > 100

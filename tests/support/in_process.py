@@ -35,5 +35,5 @@ def _blocks_here(worker: Any, arguments: Any, blocks: list[int], *_pool: Any) ->
 def read_here(config: Config, sources: list[Any], work: Work) -> ReadRows:
     groups = reading._groups(sources, config.corpus.limit)
     blocks = block_count(sum(map(reading._count_group, groups)), config.corpus.rows_per_part)
-    total = merge_counts([regroup(group, config.corpus, blocks, work.runs, work.rejects) for group in groups])
+    total = merge_counts([regroup(group, config.corpus, blocks, work.chunks, work.rejects) for group in groups])
     return ReadRows(total["rows"], total["row_sum"], blocks, total["extra"])

@@ -33,8 +33,8 @@ def test_every_step_works_there(s3: StorageConfig) -> None:
     config = CorpusConfig(paths=(f"{base.uri}/corpus",))
     run = Run(base / "run")
     work = Work.of(run)
-    tally = regroup(SourceGroup(0, tuple(corpus_sources(config, s3)), 0), config, 4, work.runs, work.rejects)
-    assert finished_groups(work.runs) == {"group-000000": tally}
+    tally = regroup(SourceGroup(0, tuple(corpus_sources(config, s3)), 0), config, 4, work.chunks, work.rejects)
+    assert finished_groups(work.chunks) == {"group-000000": tally}
     triage = TriageConfig(abstain_band=0.0)
     store = base / "store"
     task = Task(

@@ -59,7 +59,7 @@ def task(folder: Path, rows: list[dict[str, str]], config: TriageConfig, blocks:
     corpus.write_text("".join(json.dumps({"prompt": f"q{i}", **row}) + "\n" for i, row in enumerate(rows)))
     work = Work.of(run(folder))
     source = Source(locate(str(corpus), StorageConfig()), 0, "")
-    regroup(SourceGroup(0, (source,), 0), CorpusConfig(), blocks, work.runs, work.rejects)
+    regroup(SourceGroup(0, (source,), 0), CorpusConfig(), blocks, work.chunks, work.rejects)
     known: dict[str, Any] = {"policy": POLICY, "work": work, "stores": {}, "deaths": 0} | more
     return Task(config=config, blocks=blocks, **known)
 
@@ -76,7 +76,7 @@ def test_a_repeated_pair_is_audited_once(tmp_path: Path) -> None:
 
 def test_canaries_are_tried_though_the_first_block_is_empty(fake: FakeEndpoint, tmp_path: Path) -> None:
     known = task(tmp_path, PUNISH[:1], TriageConfig(judge=asking(fake)), blocks=16)
-    assert read_block(known.work.runs, 0).num_rows == 0
+    assert read_block(known.work.chunks, 0).num_rows == 0
     JudgeActor(known, {})({"block": 0})
     assert json.loads((known.work.place / CANARIES).read_text())["seeds"] == 2
 
@@ -93,7 +93,7 @@ def test_a_judge_refused_while_it_judges_leaves_its_audit_for_the_report(
     blocks_in_process(monkeypatch)
     config = TriageConfig(judge=RULES, audit_labels="some.jsonl", audit_rows=1)
     known = task(tmp_path, PUNISH, config, blocks=16)
-    ids = [pair for block in range(16) for pair in read_block(known.work.runs, block)["pair_id"].to_pylist()]
+    ids = [pair for block in range(16) for pair in read_block(known.work.chunks, block)["pair_id"].to_pylist()]
     with pytest.raises(JudgeRejectedError):
         judge_corpus(Config(triage=config), known, ReadRows(3, 0, 16), dict.fromkeys(ids, Label(True, True)))
     assert json.loads((known.work.triaged / "audit.json").read_text())["auc"] is None

@@ -53,7 +53,7 @@ def template_source(text: str) -> TemplateSource:
         sought += kept.args if kept.name in ("replace", "trim") else []
     for test in tree.find_all(nodes.Compare):
         sought += [test.expr] if any(one.op in ("in", "notin") for one in test.ops) else []
-    words = [one.value for one in sought if isinstance(one, nodes.Const) and isinstance(one.value, str)]
+    words = [node.value for node in sought if isinstance(node, nodes.Const) and isinstance(node.value, str)]
     # A bare word in a test is a key of a message; white space at a text's ends is tried out, not read here.
     marks = frozenset(word for word in words if word.strip() and not word.isidentifier())
     return TemplateSource(frozenset(meta.find_undeclared_variables(tree)), marks)

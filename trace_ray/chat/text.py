@@ -40,7 +40,7 @@ class RefusedText:
 
 def accepted(found: Iterable[T | RefusedText]) -> list[T]:
     """Returns those that are in tokens."""
-    return [one for one in found if not isinstance(one, RefusedText)]
+    return [dialogue for dialogue in found if not isinstance(dialogue, RefusedText)]
 
 
 class ChatTokenizer:
@@ -68,7 +68,7 @@ class ChatTokenizer:
         one, other = (self.template.prompt([{"role": "user", "content": text}])[::-1] for text in ("one", "two?"))
         before, after = common_start(one, other)[::-1], self.template.join.lead
         tried = [after + word + self.end_of_turn for word in ("Yes", "the answer", "7")]
-        joined, plain = self.tokens.ids([before + one for one in tried]), self.tokens.ids(tried)
+        joined, plain = self.tokens.ids([before + text for text in tried]), self.tokens.ids(tried)
         (begun,) = self.tokens.ids([before])
         same = all(whole == [*begun, *alone] for whole, alone in zip(joined, plain, strict=True))
         return "" if same else before

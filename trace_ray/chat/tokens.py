@@ -59,19 +59,21 @@ class Tokens:
         if plain:
             found = self.tokenizer(plain, add_special_tokens=False, return_attention_mask=False, verbose=False)
             sources = found.encodings or [None] * len(plain)
-            known = iter([Encoded(list(ids), one) for ids, one in zip(found["input_ids"], sources, strict=True)])
+            known = iter([Encoded(list(ids), source) for ids, source in zip(found["input_ids"], sources, strict=True)])
         return [self._encode_hidden(text) if _HIDDEN in text else next(known) for text in texts]
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """As ``encode``: the tokens alone."""
-        return [one.ids for one in self.encode(texts)]
+        return [encoded.ids for encoded in self.encode(texts)]
 
     def prompts(self, texts: Sequence[str]) -> list[Encoded]:
         """As ``encode``, with the begin-of-text token where the model wants one and the template writes none."""
         bos = self.bos
         return [
-            one if not bos or one.ids[:1] == bos else replace(one, ids=[*bos, *one.ids], before=len(bos))
-            for one in self.encode(texts)
+            encoded
+            if not bos or encoded.ids[:1] == bos
+            else replace(encoded, ids=[*bos, *encoded.ids], before=len(bos))
+            for encoded in self.encode(texts)
         ]
 
     def spans(self, pieces: Sequence[str], found: Encoded) -> list[Span] | None:

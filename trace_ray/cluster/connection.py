@@ -82,7 +82,7 @@ def in_service(node: str) -> bool:
 
     if not ray.is_initialized():
         return not node
-    alive = {one["NodeID"] for one in ray.nodes() if one["Alive"]}
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     return node in alive - set(state.get_draining_nodes())
 
 

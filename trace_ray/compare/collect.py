@@ -102,7 +102,7 @@ def _name(method: str, folder: str) -> str:
 def _prompt_set(run: Run) -> str:
     """Six hex digits over which prompts were answered: equal numbers of others compare nothing."""
     parts = (run.evaluation.place / RESPONSES).files(".parquet")
-    ids = sorted({one for part in parts for one in part.read_parquet(["pair_id"])["pair_id"].to_pylist()})
+    ids = sorted({pair for part in parts for pair in part.read_parquet(["pair_id"])["pair_id"].to_pylist()})
     return inputs_hash({"prompts": ids})[:6]
 
 

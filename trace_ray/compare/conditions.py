@@ -48,10 +48,10 @@ def corpus_fact(triaged: Mapping[str, Any]) -> str:
 
 def unlike_settings(methods: Sequence[str], settings: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
     """Returns {setting's name: each run's value} of those that differ; of unlike methods the objective is what is compared."""
-    names = sorted({name for one in settings for name in one}, key=_place)
+    names = sorted({name for each in settings for name in each}, key=_place)
     if len(set(methods)) > 1:
         names = [name for name in names if not name.startswith(_METHOD)]
-    values = {name: [one.get(name, "not set") for one in settings] for name in names}
+    values = {name: [each.get(name, "not set") for each in settings] for name in names}
     return {name: seen for name, seen in values.items() if len(set(seen)) > 1}
 
 

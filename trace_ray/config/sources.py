@@ -90,7 +90,7 @@ def _find(name: str, beside: str, storage: StorageConfig) -> Source:
     shipped = _shipped(name)
     if shipped:
         return _read(shipped, name)
-    neighbours = [str(one) for one in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    neighbours = [str(neighbour) for neighbour in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
     close = nearest(str(path), neighbours) or nearest(_stem(name), shipped_names())
     raise UserError("-c", path if beside else name, f"no such file{close}")
 

@@ -41,8 +41,8 @@ def written_out(layers: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str,
 
 
 def _term(category: str, written: Any) -> Any:
-    if isinstance(written, list) and written and all(isinstance(one, dict) for one in written):
-        first, *others = ({**_roles(category, one), **_sorted_out(one)} for one in written)
+    if isinstance(written, list) and written and all(isinstance(term, dict) for term in written):
+        first, *others = ({**_roles(category, term), **_sorted_out(term)} for term in written)
         return {**first, "also": [*first.get("also", []), *others]}
     return _sorted_out(written) if isinstance(written, dict) else written
 

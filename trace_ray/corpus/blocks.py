@@ -1,7 +1,7 @@
 """Regroups the corpus by prompt: block b holds every pair whose prompt's hash falls into its range, in corpus order.
 
 So repeated pairs, equal responses and the verdict store's keys are a block's own business, and memory is a block's size
-whatever the corpus' size. Each run of rows read is written once, as one file with a batch for every block.
+whatever the corpus' size. Each chunk of rows read is written once, as one file with a batch for every block.
 """
 
 from __future__ import annotations
@@ -64,19 +64,19 @@ def pairs_a_row(sources: Sequence[Source], config: CorpusConfig) -> float:
 
 
 def regroup(group: SourceGroup, config: CorpusConfig, blocks: int, out: Location, rejects: Location) -> dict[str, int]:
-    """Writes a group's runs below ``out``, its refused rows below ``rejects`` and, last, its record, which it returns.
+    """Writes a group's chunks below ``out``, its refused rows below ``rejects`` and, last, its record, which it returns.
 
     The same group writes the same files, so a task may be repeated.
-    Returns: rows read, pairs and rejects beyond one a row, the sum over the numbers of all of them, runs written, rejects.
+    Returns: rows read, pairs and rejects beyond one a row, the sum over the numbers of all of them, chunks read, rejects.
     """
-    tally: Counter[str] = Counter(rows=0, extra=0, rejects=0, row_sum=0, runs=0)
+    tally: Counter[str] = Counter(rows=0, extra=0, rejects=0, row_sum=0, chunks=0)
     for number, chunk in enumerate(read_sources(group.sources, config, group.limit, CHUNK_BYTES)):
         if chunk.pairs.num_rows:
-            _write_run(chunk.pairs, blocks, out / f"run-{group.index:06d}-{number:06d}.arrow")
+            _write_chunk(chunk.pairs, blocks, out / f"chunk-{group.index:06d}-{number:06d}.arrow")
         if chunk.rejects.num_rows:
             (rejects / f"part-read-{group.index:06d}-{number:06d}.parquet").write_parquet(chunk.rejects)
             metrics.count_each("rejects", "reason", chunk.rejects["reason"].to_pylist(), stage="triage")
-        tally.update({"runs": 1, "rejects": chunk.rejects.num_rows})
+        tally.update({"chunks": 1, "rejects": chunk.rejects.num_rows})
         tally.update({"rows": chunk.rows, "extra": chunk.extra})
         tally.update({"row_sum": _row_sum(chunk.pairs) + _row_sum(chunk.rejects)})
     (out / f"{group.name}.json").write_text(json.dumps(tally))
@@ -93,7 +93,7 @@ def _row_sum(table: pa.Table) -> int:
     return row_sum(table["row"])
 
 
-def _write_run(pairs: pa.Table, blocks: int, place: Location) -> None:
+def _write_chunk(pairs: pa.Table, blocks: int, place: Location) -> None:
     owner = pairs["slot"].to_numpy().astype(np.int64) * blocks // SLOTS
     order = np.argsort(owner, kind="stable")
     bounds = np.searchsorted(owner[order], np.arange(blocks + 1))
@@ -121,7 +121,7 @@ def read_block(out: Location, block: int) -> pa.Table:
     return table.sort_by("row").combine_chunks()
 
 
-def _batches(runs: Sequence[Location], block: int) -> Iterator[pa.RecordBatch]:
-    for run in runs:
-        with run.fs.open_input_file(run.path) as file, pa.ipc.open_file(file) as reader:
+def _batches(chunks: Sequence[Location], block: int) -> Iterator[pa.RecordBatch]:
+    for chunk in chunks:
+        with chunk.fs.open_input_file(chunk.path) as file, pa.ipc.open_file(file) as reader:
             yield reader.get_batch(block)

@@ -101,10 +101,10 @@ class _Seen:
         self.pairs = self.held_out = self.duplicates = 0
 
     def add(self, pair_id: str, prompt: Sequence[Message], split: str) -> None:
-        one, asked = int(pair_id, 16), hash(tuple((turn["role"], turn["content"]) for turn in prompt))
+        number, asked = int(pair_id, 16), hash(tuple((turn["role"], turn["content"]) for turn in prompt))
         self.pairs += 1
-        self.duplicates += one in self.ids
-        self.ids.add(one)
+        self.duplicates += number in self.ids
+        self.ids.add(number)
         if split == Split.TEST:
             self.held_out += 1
             self.test.add(asked)
@@ -138,7 +138,7 @@ def _checked(source: Source, config: CorpusConfig, limit: int, seen: _Seen) -> F
                 rejects[reason] = Refused(before.rows + 1, before.line, before.detail)
     except UserError as error:
         return FileCheck(name, split, problem=error.remedy)
-    most = dict(sorted(rejects.items(), key=lambda one: -one[1].rows))
+    most = dict(sorted(rejects.items(), key=lambda found: -found[1].rows))
     return FileCheck(
         name=name,
         split=split,

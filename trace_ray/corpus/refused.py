@@ -20,5 +20,7 @@ def refused_share(rejects: Mapping[str, int], rows: int, what: str = "rows") -> 
     '13 of 1,000 rows are refused (1.3 %): missing_field 10, too_long 3'
     """
     number = sum(rejects.values())
-    named = ", ".join(f"{reason} {count:,}" for reason, count in sorted(rejects.items(), key=lambda one: -one[1]))
+    named = ", ".join(
+        f"{reason} {count:,}" for reason, count in sorted(rejects.items(), key=lambda counted: -counted[1])
+    )
     return f"{number:,} of {rows:,} {what} are refused ({100 * number / max(1, rows):.2g} %): {named}"

@@ -31,7 +31,9 @@ from trace_ray.pairs import RejectReason
 
 __all__ = ["FORMATS", "RawPair", "RejectedRowError", "detect_format", "fit_length", "parse_row"]
 
-FORMATS: dict[str, Format] = {one.name: one for one in (*preference.FORMATS, *compared.FORMATS, *ranked.FORMATS)}
+FORMATS: dict[str, Format] = {
+    format_.name: format_ for format_ in (*preference.FORMATS, *compared.FORMATS, *ranked.FORMATS)
+}
 """Every format by its name; the first whose columns a row has is the row's."""
 
 _UNREAD = ("tools", "functions", "images", "image", "videos", "video", "audios", "audio", "documents")
@@ -49,7 +51,7 @@ class _Known(NamedTuple):
 @lru_cache(maxsize=4096)
 def _known(columns: tuple[str, ...]) -> _Known:
     names = frozenset(columns)
-    format_ = next((one for one in FORMATS.values() if one.fits(names)), None)
+    format_ = next((known for known in FORMATS.values() if known.fits(names)), None)
     no_pair = next((k for k in NO_PAIRS if Format(k.name, k.columns, lambda _row, _config: []).fits(names)), None)
     unread, systems = (tuple(name for name in some if name in names) for some in (_UNREAD, SYSTEM_COLUMNS))
     texts = layout(columns).plain and {"prompt", "chosen", "rejected"} <= names and not unread and not systems

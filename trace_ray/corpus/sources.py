@@ -111,7 +111,7 @@ def _saved(folder: Location, names: Sequence[str]) -> dict[str, list[str]]:
         if own == STATE:
             try:
                 state = json.loads((folder / name).read_bytes())
-                found[base] = [str(one["filename"]) for one in state["_data_files"]]
+                found[base] = [str(file["filename"]) for file in state["_data_files"]]
             except (ValueError, KeyError, TypeError):  # another's file of that name
                 continue
     return found

@@ -22,7 +22,7 @@ class CascadeJudge:
 
     def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
         opinions = list(self.first.opinions(requests, responses))
-        unsure = [i for i, one in enumerate(opinions) if self._unsure(one)]
+        unsure = [i for i, opinion in enumerate(opinions) if self._unsure(opinion)]
         second = self.strong.opinions([requests[i] for i in unsure], [responses[i] for i in unsure]) if unsure else []
         for i, one in zip(unsure, second, strict=True):
             opinions[i] = one

@@ -23,8 +23,8 @@ def words(texts: pa.Array) -> pa.Array:
 def violates(policy: PolicyConfig, prompts: pa.Array, responses: pa.Array) -> pa.Array:
     """Returns for each response whether any clause's rule is broken, as a boolean array."""
     broken = _none_of(responses)
-    for one in broken_clauses(policy, prompts, responses).values():
-        broken = pc.or_(broken, one)
+    for clause in broken_clauses(policy, prompts, responses).values():
+        broken = pc.or_(broken, clause)
     return broken
 
 

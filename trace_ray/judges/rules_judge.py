@@ -23,12 +23,12 @@ class RulesJudge:
     def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
         self.judged += len(responses)
         broken = rules.violates(self.policy, pa.array(requests, pa.string()), pa.array(responses, pa.string()))
-        return [_BROKEN if one else _KEPT for one in broken.to_pylist()]
+        return [_BROKEN if violates else _KEPT for violates in broken.to_pylist()]
 
     def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...]]:
         asked = pa.array(requests, pa.string()), pa.array(responses, pa.string())
-        broken = {name: one.to_pylist() for name, one in rules.broken_clauses(self.policy, *asked).items()}
-        return [tuple(name for name, one in broken.items() if one[i]) for i in range(len(responses))]
+        broken = {name: clause.to_pylist() for name, clause in rules.broken_clauses(self.policy, *asked).items()}
+        return [tuple(name for name, marks in broken.items() if marks[i]) for i in range(len(responses))]
 
     def counts(self) -> dict[str, int]:
         return {"judged_prompts": self.judged}

@@ -23,7 +23,7 @@ class Usage:
     def take(self) -> dict[str, int]:
         """Returns the counts, and adds them to the metrics."""
         now = Counter(
-            {f"{prefix}{name}": n for prefix, one in self.counted.items() for name, n in one.counts().items()}
+            {f"{prefix}{name}": n for prefix, judge in self.counted.items() for name, n in judge.counts().items()}
         )
         used = {name: value - self.before[name] for name, value in now.items()}
         self.before = now

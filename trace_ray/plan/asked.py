@@ -174,7 +174,7 @@ def evaluation_asked(load: Workload, config: Config) -> list[Asked]:
     panel = [name for name in used_judges(config) if name.startswith(PANEL)]
     votes = [_answers(name, "which answer is better?", "panel", load.prompts, config, 2 * items) for name in panel]
     bound = f"at most: {PANEL_ITEMS} items, two answers each"
-    return asked + [replace(one, bound=bound) for one in votes]
+    return asked + [replace(vote, bound=bound) for vote in votes]
 
 
 def _answers(judge: str, what: str, pool: str, prompts: Prompts, config: Config, answers: int) -> Asked:

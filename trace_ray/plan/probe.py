@@ -66,7 +66,7 @@ def _judge(config: Config, name: str, rows: list[dict[str, Any]], begun: float) 
 def _drafting(reader: Any, requests: list[str], responses: list[str]) -> float:
     """Tokens a second of corrections, their prompts' reading included; one that is none was cut at the limit, most likely."""
     drafts: list[str | None] = []
-    seconds = _timed(lambda: drafts.extend(one.text for one in reader.drafts(requests, responses)))
+    seconds = _timed(lambda: drafts.extend(draft.text for draft in reader.drafts(requests, responses)))
     whole = [draft for draft in drafts if draft is not None]
     lengths = [len(ids) for ids in reader.engine.tokenizer(whole)["input_ids"]] if whole else []
     cut = len(drafts) - len(whole)

@@ -116,11 +116,11 @@ def known_corrections(pairs: pa.Table, config: Config) -> list[str | None]:
     if corrector_kind(config.policy, triage) == "gold":
         requests = [prompt_text(prompt) for prompt in pairs["prompt"].to_pylist()]
         place = expand((triage.gold_responses,), config.storage, "triage.gold_responses")[0]
-        found = [one.text for one in GoldCorrector(place).drafts(requests, chosen)]
+        found = [draft.text for draft in GoldCorrector(place).drafts(requests, chosen)]
     elif triage.correct and (limit := rules.word_limit(config.policy)):
         found = [rules.cut_to_words(text, limit) for text in chosen]
     categories = pairs["category"].to_pylist() if "category" in pairs.column_names else [Category.PUNISH] * len(chosen)
-    return [one if name == Category.PUNISH else None for one, name in zip(found, categories, strict=True)]
+    return [response if name == Category.PUNISH else None for response, name in zip(found, categories, strict=True)]
 
 
 def _chunks(sources: Sequence[Source], config: Config, limit: int) -> Iterator[Chunk]:
@@ -156,10 +156,10 @@ def _in_figures(
             category=row.get("category"),
             test=row["split"] == Split.TEST,
             repeated=again,
-            prompt=len(one.prompt_ids),
-            responses={name: len(ids) for name, ids in one.response_ids.items()},
+            prompt=len(sequences.prompt_ids),
+            responses={name: len(ids) for name, ids in sequences.response_ids.items()},
             judged=tokens,
         )
-        for row, number, one, again, tokens in figures
-        if not isinstance(one, RefusedText)
+        for row, number, sequences, again, tokens in figures
+        if not isinstance(sequences, RefusedText)
     ]

@@ -19,7 +19,7 @@ def plan_tables(plan: Plan, config: Config) -> list[Table]:
     """Returns what the corpus holds, what was measured, and the stages; only what is known."""
     tables = [_corpus(plan.load, plan.sampled)] if plan.load else []
     tables += [_rates(plan.rates, measured=config.plan.measure)] if plan.rates else []
-    asked = [one for stage in plan.stages for one in stage.asked]
+    asked = [asking for stage in plan.stages for asking in stage.asked]
     tables += [_asked(asked)] if asked else []
     return tables + ([_stages(plan.stages, config)] if plan.stages else [])
 
@@ -48,9 +48,9 @@ def _rates(rates: Rates, *, measured: bool) -> Table:
 def _asked(asked: Sequence[Asked]) -> Table:
     table = Table("judge", "question", "prompts", "tokens read", "written", "counted")
     table.title, table.title_justify = "Questions to judges", "left"
-    for one in asked:
-        figures = [f"{number:,}" for number in (one.prompts, one.tokens, one.written)]
-        table.add_row(one.judge, one.what, *figures, one.bound or "expected")
+    for asking in asked:
+        figures = [f"{number:,}" for number in (asking.prompts, asking.tokens, asking.written)]
+        table.add_row(asking.judge, asking.what, *figures, asking.bound or "expected")
     return table
 
 
@@ -82,9 +82,9 @@ def _stages(stages: list[StageEstimate], config: Config) -> Table:
 
 def _missing(stages: Sequence[StageEstimate], config: Config) -> str:
     """Returns the rates of endpoints without which a stage has no time."""
-    asked = [one for stage in stages if stage.seconds is None for one in stage.asked]
+    asked = [asking for stage in stages if stage.seconds is None for asking in stage.asked]
     needed = [] if config.plan.judge_tokens_s else ["plan.judge_tokens_s"]
-    writing = any(one.written and used_judges(config)[one.judge].backend == "openai" for one in asked)
+    writing = any(asking.written and used_judges(config)[asking.judge].backend == "openai" for asking in asked)
     return " and ".join([*needed, *(["plan.answer_tokens_s"] if writing and not config.plan.answer_tokens_s else [])])
 
 

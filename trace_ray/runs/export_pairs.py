@@ -59,7 +59,7 @@ def export_pairs(run: Run, out: Location) -> tuple[int, int]:
         raise UserError(out.uri, "holds files already", "name another folder")
     written = left_out = 0
     for name, rows in _parts(run):
-        kept = [one for one in map(preference, rows) if one is not None]
+        kept = [pair for pair in map(preference, rows) if pair is not None]
         written, left_out = written + len(kept), left_out + len(rows) - len(kept)
         (out / name).write_parquet(pa.Table.from_pylist(kept, schema=EXPORT_SCHEMA))
     return written, left_out

@@ -112,5 +112,5 @@ def config_beside(run: Run, text: str) -> Iterator[None]:
 
 def _begun(run: Run) -> dict[str, str]:
     """What each folder that was begun was begun with."""
-    records = [one.place / INPUTS for stage in STAGES for one in run.made_by(stage)]
+    records = [artifact.place / INPUTS for stage in STAGES for artifact in run.made_by(stage)]
     return {record.path: record.read_text() for record in records if record.exists()}

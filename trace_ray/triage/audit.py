@@ -41,8 +41,8 @@ class _Arrays:
 
     @classmethod
     def of(cls, pairs: Sequence[Labelled]) -> _Arrays:
-        said = [[p if p is not None else np.nan for p in (one.p_chosen, one.p_rejected)] for one in pairs]
-        truth = [list(one.label) for one in pairs]
+        said = [[p if p is not None else np.nan for p in (pair.p_chosen, pair.p_rejected)] for pair in pairs]
+        truth = [list(pair.label) for pair in pairs]
         return cls(np.array(said, dtype=float).reshape(-1, 2), np.array(truth, dtype=bool).reshape(-1, 2))
 
     def readable(self) -> tuple[Any, Any]:
@@ -117,7 +117,7 @@ def _decided(pairs: Sequence[Labelled], decision: Decision) -> dict[str, Any]:
     calibrated = decision.calibration(raw)
     said = calibrated >= decision.threshold
     names = list(decision.categories(*arrays.p_N2.T))
-    expected = [categorise(not one.label.chosen, not one.label.rejected).value for one in pairs]
+    expected = [categorise(not pair.label.chosen, not pair.label.rejected).value for pair in pairs]
     inverted = [want for want, name in zip(expected, names, strict=True) if name == "INVERT"]
     table, ece = reliability(calibrated, truth)
     return {

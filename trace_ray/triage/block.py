@@ -77,7 +77,9 @@ class Bench:
         new = [i for i, key in enumerate(keys) if key not in known] if keys else list(range(len(responses)))
         judged = self.spans(_pick(requests, new), _pick(responses, new), self._ask)
         if self.store:
-            found = {keys[i]: (slots[i], one) for i, one in zip(new, judged, strict=True) if one is not None}
+            found = {
+                keys[i]: (slots[i], opinion) for i, opinion in zip(new, judged, strict=True) if opinion is not None
+            }
             self.store.write(*window, found)
         fresh = dict(zip(new, judged, strict=True))
         all_opinions = [fresh[i] if i in fresh else known[keys[i]] for i in range(len(responses))]
@@ -90,7 +92,9 @@ class Bench:
         if self.clauses_from is None:
             return opinions
         bad = [
-            i for i, one in enumerate(opinions) if one.p_violates is not None and one.p_violates >= self.clauses_from
+            i
+            for i, opinion in enumerate(opinions)
+            if opinion.p_violates is not None and opinion.p_violates >= self.clauses_from
         ]
         named = self.judge.clauses(_pick(requests, bad), _pick(responses, bad)) if bad else []
         for i, clauses in zip(bad, named, strict=True):
@@ -126,10 +130,12 @@ def judge_block(
     others: list[Opinion | None] = [Opinion(None)] * len(asked)
     if second is not None:
         others, more = second.opinions(asked, answers, asked_slots, window)
-        others = [one if one is None or one.p_violates is not None or one.error else _SILENT for one in others]
+        others = [
+            other if other is None or other.p_violates is not None or other.error else _SILENT for other in others
+        ]
         counts.update({f"second_{name}": value for name, value in more.items()})
     counts["responses_repeated"] = 2 * len(requests) - len(asked)
-    unsettled = sum(not one.final for one in (*opinions, *others) if one is not None)
+    unsettled = sum(not opinion.final for opinion in (*opinions, *others) if opinion is not None)
     counts.update({UNSETTLED: unsettled} if unsettled else {})
     columns: dict[str, pa.Array] = {"row": new["row"], "pair_id": new["pair_id"]}
     for name, side in zip(SIDES, sides, strict=True):
@@ -137,8 +143,8 @@ def judge_block(
     deadly = {i for i, both in enumerate(zip(opinions, others, strict=True)) if None in both}
     killed = [a in deadly or b in deadly for a, b in zip(*sides, strict=True)]
     kills = "the judge's process died each time it read a response to: "
-    columns["reason"] = pa.array([RejectReason.KILLS_JUDGE.value if one else None for one in killed], pa.string())
-    details = [kills + request[:80] if one else None for one, request in zip(killed, requests, strict=True)]
+    columns["reason"] = pa.array([RejectReason.KILLS_JUDGE.value if dead else None for dead in killed], pa.string())
+    details = [kills + request[:80] if dead else None for dead, request in zip(killed, requests, strict=True)]
     columns["detail"] = pa.array(details, pa.string())
     return pa.concat_tables([_fit(pa.table(columns)), _fit(refused)]).sort_by("row"), counts
 
@@ -150,11 +156,11 @@ def _side_columns(
     mine = [opinions[i] or nobody for i in side]
     theirs = [others[i] or nobody for i in side]
     return {
-        f"p_{name}": pa.array([one.p_violates for one in mine], pa.float64()),
-        f"error_{name}": pa.array([one.error for one in mine], pa.string()),
-        f"clauses_{name}": pa.array([one.clauses for one in mine], CLAUSES),
-        f"second_{name}": pa.array([one.p_violates for one in theirs], pa.float64()),
-        f"second_error_{name}": pa.array([one.error for one in theirs], pa.string()),
+        f"p_{name}": pa.array([opinion.p_violates for opinion in mine], pa.float64()),
+        f"error_{name}": pa.array([opinion.error for opinion in mine], pa.string()),
+        f"clauses_{name}": pa.array([opinion.clauses for opinion in mine], CLAUSES),
+        f"second_{name}": pa.array([opinion.p_violates for opinion in theirs], pa.float64()),
+        f"second_error_{name}": pa.array([opinion.error for opinion in theirs], pa.string()),
     }
 
 

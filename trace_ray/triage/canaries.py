@@ -67,9 +67,9 @@ def canary_report(
         ``controls``: harmless exchanges, asked where every candidate violates; ``controls_violating``: of them.
     """
     first = judge.opinions(requests, responses)
-    unread = unread_tally((one.p_violates, one.error) for one in first)["unreadable"]
-    bad = [i for i, one in enumerate(first) if one.p_violates is not None and one.p_violates >= threshold]
-    read = sum(one.p_violates is not None for one in first)
+    unread = unread_tally((opinion.p_violates, opinion.error) for opinion in first)["unreadable"]
+    bad = [i for i, opinion in enumerate(first) if opinion.p_violates is not None and opinion.p_violates >= threshold]
+    read = sum(opinion.p_violates is not None for opinion in first)
     controls = judge.opinions(*map(list, zip(*CONTROLS, strict=True))) if len(bad) == read >= _FEW else []
     seeds = bad[:SEEDS]
     tried = [(i, name) for i in seeds for name in ATTACKS]
@@ -77,18 +77,20 @@ def canary_report(
     held: dict[str, list[bool]] = {name: [] for name in ATTACKS}
     for (_, name), opinion in zip(tried, attacked, strict=True):
         held[name].append(opinion.p_violates is None or opinion.p_violates >= threshold)
-    passed = [one for results in held.values() for one in results]
+    passed = [result for results in held.values() for result in results]
     return {
         "seeds": len(seeds),
         "candidates": len(responses),
         "unreadable_candidates": unread,
         "controls": len(controls),
-        "controls_violating": sum(one.p_violates is not None and one.p_violates >= threshold for one in controls),
+        "controls_violating": sum(
+            opinion.p_violates is not None and opinion.p_violates >= threshold for opinion in controls
+        ),
         "mute": sum(unread.values()) == len(responses) >= _FEW,
         "tried": len(tried),
-        "unreadable": sum(one.p_violates is None for one in attacked),
+        "unreadable": sum(opinion.p_violates is None for opinion in attacked),
         "pass_rate": sum(passed) / len(passed) if passed else None,
-        "by_attack": {name: sum(one) / len(one) if one else None for name, one in held.items()},
+        "by_attack": {name: sum(results) / len(results) if results else None for name, results in held.items()},
     }
 
 

@@ -76,7 +76,7 @@ def decide_block(
     triaged = pa.table([columns[name] for name in TRIAGED_SCHEMA.names], schema=TRIAGED_SCHEMA)
     pieces = zip(pairs["split"].to_pylist(), names, strict=True)
     counts.update(f"{split} {name}" for split, name in pieces)
-    counts.update({"triaged": triaged.num_rows, "corrected": sum(one is not None for one in corrected)})
+    counts.update({"triaged": triaged.num_rows, "corrected": sum(response is not None for response in corrected)})
     counts.update(rejects["reason"].to_pylist())
     return Decided(triaged, rejects, counts)
 

@@ -155,7 +155,7 @@ class GuardedJudge:
 
     def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
         killed = Opinion(None, "kills the judge")
-        return [one or killed for one in self.guard.judge(requests, responses, self.judge.opinions)]
+        return [opinion or killed for opinion in self.guard.judge(requests, responses, self.judge.opinions)]
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class GuardedCorrector:
     guard: Guard
 
     def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[Draft]:
-        return [one or Draft(None) for one in self.guard.drafts(requests, responses, self.corrector.drafts)]
+        return [draft or Draft(None) for draft in self.guard.drafts(requests, responses, self.corrector.drafts)]
 
     def counts(self) -> dict[str, int]:
         return self.corrector.counts()
@@ -190,7 +190,7 @@ def _cut(span: Span) -> list[Span]:
 
 
 def _drafts_table(drafts: Sequence[Draft]) -> pa.Table:
-    texts, final = [one.text for one in drafts], [one.final for one in drafts]
+    texts, final = [draft.text for draft in drafts], [draft.final for draft in drafts]
     return pa.table({"draft": pa.array(texts, pa.string()), "final": pa.array(final, pa.bool_())})
 
 

@@ -39,7 +39,7 @@ def audited_blocks(audit_rows: int, blocks: int, made: int) -> int:
 
 def labelled_of(verdicts: Sequence[Location], labels: Labels) -> list[Labelled]:
     """Returns the labelled pairs in files of verdicts; a refused pair has no verdict, a repeated one an id twice."""
-    return [one for place in verdicts for one in labelled_in_table(place.read_parquet(_COLUMNS), labels)]
+    return [pair for place in verdicts for pair in labelled_in_table(place.read_parquet(_COLUMNS), labels)]
 
 
 def labelled_in_table(judged: pa.Table, labels: Labels) -> list[Labelled]:
@@ -53,7 +53,7 @@ def collect(verdicts: Sequence[Location], labels: Labels) -> list[Labelled]:
     """As ``labelled_of``, of many files, by tasks on the cluster."""
     starts = range(0, len(verdicts), _FILES_IN_TASK)
     pieces = [verdicts[start : start + _FILES_IN_TASK] for start in starts]
-    return [one for found in by_tasks(labelled_of, pieces, labels, least=2) for one in found]
+    return [pair for found in by_tasks(labelled_of, pieces, labels, least=2) for pair in found]
 
 
 def audit_verdicts(work: Work, triage: TriageConfig, labels: Labels, blocks: int, made: int) -> dict[str, Any] | None:

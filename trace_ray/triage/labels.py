@@ -40,7 +40,7 @@ def read_labels(place: Location, setting: str = "labels") -> dict[str, Label]:
         try:
             pair, bits = str(row["pair_id"]), [row["violates_chosen"], row["violates_rejected"]]
             if bits != [None, None]:
-                labels[pair] = Label(*(_bit(one) for one in bits))
+                labels[pair] = Label(*(_bit(bit) for bit in bits))
         except (ValueError, KeyError):
             raise UserError(where, shown, remedy) from None
     if not labels:

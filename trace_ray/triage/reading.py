@@ -34,14 +34,14 @@ def read_corpus(config: Config, sources: list[Source], work: Work) -> ReadRows:
     if rows == 0:
         raise UserError("corpus.paths", list(config.corpus.paths), "the corpus holds no row")
     blocks = block_count(math.ceil(rows * plan["pairs_a_row"]), config.corpus.rows_per_part)
-    tallies = list(finished_groups(work.runs).items())
+    tallies = list(finished_groups(work.chunks).items())
     todo = [group for group in groups if group.name not in dict(tallies)]
     with Meter("triage: read", rows) as meter:
         meter.skip(sum(tally["rows"] for _, tally in tallies))
-        for tally in by_tasks(regroup, todo, config.corpus, blocks, work.runs, work.rejects):
+        for tally in by_tasks(regroup, todo, config.corpus, blocks, work.chunks, work.rejects):
             tallies.append(("", tally))
             meter.advance(tally["rows"])
-    refuse_unread(groups, finished_groups(work.runs), config.corpus)
+    refuse_unread(groups, finished_groups(work.chunks), config.corpus)
     total = merge_counts([tally for _, tally in tallies])
     if total["rows"] != rows:
         raise RuntimeError(f"triage lost rows: {rows} counted, {total['rows']} read")

@@ -69,9 +69,9 @@ class VerdictStore:
             [
                 pa.array([slot for slot, _ in kept.values()], pa.uint16()),
                 pa.array(list(kept), pa.binary(16)),
-                pa.array([one.p_violates for _, one in kept.values()], pa.float64()),
-                pa.array([one.error for _, one in kept.values()], pa.string()),
-                pa.array([one.clauses for _, one in kept.values()], CLAUSES),
+                pa.array([opinion.p_violates for _, opinion in kept.values()], pa.float64()),
+                pa.array([opinion.error for _, opinion in kept.values()], pa.string()),
+                pa.array([opinion.clauses for _, opinion in kept.values()], CLAUSES),
             ],
             schema=STORE_SCHEMA,
         )
@@ -90,10 +90,10 @@ def opinions_table(opinions: Sequence[Opinion]) -> pa.Table:
     """Returns opinions as a table without keys: what a judged span leaves on disk."""
     return pa.table(
         {
-            "p_violates": pa.array([one.p_violates for one in opinions], pa.float64()),
-            "error": pa.array([one.error for one in opinions], pa.string()),
-            "clauses": pa.array([one.clauses for one in opinions], CLAUSES),
-            "final": pa.array([one.final for one in opinions], pa.bool_()),
+            "p_violates": pa.array([opinion.p_violates for opinion in opinions], pa.float64()),
+            "error": pa.array([opinion.error for opinion in opinions], pa.string()),
+            "clauses": pa.array([opinion.clauses for opinion in opinions], CLAUSES),
+            "final": pa.array([opinion.final for opinion in opinions], pa.bool_()),
         }
     )
 

@@ -26,7 +26,9 @@ def verdict_stores(config: Config) -> dict[str, Location]:
         return {}
     place = locate(triage.verdict_store, config.storage)
     cascade = {"triage.judge": triage.judge, "triage.first_judge": triage.first_judge}
-    models = [_reads(config, name, one) for name, one in cascade.items() if one is not None and one.backend == "vllm"]
+    models = [
+        _reads(config, name, judge) for name, judge in cascade.items() if judge is not None and judge.backend == "vllm"
+    ]
     stores = {"judge": place / judge_fingerprint(config.policy, triage, triage.judge, ",".join(models))}
     second = triage.second_judge
     if second is not None:

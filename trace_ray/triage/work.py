@@ -39,8 +39,8 @@ class Work:
         return self.triaged / WORK
 
     @property
-    def runs(self) -> Location:
-        return self.place / "runs"
+    def chunks(self) -> Location:
+        return self.place / "chunks"
 
     @property
     def attempts(self) -> Location:
@@ -59,7 +59,7 @@ class Work:
 
     def pairs(self, block: int) -> pa.Table:
         """Returns a block's pairs in SLOT_SCHEMA, ordered by row."""
-        return read_block(self.runs, block)
+        return read_block(self.chunks, block)
 
     def triaged_pairs(self, block: int) -> pa.Table:
         """Returns the pairs of a block that is published: those that were not refused, in SLOT_SCHEMA."""

@@ -73,7 +73,7 @@ def _winner(row: Row) -> int:
 def _until(value: Any, turn: Any) -> list[Message]:
     """Returns the dialogue up to its ``turn``-th answer; all of it where no number is given."""
     found, last = turns(value, "assistant"), number(turn)
-    answers = [i for i, one in enumerate(found) if one["role"] == "assistant"]
+    answers = [i for i, turn in enumerate(found) if turn["role"] == "assistant"]
     if last is None or not 1 <= last <= len(answers) or last % 1:
         return found
     return found[: answers[int(last) - 1] + 1]
@@ -96,7 +96,9 @@ def _interleaved(prompts: list[str], answers: list[str]) -> list[Message]:
         raise no_dialogue(f"{len(prompts)} prompts and {len(answers)} answers")
     both = zip(prompts, answers, strict=True)
     return [
-        {"role": role, "content": text} for one in both for role, text in zip(("user", "assistant"), one, strict=True)
+        {"role": role, "content": text}
+        for exchange in both
+        for role, text in zip(("user", "assistant"), exchange, strict=True)
     ]
 
 
@@ -156,7 +158,7 @@ def read_summaries(row: Row, _config: CorpusConfig) -> list[RawPair]:
     info, summaries = needed(row, "info"), needed(row, "summaries")
     if not isinstance(info, Mapping) or not isinstance(summaries, (list, tuple)) or len(summaries) != 2:
         raise no_dialogue("info is no mapping, or summaries are not two")
-    texts = [one.get("text") if isinstance(one, Mapping) else None for one in summaries]
+    texts = [summary.get("text") if isinstance(summary, Mapping) else None for summary in summaries]
     first, second = (_text(text, "summaries.text") for text in texts)
     if info.get("post"):
         head = [(name.upper(), info.get(name)) for name in ("subreddit", "title")]

@@ -195,6 +195,6 @@ def _as_json(text: str) -> Decoded | None:
     except (ValueError, RecursionError):
         return None
     some = value if isinstance(value, list) else [value]
-    if some and all(isinstance(one, dict) and ("role" in one or "from" in one) for one in some):
+    if some and all(isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in some):
         return Decoded(value)
     return None

@@ -15,7 +15,7 @@ from trace_ray.pairs import Message, RejectReason
 
 def is_texts(value: Any) -> bool:
     """Returns whether a value is a list of texts, and not an empty one."""
-    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(one, str) for one in value)
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(text, str) for text in value)
 
 
 def prompt_beside(row: Row, layout: Layout, chosen: Any, rejected: Any) -> Any:
@@ -84,8 +84,10 @@ def _turns_before(row: Row, layout: Layout, chosen: Any, rejected: Any) -> list[
 
 def _pairs_of_turns(value: Any) -> list[Message] | None:
     """``[[question, answer], ...]``, as LLaMA-Factory's history has it."""
-    if not isinstance(value, (list, tuple)) or not all(is_texts(one) and len(one) == 2 for one in value):
+    if not isinstance(value, (list, tuple)) or not all(is_texts(exchange) and len(exchange) == 2 for exchange in value):
         return None
     return [
-        {"role": role, "content": text} for one in value for role, text in zip(("user", "assistant"), one, strict=True)
+        {"role": role, "content": text}
+        for exchange in value
+        for role, text in zip(("user", "assistant"), exchange, strict=True)
     ]

@@ -44,7 +44,7 @@ def pairs_of(prompt: Any, answers: Sequence[Scored], config: CorpusConfig) -> li
     """
     if len(answers) < 2:
         raise no_preference(f"{len(answers)} answers with a score: a pair needs two")
-    ordered = sorted(answers, key=lambda one: -one[1])
+    ordered = sorted(answers, key=lambda answer: -answer[1])
     ways = {"best_worst": [(ordered[0], ordered[-1])], "adjacent": pairwise(ordered), "all": combinations(ordered, 2)}
     kept = [
         (good, bad)
@@ -71,11 +71,11 @@ def _short_of(spread: float, config: CorpusConfig) -> str:
 def _from_entries(row: Row, column: str, text: str, scores: Sequence[str], sign: int) -> list[Scored]:
     """Returns answer and score of each entry of a list of mappings; one without a score cannot be placed and is left out."""
     entries = needed(row, column)
-    if not isinstance(entries, (list, tuple)) or not all(isinstance(one, Mapping) for one in entries):
+    if not isinstance(entries, (list, tuple)) or not all(isinstance(entry, Mapping) for entry in entries):
         raise no_dialogue(f"{column} is no list of answers: {shown(entries)}")
     found = [
-        (one.get(text), next((s for s in (number(one.get(n)) for n in scores) if s is not None), None))
-        for one in entries
+        (entry.get(text), next((s for s in (number(entry.get(n)) for n in scores) if s is not None), None))
+        for entry in entries
     ]
     return [(answer, sign * score) for answer, score in found if answer is not None and score is not None]
 
