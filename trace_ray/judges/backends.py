@@ -24,7 +24,11 @@ ReadingJudge = VllmJudge | OpenAIJudge
 
 
 def make_judge(
-    policy: PolicyConfig, config: JudgeConfig, correction_tokens: int = 256, *, where: str = "judge"
+    policy: PolicyConfig,
+    config: JudgeConfig,
+    correction_tokens: int = TriageConfig.corrector_tokens,
+    *,
+    where: str = "judge",
 ) -> Judge:
     """Returns the judge that ``config.backend`` names.
 

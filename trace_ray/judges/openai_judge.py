@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trace_ray.config import JudgeConfig
+from trace_ray.config import JudgeConfig, TriageConfig
 from trace_ray.config.policy import PolicyConfig, clause_ids
 from trace_ray.errors import UserError
 from trace_ray.judges.clauses import LETTERS, Named, Offer, name_clauses
@@ -36,7 +36,11 @@ class OpenAIJudge:
     """Judges, names clauses and corrects through one endpoint."""
 
     def __init__(
-        self, policy: PolicyConfig, config: JudgeConfig, correction_tokens: int = 256, where: str = "judge"
+        self,
+        policy: PolicyConfig,
+        config: JudgeConfig,
+        correction_tokens: int = TriageConfig.corrector_tokens,
+        where: str = "judge",
     ) -> None:
         self.policy, self.config, self.correction_tokens, self.where = policy, config, correction_tokens, where
         self.endpoint = Endpoint(config.endpoint, f"{where}.endpoint")

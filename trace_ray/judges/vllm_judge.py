@@ -7,7 +7,7 @@ from typing import Any
 
 from trace_ray.chat import tokens as chat_tokens
 from trace_ray.chat.template import ChatTemplate
-from trace_ray.config import JudgeConfig
+from trace_ray.config import JudgeConfig, TriageConfig
 from trace_ray.config.policy import PolicyConfig, clause_ids
 from trace_ray.errors import UserError
 from trace_ray.judges.clauses import LETTERS, Named, Offer, name_clauses
@@ -34,7 +34,11 @@ class VllmJudge:
     """
 
     def __init__(
-        self, policy: PolicyConfig, config: JudgeConfig, correction_tokens: int = 256, where: str = "judge"
+        self,
+        policy: PolicyConfig,
+        config: JudgeConfig,
+        correction_tokens: int = TriageConfig.corrector_tokens,
+        where: str = "judge",
     ) -> None:
         self.policy, self.config, self.correction_tokens, self.where = policy, config, correction_tokens, where
         self.engine = Engine(judge_engine_settings(config, where))
