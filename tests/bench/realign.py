@@ -211,16 +211,13 @@ def make_trainer(folder: Path, arguments: argparse.Namespace) -> Any:
 def part_bare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """The same sequences, one forward and backward a group of the same forwards: no trainer, loss table or optimizer."""
     from trace_ray.model.log_probs import response_log_probs
-    from trace_ray.objective.batch import micro_batch
 
     trainer = make_trainer(folder, arguments)
     model = trainer.model
     batches = []
     for step in range(trainer.plan.steps):
         samples = trainer.plan.step(step)
-        for micro in trainer.layout(samples):
-            rows = trainer.rows.take(samples[micro.samples[0]])
-            batches.append(micro_batch(rows, trainer.objective, micro.groups[0], micro.anchored))
+        batches += [trainer.batch(samples, micro) for micro in trainer.layout(samples)]
     started = time.monotonic()
     for batch in batches:
         sum(response_log_probs(model, group.batch).sum() for group in batch.groups).backward()  # type: ignore[union-attr]

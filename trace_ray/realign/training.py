@@ -12,7 +12,7 @@ import torch
 
 from trace_ray.config import ObjectiveConfig, RealignConfig
 from trace_ray.errors import UserError
-from trace_ray.objective.batch import micro_batch
+from trace_ray.objective.batch import MicroBatch, micro_batch
 from trace_ray.objective.reduction import denominators, reduce_losses
 from trace_ray.objective.terms import pair_losses
 from trace_ray.realign.data import TrainingRows
@@ -98,17 +98,20 @@ class Training:
             overhead=self.realign.forward_overhead,
         )
 
-    def _micro_step(self, samples: Indices, micro_step: MicroStep, sums: StepSums, *, last: bool) -> None:
-        objective, top_k = self.objective, self.realign.kl_reference == "top_k"
+    def batch(self, samples: Indices, micro_step: MicroStep) -> MicroBatch:
+        """Returns what this worker runs of a step's micro-step."""
         mine = samples[micro_step.samples[self.rank]]
-        batch = micro_batch(
+        return micro_batch(
             self.rows.take(mine),
-            objective,
+            self.objective,
             micro_step.groups[self.rank],
             micro_step.anchored,
             shared=[self.rows.shared[i] for i in mine],
-            forward_reference=not top_k,
+            forward_reference=self.realign.kl_reference != "top_k",
         )
+
+    def _micro_step(self, samples: Indices, micro_step: MicroStep, sums: StepSums, *, last: bool) -> None:
+        objective, batch = self.objective, self.batch(samples, micro_step)
         logp_S, kl_S = self.engine([group.to(self.engine.device) for group in batch.groups])
         losses = pair_losses(batch, logp_S, kl_S, objective)
         loss = reduce_losses(losses, self.by, objective.weighed)
