@@ -9,7 +9,7 @@ ifeq ($(PIP_FIND_LINKS)$(PIP_EXTRA_INDEX_URL),)
 export PIP_EXTRA_INDEX_URL := https://download.pytorch.org/whl/cpu
 endif
 
-.PHONY: demo test test-slow check clean smollm2 study study-reduced study-smollm2 faults jobs audit lock wheel bench
+.PHONY: demo test test-slow check clean smollm2 study study-reduced study-smollm2 faults jobs audit lock wheel bench docs reference
 
 demo: $(READY)
 	$(BIN)/trace-ray demo
@@ -74,6 +74,18 @@ audit: $(READY)
 lock: $(READY)
 	$(BIN)/pip freeze --exclude-editable | grep -v -i -E "^(pip|setuptools|wheel|$(subst $() ,|,$(TORCH_ADD_ONS)))[ =]" \
 	  | grep -v ' @ ' | LC_ALL=C sort -f > constraints-cpu.txt
+
+# conf/reference.yaml and conf/schema.json from the dataclasses.
+reference: $(READY)
+	$(BIN)/python -m trace_ray.config.reference
+
+# The documents' commands, names and links; nothing they start is run.
+docs: $(READY)
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_docs_examples.py tests/config/test_reference.py
+
+# Measurements held to the bounds of tests/bench/floors.yaml, a page each in runs/bench: under an hour on 2 quiet cores.
+bench: smollm2
+	$(BIN)/python -m tests.bench.floors --out runs/bench
 
 # Wheel and source archive into dist/.
 wheel: $(READY)

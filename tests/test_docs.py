@@ -67,7 +67,7 @@ def check_command(command: Command) -> None:
     for word in words[1:]:
         named = word.partition("=")[2] if word.startswith("-") else word
         if re.fullmatch(r"[\w./-]+/[\w./-]+|[\w-]+\.(yaml|py|jsonl|csv)", named) and not named.startswith("svc/"):
-            there = MADE.match(named) or (ROOT / named).exists() or ELSEWHERE.match(named)
+            there = MADE.match(named) or (ROOT / named).exists() or ELSEWHERE.match(named) or named in shipped_names()
             assert there, f"{named} is not there"
     match program:
         case "make":
@@ -109,9 +109,12 @@ def check_trace_ray(words: Sequence[str], about: str) -> None:
     if name not in ("plan", "run", "demo", *STAGES):
         reached(tuple(overrides))
         return
-    files = [starter(WRITTEN[file]) if file in WRITTEN else ROOT / file for file in given.get("config", ())]
+    files = [starter(WRITTEN[file]) if file in WRITTEN else ROOT / file for file in given.get("config") or ()]
     if name == "demo":
         files, overrides = [ROOT / "conf/examples/demo.yaml"], ["corpus.paths=[x]", "model.path=x", *overrides]
+    if name in STAGES and not files:  # the run's own
+        reached(tuple(overrides))
+        return
     config = loaded(tuple(files), tuple(overrides), given["method"])
     if config.plan.manifest and not MADE.match(config.plan.manifest):  # else tests/clusters builds it and checks it
         assert list(shortages(config, read_groups(str(ROOT / config.plan.manifest)))) == []
@@ -253,7 +256,8 @@ def check_span(span: str, folder: Path) -> None:
     if dotted:
         field = setting(dotted[2])
         choices = field.metadata.get("choices") if field else None
-        assert dotted[3] is None or not choices or dotted[3] in choices, f"{span}: one of {choices}"
+        plugs = bool(field and "plugins" in field.metadata and ":" in str(dotted[3]))
+        assert dotted[3] is None or not choices or dotted[3] in choices or plugs, f"{span}: one of {choices}"
     if re.fullmatch(r"\w+: \w+", span):
         word = span.partition(":")[0]
         assert word in words_of_the_code(), f"{span}: no {word} anywhere"
@@ -321,7 +325,7 @@ def test_names_in_code_spans_exist(path: Path) -> None:
         "conf/judges/none.yaml",
         "trace-ray compare RUN... --htm FILE",
         "trace-ray rate exports",
-        "make bench",
+        "make benches",
         "build_clusters.py",
         "whole_checkpoint: true",
         "pairs_judge_total{category}",

@@ -19,6 +19,7 @@ from trace_ray.plan.estimate import estimate, training_gib
 from trace_ray.plan.rates import EngineRates, Rates, ScoringRates, TrainRates, given, with_given
 from trace_ray.plan.stage_row import Resources, StageEstimate, at_once, total
 from trace_ray.plan.workload import Prompts, SampledPair, Workload, workload
+from trace_ray.runs.artifacts import STAGES
 
 HAVE = Resources(cpus=2, gpus=0)
 
@@ -270,11 +271,11 @@ def test_an_endpoint_that_judges_the_answers_is_told_apart_from_rules() -> None:
 
 def test_what_the_cluster_lacks_is_said_for_every_stage() -> None:
     config = config_of("realign.workers=4", "realign.use_gpu=true", "impact.num_gpus=0.5", "evaluate.num_cpus=3")
-    said = [str(problem) for problem in check_resources(config, HAVE)]
+    said = [str(problem) for problem in check_resources(config, STAGES, HAVE)]
     assert [text.split(":")[0] for text in said] == ["impact", "realign", "realign", "evaluate"]
     assert "4 GPU" in said[2]
     assert "plan.gpus" in said[2]
-    assert list(check_resources(config, Resources(cpus=8, gpus=8))) == []
+    assert list(check_resources(config, STAGES, Resources(cpus=8, gpus=8))) == []
 
 
 def test_the_clusters_size_is_the_manifests_unless_given() -> None:

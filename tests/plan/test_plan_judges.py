@@ -22,6 +22,7 @@ from trace_ray.plan.reading import Questions
 from trace_ray.plan.show import plan_tables
 from trace_ray.plan.stage_row import RAY_GIB, Resources, StageEstimate
 from trace_ray.plan.workload import Prompts, SampledPair, Workload
+from trace_ray.runs.artifacts import STAGES
 
 JUDGE = "triage.judge={backend: vllm, model: j, num_cpus: 1}"
 FIRST = "triage.first_judge={backend: vllm, model: f}"
@@ -305,7 +306,15 @@ def test_every_judges_speed_may_be_given_and_an_endpoint_without_one_leaves_its_
 
 def test_every_engine_that_is_used_is_measured() -> None:
     unused = config_of(FIRST, "triage.second_judge=" + ENDPOINT, WRITER, PANEL)  # nothing is corrected
-    assert _pieces(unused) == ["train", "scoring", "policy", "triage.judge", "triage.first_judge", "evaluate.panel[0]"]
+    assert _pieces(unused, STAGES) == [
+        "train",
+        "scoring",
+        "policy",
+        "triage.judge",
+        "triage.first_judge",
+        "evaluate.panel[0]",
+    ]
+    assert _pieces(unused, ["triage"]) == ["triage.judge", "triage.first_judge"]
 
 
 def shown(config: Config, rates: Rates) -> str:

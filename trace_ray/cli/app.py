@@ -17,12 +17,15 @@ from trace_ray import __version__
 from trace_ray.cli.audit import audit
 from trace_ray.cli.check import check
 from trace_ray.cli.compare import compare
+from trace_ray.cli.conf import conf_app
 from trace_ray.cli.decide import decide
 from trace_ray.cli.export import export_scored, export_trained, import_gguf, push
+from trace_ray.cli.hints import hint
 from trace_ray.cli.label import label_app
 from trace_ray.cli.output import INTERRUPTED, MISTAKE
 from trace_ray.cli.plan import plan
 from trace_ray.cli.rate import rating_app
+from trace_ray.cli.runs import runs_app, show
 from trace_ray.cli.stages import evaluate, impact, realign, report, run, triage
 from trace_ray.cli.start import demo, init
 from trace_ray.cli.status import status
@@ -52,16 +55,19 @@ START, STAGE, INSPECT, EXCHANGE = "Start", "Stages", "Inspect", "Exchange"
 COMMANDS = (
     Entry(START, "demo", demo, "trace-ray demo"),
     Entry(START, "init", init, "trace-ray init my.yaml"),
+    Entry(START, "conf", conf_app, "trace-ray conf show examples/demo"),
     Entry(START, "check", check, "trace-ray check pairs.jsonl"),
     Entry(START, "plan", plan, "trace-ray plan -c my.yaml"),
     Entry(STAGE, "run", run, "trace-ray run -c my.yaml --run runs/first"),
     Entry(STAGE, "triage", triage, "trace-ray triage -c my.yaml --run runs/first"),
     Entry(STAGE, "impact", impact, "trace-ray impact -c my.yaml --run runs/first"),
     Entry(STAGE, "realign", realign, "trace-ray realign -c my.yaml --run runs/first"),
-    Entry(STAGE, "evaluate", evaluate, "trace-ray evaluate -c my.yaml --run runs/first"),
-    Entry(STAGE, "report", report, "trace-ray report -c my.yaml --run runs/first"),
+    Entry(STAGE, "evaluate", evaluate, "trace-ray evaluate --run runs/first"),
+    Entry(STAGE, "report", report, "trace-ray report --run runs/first"),
     Entry(INSPECT, "status", status, "trace-ray status --run runs/first --watch"),
     Entry(INSPECT, "watch", watch, "trace-ray watch --run runs/first"),
+    Entry(INSPECT, "runs", runs_app, "trace-ray runs list runs"),
+    Entry(INSPECT, "show", show, "trace-ray show 3f0c2f1e --run runs/first"),
     Entry(INSPECT, "audit", audit, "trace-ray audit --labels labels.jsonl --run runs/first"),
     Entry(INSPECT, "decide", decide, "trace-ray decide --run runs/first triage.threshold=0.6"),
     Entry(INSPECT, "label", label_app, "trace-ray label sample --run runs/first --out labels.html"),
@@ -113,7 +119,7 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except TyperException as error:  # a command that could not be read; without any, its help was shown
         if said := " ".join(error.format_message().split()):
-            print(f"trace-ray: {said} See trace-ray --help", file=sys.stderr, flush=True)
+            print(f"trace-ray: {said} {hint(sys.argv[1:])}", file=sys.stderr, flush=True)
             stop_for_a_mistake()
         sys.exit(MISTAKE)
     except Exception as error:  # the last door: what passes it would be a page of traces

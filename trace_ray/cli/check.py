@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -13,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trace_ray.cli.options import parted
 from trace_ray.config.check import config_problems
 from trace_ray.config.load import read_config
 from trace_ray.corpus.check import CorpusCheck, FileCheck, check_corpus, refusal
@@ -21,7 +20,6 @@ from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
 from trace_ray.runtime.progress import warn
 
-_OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=.*", re.DOTALL)
 _SHOWN_CHARACTERS = 160
 
 
@@ -37,9 +35,8 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="for machines: one JSON document on standard output")] = False,
 ) -> None:
     """What preference files hold: kind, columns, format, the first row as understood, refusals, duplicates, overlap."""
-    given = files or []
-    overrides = [text for text in given if _OVERRIDE.fullmatch(text) and not os.path.exists(text)]
-    paths = tuple(text for text in given if text not in overrides)
+    named, overrides = parted(files or [])
+    paths = tuple(named)
     loaded = read_config(config or [], overrides)
     for problem in config_problems(loaded):  # the rest of a configuration need not be there yet
         if problem.where.startswith(("corpus", "storage")):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from trace_ray.cli.options import AsJson
+from trace_ray.cli.options import AsJson, parted
 from trace_ray.cli.output import standard_output
 from trace_ray.cli.tables import comparison_table
 from trace_ray.config.load import load_storage
@@ -17,7 +17,7 @@ from trace_ray.storage.jsonl import strict_json
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="folders of finished runs")],
+    runs: Annotated[list[str], typer.Argument(help="folders of finished runs; also storage.key=value")],
     html: Annotated[Path | None, typer.Option("--html", help="also write one self-contained page")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -28,7 +28,9 @@ def compare(
     from trace_ray.compare.table import comparison
     from trace_ray.pipeline import run_folder
 
-    folders = [run_folder(uri, load_storage([])) for uri in runs]
+    uris, overrides = parted(runs)
+    storage = load_storage(overrides)
+    folders = [run_folder(uri, storage) for uri in uris]
     records = collect_all(folders)
     if html:  # first: a broken pipe behind the table must not cost the page
         html.parent.mkdir(parents=True, exist_ok=True)

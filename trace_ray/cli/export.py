@@ -7,28 +7,20 @@ from typing import Annotated
 
 import typer
 
-from trace_ray.cli.options import RunUri, StorageOverrides
-from trace_ray.config.load import load_config, load_storage
-from trace_ray.runs.artifacts import EXPORT, Run
-from trace_ray.runtime.progress import CONSOLE
+from trace_ray.cli.options import MaybeFiles, RunUri, StorageOverrides
+from trace_ray.cli.stages import run_and_tell
+from trace_ray.config.load import load_storage
+from trace_ray.runs.artifacts import EXPORT
 from trace_ray.storage.location import locate
 
 
 def export_trained(
     run: RunUri,
-    config: Annotated[list[Path] | None, typer.Option("-c", "--config", help="instead of the run's own yaml")] = None,
+    config: MaybeFiles = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="storage.key=value; with -c any key.path=value")] = None,
 ) -> None:
     """The model of a training that is done: adapter and merged model, where realign could not write them."""
-    from trace_ray.pipeline import open_run, run_folder, run_stages, stored_config
-
-    if config:
-        settings = load_config(config, overrides or [])
-        opened: Run = open_run(run, settings)
-    else:
-        opened = run_folder(run, load_storage(overrides or []))
-        settings = stored_config(opened, run)
-    run_stages(opened, settings, [EXPORT], lambda stage, state: CONSOLE.print(f"[bold]{stage}[/]: {state}"))
+    opened = run_and_tell(config or [], overrides or [], run, None, [EXPORT])
     print(f"model: {opened.model.place.uri}")
 
 

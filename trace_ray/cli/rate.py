@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trace_ray.cli.options import parted
 from trace_ray.config.load import load_config, load_storage
 from trace_ray.errors import UserError
 from trace_ray.storage.jsonl import strict_json
@@ -22,7 +23,9 @@ _RESAMPLES = 2000
 
 @rating_app.command()
 def export(
-    runs: Annotated[list[str], typer.Argument(help="one run (against its base), or two or three")],
+    runs: Annotated[
+        list[str], typer.Argument(help="one run (against its base), or two or three; also storage.key=value")
+    ],
     out: Out,
     items: Annotated[int, typer.Option("--items", min=0, help="comparisons at most; 0 = all")] = 100,
     seed: Annotated[int, typer.Option("--seed", help="fixes which prompts and which letters")] = 0,
@@ -32,10 +35,13 @@ def export(
     from trace_ray.evaluate.rating.stage import export_items
     from trace_ray.pipeline import run_folder, stored_config
 
-    storage = load_storage([])
-    opened = [run_folder(uri, storage) for uri in runs]
+    uris, overrides = parted(runs)
+    if not uris:
+        raise UserError("rate export", "no run", "name one run, or two or three")
+    storage = load_storage(overrides)
+    opened = [run_folder(uri, storage) for uri in uris]
     place = locate(out, storage)
-    written = export_items(opened, stored_config(opened[0], runs[0]), place, items, seed, with_base=base)
+    written = export_items(opened, stored_config(opened[0], uris[0]), place, items, seed, with_base=base)
     print(f"{written} items: give raters {out}/rater.html or {out}/items.csv; keep {out}/key.json")
 
 
@@ -57,16 +63,17 @@ def panel(
 
 @rating_app.command()
 def score(
-    files: Annotated[list[str], typer.Argument(help="CSV files that raters or the panel made")],
+    files: Annotated[list[str], typer.Argument(help="CSV files that raters or the panel made; also storage.key=value")],
     out: Out,
     as_json: Annotated[bool, typer.Option("--json", help="the results as they stand in results.json")] = False,
 ) -> None:
     """Win rates with 95 % intervals and Krippendorff's alpha; writes results.json."""
     from trace_ray.evaluate.rating.stage import score_ratings
 
-    storage = load_storage([])
-    places: list[Location] = [locate(name, storage) for name in files]
-    missing = [name for name, place in zip(files, places, strict=True) if not place.exists()]
+    names, overrides = parted(files)
+    storage = load_storage(overrides)
+    places: list[Location] = [locate(name, storage) for name in names]
+    missing = [name for name, place in zip(names, places, strict=True) if not place.exists()]
     if missing:
         raise UserError("rate score", missing[0], "no such file")
     results = score_ratings(locate(out, storage), places, _RESAMPLES, 0)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import typer
 
-from trace_ray.cli.options import AsJson, Files, Method, Overrides, RunUri
+from trace_ray.cli.options import AsJson, Files, MaybeFiles, Method, Overrides, RunUri
 from trace_ray.cli.output import INTERRUPTED, show_run
-from trace_ray.config.load import load_config
+from trace_ray.config import Config
+from trace_ray.config.load import load_config, load_storage
+from trace_ray.errors import UserError
 from trace_ray.runs.artifacts import STAGES, Run
 from trace_ray.runtime.progress import CONSOLE
 
@@ -20,14 +23,29 @@ def run_and_tell(
     """Runs stages, telling each one's start and end; Ctrl-C ends with a line that says how to go on."""
     from trace_ray.pipeline import open_run, run_stages
 
-    config = load_config(files, overrides, method)
-    run = open_run(uri, config)
+    if files:
+        config = load_config(files, overrides, method)
+        run = open_run(uri, config)
+    else:
+        config, run = _as_begun(uri, overrides, method)
     try:
         run_stages(run, config, stages, lambda stage, state: CONSOLE.print(f"[bold]{stage}[/]: {state}"))
     except KeyboardInterrupt:
         print("trace-ray: interrupted: what is finished is kept, and the same command goes on", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     return run
+
+
+def _as_begun(uri: str, overrides: Sequence[str], method: str | None) -> tuple[Config, Run]:
+    """Returns a run with the settings that it keeps in its folder."""
+    from trace_ray.pipeline import run_folder, stored_config
+
+    if method:
+        raise UserError("--method", method, "the run has one; name it with -c to change settings, or another run")
+    storage = load_storage(overrides)
+    run = run_folder(uri, storage)
+    stored = stored_config(run, uri)
+    return replace(stored, storage=storage) if overrides else stored, run
 
 
 def run(
@@ -40,8 +58,8 @@ def run(
 def stage_command(stage: str, text: str) -> Callable[..., None]:
     """Returns the command that runs one stage; ``text`` is its help."""
 
-    def command(config: Files, run: RunUri, overrides: Overrides = None, method: Method = None) -> None:
-        run_and_tell(config, overrides or [], run, method, [stage])
+    def command(run: RunUri, config: MaybeFiles = None, overrides: Overrides = None, method: Method = None) -> None:
+        run_and_tell(config or [], overrides or [], run, method, [stage])
 
     command.__doc__ = text
     return command

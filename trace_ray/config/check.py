@@ -10,6 +10,7 @@ from trace_ray.config import COLUMN_NAMES, Config, JudgeConfig, TriageConfig
 from trace_ray.config.bounds import bound_problems
 from trace_ray.config.engine import check_trust, refuse_code
 from trace_ray.config.fields import leaves
+from trace_ray.config.plugins import is_plugin
 from trace_ray.config.policy import check_policy
 from trace_ray.config.selectors import selector_problems
 from trace_ray.config.templates import template_dates
@@ -72,7 +73,7 @@ def _raised(check: Callable[[], None]) -> Iterator[UserError]:
 def _not_a_choice(config: Config) -> Iterator[UserError]:
     for name, value, about in leaves(config):
         choices = about.get("choices", (value,))
-        if value not in choices:
+        if value not in choices and not ("plugins" in about and is_plugin(about["plugins"], value)):
             known = ", ".join(repr(choice) for choice in choices)
             yield UserError(name, value, f"use one of {known}{nearest(str(value), choices)}")
 
@@ -124,7 +125,7 @@ def _check_realign(config: Config) -> Iterator[UserError]:
     if realign.shares and not any(realign.shares.values()):
         yield UserError("realign.shares", 0, "give some category a share above 0, or leave it empty")
     for name in realign.trackers:
-        if name not in TRACKERS:
+        if name not in TRACKERS and not is_plugin("trackers", name):
             yield UserError("realign.trackers", name, f"use some of {', '.join(TRACKERS)}{nearest(name, TRACKERS)}")
     if realign.offload != "none" and realign.zero_stage < (3 if realign.offload == "all" else 1):
         needed = "realign.zero_stage=3" if realign.offload == "all" else "realign.zero_stage of 1 or more"

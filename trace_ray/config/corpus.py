@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trace_ray.config.fields import choice
+from trace_ray.config.fields import choice, open_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,8 @@ class CorpusConfig:
         test_paths: the same for held-out pairs (there, the test split); empty = ``holdout`` of ``paths``. A file, or a
             prompt, that is in both is held out.
         holdout: share of prompts, chosen by the prompt's hash, kept from training (0..1).
-        format: the columns' meaning, see ``corpus/formats/README.md``; ``auto`` = decided row by row.
+        format: the columns' meaning, see ``corpus/formats/README.md``; ``auto`` = decided row by row;
+            else another package's: its name, or package.module:FORMAT.
         columns: {name that the formats know: the file's own name, or a dotted path into its rows}, such as
             {prompt: question}. What is named as the prompt is the only one.
         pairs: what becomes of several ranked answers: the best against the worst, each against the next, or every
@@ -60,7 +61,7 @@ class CorpusConfig:
     paths: tuple[str, ...] = ()
     test_paths: tuple[str, ...] = ()
     holdout: float = 0.1
-    format: str = choice("auto", *FORMAT_NAMES)
+    format: str = open_choice("formats", "auto", *FORMAT_NAMES)
     columns: dict[str, str] = field(default_factory=dict)
     pairs: str = choice("best_worst", "adjacent", "all")
     min_margin: float = 0.0

@@ -12,6 +12,11 @@ def choice(*values: str) -> Any:
     return field(default=values[0], metadata={"choices": values})
 
 
+def open_choice(kind: str, *values: str) -> Any:
+    """A ``choice`` to which other packages add: what ``plugins`` finds of that kind is taken too."""
+    return field(default=values[0], metadata={"choices": values, "plugins": kind})
+
+
 def resource(default: Any) -> Any:
     """A field that changes speed or place but no result."""
     return field(default=default, metadata={"resource": True})

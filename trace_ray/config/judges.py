@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from trace_ray.config.fields import ENGINE, LABELS, choice, resource
+from trace_ray.config.fields import ENGINE, LABELS, choice, open_choice, resource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,8 @@ class JudgeConfig:
     """Who says whether a response violates the policy.
 
     Args:
-        backend: ``vllm`` reads, ``openai`` asks an endpoint, ``rules`` computes the clauses' rules exactly.
+        backend: ``vllm`` reads, ``openai`` asks an endpoint, ``rules`` computes the clauses' rules exactly;
+            else another package's (``config/plugins.py``): a name of its own, or package.module:Class.
         model: hub id or folder of the judge (vllm), or the endpoint's name for it (openai).
         trust_remote_code: ``model`` once more = run the Python code that it brings (vllm); ``""`` = refuse such models.
         chat_template, chat_template_kwargs, chat_template_date: as those of ``model``. An endpoint renders by itself: it is
@@ -61,7 +62,7 @@ class JudgeConfig:
         endpoint: openai only.
     """
 
-    backend: str = choice("vllm", "openai", "rules")
+    backend: str = open_choice("judges", "vllm", "openai", "rules")
     model: str = ""
     revision: str = "main"
     trust_remote_code: str = ""

@@ -120,6 +120,8 @@ def dump_config(config: Config) -> str:
 
 def _override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
+    if text.endswith((".yaml", ".yml")) and not equals:
+        raise UserError("override", text, f"a file of settings is given with -c: -c {text}")
     if not equals or not all(key.split(".")):
         raise UserError("override", text, "write it as key.path=value")
     try:
@@ -136,7 +138,10 @@ def _explain(error: Exception) -> str:
     section, key = getattr(error, "object_type", None), str(getattr(error, "key", ""))
     if "not in" in message and is_dataclass(section):
         siblings = [item.name for item in fields(section)]
-        return f"unknown setting{_elsewhere(key) or nearest(key, siblings)}; known here: {', '.join(siblings)}"
+        section_name = str(getattr(error, "full_key", "")).removesuffix(key)
+        number = [one for one in siblings if one.removesuffix("s") == key.removesuffix("s")]  # path for paths
+        meant = f" (did you mean '{section_name}{number[0]}'?)" if number else _elsewhere(key) or nearest(key, siblings)
+        return f"unknown setting{meant}; known here: {', '.join(siblings)}"
     if "is not a TupleConfig" in message:
         return "it is a list: write it in brackets, [one, two]"
     if "is not a subclass of" in message:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from trace_ray.config import CorpusConfig
+from trace_ray.config.plugins import plugin
 from trace_ray.corpus.formats import compared, preference, ranked
 from trace_ray.corpus.formats.base import (
     Format,
@@ -27,6 +28,7 @@ from trace_ray.corpus.formats.dialogues import with_system
 from trace_ray.corpus.formats.layout import SYSTEM_COLUMNS, layout
 from trace_ray.corpus.formats.marks import is_plain
 from trace_ray.corpus.formats.refused import NO_PAIRS, NoPair, refuse
+from trace_ray.errors import UserError
 from trace_ray.pairs import RejectReason
 
 __all__ = ["FORMATS", "RawPair", "RejectedRowError", "detect_format", "fit_length", "parse_row"]
@@ -101,12 +103,22 @@ def parse_row(row: Any, config: CorpusConfig) -> list[RawPair]:
 
 def _reader(found: _Known, row: Row, config: CorpusConfig) -> Read:
     if config.format != "auto":
-        return FORMATS[config.format].read
+        return (FORMATS.get(config.format) or _brought(config.format)).read
     if found.format is not None:
         return found.format.read
     if found.no_pair is not None:
         refuse(found.no_pair)
     raise missing(row, "no two answers, such as chosen and rejected")
+
+
+@lru_cache
+def _brought(name: str) -> Format:
+    """Returns another package's format."""
+    found = plugin("formats", name, "corpus.format")
+    if not isinstance(found, Format):
+        remedy = f"it is {type(found).__name__}, no trace_ray.corpus.formats.base.Format"
+        raise UserError("corpus.format", name, remedy)
+    return found
 
 
 def fit_length(pair: RawPair, max_chars: int, too_long: str) -> RawPair:

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 
 from trace_ray.config import JudgeConfig, TriageConfig, settings
+from trace_ray.config.plugins import is_plugin, plugin
 from trace_ray.config.policy import PolicyConfig, policy_hash
 from trace_ray.errors import UserError
 from trace_ray.judges import rules
@@ -21,6 +22,8 @@ from trace_ray.storage.location import locate
 from trace_ray.storage.staging import shared_settings
 
 ReadingJudge = VllmJudge | OpenAIJudge
+WRITING = ("vllm", "openai")
+"""Backends that write corrections too."""
 
 
 def make_judge(
@@ -37,6 +40,9 @@ def make_judge(
     """
     if config.backend == "rules":
         return RulesJudge(policy)
+    if is_plugin("judges", config.backend):
+        made: Judge = plugin("judges", config.backend, f"{where}.backend")(policy, config)
+        return made
     return _reading_judge(policy, config, correction_tokens, where)
 
 
@@ -64,7 +70,7 @@ def corrector_kind(policy: PolicyConfig, config: TriageConfig) -> str:
         return "other"
     if config.corrector != "auto":
         return config.corrector
-    return "code" if rules.word_limit(policy) or config.judge.backend == "rules" else "judge"
+    return "code" if rules.word_limit(policy) or config.judge.backend not in WRITING else "judge"
 
 
 def check_corrector(policy: PolicyConfig, config: TriageConfig) -> None:
@@ -75,10 +81,10 @@ def check_corrector(policy: PolicyConfig, config: TriageConfig) -> None:
         raise UserError(
             "triage.corrector", config.corrector, f"no rule of the policy has max_words to cut to: {remedy}"
         )
-    if kind == "judge" and config.judge.backend == "rules":
-        raise UserError("triage.corrector", "judge", f"triage.judge.backend=rules has no model that writes: {remedy}")
-    if kind == "other" and other is not None and other.backend == "rules":
-        raise UserError("triage.corrector_judge.backend", "rules", "rules write nothing: use vllm or openai")
+    if kind == "judge" and (mute := config.judge.backend) not in WRITING:
+        raise UserError("triage.corrector", "judge", f"triage.judge.backend={mute} has no model that writes: {remedy}")
+    if kind == "other" and other is not None and other.backend not in WRITING:
+        raise UserError("triage.corrector_judge.backend", other.backend, "it writes nothing: use vllm or openai")
 
 
 def make_corrector(policy: PolicyConfig, config: TriageConfig, judge: Judge) -> Corrector | None:

@@ -20,7 +20,6 @@ from trace_ray.plan.reading import Reader
 from trace_ray.plan.sample import Sample
 from trace_ray.plan.stage_row import Resources, StageEstimate
 from trace_ray.plan.workload import Workload
-from trace_ray.runs.artifacts import STAGES
 from trace_ray.runs.opening import hold_settings, run_folder
 from trace_ray.runs.remembered import recall
 from trace_ray.storage.location import locate
@@ -38,9 +37,9 @@ def attempt(problems: list[UserError], work: Callable[[], T]) -> T | None:
         return None
 
 
-def find_sources(config: Config, problems: list[UserError]) -> Sequence[Source]:
+def find_sources(config: Config, stages: Sequence[str], problems: list[UserError]) -> Sequence[Source]:
     """Returns the corpus' files."""
-    for stage in STAGES:
+    for stage in stages:
         attempt(problems, lambda stage=stage: check_needed(config, [stage]))  # type: ignore[misc]
     return (
         (attempt(problems, lambda: corpus_sources(config.corpus, config.storage)) or []) if config.corpus.paths else []
@@ -58,11 +57,11 @@ def check_tokenizers(config: Config, problems: list[UserError]) -> bool:
     return len(problems) == before and bool(config.model.path)
 
 
-def check_begun(uri: str, config: Config) -> None:
+def check_begun(uri: str, config: Config, stages: Sequence[str]) -> None:
     """Raises UserError where the run was begun with other settings, or its folder is none that a run may have."""
     run = run_folder(uri, config.storage)
     recall(run.place)
-    hold_settings(run, config, STAGES)
+    hold_settings(run, config, stages)
 
 
 def check_run_folder(uri: str, config: Config) -> None:
@@ -83,9 +82,9 @@ def cluster_size(config: Config, groups: Sequence[NodeGroup]) -> Resources:
     return Resources(cpus=config.plan.cpus or cpus, gpus=config.plan.gpus or gpus)
 
 
-def check_resources(config: Config, have: Resources) -> Iterator[UserError]:
+def check_resources(config: Config, stages: Sequence[str], have: Resources) -> Iterator[UserError]:
     """Yields what the stages ask for and the cluster does not have: such a task would wait for ever."""
-    return unmet(config, STAGES, have.cpus, have.gpus, "give plan.cpus and plan.gpus of the real one")
+    return unmet(config, stages, have.cpus, have.gpus, "give plan.cpus and plan.gpus of the real one")
 
 
 def check_pairs(sample: Sample, load: Workload, config: Config) -> Iterator[UserError]:

@@ -15,6 +15,7 @@ from trace_ray.plan.rates import Rates, TrainRates
 from trace_ray.plan.stage_row import Reserved, Resources, StageEstimate, at_once, stage_row
 from trace_ray.plan.workload import Workload
 from trace_ray.realign.zero import used_stage
+from trace_ray.runs.artifacts import STAGES
 
 # What surrounds the measured pieces, read off runs of the demo and of the SmolLM2 example on 2 cores. A start is the
 # measured start of a process with torch, transformers and the model: on a busy or slow machine all of these grow with it.
@@ -36,16 +37,21 @@ TRAINER_GIB = 1.0
 
 
 def estimate(
-    load: Workload, asked: Sequence[Asked], rates: Rates, config: Config, have: Resources
+    load: Workload,
+    asked: Sequence[Asked],
+    rates: Rates,
+    config: Config,
+    have: Resources,
+    stages: Sequence[str] = STAGES,
 ) -> list[StageEstimate]:
-    """Returns triage, impact, realign, evaluate and the panel's judges, run on a machine where nothing is running yet."""
-    return [
-        _triage(load, asked, rates, config, have),
-        _impact(load, rates, config, have),
-        _realign(load, rates, config, have),
-        _evaluate(load, asked, rates, config, have),
-        *_panel(load, asked, rates, config),
-    ]
+    """Returns those of triage, impact, realign, evaluate and the panel's judges, on a machine where nothing is running yet."""
+    figures: dict[str, Callable[[], list[StageEstimate]]] = {
+        "triage": lambda: [_triage(load, asked, rates, config, have)],
+        "impact": lambda: [_impact(load, rates, config, have)],
+        "realign": lambda: [_realign(load, rates, config, have)],
+        "evaluate": lambda: [_evaluate(load, asked, rates, config, have), *_panel(load, asked, rates, config)],
+    }
+    return [one for stage in STAGES if stage in stages and stage in figures for one in figures[stage]()]
 
 
 def _triage(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config, have: Resources) -> StageEstimate:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from trace_ray.config import Config
 from trace_ray.config.load import dump_config
 from trace_ray.errors import UserError
 from trace_ray.plan.judges import reading_judges
-from trace_ray.plan.rates import EngineRates, Rates, ScoringRates, TrainRates
+from trace_ray.plan.preflight import OF_THE_MODEL
+from trace_ray.plan.rates import NO_ENGINE, NO_SCORING, NO_TRAINING, EngineRates, Rates, ScoringRates, TrainRates
 from trace_ray.plan.sample import Sample
 
 PROBE_ROWS = 48
@@ -25,10 +26,13 @@ MODEL_PIECES = ("train", "scoring", "policy")
 """Measured of the policy model; every judge that reads here is a further piece."""
 
 
-def measure(sample: Sample, config: Config, note: Callable[[str], None]) -> tuple[Rates | None, list[UserError]]:
+def measure(
+    sample: Sample, config: Config, stages: Sequence[str], note: Callable[[str], None]
+) -> tuple[Rates | None, list[UserError]]:
     """Returns the measured rates, and what kept a piece from being measured: a model that does not load.
 
     Args:
+        stages: what none of them runs is not measured, and its rates are 0.
         note: told the name of each piece before it is measured.
     """
     problems: list[UserError] = []
@@ -39,7 +43,7 @@ def measure(sample: Sample, config: Config, note: Callable[[str], None]) -> tupl
         rows = sample.table.num_rows
         taken = sample.table.take(sorted({i * rows // PROBE_ROWS for i in range(PROBE_ROWS)}))
         pq.write_table(taken.select(["prompt", "chosen", "rejected"]), sample_file)
-        for piece in _pieces(config):
+        for piece in _pieces(config, stages):
             note(piece)
             try:
                 found[piece] = _probe(piece, config_file, sample_file)
@@ -49,14 +53,16 @@ def measure(sample: Sample, config: Config, note: Callable[[str], None]) -> tupl
         return None, problems
     return Rates(
         judges={name: EngineRates(**found[name]) for name in found if name not in MODEL_PIECES},
-        policy=EngineRates(**found["policy"]),
-        train=TrainRates(**found["train"]),
-        scoring=ScoringRates(**found["scoring"]),
+        policy=EngineRates(**found["policy"]) if "policy" in found else NO_ENGINE,
+        train=TrainRates(**found["train"]) if "train" in found else NO_TRAINING,
+        scoring=ScoringRates(**found["scoring"]) if "scoring" in found else NO_SCORING,
     ), []
 
 
-def _pieces(config: Config) -> list[str]:
-    return [*MODEL_PIECES, *(n for n, judge in reading_judges(config).items() if judge.backend == "vllm")]
+def _pieces(config: Config, stages: Sequence[str]) -> list[str]:
+    judges = [name for name, judge in reading_judges(config).items() if judge.backend == "vllm"]
+    used = MODEL_PIECES if set(OF_THE_MODEL) & set(stages) else ()
+    return [*used, *(name for name in judges if name.partition(".")[0] in stages)]
 
 
 def _probe(piece: str, config_file: Path, sample_file: Path) -> dict[str, Any]:

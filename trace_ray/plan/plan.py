@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,13 +13,14 @@ from trace_ray.errors import UserError
 from trace_ray.plan import checks
 from trace_ray.plan.asked import evaluation_asked, triage_asked
 from trace_ray.plan.estimate import estimate
+from trace_ray.plan.hub import unreached
 from trace_ray.plan.manifest import read_groups
 from trace_ray.plan.measure import measure
 from trace_ray.plan.preflight import preflight
 from trace_ray.plan.rates import Rates, given, with_given
 from trace_ray.plan.sample import read_sample
 from trace_ray.plan.stage_row import StageEstimate
-from trace_ray.plan.unready import without_weights
+from trace_ray.plan.unready import unready, without_weights
 from trace_ray.plan.workload import Workload, workload
 from trace_ray.runs.artifacts import STAGES
 
@@ -45,13 +46,19 @@ class Plan:
         }
 
 
-def make_plan(config: Config, run_uri: str | None, note: Callable[[str], None] = lambda _piece: None) -> Plan:
+def make_plan(
+    config: Config,
+    run_uri: str | None,
+    note: Callable[[str], None] = lambda _piece: None,
+    stages: Sequence[str] = STAGES,
+) -> Plan:
     """Returns the plan of a run.
 
     Args:
         config: with absolute model paths.
         run_uri: the run's folder, checked for writing; None = not checked.
         note: told what is being measured.
+        stages: those that are planned.
     """
     problems: list[UserError] = []
     manifest = config.plan.manifest
@@ -59,17 +66,19 @@ def make_plan(config: Config, run_uri: str | None, note: Callable[[str], None] =
     have = checks.cluster_size(config, groups)
     if run_uri:
         checks.attempt(problems, lambda: checks.check_run_folder(run_uri, config))
-        checks.attempt(problems, lambda: checks.check_begun(run_uri, config))
+        checks.attempt(problems, lambda: checks.check_begun(run_uri, config, stages))
     if groups:
         problems += [*shortages(config, groups), *strays(config, groups)]
     elif not manifest:
-        problems += checks.check_resources(config, have)
+        problems += checks.check_resources(config, stages, have)
     if blank := list(unfilled(config)):  # nothing of it can be looked at
         return Plan(distinct([*problems, *blank]), None, None, [], 0)
-    sources = checks.find_sources(config, problems)
+    sources = checks.find_sources(config, stages, problems)
+    if far := unreached(config, stages):  # what is here is looked at all the same, what is there is not asked for again
+        return Plan(distinct([*problems, *unready(config, stages), far]), None, None, [], 0)
     loads = checks.check_tokenizers(config, problems)
-    empty = list(without_weights(config, STAGES))
-    problems += preflight(config, STAGES)
+    empty = list(without_weights(config, stages))
+    problems += preflight(config, stages)
     sample = checks.attempt(problems, lambda: read_sample(sources, config)) if sources and loads else None
     if sample is None:
         return Plan(distinct(problems), None, None, [], 0)
@@ -77,14 +86,14 @@ def make_plan(config: Config, run_uri: str | None, note: Callable[[str], None] =
     asked = [*triage_asked(sample.pairs, sample.readings, config), *evaluation_asked(load, config)]
     problems += checks.check_pairs(sample, load, config)
     if config.plan.measure:
-        rates, failed = measure(sample, config, note) if not empty else (None, [])
+        rates, failed = measure(sample, config, stages, note) if not empty else (None, [])
         problems += failed
     else:
         rates = checks.attempt(problems, lambda: given(config))
-    stages = estimate(load, asked, with_given(rates, config), config, have) if rates else []
+    estimates = estimate(load, asked, with_given(rates, config), config, have, stages) if rates else []
     if not (config.ray.address or config.plan.cpus or manifest):
-        problems += checks.check_memory(stages, checks.machine_memory_gib())
-    return Plan(distinct(problems), load, rates, stages, len(sample.pairs))
+        problems += checks.check_memory(estimates, checks.machine_memory_gib())
+    return Plan(distinct(problems), load, rates, estimates, len(sample.pairs))
 
 
 def distinct(problems: list[UserError]) -> list[UserError]:

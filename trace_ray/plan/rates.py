@@ -68,6 +68,12 @@ class ScoringRates:
     peak_gib: float
 
 
+NO_ENGINE = EngineRates(start_s=0, memory_gib=0, prompt_tokens_s=0, answer_tokens_s=0)
+NO_TRAINING = TrainRates(start_s=0, forward_tokens_s=0, train_tokens_s=0, memory_gib=0, train_gib=0)
+NO_SCORING = ScoringRates(tokens_s=0, gold_tokens_s=0, peak_gib=0)
+"""What no stage that is planned runs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rates:
     """Everything an estimate needs to know.

@@ -38,6 +38,8 @@ def _rates(rates: Rates, *, measured: bool) -> Table:
     for name, engine in rates.judges.items():
         table.add_row(name, f"{engine.start_s:.0f}", f"{engine.prompt_tokens_s:,.0f}", f"{engine.memory_gib:.1f}")
     policy, train, scoring = rates.policy, rates.train, rates.scoring
+    if policy.prompt_tokens_s == train.train_tokens_s == scoring.tokens_s == 0:  # no stage of the model is planned
+        return table
     table.add_row("answers", f"{policy.start_s:.0f}", f"{policy.answer_tokens_s:,.0f}", f"{policy.memory_gib:.1f}")
     table.add_row("forward", f"{train.start_s:.0f}", f"{train.forward_tokens_s:,.0f}", f"{train.memory_gib:.1f}")
     table.add_row("scoring", "", f"{scoring.tokens_s:,.0f}", f"{scoring.peak_gib:.1f}")

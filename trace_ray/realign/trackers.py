@@ -1,4 +1,4 @@
-"""Where figures go besides metrics.jsonl: TensorBoard, MLflow, Weights & Biases, by ``realign.trackers``."""
+"""Where figures go besides metrics.jsonl, by ``realign.trackers``: TensorBoard, MLflow, Weights & Biases, or a plug-in."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from trace_ray.config.plugins import plugin
 from trace_ray.errors import UserError
 from trace_ray.storage.location import Location
 
@@ -28,7 +29,9 @@ class Tracker(Protocol):
 def check_trackers(names: tuple[str, ...]) -> None:
     """Raises UserError for a tracker whose package is missing."""
     for name in names:
-        if importlib.util.find_spec(MODULES[name]) is None:
+        if name not in MODULES:
+            plugin("trackers", name, "realign.trackers")
+        elif importlib.util.find_spec(MODULES[name]) is None:
             raise UserError("realign.trackers", name, f"pip install {MODULES[name]}, or leave it out")
 
 
@@ -44,7 +47,12 @@ def make_trackers(names: tuple[str, ...], place: Location, run_name: str, first_
         "mlflow": lambda: MLflow(run_name),
         "wandb": lambda: WandB(run_name),
     }
-    return [makers[name]() for name in names]
+    return [
+        makers[name]()
+        if name in makers
+        else plugin("trackers", name, "realign.trackers")(place.uri, run_name, first_step)
+        for name in names
+    ]
 
 
 class TensorBoard:

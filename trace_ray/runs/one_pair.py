@@ -1,0 +1,45 @@
+"""Everything that a run knows of one pair, gathered from its folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trace_ray.errors import UserError
+from trace_ray.pairs import TOKENS
+from trace_ray.runs.artifacts import RESPONSES, Run
+from trace_ray.storage.location import Location
+
+
+def pair_record(run: Run, pair_id: str) -> dict[str, Any]:
+    """Returns {what: its row} of one pair: ``triaged``, and where there is one ``gold``, ``scored``; ``answers`` is a list.
+
+    Token ids are left out, and of ``scored`` the columns that ``triaged`` has.
+    Raises: UserError where no triaged pair has that id.
+    """
+    triaged = next(_rows(run.triaged.parts(), pair_id), None)
+    if triaged is None:
+        remedy = "no triaged pair has that id; pair_id is a column of triaged/, and in the report beside each example"
+        raise UserError("show", pair_id, remedy)
+    scored = next(_rows(run.scored.parts(), pair_id), {})
+    found: dict[str, Any] = {"triaged": triaged}
+    gold = next(_rows([one for one in run.impact.parts() if one.name == "gold.parquet"], pair_id), None)
+    if gold is not None:
+        found["gold"] = gold
+    if more := {name: value for name, value in scored.items() if name not in triaged}:
+        found["scored"] = more
+    answers = list(_rows((run.evaluation.place / RESPONSES).files(".parquet"), pair_id))
+    return found | {"answers": answers} if answers else found
+
+
+def _rows(parts: list[Location], pair_id: str) -> Iterator[dict[str, Any]]:
+    """Yields the rows of one pair; of a part that does not have it only the ids are read."""
+    for part in parts:
+        if pair_id not in part.read_parquet(["pair_id"])["pair_id"].to_pylist():
+            continue
+        table = part.read_parquet()
+        mine = table.filter(pc.equal(table["pair_id"], pa.scalar(pair_id)))
+        yield from mine.drop_columns([field.name for field in table.schema if field.type == TOKENS]).to_pylist()
