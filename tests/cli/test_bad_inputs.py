@@ -92,7 +92,7 @@ def test_without_a_mistake_there_is_none(say: Say) -> None:
         ("no_equals_sign", "write it as key.path=value"),
         ("realign=3", "realign is a section: give its settings, such as realign."),
         ("corpus.paths.0=pairs.jsonl", "the setting is of the other kind"),
-        ("policy.clauses=[{id: a, rule: {max_word: 3}}]", "did you mean 'max_words'"),
+        ("policy.clauses=[{id: a, rule: {max_word: 3}}]", "did you mean 'rule.max_words'"),
         ("policy.clauses=[{id: a, rule: {forbid: '('}}]", "policy.clauses[a].rule.forbid: (: not a regular expression"),
         ("policy.clauses=[]", "has no clause with a rule"),
         ("realign.workers=two", "realign.workers"),
