@@ -132,6 +132,7 @@ def test_slopes_at_the_reference_are_the_closed_forms(term: TermConfig, expected
 TOKEN_TERMS = {
     "npo_saturating": TermConfig(loss="npo_saturating", suppress=("chosen", "rejected")),
     "undial": TermConfig(loss="undial", suppress=("chosen", "rejected"), parameters={"gamma": 1.5}),
+    "simnpo on both": TermConfig(loss="simnpo", suppress=("chosen", "rejected")),
     "undial, simnpo and kl": TermConfig(
         loss="undial",
         suppress=("chosen",),
@@ -164,6 +165,9 @@ def token_loss_by_hand(name: str, model: Any, prompt: list[int], sides: dict[str
             return torch.nn.functional.softplus(B * moved).sum()
         case "undial":
             return undial(sides["chosen"]) + undial(sides["rejected"])
+        case "simnpo on both":
+            means = torch.stack([value / len(sides[side]) for side, value in logp.items()])
+            return 2 / 2.5 * torch.nn.functional.softplus(2.5 * means).sum()
     mean = logp["rejected"] / len(sides["rejected"])
     return undial(sides["chosen"]) + 3.0 * 2 / 2.5 * torch.nn.functional.softplus(2.5 * mean)
 
