@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,9 @@ FLOORS = (
     {"cli"},
 )
 """From the ground up: each imports lower floors alone."""
+
+WINGS = set().union(*FLOORS)
+NAME = re.compile(r"`([\w./]+)`")
 
 EDGES = {
     "ray": {
@@ -80,6 +84,15 @@ def test_each_wing_imports_lower_floors_alone() -> None:
         if wing(name) != wing(other) and floor[wing(name)] <= floor[wing(other)]
     }
     assert up == set(), "a room that lower floors read counts as a wing of its own: APART in tests/house.py"
+
+
+def test_contributing_shows_each_wing_on_its_floor() -> None:
+    lines = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()
+    rows = [found.groups() for line in lines if (found := re.match(r"\| (\d+) \| (.*) \|$", line))]
+    named = {
+        int(floor): {name.removesuffix(".py").replace("/", ".") for name in NAME.findall(text)} for floor, text in rows
+    }
+    assert {floor: names & WINGS for floor, names in named.items()} == dict(enumerate(FLOORS))
 
 
 def test_areas_meet_on_disk_alone() -> None:
