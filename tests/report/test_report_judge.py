@@ -168,3 +168,22 @@ def test_a_decision_from_another_audit_is_shown_as_triage_took_it(tmp_path: Path
     page = render(made.run, config)
     assert "<code>runs/first/audit.json</code>" in page
     assert "never compared with labels" not in page
+
+
+def test_a_run_stopped_by_what_was_judged_first_says_so(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path)
+    made.run.triaged.begin({})
+    kept = {"judge": "triage.judge", "limit": "triage.max_unreadable", "bound": 0.5, "seen": 0.0, "passed": True}
+    broken = kept | {"limit": "triage.max_one_sided", "bound": 0.98, "seen": 1.0, "passed": False}
+    texts = {
+        "said": "judge m calls 256 of 256 responses compliant (100.0 %)",
+        "remedy": "use a judge that tells them apart",
+    }
+    (made.run.triaged.place / "gates.json").write_text(json.dumps([kept | texts, broken | texts]))
+    section = judge_section(made.run, config_of().triage)
+    assert section is not None
+    assert section.stopped
+    assert section.refusal is not None
+    assert section.refusal.text == (
+        "Judge m calls 256 of 256 responses compliant (100.0 %); the limit is 0.98 (triage.max_one_sided)."
+    )

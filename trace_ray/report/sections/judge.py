@@ -12,8 +12,8 @@ import numpy as np
 from trace_ray.config import TriageConfig, judge_name
 from trace_ray.config.policy import PolicyConfig, unruled
 from trace_ray.pairs import Category
-from trace_ray.report.sections.refusal import Refusal, checked_pairs, refusal_of
-from trace_ray.runs.artifacts import AUDIT_FILE, CANARIES, WORK, Run
+from trace_ray.report.sections.refusal import Refusal, checked_pairs, refusal_at, refusal_of
+from trace_ray.runs.artifacts import AUDIT_FILE, CANARIES, GATES, WORK, Run
 
 BINS = 20
 SIDES = ("chosen", "rejected")
@@ -98,7 +98,7 @@ def judge_section(run: Run, triage: TriageConfig, policy: PolicyConfig | None = 
     done, audit = run.triaged.done(), stored_audit(run)
     manifest = run.triaged.manifest() if done else {}
     canaries = manifest.get("canaries") if done else _canaries_so_far(run)
-    refusal = refusal_of(audit.figures if audit else None, canaries, triage)
+    refusal = refusal_of(audit.figures if audit else None, canaries, triage) or refusal_at(_gates(run, manifest))
     if not done and audit is None and refusal is None:
         return None
     decision = manifest.get("decision") or (audit.figures.get("decision", {}) if audit and not audit.afterwards else {})
@@ -137,6 +137,12 @@ def _canaries_so_far(run: Run) -> Mapping[str, Any] | None:
     """Returns the canaries of a triage that is not finished: those that stopped it are in its work folder alone."""
     place = run.triaged.place / WORK / CANARIES
     return json.loads(place.read_text()) if place.exists() else None
+
+
+def _gates(run: Run, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the limits that the judges were held to before the corpus was judged; of an older triage none."""
+    place = run.triaged.place / GATES
+    return list(manifest.get("gates") or (json.loads(place.read_text()) if place.exists() else ()))
 
 
 def stored_audit(run: Run) -> JudgeAudit | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,3 +67,12 @@ def _of_canaries(canaries: Mapping[str, Any], triage: TriageConfig) -> Refusal |
     text = f"Only {rate} of hostile texts did not talk the judge round; the limit is {least} (triage.min_canary_pass)."
     remedy = "use a stronger triage.judge.model, or lower the limit knowingly"
     return Refusal("triage.min_canary_pass", f"{rate} of hostile texts held", text, remedy)
+
+
+def refusal_at(gates: Sequence[Mapping[str, Any]]) -> Refusal | None:
+    """Returns the first limit that a judge did not keep before the corpus was judged, as ``triage.gates`` stored it."""
+    for gate in gates:
+        if not gate["passed"]:
+            text = f"{gate['said'][0].upper()}{gate['said'][1:]}; the limit is {gate['bound']:g} ({gate['limit']})."
+            return Refusal(gate["limit"], gate["said"], text, gate["remedy"])
+    return None
