@@ -183,9 +183,9 @@ def test_a_model_without_weights(say: Say, here: Path, setting: str) -> None:
 
 def test_plan_says_what_a_begun_run_would_refuse(say: Say, here: Path) -> None:
     run = Run(locate(str(here / "run"), StorageConfig()))
-    run.triaged.begin({"triage.threshold": 0.25})
+    run.triaged.begin({"corpus.holdout": 0.25})
     leave(run, PIECES["triage"])
-    assert_one_line(say(*given("plan", "--run", "run")), "triage.threshold: 0.5: this run was begun with 0.25")
+    assert_one_line(say(*given("plan", "--run", "run")), "corpus.holdout: 0.1: this run was begun with 0.25")
 
 
 def test_a_model_id_that_the_hub_does_not_have(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_a_model_id_that_the_hub_does_not_have(say: Say, monkeypatch: pytest.Mon
         ("include: base.yaml\n", "give a list of files: include: [base.yaml]"),
         ("include: [base.yml]\n", "no such file (did you mean"),
         ("include: [c.yaml]\n", "the file includes itself"),
-        ("realign: {zero_stages: 2}\n", "did you mean 'zero_stage'"),
+        ("realign: {zero_stages: 2}\n", "did you mean 'realign.zero_stage'"),
     ],
 )
 def test_a_wrong_file_of_settings(say: Say, text: str, said: str) -> None:

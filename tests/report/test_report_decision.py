@@ -181,7 +181,7 @@ def test_a_judge_that_cannot_be_trusted_comes_first(triaged: MadeRun) -> None:
     poor = judge_of(figures={"kappa": 0.0})
     assert decided(triaged, poor, change_of(50, 95)).word == "stop"
     unaudited = decided(triaged, judge_of(audit=None), change_of(50, 95))
-    assert (unaudited.word, "trace-ray audit" in unaudited.command) == ("fix", True)
+    assert (unaudited.word, "trace-ray label sample" in unaudited.command) == ("fix", True)
 
 
 def test_nothing_to_realign_is_said_and_not_trained_on(triaged: MadeRun) -> None:
