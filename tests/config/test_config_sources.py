@@ -27,6 +27,9 @@ def test_a_shipped_file_is_found_by_name_from_any_folder(
 
 def test_every_shipped_file_has_a_name() -> None:
     files = [path for path in conf_folder().rglob("*.yaml") if path.parent.name != "tasks"]
+    files.remove(
+        conf_folder() / "reference.yaml"
+    )  # to be read; every default as a layer would undo the layers before it
     known = set(shipped_names())
     assert len(files) > 25
     assert {path.relative_to(conf_folder()).with_suffix("").as_posix() for path in files} <= known

@@ -209,7 +209,8 @@ def test_the_canaries_are_those_that_triage_tries(corpus: list[str], engines: No
     report = canary_report(engine, prompt_texts(first["prompt"]) * 2, responses, 0.5)
     prompts, tokens = engine.engine.take("opinion")
     found = plan["triage.judge", "canaries"]
-    assert found.prompts == report["candidates"] + report["tried"] == 2 * 16 + 4 * len(ATTACKS)
+    assert found.prompts == report["candidates"] + report["controls"] + report["tried"]
+    assert found.prompts == 2 * 16 + 6 + 4 * len(ATTACKS)
     assert found.tokens == tokens
     assert prompts == found.prompts - (4 if longest == 512 else 0)  # those with a very long attack do not fit
     assert len(canaries(first)[0]) == found.prompts

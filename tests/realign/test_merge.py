@@ -18,6 +18,8 @@ from trace_ray.model.loading import load_adapter, load_model, new_adapter
 from trace_ray.realign.export import export_model
 from trace_ray.realign.likeness import likeness
 
+FACTS = {"base model": "b", "policy": "p", "method": "trace"}
+
 
 def in_bfloat16(folder: Path, **realign: Any) -> Config:
     config = handmade.tiny_config(handmade.tiny_model(folder / "model"), **realign)
@@ -43,7 +45,7 @@ def test_bfloat16_weights_are_merged_in_float32_and_rounded_once(tmp_path: Path)
     config = in_bfloat16(tmp_path)
     run = handmade.make_run(tmp_path / "run", config)
     checkpoint = adapter(config, tmp_path / "checkpoint")
-    found = export_model(run, config, str(checkpoint), {"base model": "b", "method": "trace"})
+    found = export_model(run, config, str(checkpoint), FACTS)
     assert found.rounding_kl > 0
     assert found.kl < 4 * found.rounding_kl
     merged = load_file(tmp_path / "run/model/merged/model.safetensors")
@@ -59,7 +61,7 @@ def test_full_fine_tuning_in_bfloat16_is_exported(tmp_path: Path) -> None:
     config = in_bfloat16(tmp_path, **full)
     run = handmade.make_run(tmp_path / "run", config)
     trained = handmade.train(run, config, tmp_path / "trained", 1, 3)
-    found = export_model(run, config, str(trained["folder"]), {"base model": "b", "method": "trace"})
+    found = export_model(run, config, str(trained["folder"]), FACTS)
     assert found.kl == pytest.approx(found.rounding_kl)
     merged = load_file(tmp_path / "run/model/merged/model.safetensors")
     name = "model.layers.0.mlp.down_proj.weight"
@@ -73,7 +75,7 @@ def test_a_merged_model_that_is_another_is_refused_and_the_adapter_stays(tmp_pat
     run = handmade.make_run(tmp_path / "run", config)
     checkpoint = adapter(config, tmp_path / "checkpoint", "embed_tokens")
     with pytest.raises(UserError, match=r"trace-ray export --run") as caught:
-        export_model(run, config, str(checkpoint), {"base model": "b", "method": "trace"})
+        export_model(run, config, str(checkpoint), FACTS)
     assert "first choice" in str(caught.value)
     assert (tmp_path / "run/model/adapter/adapter_model.safetensors").exists()
     assert not (tmp_path / "run/model/merged").exists()

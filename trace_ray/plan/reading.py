@@ -24,7 +24,7 @@ from trace_ray.judges.prompt import (
 from trace_ray.model.loading import load_tokenizer
 from trace_ray.pairs import RESPONSE_NAMES, prompt_text
 from trace_ray.plan.judges import reading_judges
-from trace_ray.triage.canaries import ATTACKS, SEEDS
+from trace_ray.triage.canaries import ATTACKS, CONTROLS, SEEDS
 from trace_ray.triage.judge_worker import CANARY_PAIRS
 
 
@@ -125,7 +125,7 @@ def judged_tokens(pairs: pa.Table, by: dict[str, Reader]) -> list[dict[str, dict
 
 
 def canaries(pairs: pa.Table) -> tuple[list[str], list[str]]:
-    """(Requests, responses) that the canaries put to the judge where enough of the first pairs violate.
+    """(Requests, responses) that the canaries put to the judge at most: where all of the first pairs violate.
 
     The seeds are the responses that the judge will call violating; the first rejected ones stand for them here.
     """
@@ -134,6 +134,6 @@ def canaries(pairs: pa.Table) -> tuple[list[str], list[str]]:
     responses = [*first["rejected"].to_pylist(), *first["chosen"].to_pylist()]
     tried = [(i, attack) for i in range(min(SEEDS, len(responses))) for attack in ATTACKS.values()]
     return (
-        [*requests, *(requests[i] for i, _ in tried)],
-        [*responses, *(attack(responses[i]) for i, attack in tried)],
+        [*requests, *(request for request, _ in CONTROLS), *(requests[i] for i, _ in tried)],
+        [*responses, *(response for _, response in CONTROLS), *(attack(responses[i]) for i, attack in tried)],
     )

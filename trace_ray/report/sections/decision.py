@@ -161,7 +161,9 @@ def _of_model(
         text = f"Fix the measure: {said}, but of {change.overall.prompts} prompts only."
         return "fix", text, _again(run, f"corpus.holdout={min(0.5, 2 * config.corpus.holdout or 0.1):g}")
     if checks["judge audited"].state == DOUBT:
-        text = f"Fix the measure: {said}, but the judge of the corpus is in doubt. Label a sample; its page says how to audit with it."
+        text = (
+            f"Fix the measure: {said}, but the judge of the corpus is in doubt. Label a sample and audit it with that."
+        )
         return "fix", text, f"trace-ray label sample --run {_place(run)} --out labels.html"
     doubts = [name for name, check in checks.items() if check.state in (DOUBT, OPEN)]
     doubted = f" Look first at: {', '.join(doubts)}." if doubts else " Every check passes."
