@@ -14,8 +14,9 @@ endif
 demo: $(READY)
 	$(BIN)/trace-ray demo
 
+# Two processes, a file to each at a time: most tests compute in one thread, or wait.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What the default suite leaves out: drills, Chromium, cells of the study; hours.
 test-slow: $(READY)

@@ -127,6 +127,7 @@ def test_a_judge_without_a_chat_template_is_one_line() -> None:
         judge._frame("x")
 
 
+@pytest.mark.slow
 def test_a_real_engine_names_what_is_wrong(tmp_path: Path) -> None:
     """One process a mistake: vLLM is in no state to be asked again after one."""
     broken = shutil.copytree(JUDGE, tmp_path / "broken")

@@ -41,7 +41,7 @@ def test_the_card_carries_the_base_licence(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: llama3.1\ntags: [x]\n---\ntext")
     licence = base_licence(str(tmp_path))
     assert licence == {"license": "other", "license_name": "llama3.1"}
-    card = model_card({"base model": "b", "method": "trace"}, licence)
+    card = model_card({"base model": "b", "policy": "p", "method": "trace"}, licence)
     assert "license: other\nlicense_name: llama3.1\n" in card.split("---\n")[1]
 
 
@@ -50,10 +50,10 @@ def test_a_base_in_a_folder_is_no_hubs_base_model(base: str, tmp_path: Path, mon
     """A hub refuses such a card; the text still says what was trained."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
-    card = model_card({"base model": base, "method": "trace"}, {})
+    card = model_card({"base model": base, "policy": "p", "method": "trace"}, {})
     assert "base_model" not in card
     assert f"- base model: {base}" in card
-    assert "base_model: org/base\n" in model_card({"base model": "org/base", "method": "trace"}, {})
+    assert "base_model: org/base\n" in model_card({"base model": "org/base", "policy": "p", "method": "trace"}, {})
 
 
 def test_the_card_names_method_policy_data_and_metrics(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def test_the_seed_reaches_corpus_noise_adapter_and_order() -> None:
     assert {cell.seed for cell in reduced_plan()} == set(SEEDS)
 
 
+@pytest.mark.slow
 def test_the_full_plan_holds_the_papers_comparison() -> None:
     cells = list(full_plan())
     assert len({cell.name for cell in cells}) == len(cells)
