@@ -135,3 +135,10 @@ def test_a_circle_is_found(house: Path) -> None:
     assert circle(arrows(house)) == []
     (house / "low.py").write_text("from small.high import room\n")
     assert circle(arrows(house)) in (["low", "high.room", "low"], ["high.room", "low", "high.room"])
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """Pytest would collect one of them only, and say so as an error in whichever comes second."""
+    names = [file.name for file in (PACKAGE.parent / "tests").rglob("test_*.py")]
+    assert len(names) > 100
+    assert sorted(names) == sorted(set(names))
