@@ -82,7 +82,7 @@ reference: $(READY)
 
 # The documents' commands, names and links; nothing they start is run.
 docs: $(READY)
-	$(BIN)/python -m pytest tests/test_docs.py tests/test_docs_examples.py tests/config/test_reference.py
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_docs_examples.py tests/config/test_settings_reference.py
 
 # Measurements held to the bounds of tests/bench/floors.yaml, a page each in runs/bench: under an hour on 2 quiet cores.
 bench: smollm2

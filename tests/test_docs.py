@@ -106,6 +106,9 @@ def parse(words: Sequence[str]) -> tuple[Words, dict[str, Any]]:
 def check_trace_ray(words: Sequence[str], about: str) -> None:
     (name, *_), given = parse(words)
     overrides = given.get("overrides") or []
+    if name == "decide":  # on top of the run's own
+        loaded((ROOT / "conf/examples/demo.yaml",), ("corpus.paths=[x]", "model.path=x", *overrides))
+        return
     if name not in ("plan", "run", "demo", *STAGES):
         reached(tuple(overrides))
         return
