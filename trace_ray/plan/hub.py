@@ -9,7 +9,7 @@ from trace_ray.config import Config
 from trace_ray.errors import UserError
 from trace_ray.plan.judges import reading_judges
 from trace_ray.plan.preflight import OF_THE_MODEL
-from trace_ray.runtime.passing import passing
+from trace_ray.runtime.passing import answered
 
 PATIENCE_S = 5.0
 
@@ -31,16 +31,13 @@ def unreached(config: Config, stages: Sequence[str]) -> UserError | None:
     ]
     if constants.HF_HUB_OFFLINE:
         return None  # asked for: whoever loads a model says which one is not here
-    try:
-        get_session().head(constants.ENDPOINT, timeout=PATIENCE_S)
-    except Exception as error:
-        if not (isinstance(error, OSError | ValueError) or passing(error)):
-            raise
-        if missing:
-            remedy = "the hub does not answer, and they are not on this machine: name folders, or come back online"
-            return UserError(constants.ENDPOINT, ", ".join(missing), remedy)
-        constants.HF_HUB_OFFLINE = True
-        os.environ["HF_HUB_OFFLINE"] = "1"  # for the processes that measure
+    if answered(lambda: get_session().head(constants.ENDPOINT, timeout=PATIENCE_S)) is not None:
+        return None
+    if missing:
+        remedy = "the hub does not answer, and they are not on this machine: name folders, or come back online"
+        return UserError(constants.ENDPOINT, ", ".join(missing), remedy)
+    constants.HF_HUB_OFFLINE = True
+    os.environ["HF_HUB_OFFLINE"] = "1"  # for the processes that measure
     return None
 
 

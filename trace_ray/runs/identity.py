@@ -8,7 +8,7 @@ import os
 import re
 
 from trace_ray.config import StorageConfig
-from trace_ray.runtime.passing import passing
+from trace_ray.runtime.passing import answered
 from trace_ray.storage.location import Location, fingerprints, locate
 from trace_ray.storage.staging import LOADED
 
@@ -62,11 +62,9 @@ def commit_of(model: str, revision: str) -> str | None:
         return revision
     from huggingface_hub import HfApi, constants
 
-    try:
-        return HfApi().model_info(model, revision=revision, timeout=10).sha
-    except Exception as error:
-        if not (isinstance(error, OSError | ValueError) or passing(error)):
-            raise
+    commit = answered(lambda: HfApi().model_info(model, revision=revision, timeout=10).sha)
+    if commit is not None:
+        return commit
     kept = os.path.join(constants.HF_HUB_CACHE, f"models--{model.replace('/', '--')}", "refs", revision)
     if not os.path.isfile(kept):
         return None

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+Answer = TypeVar("Answer")
 
 _CLIENTS = ("httpx", "requests", "urllib3", "aiohttp", "botocore")
 """Libraries whose errors, unless they carry an answer's status, say that nobody answered."""
+
+
+def answered(ask: Callable[[], Answer]) -> Answer | None:
+    """Returns what a hub answers; None where it does not, or has not what was asked for.
+
+    Its client raises errors of its own, of its HTTP library and of the system; what is none of these is a fault of ours.
+    """
+    try:
+        return ask()
+    except Exception as error:
+        if not (isinstance(error, OSError | ValueError) or passing(error)):
+            raise
+        return None
 
 
 def passing(error: BaseException) -> bool:

@@ -65,6 +65,10 @@ class Response:
         return self.log_ratio_B / self.tokens_B.clamp(min=1) if per_token else self.log_ratio_B
 
 
+if TYPE_CHECKING:
+    Value = Callable[[Response | None, tuple[Response, ...], Parameters], Tensor]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loss:
     """One loss: all that configuration, scoring, training, plan, report and documents know of it.
@@ -88,7 +92,7 @@ class Loss:
     name: str
     doc: str
     source: str
-    value: Callable[[Response | None, tuple[Response, ...], Parameters], Tensor] | None
+    value: Value | None
     reads: Reads
     prefers: bool = False
     suppresses: tuple[int, ...] = (0,)
@@ -121,9 +125,7 @@ def log_sigmoid(x: Tensor) -> Tensor:
     return logsigmoid(x)
 
 
-def relation(
-    of: Callable[[Tensor, Parameters], Tensor], *, per_token: bool | None = None
-) -> Callable[[Response | None, tuple[Response, ...], Parameters], Tensor]:
+def relation(of: Callable[[Tensor, Parameters], Tensor], *, per_token: bool | None = None) -> Value:
     """Returns the ``value`` of a loss of the margin r(preferred) - r(suppressed) alone.
 
     Args:

@@ -5,6 +5,8 @@ B: pairs. A margin is r(preferred) - r(suppressed), r(y) = log pi_theta(y|x) - l
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from trace_ray.objective.losses.entry import (
@@ -22,6 +24,8 @@ from trace_ray.objective.losses.entry import (
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from trace_ray.objective.losses.entry import Value
 
 
 def dpo(margin_B: Tensor, beta: float) -> Tensor:
@@ -68,16 +72,15 @@ def cal_dpo(preferred_B: Tensor, suppressed_B: Tensor, beta: float) -> Tensor:
     return -log_sigmoid(preferred_B - suppressed_B) + (preferred_B - level) ** 2 + (suppressed_B + level) ** 2
 
 
-def _dpop_value(preferred: Response | None, suppressed: tuple[Response, ...], p: Parameters) -> Tensor:
-    assert preferred is not None
-    raised_B, lowered_B = (side.log_ratio(per_token=p["length_norm"]) for side in (preferred, suppressed[0]))
-    return dpop(raised_B, lowered_B, p["beta"], p["lambda"])
+def levels(of: Callable[[Tensor, Tensor, Parameters], Tensor]) -> Value:
+    """Returns a loss' value from both log-ratios, preferred and suppressed, where their difference does not say enough."""
 
+    def value(preferred: Response | None, suppressed: tuple[Response, ...], p: Parameters) -> Tensor:
+        assert preferred is not None
+        raised_B, lowered_B = (side.log_ratio(per_token=p["length_norm"]) for side in (preferred, suppressed[0]))
+        return of(raised_B, lowered_B, p)
 
-def _cal_dpo_value(preferred: Response | None, suppressed: tuple[Response, ...], p: Parameters) -> Tensor:
-    assert preferred is not None
-    raised_B, lowered_B = (side.log_ratio(per_token=p["length_norm"]) for side in (preferred, suppressed[0]))
-    return cal_dpo(raised_B, lowered_B, p["beta"])
+    return value
 
 
 LAMBDA = Parameter(
@@ -94,65 +97,49 @@ LABEL_NOISE = Parameter(
     remedy="give a rate in [0, 0.5)",
 )
 
+_of_a_pair = partial(Loss, reads=Reads.LOG_RATIOS, prefers=True, suppresses=(1,))
+
 ENTRIES = (
-    Loss(
+    _of_a_pair(
         name="dpo",
         doc="raise one response's log-ratio over another's",
         source="Rafailov 2023, eq. 7",
         value=relation(lambda margin_B, p: dpo(margin_B, p["beta"])),
-        reads=Reads.LOG_RATIOS,
-        prefers=True,
-        suppresses=(1,),
         parameters=(BETA, LENGTH_NORM),
     ),
-    Loss(
+    _of_a_pair(
         name="ipo",
         doc="bring the margin of token means to 1 / (2 tau) nats a token",
         source="Azar 2023, eq. 17",
         value=relation(lambda margin_B, p: ipo(margin_B, p["tau"]), per_token=True),
-        reads=Reads.LOG_RATIOS,
-        prefers=True,
-        suppresses=(1,),
         parameters=(TAU,),
     ),
-    Loss(
+    _of_a_pair(
         name="ipo_sum",
         doc="ipo of whole responses: a margin of 1 / (2 tau) nats",
         source="Azar 2023, eq. 17",
         value=relation(lambda margin_B, p: ipo(margin_B, p["tau"]), per_token=False),
-        reads=Reads.LOG_RATIOS,
-        prefers=True,
-        suppresses=(1,),
         parameters=(TAU,),
     ),
-    Loss(
+    _of_a_pair(
         name="rdpo",
         doc="dpo that allows for wrong labels",
         source="Chowdhury 2024, eq. 12",
         value=relation(lambda margin_B, p: rdpo(margin_B, p["beta"], p["label_noise"])),
-        reads=Reads.LOG_RATIOS,
-        prefers=True,
-        suppresses=(1,),
         parameters=(BETA, LENGTH_NORM, LABEL_NOISE),
     ),
-    Loss(
+    _of_a_pair(
         name="dpop",
         doc="dpo in which the preferred side sinks below the reference at a price only",
         source="Pal 2024 (arXiv 2402.13228)",
-        value=_dpop_value,
-        reads=Reads.LOG_RATIOS,
-        prefers=True,
-        suppresses=(1,),
+        value=levels(lambda raised_B, lowered_B, p: dpop(raised_B, lowered_B, p["beta"], p["lambda"])),
         parameters=(BETA, LENGTH_NORM, LAMBDA),
     ),
-    Loss(
+    _of_a_pair(
         name="cal_dpo",
         doc="a margin, and the levels of both sides pinned to plus and minus 1 / (2 beta)",
         source="Xiao 2024 (arXiv 2412.14516)",
-        value=_cal_dpo_value,
-        reads=Reads.LOG_RATIOS,
-        prefers=True,
-        suppresses=(1,),
+        value=levels(lambda raised_B, lowered_B, p: cal_dpo(raised_B, lowered_B, p["beta"])),
         parameters=(BETA, LENGTH_NORM),
     ),
 )
