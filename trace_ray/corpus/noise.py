@@ -61,9 +61,9 @@ def _damaged(row: Mapping[str, Any], kind: str | None, number: float) -> dict[st
         others = [name.value for name in TRAINED if name != row["category"]]
         changed["category"] = others[int(number * len(others))]
     elif kind == "swap":
-        for one, other in _SIDES.items():
-            if one in row:
-                changed[one], changed[other] = row[other], row[one]
+        for column, other in _SIDES.items():
+            if column in row:
+                changed[column], changed[other] = row[other], row[column]
     return changed
 
 

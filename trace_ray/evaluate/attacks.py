@@ -55,7 +55,7 @@ def read_templates(place: Location) -> tuple[Attack, ...]:
         if not {"name", "template"} <= set(row):
             raise UserError(where, shown, remedy)
         attack = Attack(str(row["name"]), str(row["template"]))
-        if REQUEST not in attack.template or attack.name in (PLAIN, *(one.name for one in attacks)):
+        if REQUEST not in attack.template or attack.name in (PLAIN, *(other.name for other in attacks)):
             raise UserError(where, shown, "a template holds {request} and has a name of its own, not plain")
         attacks.append(attack)
     return tuple(attacks)

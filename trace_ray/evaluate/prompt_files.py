@@ -82,7 +82,7 @@ def _asked(row: Any, names: Sequence[str]) -> list[Message]:
     if name == "turns":
         value = _only_turn(value)
     found = turns(_joined(name, value, columns), "user")
-    for system in (columns[one] for one in SYSTEM_COLUMNS if not _is_blank(columns.get(one))):
+    for system in (columns[column] for column in SYSTEM_COLUMNS if not _is_blank(columns.get(column))):
         found = with_system(RawPair(found, "", ""), system).prompt
     if found[-1]["role"] != "user" or not found[-1]["content"].strip():
         raise no_dialogue(f"{name} does not end with a user's turn")
@@ -105,7 +105,7 @@ def _joined(name: str, value: Any, columns: Mapping[str, Any]) -> Any:
 
 def _only_turn(value: Any) -> Any:
     """MT-bench's ``turns``: what is asked second follows an answer that is not there."""
-    if not isinstance(value, (list, tuple)) or any(isinstance(one, Mapping) and "role" in one for one in value):
+    if not isinstance(value, (list, tuple)) or any(isinstance(part, Mapping) and "role" in part for part in value):
         return value
     if len(value) != 1:
         raise no_dialogue(f"turns holds {len(value)} questions without the answers between: give the first as prompt")

@@ -31,9 +31,15 @@ def taken(prompts: Sequence[Row], tokenizer: ChatTokenizer, place: Location) -> 
         raise UserError("model.chat_template", said, lost[0][1].detail)
     warn(f"evaluate: {said}: {lost[0][1].detail}")
     rows = [
-        {"row": None, "source": row["source"], "stage": "evaluate", "reason": one.reason.value, "detail": one.detail}
+        {
+            "row": None,
+            "source": row["source"],
+            "stage": "evaluate",
+            "reason": refusal.reason.value,
+            "detail": refusal.detail,
+        }
         | {"pair_id": row["pair_id"]}
-        for row, one in lost
+        for row, refusal in lost
     ]
     place.write_parquet(pa.Table.from_pylist(rows, schema=_SCHEMA))
     return kept

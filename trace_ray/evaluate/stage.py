@@ -102,11 +102,11 @@ def run_evaluate(run: Run, config: Config) -> None:
     run.evaluation.publish(counts=counts, seconds=time.monotonic() - started, tokens=tokens, **facts)
 
 
-def same_judge(one: JudgeConfig, other: JudgeConfig) -> bool:
+def same_judge(judge: JudgeConfig, other: JudgeConfig) -> bool:
     """Returns whether two judges would err alike: one model, at one revision, whoever serves it. Rules do not err."""
-    if "rules" in (one.backend, other.backend):
+    if "rules" in (judge.backend, other.backend):
         return False
-    return (one.model.rstrip("/"), one.revision) == (other.model.rstrip("/"), other.revision)
+    return (judge.model.rstrip("/"), judge.revision) == (other.model.rstrip("/"), other.revision)
 
 
 def evaluation_prompts(run: Run, config: Config) -> list[Row]:

@@ -95,9 +95,9 @@ def _batches(
         (shared if pays(len(row["prompt_ids"]), sides) else apart).append(i)
     for group, together in ((shared, True), (apart, False)):
         packed = [_packed(rows[i], together=together) for i in group]
-        lengths = [len(some) * max(len(one) for one in some) for some in packed]
+        lengths = [len(some) * max(len(packed_row) for packed_row in some) for some in packed]
         for chosen in token_batches(lengths, batch_tokens):
-            yield [group[k] for k in chosen], [one for k in chosen for one in packed[k]]
+            yield [group[k] for k in chosen], [packed_row for k in chosen for packed_row in packed[k]]
 
 
 def _packed(row: GoldRow, *, together: bool) -> list[Packed]:

@@ -58,7 +58,7 @@ def write_direction(run: Run, config: Config) -> dict[str, Any]:
     with Meter("impact: direction", 0, "parts") as meter:
         while True:
             try:
-                parts = [next(one) for one in shards]
+                parts = [next(gradients) for gradients in shards]
             except StopIteration:
                 break
             name = f"direction{f'-{len(written):05d}' if written else ''}.safetensors"

@@ -77,15 +77,15 @@ def _both_answers(
 
 def _sameness(row: Row, pair: TokenizedPair) -> RefusedText | None:
     """Why the pair's two answers are one and the same, None where they differ."""
-    one, other = (pair.response_ids.get(name) for name in _ANSWERS)
-    if one is None or other is None:
+    first, second = (pair.response_ids.get(name) for name in _ANSWERS)
+    if first is None or second is None:
         same, cut = row["chosen"].strip() == row["rejected"].strip(), False
     else:
-        same, cut = one == other, bool(set(_ANSWERS) & set(pair.truncated))
+        same, cut = first == second, bool(set(_ANSWERS) & set(pair.truncated))
     if not same:
         return None
     if cut:
-        detail = f"both answers begin with the same {len(one or ())} tokens, and model.max_length leaves no more"
+        detail = f"both answers begin with the same {len(first or ())} tokens, and model.max_length leaves no more"
         return RefusedText(RejectReason.EQUAL_AFTER_CUT, detail)
     return RefusedText(RejectReason.IDENTICAL_RESPONSES, f"both answers are {str(row['chosen'])[:80]!r} to the model")
 

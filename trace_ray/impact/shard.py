@@ -91,7 +91,7 @@ def score_tokens(
     norms = config.score_norm == "cosine"
     objective, kinds = selection.objective, [selection.needs(row["category"]) for row in rows]
     slopes = pair_slopes(rows, objective)
-    asked = [_requests(*one, objective, config) for one in zip(rows, kinds, slopes, strict=True)]
+    asked = [_requests(*what, objective, config) for what in zip(rows, kinds, slopes, strict=True)]
     # Impact weights need the pair's impact alone; other weights (U2A's rounds) read each response's s(y).
     share = config.share_prompts and objective.weights == "impact"
     outcomes = iter(
@@ -140,7 +140,7 @@ def _requests(
     if kind == "log_probs":
         return [PairRequest(prompt, ids, None)]
     per_token = {
-        name: [replace(one, factor=one.factor / _size(row, name, config)) for one in some]
+        name: [replace(token_slope, factor=token_slope.factor / _size(row, name, config)) for token_slope in some]
         for name, some in token_slopes(row, objective).items()
     }
     if not any(math.isnan(value) for value in slope.values()):

@@ -111,7 +111,7 @@ class LoraTap(RowTap):
 
     def along(self, g_BTO: torch.Tensor, kept: Tensors) -> torch.Tensor:
         g = self.by_row(g_BTO).to(self.a_RI.dtype)
-        kept = tuple(self.by_row(one) for one in kept)
+        kept = tuple(self.by_row(tensor) for tensor in kept)
         if self.norms_B is not None:
             return self._along_and_norms(g, kept)
         along_B = row_dot(g @ self.db_OR, kept[0])
@@ -160,7 +160,7 @@ class WeightTap(RowTap):
         return along
 
     def along(self, gradient: torch.Tensor, kept: Tensors) -> torch.Tensor:
-        gradient, kept = self.by_row(gradient), tuple(self.by_row(one) for one in kept)
+        gradient, kept = self.by_row(gradient), tuple(self.by_row(tensor) for tensor in kept)
         if not self.linear:
             return row_dot(gradient, kept[0])
         along_B = torch.zeros(len(gradient), device=gradient.device)

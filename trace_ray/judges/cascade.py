@@ -24,8 +24,8 @@ class CascadeJudge:
         opinions = list(self.first.opinions(requests, responses))
         unsure = [i for i, opinion in enumerate(opinions) if self._unsure(opinion)]
         second = self.strong.opinions([requests[i] for i in unsure], [responses[i] for i in unsure]) if unsure else []
-        for i, one in zip(unsure, second, strict=True):
-            opinions[i] = one
+        for i, stronger in zip(unsure, second, strict=True):
+            opinions[i] = stronger
         self.sure = set(zip(requests, responses, strict=True)) - {(requests[i], responses[i]) for i in unsure}
         self.judged += len(opinions)
         self.escalated += len(unsure)
@@ -39,7 +39,7 @@ class CascadeJudge:
         named: list[tuple[str, ...] | None] = [()] * len(responses)
         asked = list(zip(requests, responses, strict=True))
         for judge, mine in ((self.first, True), (self.strong, False)):
-            which = [i for i, one in enumerate(asked) if (one in self.sure) == mine]
+            which = [i for i, question in enumerate(asked) if (question in self.sure) == mine]
             said = judge.clauses([requests[i] for i in which], [responses[i] for i in which]) if which else ()
             for i, clauses in zip(which, said, strict=True):
                 named[i] = clauses

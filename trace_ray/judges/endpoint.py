@@ -70,11 +70,11 @@ class Endpoint:
         async with aiohttp.ClientSession(headers=self.headers, timeout=timeout, connector=connector) as session:
             url = f"{self.config.base_url.rstrip('/')}/{path}"
 
-            async def one(payload: dict[str, Any]) -> Reply:
+            async def ask_in_turn(payload: dict[str, Any]) -> Reply:
                 async with in_flight:
                     return await self._persist(session, url, payload)
 
-            tasks = [asyncio.create_task(one(payload)) for payload in payloads]
+            tasks = [asyncio.create_task(ask_in_turn(payload)) for payload in payloads]
             try:
                 return list(await asyncio.gather(*tasks))
             finally:

@@ -32,7 +32,7 @@ def result_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
     """Yields the results as Markdown: agreement before and after, attacks, drift, capability; those that were measured."""
     yield "| answers that comply, % | prompts | base | realigned |"
     yield "|---|---|---|---|"
-    for group, number in sorted(metrics["n"].items(), key=lambda one: (one[0] != "all", one[0])):
+    for group, number in sorted(metrics["n"].items(), key=lambda counted: (counted[0] != "all", counted[0])):
         base, after = (metrics["tpa"][model][group] for model in ("base", "realigned"))
         yield f"| {group} | {number} | {base:.1f} | {after:.1f} |"
     yield ""
@@ -43,8 +43,8 @@ def result_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
     if drift := metrics.get("drift"):
         yield f"- KL to the base on answers to keep: {drift['kl_to_base']:.4f} nats a token"
     for task, found in (metrics.get("capability") or {}).get("realigned", {}).get("results", {}).items():
-        for metric, one in found.items():
-            yield f"- {task} {metric}: {one['value']:.3f}"
+        for metric, measured in found.items():
+            yield f"- {task} {metric}: {measured['value']:.3f}"
     yield f"- judged by {metrics['judge']}"
 
 
@@ -53,8 +53,8 @@ def limit_lines(metrics: Mapping[str, Any] | None, limits: ReportConfig) -> Iter
     if metrics is None:
         yield "- It was not evaluated."
         return
-    for one in damages(metrics, limits):
-        yield f"- The model is damaged: {one.said()}."
+    for damage in damages(metrics, limits):
+        yield f"- The model is damaged: {damage.said()}."
     if metrics.get("judge_is_triage_judge"):
         yield "- The judge of the answers judged the training pairs too: its errors do not show in the results."
     elif metrics["judge"] != "rules":

@@ -60,7 +60,7 @@ def _files_of_all(folder: Path) -> dict[str, int]:
 
     found: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(found, _files(folder))
-    return {name: max(one.get(name, 0) for one in found) for one in found for name in one}
+    return {name: max(files.get(name, 0) for files in found) for sizes in found for name in sizes}
 
 
 def load_checkpoint(engine: Any, model: Any, folder: Path) -> dict[str, Any]:

@@ -50,8 +50,8 @@ def drop_damaged(run: Run) -> None:
         return
     listed = list(zip(state.get("checkpoint_results", []), state.get("checkpoint_report_indices", []), strict=False))
     folder = run.realign.place / CHECKPOINTS
-    broken = {one["checkpoint_dir_name"]: damage(folder / one["checkpoint_dir_name"]) for one, _ in listed}
-    whole = [(one, index) for one, index in listed if not broken[one["checkpoint_dir_name"]]]
+    broken = {result["checkpoint_dir_name"]: damage(folder / result["checkpoint_dir_name"]) for result, _ in listed}
+    whole = [(result, index) for result, index in listed if not broken[result["checkpoint_dir_name"]]]
     if len(whole) == len(listed):
         return
     after = f"the training goes on from {whole[-1][0]['checkpoint_dir_name']}" if whole else "the training begins anew"
@@ -62,7 +62,7 @@ def drop_damaged(run: Run) -> None:
     if not whole:
         place.fs.delete_file(place.path)
         return
-    state |= {"checkpoint_results": [one for one, _ in whole], "checkpoint_report_indices": [i for _, i in whole]}
+    state |= {"checkpoint_results": [result for result, _ in whole], "checkpoint_report_indices": [i for _, i in whole]}
     place.write_text(json.dumps(state | {"latest_checkpoint_result": whole[-1][0]}))
 
 

@@ -61,7 +61,7 @@ class TrainingRows:
         self.shared = [False] * len(self.category)
         """Of each row whether its responses share their prompt."""
         self._top_k = top_k
-        self._top_k_row = {one: i for i, one in enumerate(top_k["pair_id"].to_pylist())} if top_k else {}
+        self._top_k_row = {pair_id: i for i, pair_id in enumerate(top_k["pair_id"].to_pylist())} if top_k else {}
 
     @classmethod
     def read(cls, scored: Artifact, objective: ObjectiveConfig, top_k: pa.Table | None = None) -> TrainingRows:

@@ -122,7 +122,7 @@ def group_rows(lengths: Lengths, shared: Sequence[bool], overhead: int) -> list[
     """
     groups: list[list[int]] = []
     for kind in (False, True):
-        rows = [i for i, one in enumerate(shared) if one == kind]
+        rows = [i for i, is_shared in enumerate(shared) if is_shared == kind]
         groups += [[rows[k] for k in group] for group in like_lengths([lengths[i] for i in rows], overhead)]
     return groups
 

@@ -77,13 +77,13 @@ class HybridPolicy(torch.nn.Module):
 
     def _value(
         self,
-        one: TokenTerm,
+        summand: TokenTerm,
         places_M: torch.Tensor,
         tokens: _Tokens,
         groups: Sequence[SequenceGroup],
         references: Sequence[torch.Tensor],
     ) -> TokenValue:
-        entry, p = one.term.entry, one.parameters
+        entry, p = summand.term.entry, summand.parameters
         anchor_M, target_M = tokens.anchor_N[places_M], tokens.target_N[places_M]
         stored = [group.top_k for group in groups if group.top_k]
         if stored and entry.top_k_value:

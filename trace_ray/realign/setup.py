@@ -47,9 +47,9 @@ def together(make: Callable[[], Made]) -> Made:
         mistake = error
     found: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(found, mistake)
-    for one in found:
-        if one is not None:
-            raise one
+    for refusal in found:
+        if refusal is not None:
+            raise refusal
     return cast(Made, made)
 
 

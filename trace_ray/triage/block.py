@@ -122,7 +122,7 @@ def judge_block(
     for request, good, bad in zip(requests, chosen, rejected, strict=True):  # neighbours share the request's prefix too
         place.setdefault((request, good), len(place))
         place.setdefault((request, bad), len(place))
-    sides = [[place[one] for one in zip(requests, side, strict=True)] for side in (chosen, rejected)]
+    sides = [[place[key] for key in zip(requests, side, strict=True)] for side in (chosen, rejected)]
     slot_of = dict(zip(requests, slots, strict=True))
     asked, answers = [request for request, _ in place], [response for _, response in place]
     asked_slots = [slot_of[request] for request in asked]

@@ -137,7 +137,7 @@ def choose_band(
 
 def _enough(said: list[Any], rate: float, confidence: float, errors: int) -> int | None:
     """The first of the bands at which even ``errors`` wrong verdicts would keep the bound below ``rate``."""
-    return next((i for i, one in enumerate(said) if upper_bound(errors, int(one.sum()), confidence) <= rate), None)
+    return next((i for i, band in enumerate(said) if upper_bound(errors, int(band.sum()), confidence) <= rate), None)
 
 
 def upper_bound(wrong: int, total: int, confidence: float) -> float:

@@ -117,7 +117,7 @@ def _second_judge(
     theirs = {side: _floats(judged[f"second_{side}"]) for side in SIDES}
     silent = {side: judged[f"second_error_{side}"].to_pylist() for side in SIDES}
     asked = np.array([any(row) for row in zip(*silent.values(), strict=True)], dtype=bool)
-    asked |= np.any([~np.isnan(one) for one in theirs.values()], axis=0)
+    asked |= np.any([~np.isnan(p) for p in theirs.values()], axis=0)
     if not asked.any():
         return {}
     others = Decision(type(decision.calibration)(), decision.threshold, decision.band).categories(*theirs.values())
@@ -152,7 +152,7 @@ def _review(ids: pa.ChunkedArray, reviewed: Mapping[str, Label], names: Any) -> 
     """Decides reviewed pairs by their labels."""
     if not reviewed:
         return {}
-    mine = [(i, reviewed[one]) for i, one in enumerate(ids.to_pylist()) if one in reviewed]
+    mine = [(i, reviewed[pair_id]) for i, pair_id in enumerate(ids.to_pylist()) if pair_id in reviewed]
     for i, label in mine:
         names[i] = categorise(not label.chosen, not label.rejected).value
     return {"reviewed": len(mine)}
@@ -175,7 +175,7 @@ def _correct(
         calibrated = None if p is None else float(decision.calibration(np.array([p]))[0])
         if complies(calibrated, decision.threshold, decision.band):
             kept[punished[i]] = draft
-    number = sum(one is not None for one in kept)
+    number = sum(found is not None for found in kept)
     outcome = {"corrections_failed": len(punished) - len(tried), "corrections_refused": len(tried) - number}
-    unsettled = sum(not one.final for one in (*drafts, *opinions) if one is not None)
+    unsettled = sum(not answer.final for answer in (*drafts, *opinions) if answer is not None)
     return kept, {"corrections_kept": number, **outcome} | ({UNSETTLED: unsettled} if unsettled else {})

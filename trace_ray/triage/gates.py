@@ -55,7 +55,9 @@ def sample_gates(triage: TriageConfig, judged: pa.Table) -> list[Gate]:
     for name, (judge, p, error) in judges.items():
         if judge is not None and judge.backend != "rules":
             columns = [(f"{p}_{side}", f"{error}_{side}") for side in SIDES]
-            said = [one for a, b in columns for one in zip(kept[a].to_pylist(), kept[b].to_pylist(), strict=True)]
+            said = [
+                verdict for a, b in columns for verdict in zip(kept[a].to_pylist(), kept[b].to_pylist(), strict=True)
+            ]
             found += _of_judge(triage, name, judge, said)
     return found
 

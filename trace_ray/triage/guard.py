@@ -102,8 +102,8 @@ class Guard:
                 open_ones = [i for i in range(start, stop) if not (found[i] or _NOTHING).final]
                 again = Guard(self.place / f"{name}.again", self.size, self.witness)
                 texts = [requests[i] for i in open_ones], [responses[i] for i in open_ones]
-                for i, one in zip(open_ones, again._in_spans(*texts, ask, table, rows), strict=True):
-                    found[i] = one
+                for i, outcome in zip(open_ones, again._in_spans(*texts, ask, table, rows), strict=True):
+                    found[i] = outcome
                 continue
             marks, died = self._settle(name, names)
             if stop - start > 1 and (died or marks >= _INTERRUPTED[0]):
@@ -131,8 +131,8 @@ class Guard:
 
     def _settle(self, name: str, names: set[str]) -> tuple[int, int]:
         """Records the deaths of which a span's marks are the only witness; returns how many marks and deaths it has."""
-        marks = [one for one in names if one.startswith(f"{name}.try") and not one.endswith(_DIED)]
-        died = {one.removesuffix(_DIED) for one in names if one.startswith(f"{name}.try") and one.endswith(_DIED)}
+        marks = [file for file in names if file.startswith(f"{name}.try") and not file.endswith(_DIED)]
+        died = {file.removesuffix(_DIED) for file in names if file.startswith(f"{name}.try") and file.endswith(_DIED)}
         for mark in marks:
             attempt, driver, node = mark.rsplit(".", 2)
             alone = driver == self.witness.driver and self.witness.in_service(node)

@@ -117,7 +117,9 @@ class JudgeActor:
         whole = [(pairs, (0, SLOTS))]
         if self.task.stores:
             owner = [window_of(slot, self.task.blocks) for slot in pairs["slot"].to_pylist()]
-            whole = [(pairs.filter(pa.array([one == mine for one in owner])), mine) for mine in dict.fromkeys(owner)]
+            whole = [
+                (pairs.filter(pa.array([slots == mine for slots in owner])), mine) for mine in dict.fromkeys(owner)
+            ]
         done = [self._judged(some, f"first-{number:05d}-{slots[0]:05x}", slots) for some, slots in whole]
         verdicts = pa.concat_tables([table for table, _ in done])
         order = pc.index_in(pairs["row"], verdicts["row"].combine_chunks())
@@ -144,7 +146,7 @@ def _said(judged: pa.Table, *, with_second: bool) -> dict[str, list[tuple[float 
     """Returns what each judge said of the responses of judged pairs: (probability, error)."""
     columns = {"judge": ("p", "error")} | ({"second_judge": ("second", "second_error")} if with_second else {})
     return {
-        name: [one for side in SIDES for one in _rows(judged.select([f"{p}_{side}", f"{error}_{side}"]))]
+        name: [verdict for side in SIDES for verdict in _rows(judged.select([f"{p}_{side}", f"{error}_{side}"]))]
         for name, (p, error) in columns.items()
     }
 

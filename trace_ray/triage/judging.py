@@ -48,12 +48,12 @@ def judge_corpus(config: Config, task: Task, read: ReadRows, labels: Mapping[str
         meter.skip(sum(tally["rows"] for tally in tallies))
         for tally in running:
             tallies.append(tally)
-            for name, one in unread.items():
-                one.add(tally["unread"][name])
-                one.refuse(least=FIRST)
+            for name, count in unread.items():
+                count.add(tally["unread"][name])
+                count.refuse(least=FIRST)
             meter.advance(tally["rows"])
-    for one in unread.values():
-        one.refuse()
+    for count in unread.values():
+        count.refuse()
     return merge_counts([*(tally["counts"] for tally in tallies), first.counts()])
 
 
@@ -63,6 +63,6 @@ def _unread(triage: TriageConfig, tallies: Iterable[Mapping[str, Any]]) -> dict[
     judges = {"judge": triage.judge} | ({"second_judge": triage.second_judge} if triage.second_judge else {})
     found = {name: Unread(f"triage.{name}", judge_name(judge), *limit) for name, judge in judges.items()}
     for tally in tallies:
-        for name, one in found.items():
-            one.add(tally["unread"][name])
+        for name, count in found.items():
+            count.add(tally["unread"][name])
     return found

@@ -21,13 +21,13 @@ def refusals(pairs: pa.Table, texts: Sequence[str]) -> pa.Table:
     leaks = _leaks(pairs, texts)
     seen: set[str] = set()
     found: dict[int, tuple[str, str]] = {}
-    for i, one in enumerate(pairs["pair_id"].to_pylist()):
+    for i, pair_id in enumerate(pairs["pair_id"].to_pylist()):
         if i in leaks:
             found[i] = RejectReason.HELD_OUT_PROMPT.value, texts[i][:80]
-        elif one in seen:
-            found[i] = RejectReason.DUPLICATE_PAIR.value, f"pair {one}"
+        elif pair_id in seen:
+            found[i] = RejectReason.DUPLICATE_PAIR.value, f"pair {pair_id}"
         else:
-            seen.add(one)
+            seen.add(pair_id)
     refused = pairs.select(["row", "pair_id"]).take(pa.array(list(found), pa.int64()))
     for number, name in enumerate(("reason", "detail")):
         refused = refused.append_column(name, pa.array([both[number] for both in found.values()], pa.string()))

@@ -33,7 +33,7 @@ def in_pool(worker: type, arguments: Arguments, blocks: list[int], pool: JudgeCo
     """
     left: list[int] = []
     for last, todo in ((False, blocks), (True, left)):
-        for tally in _pooled(worker, arguments, [{"block": one, "last": last} for one in todo], pool):
+        for tally in _pooled(worker, arguments, [{"block": block, "last": last} for block in todo], pool):
             if "left" in tally:
                 left.append(tally["left"])
             else:
@@ -63,7 +63,7 @@ def in_tasks(worker: type, arguments: Arguments, blocks: list[int]) -> Iterable[
         pending.append(run.remote(worker, shared, blocks[start : start + _BLOCKS_IN_TASK]))
         if len(pending) >= most:
             ready, pending = ray.wait(pending)
-            yield from (tally for one in ray.get(ready) for tally in one)
+            yield from (tally for of_blocks in ray.get(ready) for tally in of_blocks)
     for tallies in as_ready(pending):
         yield from tallies
 
@@ -95,7 +95,7 @@ def by_tasks(
     import ray
 
     if len(first) < least:
-        yield from (function(one, *shared) for one in first)
+        yield from (function(item, *shared) for item in first)
         return
-    run, kept = ray.remote(num_cpus=num_cpus)(function), [ray.put(one) for one in shared]
-    yield from as_ready([run.remote(one, *kept) for one in first])
+    run, kept = ray.remote(num_cpus=num_cpus)(function), [ray.put(argument) for argument in shared]
+    yield from as_ready([run.remote(item, *kept) for item in first])

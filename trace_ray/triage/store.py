@@ -62,7 +62,7 @@ class VerdictStore:
 
     def write(self, start: int, stop: int, new: Mapping[bytes, tuple[int, Opinion]]) -> None:
         """Adds {key: (slot, opinion)}; opinions that another try may change are left out."""
-        kept = {key: one for key, one in new.items() if one[1].final}
+        kept = {key: verdict for key, verdict in new.items() if verdict[1].final}
         if not kept:
             return
         table = pa.table(

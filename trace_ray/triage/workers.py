@@ -103,7 +103,7 @@ class DecideActor:
             self.judge = make_triage_judge(task.policy, task.config)
             self.corrector = make_corrector(task.policy, task.config, self.judge)
         used = {"": self.judge, "corrector_": self.corrector if task.config.corrector_judge is not None else None}
-        self.usage = Usage({prefix: one for prefix, one in used.items() if one is not None})
+        self.usage = Usage({prefix: asked for prefix, asked in used.items() if asked is not None})
 
     def __call__(self, item: Item) -> Item:
         """Decides one block, as ``JudgeActor`` judges it."""

@@ -63,11 +63,16 @@ def turns(value: Any, role: str) -> list[Message]:
     if not isinstance(value, (list, tuple)) or not value:
         raise no_dialogue(f"neither text nor a list of messages: {shown(value)}")
     said: list[Message] = []
-    for one in value:
-        if type(one) is dict and len(one) == 2 and type(one.get("content")) is str and one.get("role") in _OWN_ROLES:
-            said.append(one)  # as it is: nearly every turn
+    for turn in value:
+        if (
+            type(turn) is dict
+            and len(turn) == 2
+            and type(turn.get("content")) is str
+            and turn.get("role") in _OWN_ROLES
+        ):
+            said.append(turn)  # as it is: nearly every turn
         else:
-            said += _turn(one)
+            said += _turn(turn)
     return said
 
 
@@ -101,7 +106,7 @@ _OTHER_ROLES = [name for name in ROLES if name not in _OWN_ROLES]
 
 
 def _exchange(value: Mapping[str, Any]) -> list[Message]:
-    said = {key: one for key, one in value.items() if one not in (None, "")}
+    said = {key: text for key, text in value.items() if text not in (None, "")}
     for ask, answer in (("input", "output"), ("human", "assistant"), ("user", "assistant"), ("prompt", "response")):
         if ask in said and said.keys() <= {ask, answer}:
             found: list[Message] = [{"role": "user", "content": text_of(said[ask])}]

@@ -79,19 +79,19 @@ def win_rates(ratings: Sequence[Rating], systems: Sequence[str], resamples: int,
     A tie is half a win. Of three systems, a choice for the third alone says nothing about the other two: not counted.
     The interval resamples items, not ratings: raters of one item do not judge independently of it.
     """
-    return [_versus(ratings, one, other, resamples, seed) for one, other in combinations(systems, 2)]
+    return [_versus(ratings, system, other, resamples, seed) for system, other in combinations(systems, 2)]
 
 
-def _versus(ratings: Sequence[Rating], one: str, other: str, resamples: int, seed: int) -> dict[str, Any]:
+def _versus(ratings: Sequence[Rating], system: str, other: str, resamples: int, seed: int) -> dict[str, Any]:
     by_item: dict[str, list[float]] = {}
     for rating in ratings:
-        if {one, other} & rating.best:
-            worth = ((one in rating.best) - (other in rating.best) + 1) / 2
+        if {system, other} & rating.best:
+            worth = ((system in rating.best) - (other in rating.best) + 1) / 2
             by_item.setdefault(rating.item_id, []).append(worth)
     score_N = np.array([sum(values) for values in by_item.values()])
     count_N = np.array([len(values) for values in by_item.values()], np.float64)
     flat = [value for values in by_item.values() for value in values]
-    facts: dict[str, Any] = {"system": one, "against": other, "items": len(by_item), "ratings": len(flat)}
+    facts: dict[str, Any] = {"system": system, "against": other, "items": len(by_item), "ratings": len(flat)}
     facts |= {"wins": flat.count(1.0), "ties": flat.count(0.5), "losses": flat.count(0.0)}
     if not flat:
         return facts | {"win_rate": None, "interval": None}

@@ -104,11 +104,11 @@ def score_ratings(out: Location, files: Sequence[Location], resamples: int, seed
     key = read_key(out)
     texts = [(read_utf8(place, "rate score"), place.name) for place in files]
     by_question = {
-        column: [one for text, name in texts for one in read_ratings(text, key["systems"], name, column)]
+        column: [rating for text, name in texts for rating in read_ratings(text, key["systems"], name, column)]
         for column in QUESTIONS
     }
     ratings = by_question["choice"]
-    twice = len(ratings) - len({(one.item_id, one.rater) for one in ratings})
+    twice = len(ratings) - len({(rating.item_id, rating.rater) for rating in ratings})
     if twice:
         raise UserError("rate score", f"{twice} ratings given twice", "two files hold the same rater; leave one out")
     results = rating_results(ratings, key["systems"], resamples, seed)

@@ -62,6 +62,7 @@ def _majority(votes: Sequence[bool]) -> bool | None:
 def write_labels(place: Location, labels: Mapping[str, Label]) -> None:
     """Writes labels as triage reads them."""
     rows = [
-        {"pair_id": p, "violates_chosen": one.chosen, "violates_rejected": one.rejected} for p, one in labels.items()
+        {"pair_id": p, "violates_chosen": label.chosen, "violates_rejected": label.rejected}
+        for p, label in labels.items()
     ]
     place.write_text("".join(json.dumps(row) + "\n" for row in rows))

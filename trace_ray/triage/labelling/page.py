@@ -20,10 +20,10 @@ def label_page(pairs: Sequence[Candidate], policy: PolicyConfig, threshold: floa
     from jinja2 import Environment, FileSystemLoader
 
     shown = [
-        {"id": one.pair_id, "prompt": one.prompt, "answers": [one.chosen, one.rejected], "said": one.said}
-        for one in pairs
+        {"id": pair.pair_id, "prompt": pair.prompt, "answers": [pair.chosen, pair.rejected], "said": pair.said}
+        for pair in pairs
     ]
-    key = hashlib.sha256("".join(one.pair_id for one in pairs).encode()).hexdigest()[:12]
+    key = hashlib.sha256("".join(pair.pair_id for pair in pairs).encode()).hexdigest()[:12]
     clauses = [{"id": name, "text": c.text} for name, c in zip(clause_ids(policy), policy.clauses, strict=True)]
     data = {"pairs": shown, "clauses": clauses, "threshold": threshold, "key": key}
     data["policy"] = policy_text(policy, with_ids=True)

@@ -48,7 +48,10 @@ def of_run(run: Run, threshold: float, number: int, seed: int) -> list[Candidate
     for table in run.triaged.tables([*_COLUMNS, *_JUDGED]):
         rows = table.to_pylist()
         chances = hash_fraction([row["pair_id"] for row in rows], seed, "label")
-        drawn = draw([*drawn, *(_judged(*one, threshold, impact) for one in zip(rows, chances, strict=True))], number)
+        drawn = draw(
+            [*drawn, *(_judged(row, chance, threshold, impact) for row, chance in zip(rows, chances, strict=True))],
+            number,
+        )
     return drawn
 
 
@@ -70,21 +73,21 @@ def draw(candidates: Iterable[Candidate], number: int) -> list[Candidate]:
     The same pairs are drawn in whatever pieces the candidates come.
     """
     kinds: dict[tuple[str, ...], list[Candidate]] = defaultdict(list)
-    for one in candidates:
-        kinds[one.kind].append(one)
+    for candidate in candidates:
+        kinds[candidate.kind].append(candidate)
     turns = [
-        (turn, kind, one)
+        (turn, kind, candidate)
         for kind, members in sorted(kinds.items())
-        for turn, one in enumerate(_by_turns(members, number))
+        for turn, candidate in enumerate(_by_turns(members, number))
     ]
-    chosen = [one for _, _, one in sorted(turns, key=lambda turn: turn[:2])[:number]]
-    return sorted(chosen, key=lambda one: (-one.worth, one.chance))
+    chosen = [candidate for _, _, candidate in sorted(turns, key=lambda turn: turn[:2])[:number]]
+    return sorted(chosen, key=lambda candidate: (-candidate.worth, candidate.chance))
 
 
 def _by_turns(members: list[Candidate], number: int) -> list[Candidate]:
-    worthy = sorted(members, key=lambda one: (-one.worth, one.chance))[:number]
-    random = sorted(members, key=lambda one: one.chance)[:number]
-    mixed = dict.fromkeys(one for both in zip(worthy, random, strict=True) for one in both)
+    worthy = sorted(members, key=lambda candidate: (-candidate.worth, candidate.chance))[:number]
+    random = sorted(members, key=lambda candidate: candidate.chance)[:number]
+    mixed = dict.fromkeys(candidate for both in zip(worthy, random, strict=True) for candidate in both)
     return list(mixed)[:number]
 
 
