@@ -42,14 +42,14 @@ def inside(error: BaseException) -> Iterator[BaseException]:
     queue: list[Any] = [error]
     seen: set[int] = set()
     while queue:
-        one = queue.pop()
-        if not isinstance(one, BaseException) or id(one) in seen:
+        cause = queue.pop()
+        if not isinstance(cause, BaseException) or id(cause) in seen:
             continue
-        seen.add(id(one))
-        yield one
-        queue += [one.__cause__, one.__context__]
-        queue += [getattr(one, name, None) for name in ("cause", "controller_failure", "_base_exc")]
-        queue += [*getattr(one, "worker_failures", {}).values(), *one.args]  # args: why an actor could not be built
+        seen.add(id(cause))
+        yield cause
+        queue += [cause.__cause__, cause.__context__]
+        queue += [getattr(cause, name, None) for name in ("cause", "controller_failure", "_base_exc")]
+        queue += [*getattr(cause, "worker_failures", {}).values(), *cause.args]  # args: why an actor could not be built
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -206,4 +206,4 @@ def hash_fraction(ids: Sequence[str], seed: int, purpose: str = "") -> list[floa
     is damaged.
     """
     head = f"{purpose}:{seed}" if purpose else str(seed)
-    return [int(hashlib.sha256(f"{head}:{one}".encode()).hexdigest()[:13], 16) / 16**13 for one in ids]
+    return [int(hashlib.sha256(f"{head}:{item_id}".encode()).hexdigest()[:13], 16) / 16**13 for item_id in ids]

@@ -52,7 +52,7 @@ def template_source(text: str) -> TemplateSource:
     for kept in tree.find_all(nodes.Filter):
         sought += kept.args if kept.name in ("replace", "trim") else []
     for test in tree.find_all(nodes.Compare):
-        sought += [test.expr] if any(one.op in ("in", "notin") for one in test.ops) else []
+        sought += [test.expr] if any(operator.op in ("in", "notin") for operator in test.ops) else []
     words = [node.value for node in sought if isinstance(node, nodes.Const) and isinstance(node.value, str)]
     # A bare word in a test is a key of a message; white space at a text's ends is tried out, not read here.
     marks = frozenset(word for word in words if word.strip() and not word.isidentifier())

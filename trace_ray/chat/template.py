@@ -151,7 +151,7 @@ class ChatTemplate:
         except TemplateRefusesError as error:
             if len(dialogues) == 1:
                 return [error]
-        return [one for dialogue in dialogues for one in self.prompts([dialogue])]
+        return [ids for dialogue in dialogues for ids in self.prompts([dialogue])]
 
     def _cut(self, text: str) -> str:
         join = self.join
@@ -254,14 +254,14 @@ class ChatTemplate:
         return next((trim for trim in _TRIMS if trim(blanks) == seen), None)
 
 
-def common_start(one: str, other: str) -> str:
+def common_start(text: str, other: str) -> str:
     """Returns what both texts begin with.
 
     >>> common_start("assistant", "assign")
     'assi'
     """
-    pairs = enumerate(zip(one, other, strict=False))
-    return one[: next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))]
+    pairs = enumerate(zip(text, other, strict=False))
+    return text[: next((at for at, (a, b) in pairs if a != b), min(len(text), len(other)))]
 
 
 def template_text(tokenizer: Any, asked: str, where: str = "model") -> str:

@@ -65,8 +65,8 @@ class ChatTokenizer:
 
         Tokenizers that write a blank before each text's first word would put one into the middle of the dialogue.
         """
-        one, other = (self.template.prompt([{"role": "user", "content": text}])[::-1] for text in ("one", "two?"))
-        before, after = common_start(one, other)[::-1], self.template.join.lead
+        first, second = (self.template.prompt([{"role": "user", "content": text}])[::-1] for text in ("one", "two?"))
+        before, after = common_start(first, second)[::-1], self.template.join.lead
         tried = [after + word + self.end_of_turn for word in ("Yes", "the answer", "7")]
         joined, plain = self.tokens.ids([before + text for text in tried]), self.tokens.ids(tried)
         (begun,) = self.tokens.ids([before])

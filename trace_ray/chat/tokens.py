@@ -141,8 +141,8 @@ class Tokens:
         twin.no_truncation()
         twin.add_tokens(
             [
-                AddedToken(names[text], lstrip=one.lstrip, rstrip=one.rstrip, normalized=False, special=False)
-                for text, one in self.special.items()
+                AddedToken(names[text], lstrip=token.lstrip, rstrip=token.rstrip, normalized=False, special=False)
+                for text, token in self.special.items()
             ]
         )
         twin.encode_special_tokens = True

@@ -58,7 +58,7 @@ def _tell(found: CorpusCheck) -> None:
     """Warns where much is refused; ends with 2 where a file gives nothing."""
     useless = [file for file in found.files if not file.pairs]
     for file in found.files:
-        refused = {reason: one.rows for reason, one in file.rejects.items()}
+        refused = {reason: tally.rows for reason, tally in file.rejects.items()}
         if file.pairs and many_refused(refused, file.rows):
             warn(f"{file.name}: {refused_share(refused, file.rows)}")
     for file in useless:
@@ -82,7 +82,7 @@ def _file_lines(file: FileCheck) -> Iterator[str]:
         yield f"  cannot be read: {_shown(file.problem, 2000)}"
         return
     read = f"{file.rows:,} rows" if file.whole else f"the first {file.rows:,} rows"
-    yield f"  {file.kind}; {read}: {file.pairs:,} pairs, {sum(one.rows for one in file.rejects.values()):,} refused"
+    yield f"  {file.kind}; {read}: {file.pairs:,} pairs, {sum(tally.rows for tally in file.rejects.values()):,} refused"
     yield f"  columns: {_shown(', '.join(file.columns), 2000)}"
     yield f"  format: {_formats(file)}"
     if file.first:
@@ -90,8 +90,8 @@ def _file_lines(file: FileCheck) -> Iterator[str]:
         turns: list[tuple[str, Any]] = [(turn["role"], turn["content"]) for turn in file.first.prompt]
         for name, text in [*turns, ("chosen", file.first.chosen), ("rejected", file.first.rejected)]:
             yield f"    {_shown(name, 20)}: {_shown(str(text), _SHOWN_CHARACTERS)}"
-    for reason, one in file.rejects.items():
-        yield f"  refused as {reason}: {one.rows:,}, the first in row {one.line}: {_shown(one.detail, _SHOWN_CHARACTERS)}"
+    for reason, tally in file.rejects.items():
+        yield f"  refused as {reason}: {tally.rows:,}, the first in row {tally.line}: {_shown(tally.detail, _SHOWN_CHARACTERS)}"
 
 
 def _formats(file: FileCheck) -> str:
@@ -107,4 +107,4 @@ def _formats(file: FileCheck) -> str:
 def _shown(text: str, limit: int) -> str:
     """The text on one line, cut; what would steer a terminal is spelt out."""
     cut = text if len(text) <= limit else f"{text[:limit]} ... ({len(text):,} characters)"
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in cut)
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in cut)

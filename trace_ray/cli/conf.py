@@ -62,7 +62,9 @@ def _by_name(text: str, folder: str) -> str:
     """Returns a shipped file whose includes stand by their shipped names: ../methods/trace.yaml is nowhere beside a copy."""
 
     def shipped(line: re.Match[str]) -> str:
-        return re.sub(r"(\.\./)?([\w./-]+)\.yaml", lambda one: one[2] if one[1] else f"{folder}/{one[2]}", line[0])
+        return re.sub(
+            r"(\.\./)?([\w./-]+)\.yaml", lambda match: match[2] if match[1] else f"{folder}/{match[2]}", line[0]
+        )
 
     return re.sub(r"(?m)^include: \[.*?\]", shipped, text)
 

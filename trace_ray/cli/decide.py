@@ -33,7 +33,7 @@ def decide(
     manifest = opened.triaged.manifest()
     shown = {name: value for name, value in manifest["counts"].items() if name.startswith("train ")}
     print("decided again, nothing judged: " + ", ".join(f"{name} {value:,}" for name, value in sorted(shown.items())))
-    old = [one.name for stage in STAGES[1:] for one in opened.made_by(stage) if one.done()]
+    old = [artifact.name for stage in STAGES[1:] for artifact in opened.made_by(stage) if artifact.done()]
     if old:
         folders = ", ".join(f"{opened.place.uri}/{name}" for name in old)
         warn(f"made of the earlier decision, delete before they are made again: {folders}")

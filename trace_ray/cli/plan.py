@@ -33,7 +33,7 @@ def plan(
     wanted = _stages(stages)
     settings = absolute_models(read_config(config, overrides or [], method))
     if wrong := config_problems(settings):
-        tell_problems(wrong, {"problems": [str(one) for one in wrong]} if as_json else None)
+        tell_problems(wrong, {"problems": [str(mistake) for mistake in wrong]} if as_json else None)
     made = make_plan(settings, run, lambda piece: CONSOLE.print(f"measuring: {piece}"), wanted)
     if not as_json:
         for table in plan_tables(made, settings):

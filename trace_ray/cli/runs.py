@@ -60,8 +60,10 @@ def show(
 
 def _shown(value: Any) -> str:
     """A value as people read it; what would steer a terminal is spelt out, turns and paragraphs keep their lines."""
-    text = "\n".join(f"{one['role']}: {one['content']}" for one in value) if _is_dialogue(value) else str(value)
-    plain = "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in text)
+    text = "\n".join(f"{turn['role']}: {turn['content']}" for turn in value) if _is_dialogue(value) else str(value)
+    plain = "".join(
+        character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text
+    )
     return plain.replace("\n", "\n    ")
 
 

@@ -89,7 +89,16 @@ def run_differences(names: Sequence[str], answers: Sequence[Answers], baseline: 
         if at != baseline:
             for group, (n, gained, lost) in _groups(answers[baseline], mine).items():
                 found.append(Difference(names[at], group, n, gained, lost))
-    return sorted(found, key=lambda one: (one.tone != "bad", one.points, one.group != "all", one.run, one.group))
+    return sorted(
+        found,
+        key=lambda difference: (
+            difference.tone != "bad",
+            difference.points,
+            difference.group != "all",
+            difference.run,
+            difference.group,
+        ),
+    )
 
 
 def _groups(base: Answers, mine: Answers) -> dict[str, tuple[int, int, int]]:
@@ -106,12 +115,12 @@ def _groups(base: Answers, mine: Answers) -> dict[str, tuple[int, int, int]]:
 
 def unlike_answers(answers: Sequence[Answers]) -> list[Row]:
     """Returns the prompts on which verdicts differ, those that most runs lose first, at most SHOWN."""
-    ids = sorted({pair for one in answers for pair in one})
+    ids = sorted({pair for of_run in answers for pair in of_run})
     rows = []
     for pair in ids:
-        asked = [one.get(pair) for one in answers]
+        asked = [of_run.get(pair) for of_run in answers]
         there = [row for row in asked if row is not None]
         if len({bool(row["compliant"]) for row in there}) > 1:
             told = [None if row is None else (str(row["response"]), bool(row["compliant"])) for row in asked]
             rows.append(Row(str(there[0]["prompt"]), str(there[0]["category"]), str(there[0]["source"]), told))
-    return sorted(rows, key=lambda row: sum(one[1] for one in row.answers if one))[:SHOWN]
+    return sorted(rows, key=lambda row: sum(answer[1] for answer in row.answers if answer))[:SHOWN]

@@ -30,7 +30,7 @@ def comparison_page(records: Sequence[RunRecord], answers: Sequence[Answers] = (
     names = [record.name for record in records]
     script = (FOLDER / "compare.js").read_text(encoding="utf-8")
     facts = {name: [record.facts[name] for record in records] for name in records[0].facts}
-    kept = [one for one in answers if one]
+    kept = [of_run for of_run in answers if of_run]
     page: str = (
         environment(FOLDER)
         .get_template("compare.html.jinja")

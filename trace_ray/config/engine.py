@@ -27,7 +27,7 @@ def refuse_code(where: str, engine: Mapping[str, Any]) -> None:
     """Raises UserError for an argument of vLLM's engine that would import code by name or read pickled weights."""
     for name, value in engine.items():
         if (name in _CODE or name.endswith(_CODE_ENDINGS)) and not any(
-            value is one or value == one for one in _BUILT_IN
+            value is built_in or value == built_in for built_in in _BUILT_IN
         ):
             raise UserError(f"{where}.{name}", value, "models and engines that bring their own code are refused")
         if name == "load_format" and value != "safetensors":

@@ -103,7 +103,7 @@ def settings(node: Any, prefix: str) -> dict[str, Any]:
         elif isinstance(value, (list, tuple)):
             flat[name] = repr(list(value))
         elif free := item.metadata.get("resource_keys"):
-            flat[name] = {key: one for key, one in value.items() if key not in free}
+            flat[name] = {key: setting for key, setting in value.items() if key not in free}
         else:
             flat[name] = value
     return flat

@@ -139,7 +139,9 @@ def _explain(error: Exception) -> str:
     if "not in" in message and is_dataclass(section):
         siblings = [item.name for item in fields(section)]
         section_name = str(getattr(error, "full_key", "")).removesuffix(key)
-        number = [one for one in siblings if one.removesuffix("s") == key.removesuffix("s")]  # path for paths
+        number = [
+            sibling for sibling in siblings if sibling.removesuffix("s") == key.removesuffix("s")
+        ]  # path for paths
         meant = f" (did you mean '{section_name}{number[0]}'?)" if number else _elsewhere(key) or nearest(key, siblings)
         return f"unknown setting{meant}; known here: {', '.join(siblings)}"
     if "is not a TupleConfig" in message:

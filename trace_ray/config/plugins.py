@@ -24,7 +24,10 @@ KINDS = ("judges", "formats", "trackers")
 @functools.cache
 def brought(kind: str) -> dict[str, str]:
     """Returns {name: dotted path} of the entry points of one kind that installed packages have."""
-    return {one.name: one.value for one in importlib.metadata.entry_points(group=f"trace_ray.{kind}")}
+    return {
+        entry_point.name: entry_point.value
+        for entry_point in importlib.metadata.entry_points(group=f"trace_ray.{kind}")
+    }
 
 
 def is_plugin(kind: str, name: object) -> bool:
@@ -49,5 +52,5 @@ def plugin(kind: str, name: str, setting: str) -> Any:
         remedy = f"cannot be imported here: {' '.join(str(error).split())}; install its package wherever a stage runs"
         raise UserError(setting, name, remedy) from None
     except AttributeError as error:
-        known = [one for one in dir(importlib.import_module(module)) if not one.startswith("_")]
+        known = [public for public in dir(importlib.import_module(module)) if not public.startswith("_")]
         raise UserError(setting, name, f"{error}{nearest(attribute, known)}") from None

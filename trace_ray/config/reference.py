@@ -88,10 +88,10 @@ def meanings(section: type) -> dict[str, str]:
     heading = rf"(?m)(?:^ {{4}}|(?<=[;.]) )((?:{names})(?:, (?:{names}))*): "
     found = list(re.finditer(heading, arguments))
     said: dict[str, str] = {}
-    for number, one in enumerate(found, 1):
+    for number, match in enumerate(found, 1):
         end = found[number].start() if number < len(found) else len(arguments)
-        text = " ".join(arguments[one.end() : end].split()).rstrip(";")
-        said |= dict.fromkeys(one[1].split(", "), text)
+        text = " ".join(arguments[match.end() : end].split()).rstrip(";")
+        said |= dict.fromkeys(match[1].split(", "), text)
     return said
 
 
@@ -119,11 +119,11 @@ def _about(field: dataclasses.Field[Any], name: str, said: str, inner: type | No
     notes = [said or (inner.__doc__ or "").splitlines()[0] if inner else said]
     if choices := field.metadata.get("choices"):
         more = ", or another package's" if "plugins" in field.metadata else ""
-        notes.append(f"one of: {', '.join(one or repr(one) for one in choices)}{more}")
+        notes.append(f"one of: {', '.join(choice or repr(choice) for choice in choices)}{more}")
     if name in BOUNDS:
         notes.append(f"bounds: {BOUNDS[name][1].removeprefix('give ')}")
     if inner and (field.default_factory is list or field.default is None):
-        notes.append(f"its settings: {', '.join(one.name for one in dataclasses.fields(inner))}")
+        notes.append(f"its settings: {', '.join(setting.name for setting in dataclasses.fields(inner))}")
     return [*notes, "resumes"] if field.metadata.get("resource") else notes
 
 
@@ -146,7 +146,7 @@ def _value(value: Any) -> str:
 def _inner(hint: Any) -> type | None:
     """Returns the dataclass that a field holds, perhaps or in a list; None where it holds something else."""
     inside = [hint, *(typing.get_args(hint) if typing.get_origin(hint) in (list, types.UnionType) else ())]
-    return next((one for one in inside if isinstance(one, type) and dataclasses.is_dataclass(one)), None)
+    return next((kind for kind in inside if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
 
 
 def schema() -> dict[str, Any]:
@@ -166,12 +166,16 @@ def _object(section: type, found: dict[str, Any]) -> dict[str, Any]:
     hints, said = typing.get_type_hints(section), meanings(section)
     properties = {}
     for field in dataclasses.fields(section):
-        one = _type(hints[field.name], found)
+        allowed = _type(hints[field.name], found)
         if choices := field.metadata.get("choices"):
-            one = {"anyOf": [{"enum": list(choices)}, one]} if "plugins" in field.metadata else {"enum": list(choices)}
+            allowed = (
+                {"anyOf": [{"enum": list(choices)}, allowed]}
+                if "plugins" in field.metadata
+                else {"enum": list(choices)}
+            )
         if text := said.get(field.name, _PLAINLY.get(field.name)):
-            one = one | {"description": text}
-        properties[field.name] = one
+            allowed = allowed | {"description": text}
+        properties[field.name] = allowed
     # Beside a loss its own parameters may stand, which the loss knows and not the tree of settings.
     others: Any = {"type": ["number", "boolean"]} if section is TermConfig else False
     return {"type": "object", "additionalProperties": others, "properties": properties}
@@ -187,7 +191,11 @@ def _type(hint: Any, found: dict[str, Any]) -> dict[str, Any]:
         return {"anyOf": [own, {"type": "array", "items": own}]} if hint is TermConfig else own
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
-        return {"anyOf": [{"type": "null"} if one is types.NoneType else _type(one, found) for one in arguments]}
+        return {
+            "anyOf": [
+                {"type": "null"} if argument is types.NoneType else _type(argument, found) for argument in arguments
+            ]
+        }
     if origin in (list, tuple):
         return {"type": "array", "items": _type(arguments[0], found)}
     if origin is dict:

@@ -16,19 +16,19 @@ Asking = TypeVar("Asking", ModelConfig, JudgeConfig)
 def _changed(config: Config, change: Callable[[str, str, str], tuple[str, str]]) -> Config:
     """Returns the configuration with each section's template and date changed; ``change`` is told the section's name."""
 
-    def one(name: str, section: Asking) -> Asking:
+    def changed(name: str, section: Asking) -> Asking:
         template, date = change(name, section.chat_template, section.chat_template_date)
         return replace(section, chat_template=template, chat_template_date=date)
 
     triage, evaluate = config.triage, config.evaluate
     judges = {name: getattr(triage, name) for name in ("judge", "first_judge", "second_judge", "corrector_judge")}
-    found = {name: one(f"triage.{name}", judge) for name, judge in judges.items() if judge is not None}
-    panel = [one(f"evaluate.panel[{i}]", judge) for i, judge in enumerate(evaluate.panel)]
+    found = {name: changed(f"triage.{name}", judge) for name, judge in judges.items() if judge is not None}
+    panel = [changed(f"evaluate.panel[{i}]", judge) for i, judge in enumerate(evaluate.panel)]
     return replace(
         config,
-        model=one("model", config.model),
+        model=changed("model", config.model),
         triage=replace(triage, **found),
-        evaluate=replace(evaluate, judge=one("evaluate.judge", evaluate.judge), panel=panel),
+        evaluate=replace(evaluate, judge=changed("evaluate.judge", evaluate.judge), panel=panel),
     )
 
 

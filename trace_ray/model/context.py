@@ -46,5 +46,5 @@ def context_length(known: Any) -> int | None:
 def _ropes(text: Any) -> Iterator[Mapping[str, Any]]:
     """The first rotary setting; where layers of several kinds have their own, they share their factor."""
     rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    nested = [one for one in rope.values() if isinstance(one, Mapping)]
+    nested = [part for part in rope.values() if isinstance(part, Mapping)]
     yield from (nested or [rope])[:1]

@@ -41,7 +41,7 @@ def start_fault(error: Exception, names: EngineNames, model: str, length: int) -
     Returns: None for what is neither: a fault of ours or of vLLM's.
     """
     said = " ".join(str(error).split())[:300]
-    texts = [" ".join(str(one).split()).lower() for one in chain(error)]
+    texts = [" ".join(str(cause).split()).lower() for cause in chain(error)]
 
     def says(words: tuple[str, ...]) -> bool:
         return any(word in text for word in words for text in texts)

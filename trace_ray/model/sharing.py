@@ -70,7 +70,7 @@ def shared_rows_agree(model: Any) -> bool:
     alone = [pack([Packed(prompt, (response,))]) for response in responses]
     together = pack([Packed(prompt, tuple(responses))])
     with torch.inference_mode():
-        expected = torch.cat([head.log_probs(hidden_states(model, one), one.target_N) for one in alone])
+        expected = torch.cat([head.log_probs(hidden_states(model, batch), batch.target_N) for batch in alone])
         try:
             found = head.log_probs(hidden_states(model, together), together.target_N)
         except FITTING_ERRORS:

@@ -50,7 +50,7 @@ def pair_losses(
             if term.entry.needs_reference_logits:
                 mean_S = token_KS[objective.token_terms().index((category, term))]
                 places = {name: [batch.place[i, name] for i in pairs] for name in seen}
-                seen = {name: replace(one, token_mean_B=mean_S[places[name]]) for name, one in seen.items()}
+                seen = {name: replace(response, token_mean_B=mean_S[places[name]]) for name, response in seen.items()}
             losses.append(term_loss(term, objective, seen))
         loss = sum_terms(losses)
         raised, lowered = _rewards(category, objective, responses, loss)

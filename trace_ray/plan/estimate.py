@@ -51,7 +51,7 @@ def estimate(
         "realign": lambda: [_realign(load, rates, config, have)],
         "evaluate": lambda: [_evaluate(load, asked, rates, config, have), *_panel(load, asked, rates, config)],
     }
-    return [one for stage in STAGES if stage in stages and stage in figures for one in figures[stage]()]
+    return [figure for stage in STAGES if stage in stages and stage in figures for figure in figures[stage]()]
 
 
 def _triage(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config, have: Resources) -> StageEstimate:

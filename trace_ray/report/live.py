@@ -83,7 +83,7 @@ def live_state(run: Run) -> Live:
     rows = _whole(lambda: training_figures(run), [])
     counts = _whole(lambda: _triage_counts(run), Counter())
     return Live(
-        states=[one for one in states if one[0] != DRIVER],
+        states=[state for state in states if state[0] != DRIVER],
         driver=driver,
         driver_state=next((state for name, state, _ in states if name == DRIVER), ""),
         categories={name.value: counts[name.value] for name in Category if counts[name.value]},

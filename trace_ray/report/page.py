@@ -104,7 +104,7 @@ def pictures(sections: dict[str, Any]) -> dict[str, Any]:
         "change": change_picture(change.by_category, "change") if change else None,
         "change_source": change_picture(change.by_source, "change-source") if change and change.by_source else None,
     }
-    return {name: one for name, one in drawn.items() if one}
+    return {name: picture for name, picture in drawn.items() if picture}
 
 
 def template(name: str) -> Any:

@@ -22,7 +22,7 @@ def runs_in(place: Location) -> Iterator[dict[str, Any]]:
     if place.fs.get_file_info(place.path).type == pafs.FileType.NotFound and place.is_local:
         raise UserError("runs list", place.uri, "no such folder")
     found = place.fs.get_file_info(pafs.FileSelector(place.path, allow_not_found=True))
-    for name in sorted(one.base_name for one in found if one.type == pafs.FileType.Directory):
+    for name in sorted(entry.base_name for entry in found if entry.type == pafs.FileType.Directory):
         run = Run(place / name)
         if (run.place / CONFIG).exists():
             yield {"run": name, **_about(run), "state": _state(run)}

@@ -26,7 +26,7 @@ def pair_record(run: Run, pair_id: str) -> dict[str, Any]:
         raise UserError("show", pair_id, remedy)
     scored = next(_rows(run.scored.parts(), pair_id), {})
     found: dict[str, Any] = {"triaged": triaged}
-    gold = next(_rows([one for one in run.impact.parts() if one.name == "gold.parquet"], pair_id), None)
+    gold = next(_rows([part for part in run.impact.parts() if part.name == "gold.parquet"], pair_id), None)
     if gold is not None:
         found["gold"] = gold
     if more := {name: value for name, value in scored.items() if name not in triaged}:

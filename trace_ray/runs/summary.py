@@ -26,5 +26,5 @@ def run_summary(run: Run, limits: ReportConfig | None = None) -> dict[str, Any]:
         summary["triage_judge"] = manifest["judge"]
     if run.evaluation.done():
         summary["evaluation"] = read_json(run.evaluation.place / EVALUATION_METRICS)
-        summary["damage"] = [one.said() for one in damages(summary["evaluation"], limits or ReportConfig())]
+        summary["damage"] = [harm.said() for harm in damages(summary["evaluation"], limits or ReportConfig())]
     return summary

@@ -38,7 +38,7 @@ def reason(error: BaseException) -> str:
     >>> reason(KeyError("part"))
     "KeyError: 'part'"
     """
-    ours = next((one for one in inside(error) if not _is_rays(one)), error)
+    ours = next((cause for cause in inside(error) if not _is_rays(cause)), error)
     text = _COLOUR.sub("", str(ours))
     trace = list(_TRACE.finditer(text))
     if not trace:

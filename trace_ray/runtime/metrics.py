@@ -36,7 +36,7 @@ def count(name: str, amount: float, **tags: str) -> None:
 
 def count_each(name: str, tag: str, values: Iterable[str | None], **tags: str) -> None:
     """Adds 1 for each value, under the tag's value; a None counts nothing."""
-    for value, amount in Counter(one for one in values if one is not None).items():
+    for value, amount in Counter(number for number in values if number is not None).items():
         count(name, amount, **{tag: value}, **tags)
 
 

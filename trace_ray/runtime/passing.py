@@ -26,13 +26,13 @@ def answered(ask: Callable[[], Answer]) -> Answer | None:
 
 def passing(error: BaseException) -> bool:
     """Returns whether a hub or a store failed for now: a 5xx, a 429, a time-out, a broken connection."""
-    for one in chain(error):
-        status = _status(one)
+    for cause in chain(error):
+        status = _status(cause)
         if status:
             return status in (408, 425, 429) or status >= 500
-        if type(one).__name__ == "OfflineModeIsEnabled":  # asked for, though a ConnectionError
+        if type(cause).__name__ == "OfflineModeIsEnabled":  # asked for, though a ConnectionError
             return False
-        if isinstance(one, ConnectionError | TimeoutError) or type(one).__module__.startswith(_CLIENTS):
+        if isinstance(cause, ConnectionError | TimeoutError) or type(cause).__module__.startswith(_CLIENTS):
             return True
     return False
 

@@ -28,7 +28,7 @@ def corpus_file(folder: Location, pairs: int, seed: int) -> Location:
 
 def judge_corpora(folder: Location, wanted: Sequence[tuple[int, int]], config: Config) -> dict[str, Any]:
     """Writes the judged corpora (pairs, seed) that are missing; returns the judge's use, empty where none was."""
-    missing = [one for one in wanted if not corpus_file(folder, *one).exists()]
+    missing = [corpus for corpus in wanted if not corpus_file(folder, *corpus).exists()]
     if not missing:
         return {}
     judge = make_judge(config.policy, JudgeConfig(backend="vllm", model=str(MODELS / "judge"), max_model_len=512))
@@ -48,7 +48,7 @@ def _judged(rows: list[dict[str, Any]], judge: Judge, config: Config) -> list[di
     requests = [row["prompt"][0]["content"] for row in rows]
     threshold, band = config.triage.threshold, config.triage.abstain_band
     said = {
-        side: [one.p_violates for one in judge.opinions(requests, [row[side] for row in rows])]
+        side: [opinion.p_violates for opinion in judge.opinions(requests, [row[side] for row in rows])]
         for side in ("chosen", "rejected")
     }
     for row, chosen, rejected in zip(rows, said["chosen"], said["rejected"], strict=True):

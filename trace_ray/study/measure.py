@@ -53,9 +53,9 @@ def measure(model: Any, triaged: Sequence[Row], config: Config) -> dict[str, Any
     test = [row for row in triaged if row["split"] == Split.TEST]
     answers, right = _answers(model, test, config)
     groups: dict[str, list[bool]] = {}
-    for row, one in zip(test, right, strict=True):
-        groups.setdefault(row["source"], []).append(one)
-    wrong = [a for a, one in zip(answers, right, strict=True) if not one]
+    for row, complies in zip(test, right, strict=True):
+        groups.setdefault(row["source"], []).append(complies)
+    wrong = [a for a, complies in zip(answers, right, strict=True) if not complies]
     retain = [row for row in test if row["category"] == Category.RETAIN]
     pairs = accepted(chat.pairs([row["prompt"] for row in retain], [{"chosen": row["chosen"]} for row in retain]))
     moved = drift(model, None, pairs, config.impact.batch_tokens)

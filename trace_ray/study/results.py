@@ -189,7 +189,7 @@ def _lines(results: Sequence[Result], place: Callable[[Result], int], label: str
             label=method,
         )
     axes.axhline(results[0]["tpa_base"], color="#888", linestyle="--", linewidth=1, label="base")
-    axes.set_xticks(range(len(places)), [str(one) for one in places])
+    axes.set_xticks(range(len(places)), [str(name) for name in places])
     axes.set_ylim(top=103)
     axes.set_xlabel(label)
     axes.set_ylabel("TPA, %")

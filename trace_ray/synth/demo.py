@@ -23,7 +23,7 @@ def write_corpus(place: Location) -> list[str]:
     labels = [_label(row) for row in (*world.train, *world.test)]
     (place / "labels.jsonl").write_text("".join(json.dumps(label) + "\n" for label in labels))
     gold = [made for row in world.train if (made := _gold(row))]
-    (place / "gold.jsonl").write_text("".join(json.dumps(one) + "\n" for one in gold))
+    (place / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in gold))
     return [
         f"corpus.paths=['{(place / 'train.jsonl').uri}']",
         f"corpus.test_paths=['{(place / 'test.jsonl').uri}']",

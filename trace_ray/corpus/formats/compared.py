@@ -149,8 +149,8 @@ def _by_score(row: Row, answer: str, score: str, sides: str, config: CorpusConfi
     if first is None or second is None:
         raise no_preference(f"{score.format(sides[0])} and {score.format(sides[1])} are not both numbers")
     hold_margin(abs(first - second), config, f"scores {first:g} and {second:g}")
-    answers = [needed(row, answer.format(side)) for side in sides]
-    return _ordered(*answers, int(second > first))
+    texts = [needed(row, answer.format(side)) for side in sides]
+    return _ordered(texts[0], texts[1], int(second > first))
 
 
 def read_summaries(row: Row, _config: CorpusConfig) -> list[RawPair]:

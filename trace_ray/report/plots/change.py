@@ -30,10 +30,10 @@ def _draw(figure: Any, rows: Sequence[ChangeRow], *, narrow: bool) -> None:
     for at, row in enumerate(rows):
         axes.axhline(at, color=LIGHT["line"], linewidth=0.7, zorder=0)
         for model, marker, offset in _MODELS:
-            one = getattr(row, model)
-            axes.plot([one.low, one.high], [at - offset] * 2, color=LIGHT[model], linewidth=2.2, alpha=0.45)
+            share = getattr(row, model)
+            axes.plot([share.low, share.high], [at - offset] * 2, color=LIGHT[model], linewidth=2.2, alpha=0.45)
             label = f"{model} model" if at == 0 else None
-            axes.plot(one.value, at - offset, marker, color=LIGHT[model], markersize=7, label=label, linestyle="none")
+            axes.plot(share.value, at - offset, marker, color=LIGHT[model], markersize=7, label=label, linestyle="none")
     names = [shortened(row.name, _NAME_CHARACTERS["narrow" if narrow else "wide"]) for row in rows]
     labels = names if narrow else [f"{name}  ({row.prompts})" for name, row in zip(names, rows, strict=True)]
     axes.set_yticks(range(len(rows)), labels)

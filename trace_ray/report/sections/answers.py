@@ -57,7 +57,7 @@ class AnswerPair:
     def words(self) -> list[Piece]:
         """Returns what only the base says and what only the realigned model says, where both texts are short and plain."""
         base, realigned = self.base.text, self.realigned.text
-        plain = all(one and not one.cut and "\n" not in one.text for one in (base, realigned))
+        plain = all(text and not text.cut and "\n" not in text.text for text in (base, realigned))
         return word_diff(base.text, realigned.text) if plain and base and realigned and self.changed else []
 
 
@@ -69,7 +69,7 @@ def answers_section(run: Run, report: ReportConfig) -> list[AnswerPair]:
     if not run.evaluation.done():
         return []
     both = [_pair(models, report.redact) for models in answers_of_both(run)]
-    return spread([[one for one in both if one.verdict == verdict] for verdict in _ORDER], report.examples)
+    return spread([[pair for pair in both if pair.verdict == verdict] for verdict in _ORDER], report.examples)
 
 
 def spread(groups: Sequence[list[AnswerPair]], count: int) -> list[AnswerPair]:
@@ -79,7 +79,7 @@ def spread(groups: Sequence[list[AnswerPair]], count: int) -> list[AnswerPair]:
     ['a', 'x', 'b']
     """
     rounds = itertools.zip_longest(*groups)
-    return [one for turn in rounds for one in turn if one is not None][:count]
+    return [pair for turn in rounds for pair in turn if pair is not None][:count]
 
 
 def _pair(models: Mapping[str, Mapping[str, Any]], redact: str) -> AnswerPair:

@@ -75,7 +75,7 @@ class Browser:
     def values(self, name: str) -> list[str]:
         """Returns the values of a filter that occur: source, split, category, certainty, or clauses."""
         every = [getattr(pair, name) for pair in self.pairs]
-        flat = (one for value in every for one in ([value] if isinstance(value, str) else value))
+        flat = (item for value in every for item in ([value] if isinstance(value, str) else value))
         return sorted(set(flat))
 
 
@@ -92,7 +92,7 @@ def browser_section(run: Run, config: Config, threshold: float) -> Browser | Non
             found = table.filter(pc.is_in(table["pair_id"], value_set=wanted))
             rows |= {row["pair_id"]: row for row in found.to_pylist()}
     scored |= _figures(run, set(rows) - set(scored))
-    shown = [_shown(row, scored.get(one, {}), threshold, config) for one, row in rows.items()]
+    shown = [_shown(row, scored.get(pair_id, {}), threshold, config) for pair_id, row in rows.items()]
     judged = run.triaged.manifest()["counts"].get("triaged", len(shown))
     ranked_by = _ranked_by(config.objective)
     return Browser(sorted(shown, key=lambda pair: (-(getattr(pair, ranked_by) or 0.0), pair.pair_id)), judged)
@@ -158,7 +158,7 @@ def _shown(row: Mapping[str, Any], scored: Mapping[str, Any], threshold: float, 
         source=row["source"],
         split=row["split"],
         p=p,
-        clauses=sorted({one for side in SIDES for one in row.get(f"clauses_{side}") or ()}),
+        clauses=sorted({clause for side in SIDES for clause in row.get(f"clauses_{side}") or ()}),
         near=min(abs(value - threshold) for value in told) if len(told) == len(SIDES) else None,
         said=said_by(row["category"], p["rejected"], threshold),
         weight=scored.get("weight"),

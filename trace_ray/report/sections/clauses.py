@@ -69,7 +69,7 @@ def broken_by_clause(run: Run, policy: PolicyConfig, labels: Mapping[str, str]) 
     columns = ["pair_id", "split", "category", "prompt", *SIDES]
     for table in run.triaged.tables([*columns, *(f"clauses_{side}" for side in SIDES)]):
         for row, named in _rows(table, policy, by_rules=by_rules):
-            for clause in {one for clauses in named.values() for one in clauses}:
+            for clause in {name for clauses in named.values() for name in clauses}:
                 sides = [side for side in SIDES if clause in named[side]]
                 found.setdefault(clause, Broken()).add(row, sides, labels)
     return found, by_rules
@@ -87,28 +87,30 @@ def _rows(
 ) -> Iterator[tuple[Mapping[str, Any], dict[str, Sequence[str]]]]:
     """Yields each row of which a response breaks a clause, with the clauses by side."""
     if by_rules:
-        prompts = pa.array([prompt_text(one) for one in table["prompt"].to_pylist()], pa.string())
+        prompts = pa.array([prompt_text(prompt) for prompt in table["prompt"].to_pylist()], pa.string())
         told = {side: broken_clauses(policy, prompts, table[side].combine_chunks()) for side in SIDES}
         named = {side: _lists(broken, len(table)) for side, broken in told.items()}
     else:
-        named = {side: [one or () for one in table[f"clauses_{side}"].to_pylist()] for side in SIDES}
+        named = {side: [clauses or () for clauses in table[f"clauses_{side}"].to_pylist()] for side in SIDES}
     hit = [i for i in range(len(table)) if any(named[side][i] for side in SIDES)]
     for i, row in zip(hit, table.take(pa.array(hit, pa.int64())).to_pylist(), strict=True):
         yield row, {side: named[side][i] for side in SIDES}
 
 
 def _lists(broken: Mapping[str, Any], rows: int) -> list[Sequence[str]]:
-    bits = {name: one.to_pylist() for name, one in broken.items()}
-    return [[name for name, one in bits.items() if one[i]] for i in range(rows)]
+    bits = {name: breaks.to_pylist() for name, breaks in broken.items()}
+    return [[name for name, breaks in bits.items() if breaks[i]] for i in range(rows)]
 
 
 def kept_by_clause(
     both: Sequence[Mapping[str, Mapping[str, Any]]], policy: PolicyConfig
 ) -> dict[str, tuple[float, ...]]:
     """Returns {clause with a rule: percent of answers that keep it, (before, after)}, over the prompts that it speaks of."""
-    prompts = pa.array([one["base"]["prompt"] for one in both], pa.string())
+    prompts = pa.array([answered["base"]["prompt"] for answered in both], pa.string())
     told = {
-        model: broken_clauses(policy, prompts, pa.array([one[model]["response"] for one in both], pa.string()))
+        model: broken_clauses(
+            policy, prompts, pa.array([answered[model]["response"] for answered in both], pa.string())
+        )
         for model in MODELS
     }
     found = {}
@@ -118,7 +120,7 @@ def kept_by_clause(
         asked = pc.sum(applies(clause.rule, prompts)).as_py() or 0
         if asked:
             wrong = [pc.sum(told[model][name]).as_py() or 0 for model in MODELS]
-            found[name] = tuple(100 * (1 - one / asked) for one in wrong)
+            found[name] = tuple(100 * (1 - count / asked) for count in wrong)
     return found
 
 

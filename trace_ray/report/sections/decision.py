@@ -107,7 +107,7 @@ def _drift(change: ChangeSection | None) -> Check:
     name = "drift inside its budget"
     if change is None or not (change.drift_measured or change.damage):
         return Check(name, OPEN, "not measured", "problems" if change is None else "change")
-    said = "; ".join(one.measure for one in change.damage)
+    said = "; ".join(harm.measure for harm in change.damage)
     return Check(name, FAIL if said else PASS, f"beyond: {said}" if said else "within every limit", "change")
 
 

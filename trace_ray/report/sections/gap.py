@@ -96,7 +96,7 @@ def clause_shares(run: Run) -> list[Shares]:
             return []
         rows = zip(*(table[name].to_pylist() for name in ("category", *CLAUSES)), strict=True)
         for category, *broken in rows:
-            for clause in {one for clauses in broken for one in clauses or ()}:
+            for clause in {name for clauses in broken for name in clauses or ()}:
                 groups.setdefault(clause, Counter())[category] += 1
     return sorted((Shares(name, found) for name, found in groups.items()), key=lambda group: (-group.total, group.name))
 

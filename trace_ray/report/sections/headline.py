@@ -72,7 +72,9 @@ def _change(change: ChangeSection | None) -> Card:
     row = change.overall
     tone = "good" if row.change > 0 and row.clear else "bad" if row.change < 0 and row.clear else "warn"
     if change.damage:
-        sentence = f"comply, by a damaged model: {'; '.join(one.seen for one in change.damage)}. Rely on no share here."
+        sentence = (
+            f"comply, by a damaged model: {'; '.join(harm.seen for harm in change.damage)}. Rely on no share here."
+        )
         answer = f"Damaged, {row.base.value:.3g} → {row.realigned.value:.3g} %"
         return Card(question, answer, sentence, "change", "bad")
     sentence = (

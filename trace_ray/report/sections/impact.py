@@ -76,7 +76,7 @@ def impact_section(run: Run, objective: ObjectiveConfig) -> ImpactSection | None
             mine = table.filter(pc.equal(table["category"], name))
             for column in columns if len(mine) else ():
                 found[column].setdefault(name, []).append(mine[column].to_numpy().astype(float))
-    impacts, weights = ({name: np.concatenate(parts) for name, parts in found[one].items()} for one in columns)
+    impacts, weights = ({name: np.concatenate(parts) for name, parts in found[kind].items()} for kind in columns)
     manifest = run.scored.manifest()
     return ImpactSection(
         summary=manifest["summary"],

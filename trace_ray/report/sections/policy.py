@@ -108,7 +108,11 @@ def _row(
     *,
     by_rules: bool,
 ) -> ClauseRow:
-    ruled = {one for one, clause in zip(clause_ids(config.policy), config.policy.clauses, strict=True) if clause.rule}
+    ruled = {
+        clause_id
+        for clause_id, clause in zip(clause_ids(config.policy), config.policy.clauses, strict=True)
+        if clause.rule
+    }
     told = None if broken is None or state == "dropped" else broken.get(name, Broken())
     told = None if by_rules and name not in ruled else told
     mode = config.report.redact

@@ -54,11 +54,11 @@ class Problems:
 
     @property
     def rows_refused(self) -> int:
-        return sum(one.rows for one in self.refused)
+        return sum(refusal.rows for refusal in self.refused)
 
     @property
     def unreadable(self) -> int:
-        return sum(one.pairs for one in self.judge_errors)
+        return sum(errors.pairs for errors in self.judge_errors)
 
     @property
     def shown_errors(self) -> list[JudgeErrors]:

@@ -55,7 +55,7 @@ def warnings(
         *(_of_impact(impact) if impact else ()),
         *(_of_change(change, anchored) if change else ()),
     ]
-    return sorted(found, key=lambda one: one.level != "bad")
+    return sorted(found, key=lambda warning: warning.level != "bad")
 
 
 def _of_noise(noise: Mapping[str, int]) -> Iterator[Caution]:
@@ -123,9 +123,9 @@ def refused_too_many(gap: Gap, problems: Problems) -> str:
 def _refused(problems: Problems) -> Counter[str]:
     """Counts what triage refused; what impact did were rows of triage first, and have a warning of their own."""
     counted: Counter[str] = Counter()
-    for one in problems.refused:
-        if one.stage != "impact":
-            counted[one.reason] += one.rows
+    for refusal in problems.refused:
+        if refusal.stage != "impact":
+            counted[refusal.reason] += refusal.rows
     return counted
 
 

@@ -79,9 +79,9 @@ def worse_section(run: Run, policy: PolicyConfig) -> Worse | None:
     if not both:
         return None
     groups: dict[str, dict[str, list[Both]]] = {"category": {}, "source": {}}
-    for one in both:
+    for answered in both:
         for by, found in groups.items():
-            found.setdefault(str(one["base"][by]), []).append(one)
+            found.setdefault(str(answered["base"][by]), []).append(answered)
     kept = {by: [_kept(name, mine) for name, mine in sorted(found.items())] for by, found in groups.items()}
     sources = sorted(kept["source"], key=lambda row: (-row.lost, -row.prompts, row.name))[:SHOWN_GROUPS]
     return Worse(_kept(ALL, both), kept["category"], sources if len(sources) > 1 else [], _clauses(both, policy))
@@ -93,7 +93,7 @@ def answers_of_both(run: Run) -> list[Both]:
     for part in (run.evaluation.place / RESPONSES).files(".parquet"):
         for row in part.read_parquet().to_pylist():
             found.setdefault(row["pair_id"], {})[row["model"]] = row
-    return [one for one in found.values() if set(MODELS) <= set(one)]
+    return [answered for answered in found.values() if set(MODELS) <= set(answered)]
 
 
 def declines(answer: str) -> bool:
@@ -115,7 +115,7 @@ def opening(answer: str) -> str:
 
 
 def _kept(name: str, both: Sequence[Both]) -> Kept:
-    base, realigned = ([one[model] for one in both] for model in MODELS)
+    base, realigned = ([answered[model] for answered in both] for model in MODELS)
     stayed = [(b, r) for b, r in zip(base, realigned, strict=True) if b["compliant"] and r["compliant"]]
     same = sum(b["response"].split() == r["response"].split() for b, r in stayed)
     complied = sum(b["compliant"] for b in base)
@@ -127,8 +127,8 @@ def _kept(name: str, both: Sequence[Both]) -> Kept:
         lost=complied - len(stayed),
         same=same,
         reworded=len(stayed) - same,
-        openings=_two(texts, lambda answers: len({opening(one) for one in answers})),
-        words=_two(texts, lambda answers: sum(len(one.split()) for one in answers) / len(answers)),
+        openings=_two(texts, lambda answers: len({opening(answer) for answer in answers})),
+        words=_two(texts, lambda answers: sum(len(answer.split()) for answer in answers) / len(answers)),
         refusals=_two(texts, lambda answers: 100 * sum(map(declines, answers)) / len(answers)),
     )
 
@@ -140,7 +140,11 @@ def _two(texts: Sequence[list[str]], figure: Any) -> tuple[Any, Any]:
 
 def _clauses(both: Sequence[Both], policy: PolicyConfig) -> dict[str, int]:
     """Returns the lost answers by the clauses that they break; an answer that breaks several counts with each."""
-    lost = [one["realigned"] for one in both if one["base"]["compliant"] and not one["realigned"]["compliant"]]
+    lost = [
+        answered["realigned"]
+        for answered in both
+        if answered["base"]["compliant"] and not answered["realigned"]["compliant"]
+    ]
     prompts, answers = (pa.array([row[name] for row in lost], pa.string()) for name in ("prompt", "response"))
     broken = {name: sum(bits.to_pylist()) for name, bits in broken_clauses(policy, prompts, answers).items()}
     return dict(Counter({name: number for name, number in broken.items() if number}).most_common())
