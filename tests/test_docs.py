@@ -61,7 +61,7 @@ def check_command(command: Command) -> None:
     program = words[0].removeprefix(".venv/bin/")
     assert program in PROGRAMS, f"{program} is none of {PROGRAMS}"
     needs = ("needs a cluster", "needs an account")
-    assert program not in CLUSTER or any(one in command.about for one in needs), (
+    assert program not in CLUSTER or any(need in command.about for need in needs), (
         "say that it needs a cluster, or needs an account"
     )
     for word in words[1:]:
@@ -247,7 +247,7 @@ def setting(name: str) -> dataclasses.Field[Any] | None:
         field = known[found[0]]
         hint = typing.get_type_hints(node)[field.name]
         inner = [hint, *(typing.get_args(hint) if typing.get_origin(hint) in (list, types.UnionType) else ())]
-        node = next((one for one in inner if dataclasses.is_dataclass(one)), typing.get_origin(hint))
+        node = next((kind for kind in inner if dataclasses.is_dataclass(kind)), typing.get_origin(hint))
     return field
 
 

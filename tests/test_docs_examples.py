@@ -78,7 +78,7 @@ def test_the_example_of_a_judge_is_one() -> None:
         wanted = list(inspect.signature(getattr(Judge, name)).parameters)
         assert list(inspect.signature(getattr(type(judge), name)).parameters) == wanted
     said = judge.opinions(["q"] * 3, ["a b", "a a", ""])
-    assert [one.p_violates for one in said] == [0, 0.5, None]
+    assert [opinion.p_violates for opinion in said] == [0, 0.5, None]
     assert said[2].error
     (_, choice_line), (_, make_line) = re.findall(
         r"(?m)^# (trace_ray/\S+?\.py).*?: {5}(.+)$", example(GUIDE, "A judge")

@@ -16,7 +16,7 @@ import pytest
 from tests.support.documents import ROOT, blocks, commands
 
 LIMIT_S = 600
-PATH = [one.text for one in commands(ROOT / "README.md") if "my.yaml" in one.text]
+PATH = [command.text for command in commands(ROOT / "README.md") if "my.yaml" in command.text]
 
 
 def test_the_path_is_four_commands() -> None:

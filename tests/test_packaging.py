@@ -42,11 +42,11 @@ def imported() -> set[str]:
 
 
 def test_everything_that_is_imported_is_declared_once() -> None:
-    declared = [canonicalize_name(one.name) for one in NEEDED]
+    declared = [canonicalize_name(requirement.name) for requirement in NEEDED]
     assert sorted(set(declared)) == sorted(declared)
-    extra = {canonicalize_name(one.name) for name in ("cpu", "eval", "gguf") for one in EXTRAS[name]}
+    extra = {canonicalize_name(requirement.name) for name in ("cpu", "eval", "gguf") for requirement in EXTRAS[name]}
     assert imported() - set(declared) - extra == OPTIONAL
-    dev = [canonicalize_name(one.name) for one in EXTRAS["dev"]]
+    dev = [canonicalize_name(requirement.name) for requirement in EXTRAS["dev"]]
     assert sorted(set(dev)) == sorted(dev)
     assert set(dev) & {*declared, *extra} == set()
 
@@ -54,21 +54,27 @@ def test_everything_that_is_imported_is_declared_once() -> None:
 def test_the_locked_versions_lie_within_the_ranges() -> None:
     lines = (ROOT / "constraints-cpu.txt").read_text().splitlines()
     locked = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
-    for one in [*NEEDED, *EXTRAS["cpu"], *EXTRAS["gguf"]]:
-        version = locked[canonicalize_name(one.name)].partition("+")[0]
-        assert one.specifier.contains(version, prereleases=True), f"{one}: the lock has {version}"
+    for requirement in [*NEEDED, *EXTRAS["cpu"], *EXTRAS["gguf"]]:
+        version = locked[canonicalize_name(requirement.name)].partition("+")[0]
+        assert requirement.specifier.contains(version, prereleases=True), f"{requirement}: the lock has {version}"
 
 
 def test_a_library_whose_inside_we_use_has_an_upper_end() -> None:
-    bounded = {one.name for one in NEEDED if any(spec.operator == "<" for spec in one.specifier)}
+    bounded = {
+        requirement.name for requirement in NEEDED if any(spec.operator == "<" for spec in requirement.specifier)
+    }
     assert {"ray", "transformers", "peft", "deepspeed", "pyarrow"} <= bounded
-    assert not any(spec.operator == "==" for one in NEEDED for spec in one.specifier)
+    assert not any(spec.operator == "==" for requirement in NEEDED for spec in requirement.specifier)
 
 
 def test_what_it_says_of_itself() -> None:
     assert PROJECT["version"] == trace_ray.__version__ == importlib.metadata.version("trace-ray")
     assert f"version: {trace_ray.__version__}\n" in (ROOT / "CITATION.cff").read_text()
-    named = {one.rpartition(" ")[2] for one in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", one)}
+    named = {
+        classifier.rpartition(" ")[2]
+        for classifier in PROJECT["classifiers"]
+        if re.search(r"Python :: 3\.\d+$", classifier)
+    }
     spec = SpecifierSet(PROJECT["requires-python"])
     assert named == {f"3.{minor}" for minor in range(20) if spec.contains(f"3.{minor}.1")}
     assert (ROOT / "trace_ray" / "py.typed").exists()

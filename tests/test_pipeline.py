@@ -181,7 +181,7 @@ def test_another_policy_threshold_or_base_is_another_evaluation(config: Config, 
     policy = replace(config, policy=replace(config.policy, version="2"))
     threshold = replace(config, triage=replace(config.triage, threshold=0.4))
     base = replace(config, model=replace(config.model, revision="other"))
-    assert all(evaluate_inputs(run, one) != inputs for one in (policy, threshold, base))
+    assert all(evaluate_inputs(run, changed) != inputs for changed in (policy, threshold, base))
 
 
 def test_a_disk_that_is_full_from_the_start_is_one_line(config: Config, small_disk: Path) -> None:

@@ -47,10 +47,10 @@ def test_a_round_scores_the_chosen_pairs_and_no_others(run: Run) -> None:
     run.triaged.begin({})
     run.triaged.publish(counts={"triaged": 40}, seconds=0.0)
     write_chosen(run, pa.table({"row": [3, 5, 18]}))
-    one = Round(run.realign.place / "rounds" / "1", run)
-    assert one.triaged.read()["row"].to_pylist() == [3, 5, 18]
-    assert one.triaged.manifest()["counts"] == {"triaged": 3, "train INVERT": 2, "train PUNISH": 1}
-    shards = list(plan_shards(one, load_config([], ["policy.text=Be brief."])))
+    first_round = Round(run.realign.place / "rounds" / "1", run)
+    assert first_round.triaged.read()["row"].to_pylist() == [3, 5, 18]
+    assert first_round.triaged.manifest()["counts"] == {"triaged": 3, "train INVERT": 2, "train PUNISH": 1}
+    shards = list(plan_shards(first_round, load_config([], ["policy.text=Be brief."])))
     assert sum(shard.stop - shard.start for shard in shards) == 3
     write_chosen(run, pa.table({"row": [3, 5, 18]}))  # a resume finds it
     with pytest.raises(StaleRunError):

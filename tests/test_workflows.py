@@ -33,9 +33,13 @@ def problems(document: dict[str, Any]) -> Iterator[str]:
         yield from (f"{name}: unknown key {key}" for key in sorted(set(job) - JOB_KEYS))
         yield from (f"{name}: no {key}" for key in ("runs-on", "timeout-minutes", "steps") if key not in job)
         needs = job.get("needs", [])
-        yield from (f"{name}: needs {one}" for one in ([needs] if isinstance(needs, str) else needs) if one not in jobs)
+        yield from (
+            f"{name}: needs {other_job}"
+            for other_job in ([needs] if isinstance(needs, str) else needs)
+            if other_job not in jobs
+        )
         for step in job.get("steps", []):
-            yield from (f"{name}: {one}" for one in step_problems(step, job))
+            yield from (f"{name}: {problem}" for problem in step_problems(step, job))
 
 
 def step_problems(step: dict[str, Any], job: dict[str, Any]) -> Iterator[str]:
@@ -72,7 +76,11 @@ def test_a_workflow_is_one_that_a_runner_takes(path: Path) -> None:
 
 def test_every_python_that_is_promised_is_tested() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    promised = {one.rpartition(" ")[2] for one in project["classifiers"] if re.search(r"Python :: 3\.\d+$", one)}
+    promised = {
+        classifier.rpartition(" ")[2]
+        for classifier in project["classifiers"]
+        if re.search(r"Python :: 3\.\d+$", classifier)
+    }
     jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
     assert set(jobs["test"]["strategy"]["matrix"]["python"]) == promised
     assert {"check", "test", "wheel", "docs"} <= set(jobs)

@@ -95,9 +95,12 @@ def hardware() -> str:
 
 def versions() -> str:
     """Returns Python's version and those of the packages that are installed."""
-    there = {one.metadata["Name"]: one.version for one in importlib.metadata.distributions()}
+    there = {distribution.metadata["Name"]: distribution.version for distribution in importlib.metadata.distributions()}
     return ", ".join(
-        [f"Python {platform.python_version()}", *(f"{one} {there[one]}" for one in PACKAGES if one in there)]
+        [
+            f"Python {platform.python_version()}",
+            *(f"{package} {there[package]}" for package in PACKAGES if package in there),
+        ]
     )
 
 
@@ -119,9 +122,9 @@ def main() -> None:
         text = page(bench["name"], command, figures, bench, time.monotonic() - began)
         (arguments.out / f"{bench['name']}.md").write_text(text)
         print(text)
-        wrong += [f"{bench['name']}: {one}" for one in shortfalls(figures, bench)]
-    for one in wrong:
-        print(one, file=sys.stderr)
+        wrong += [f"{bench['name']}: {shortfall}" for shortfall in shortfalls(figures, bench)]
+    for shortfall in wrong:
+        print(shortfall, file=sys.stderr)
     sys.exit(bool(wrong))
 
 

@@ -231,5 +231,5 @@ def vmap(scene: Scene, count: int) -> Any:
 
 
 PROCEDURES: dict[str, Callable[[Scene, int], Any]] = {
-    one.__name__: one for one in (ours, forward, reference, autograd, jvp, vmap, oracle)
+    procedure.__name__: procedure for procedure in (ours, forward, reference, autograd, jvp, vmap, oracle)
 }

@@ -185,9 +185,9 @@ def tpa(scene: Scene, prompts: int = 128) -> float:
     rows = generate(seed=scene.seed, train_pairs=4, test_pairs=prompts).test
     tokenizer = scene.tokenizer
     ids = accepted(tokenizer.prompts([[{"role": "user", "content": row["prompt"]}] for row in rows]))
-    longest = max(len(one) for one in ids)
+    longest = max(len(row) for row in ids)
     pad = tokenizer.tokenizer.pad_token_id
-    padded = torch.tensor([[pad] * (longest - len(one)) + one for one in ids])
+    padded = torch.tensor([[pad] * (longest - len(row)) + row for row in ids])
     out = scene.model.generate(
         input_ids=padded, attention_mask=(padded != pad).long(), max_new_tokens=48, do_sample=False
     )

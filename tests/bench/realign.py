@@ -51,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepared = run_part("prepare", folder)
         runs = [{name: run_part(name, folder) for name in PARTS} for _ in range(arguments.repeat)]
-    parts = {name: merged([one[name] for one in runs]) for name in PARTS}
+    parts = {name: merged([figures[name] for figures in runs]) for name in PARTS}
     ours, trl = parts["ours"], parts["trl"]
     check_alike(parts)
     result = {
@@ -145,9 +145,9 @@ def part_prepare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     config, run = config_of(arguments), run_of(folder)
     raw = itertools.islice(raw_rows(locate(arguments.pairs, StorageConfig())), arguments.count)
     lines = [row_values(row) for row in raw]
-    prompts = [[{"role": "user", "content": one["prompt"]}] for one in lines]
+    prompts = [[{"role": "user", "content": line["prompt"]}] for line in lines]
     chat = load_chat_tokenizer(config.model)
-    pairs = accepted(chat.pairs(prompts, [{n: one[n] for n in ("chosen", "rejected")} for one in lines]))
+    pairs = accepted(chat.pairs(prompts, [{n: line[n] for n in ("chosen", "rejected")} for line in lines]))
     model = load_model(config.model)
     rows: list[dict[str, Any]] = [
         {"row": i, "pair_id": f"p{i}", "category": "RETAIN", "prompt_ids": pair.prompt_ids, "weight": 1.0}

@@ -68,13 +68,15 @@ def main() -> None:
     arguments = parser.parse_args()
     environment.prepare()
     torch.set_num_threads(1)
-    rates = RATES | {m: float(rate) for m, rate in (one.split("=") for one in arguments.rates.split(",") if one)}
+    rates = RATES | {
+        m: float(rate) for m, rate in (rate_given.split("=") for rate_given in arguments.rates.split(",") if rate_given)
+    }
     triaged = exactly_judged(arguments.pairs)
     paths: dict[str, list[dict[str, Any]]] = {}
     for method in arguments.methods.split(","):
         paths[method] = path(method, triaged, rates[method], arguments.steps, arguments.every)
-        print(f"{method:18}" + "".join(f"{one['tpa']:6.0f}" for one in paths[method]), flush=True)
-    held = {m: [one["step"] for one in found if one["tpa"] >= LEARNED] for m, found in paths.items()}
+        print(f"{method:18}" + "".join(f"{point['tpa']:6.0f}" for point in paths[method]), flush=True)
+    held = {m: [point["step"] for point in found if point["tpa"] >= LEARNED] for m, found in paths.items()}
     print(json.dumps({"every": arguments.every, "rates": rates, "steps_at_99": held, "paths": paths}))
 
 

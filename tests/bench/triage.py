@@ -187,9 +187,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         sizes = [pipeline(args, Path(scratch), pairs) for pairs in args.sizes]
     print(f"{'pairs':>10s} {'seconds':>9s} {'stage s':>9s} {'pairs/s':>9s} {'peak GiB':>9s}")
-    for one in sizes:
-        figures = (one["seconds"], one["stage_seconds"], one["pairs_per_s"], one["peak_gib"])
-        print(f"{one['pairs']:10d} " + " ".join(f"{value:9.2f}" for value in figures))
+    for measured in sizes:
+        figures = (measured["seconds"], measured["stage_seconds"], measured["pairs_per_s"], measured["peak_gib"])
+        print(f"{measured['pairs']:10d} " + " ".join(f"{value:9.2f}" for value in figures))
     if sizes:
         result |= {"rules_pairs_per_s": sizes[-1]["pairs_per_s"], "sizes": sizes}
         result["memory_growth_1m"] = sizes[-1]["peak_gib"] / sizes[0]["peak_gib"] - 1

@@ -80,7 +80,7 @@ def test_a_row_that_the_template_refuses_is_refused_alone() -> None:
     assert second.reason == "template_refuses"
     assert "System role not supported" in second.detail
     assert first == third == one_pair(chat, [USER], "Yes.")
-    assert [isinstance(one, RefusedText) for one in chat.prompts([[USER], DIALOGUES["system"]])] == [False, True]
+    assert [isinstance(ids, RefusedText) for ids in chat.prompts([[USER], DIALOGUES["system"]])] == [False, True]
 
 
 def test_thinking_is_off_unless_it_is_asked_for() -> None:
@@ -158,7 +158,9 @@ def test_a_template_that_cannot_be_used_is_refused_with_what_to_do(
 def test_a_template_may_be_named_or_given() -> None:
     made = tokenizer()
     made.chat_template = {"rag": TEMPLATES["no end"], "chat": TEMPLATES["quoted"]}
-    named, given = (ChatTokenizer(made, 256, ModelConfig(chat_template=one)) for one in ("rag", TEMPLATES["no end"]))
+    named, given = (
+        ChatTokenizer(made, 256, ModelConfig(chat_template=template)) for template in ("rag", TEMPLATES["no end"])
+    )
     assert named.prompts([[USER]]) == given.prompts([[USER]])
     with pytest.raises(UserError, match="no such file, and no jinja text, nor one of its own: chat, rag"):
         ChatTokenizer(made, 256, ModelConfig(chat_template="ragged"))

@@ -46,11 +46,11 @@ def test_special_tokens_in_a_row_s_text_are_text(name: str) -> None:
     turns = [{"role": "user", "content": evil}]
     hostile, harmless = pair_of(chat, turns, evil), pair_of(chat, ASK, "Yes.")
     special = {i for i, token in chat.tokenizer.added_tokens_decoder.items() if token.special}
-    for one, other in (
+    for mine, other in (
         (hostile.prompt_ids, harmless.prompt_ids),
         (hostile.response_ids["chosen"], harmless.response_ids["chosen"]),
     ):
-        assert [i for i in one if i in special] == [i for i in other if i in special]
+        assert [i for i in mine if i in special] == [i for i in other if i in special]
     whole = chat.tokenizer.apply_chat_template(
         [*turns, {"role": "assistant", "content": evil}], tokenize=False, **chat.template.variables
     )

@@ -254,7 +254,7 @@ def test_a_plan_tells_every_setting_that_is_wrong_at_once(say: Callable[..., Tol
         assert f"trace-ray: {setting.partition('=')[0]}: " in err, err
     code, out, err = say("plan", "-c", demo, "--json", *wrong)
     assert code == 2
-    assert [f"trace-ray: {one}" for one in json.loads(out)["problems"]] == err.splitlines()
+    assert [f"trace-ray: {problem}" for problem in json.loads(out)["problems"]] == err.splitlines()
 
 
 def test_the_line_of_each_kind_of_end() -> None:

@@ -70,8 +70,8 @@ def test_of_settings_beside_it_only_storage_may_differ(runs: Path, asked: Asked)
 
 
 def test_the_runs_of_a_folder_are_listed_with_what_they_are_for(runs: Path) -> None:
-    one, two = json.loads(say("runs", "list", "runs", "--json").stdout)
-    assert (one["run"], one["method"], one["state"]) == ("one", "trace", "no rejects yet")
+    first, two = json.loads(say("runs", "list", "runs", "--json").stdout)
+    assert (first["run"], first["method"], first["state"]) == ("one", "trace", "no rejects yet")
     assert two == {"run": "two", "policy": "brevity", "method": "npo", "model": "?", "state": "rejects begun"}
     (runs / "two" / "config.yaml").write_text("{half")
     assert json.loads(say("runs", "list", "runs", "--json").stdout)[1]["policy"] == "?"
@@ -91,7 +91,7 @@ def test_a_pair_is_shown_from_every_folder_that_has_it(tmp_path: Path) -> None:
         "category": "INVERT",
     }
     for number, ids in enumerate((["a"], ["b", "c"])):
-        rows = [{**row, "pair_id": one} for one in ids]
+        rows = [{**row, "pair_id": pair_id} for pair_id in ids]
         (run.triaged.place / f"part-{number}.parquet").write_parquet(pa.Table.from_pylist(rows, TRIAGED_SCHEMA))
     scored = pa.Table.from_pylist([{**row, "impact": 0.5, "weight": 2.0, "chosen_ids": [1, 2]}], SCORED_SCHEMA)
     (run.scored.place / "part-0.parquet").write_parquet(scored)
@@ -102,7 +102,7 @@ def test_a_pair_is_shown_from_every_folder_that_has_it(tmp_path: Path) -> None:
     found = pair_record(run, "b")
     assert (found["triaged"]["category"], found["scored"]["weight"]) == ("INVERT", 2.0)
     assert "chosen_ids" not in found["scored"]
-    assert [one["response"] for one in found["answers"]] == ["base", "realigned"]
+    assert [answer["response"] for answer in found["answers"]] == ["base", "realigned"]
     assert list(pair_record(run, "c")) == ["triaged"]
     with pytest.raises(UserError, match="no triaged pair has that id"):
         pair_record(run, "d")
@@ -134,8 +134,10 @@ def test_compare_and_rate_reach_a_store_by_storage_settings(
 ) -> None:
     endpoint = bucket(runs / "one", "runs/one")
     words = ["s3://bucket/runs/one", endpoint, "storage.region=us-east-1"]
-    local, far = (json.loads(say("compare", *one, "--json").stdout) for one in (["runs/one"], words))
-    assert [one | {"name": "", "run": ""} for one in far] == [one | {"name": "", "run": ""} for one in local]
+    local, far = (json.loads(say("compare", *arguments, "--json").stdout) for arguments in (["runs/one"], words))
+    assert [record | {"name": "", "run": ""} for record in far] == [
+        record | {"name": "", "run": ""} for record in local
+    ]
     said = say("rate", "score", "s3://bucket/anna.csv", "--out", "out", *words[1:])
     assert "rate score: s3://bucket/anna.csv: no such file" in str(said.exception)
 

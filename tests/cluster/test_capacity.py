@@ -68,8 +68,8 @@ JUDGES = "triage.judge.label_selector={trace-ray/pool: judge}"
 )
 def test_every_bundle_lands_on_its_group_or_is_one_line(overrides: list[str], said: list[str]) -> None:
     config = load_config([], [*BASE, JUDGES, *overrides])
-    found = [str(one) for one in (*shortages(config, LABELLED), *strays(config, LABELLED))]
-    assert [one[: len(start)] for one, start in zip(found, said, strict=True)] == said
+    found = [str(mistake) for mistake in (*shortages(config, LABELLED), *strays(config, LABELLED))]
+    assert [mistake[: len(start)] for mistake, start in zip(found, said, strict=True)] == said
 
 
 def test_where_nothing_is_said_of_pools_no_bundle_strays() -> None:

@@ -44,7 +44,7 @@ def base() -> list[tuple[str, Yaml]]:
     """Returns (folder, object) of the generated base."""
     files = sorted((CLUSTERS / "base").glob("*/*.yaml"))
     objects = [file for file in files if file.name != "kustomization.yaml"]
-    return [(file.stem, one) for file in objects for one in yaml.load_all(file.read_text(), yaml.CSafeLoader)]
+    return [(file.stem, document) for file in objects for document in yaml.load_all(file.read_text(), yaml.CSafeLoader)]
 
 
 def of_kind(documents: Iterator[Yaml] | list[Yaml] | tuple[Yaml, ...], *kinds: str) -> list[Yaml]:

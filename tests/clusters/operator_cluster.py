@@ -56,7 +56,10 @@ def _autoscaler(spec: Yaml, options: Yaml, *, scales: bool) -> Iterator[str]:
         yield f"both .spec.autoscalerOptions.version and head Pod env var {V2_ENV} are set, please only use the former"
     if scales and options.get("version") == "v2":
         where = [("head Pod", head)]
-        where += [(f"worker group {one['groupName']}", one) for one in spec.get("workerGroupSpecs") or []]
+        where += [
+            (f"worker group {worker_group['groupName']}", worker_group)
+            for worker_group in spec.get("workerGroupSpecs") or []
+        ]
         for name, group in where:
             if restarts(group):
                 yield f"restartPolicy for {name} should be Never or unset when using autoscaler V2"
@@ -190,4 +193,4 @@ def _environment(group: Yaml) -> dict[str, str]:
 
 
 def _variables(container: Yaml) -> dict[str, str]:
-    return {one["name"]: one.get("value", "") for one in container.get("env") or []}
+    return {variable["name"]: variable.get("value", "") for variable in container.get("env") or []}

@@ -45,7 +45,7 @@ def _pair(pair: list[Yaml | None], *, scales: bool, selected: bool, stops: bool)
     if None in pair:
         yield "both DeletionStrategy.OnSuccess and DeletionStrategy.OnFailure must be set"
         return
-    policies = [(one or {}).get("policy") for one in pair]
+    policies = [(rule or {}).get("policy") for rule in pair]
     if None in policies:
         yield "the DeletionPolicyType field of DeletionStrategy cannot be unset when DeletionStrategy is enabled"
         return

@@ -31,7 +31,7 @@ def refusals(document: Yaml, gates: frozenset[str] = frozenset()) -> list[str]:
     notes = metadata.get("annotations") or {}
     if document["kind"] == "RayCluster":
         return [*_name("RayCluster", metadata["name"], CLUSTER_NAME), *cluster_refusals(spec, notes, gates)]
-    named = [f"The RayJob metadata is invalid: {one}" for one in _name("RayJob", metadata["name"], JOB_NAME)]
+    named = [f"The RayJob metadata is invalid: {reason}" for reason in _name("RayJob", metadata["name"], JOB_NAME)]
     return [*named, *job_refusals(spec, notes, gates)]
 
 
@@ -68,7 +68,7 @@ def job_refusals(spec: Yaml, notes: Mapping[str, str], gates: frozenset[str]) ->
     yield from _modes(spec)
     if cluster is not None:
         yield from _own_cluster(cluster)
-        yield from (INVALID + one for one in cluster_refusals(cluster, notes, gates))
+        yield from (INVALID + reason for reason in cluster_refusals(cluster, notes, gates))
     if not _is_mapping(spec.get("runtimeEnvYAML") or "{}"):
         yield "failed to unmarshal RuntimeEnvYAML"
 

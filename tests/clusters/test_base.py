@@ -63,16 +63,18 @@ def test_the_network_policy_locks_out_nobody_who_is_needed() -> None:
     out = {port["port"] for rule in policy["spec"]["egress"] for port in rule.get("ports", [])}
     assert out == {53, 443, 6443, *BESIDE.values()}
     (operator,) = [
-        one
+        peer
         for rule in policy["spec"]["ingress"]
-        for one in rule["from"]
-        if one.get("podSelector", {}).get("matchLabels") == {"app.kubernetes.io/name": "kuberay-operator"}
+        for peer in rule["from"]
+        if peer.get("podSelector", {}).get("matchLabels") == {"app.kubernetes.io/name": "kuberay-operator"}
     ]
     assert operator["namespaceSelector"] == {}, "in whatever namespace it is"
 
 
 def test_prometheus_finds_its_ports_on_every_pod_and_is_let_in() -> None:
-    monitors = {one["spec"]["selector"]["matchLabels"]["ray.io/node-type"]: one for one in of_kind(BASE, "PodMonitor")}
+    monitors = {
+        found["spec"]["selector"]["matchLabels"]["ray.io/node-type"]: found for found in of_kind(BASE, "PodMonitor")
+    }
     assert set(monitors) == {"head", "worker"}
     (policy,) = of_kind(BASE, "NetworkPolicy")
     open_to_it = {port["port"] for rule in policy["spec"]["ingress"] for port in rule.get("ports", [])}
@@ -85,17 +87,17 @@ def test_prometheus_finds_its_ports_on_every_pod_and_is_let_in() -> None:
             ports = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
             for endpoint in monitor["spec"]["podMetricsEndpoints"]:
                 assert ports[endpoint["port"]] in open_to_it, group
-    assert all(one["metadata"]["labels"]["release"] == "prometheus" for one in monitors.values())
+    assert all(found["metadata"]["labels"]["release"] == "prometheus" for found in monitors.values())
 
 
 def test_no_pod_is_evicted_and_none_pushes_another_out() -> None:
     (budget,) = of_kind(BASE, "PodDisruptionBudget")
     assert isinstance(budget["spec"]["minAvailable"], int), "no percentage for pods of a controller without scale"
     assert budget["spec"]["minAvailable"] > 1000
-    assert {one["preemptionPolicy"] for one in of_kind(BASE, "PriorityClass")} == {"Never"}
+    assert {priority["preemptionPolicy"] for priority in of_kind(BASE, "PriorityClass")} == {"Never"}
 
 
-@pytest.mark.parametrize("job", JOBS, ids=[one["metadata"]["name"] for one in JOBS])
+@pytest.mark.parametrize("job", JOBS, ids=[job["metadata"]["name"] for job in JOBS])
 def test_jobs_say_what_the_command_line_understands(job: dict[str, dict[str, str]]) -> None:
     program, *arguments = shlex.split(job["spec"]["entrypoint"])[1:]
     command = get_command(app).commands[Path(program).stem]  # type: ignore[attr-defined]

@@ -32,8 +32,9 @@ def listed(value: str | list[str]) -> list[str]:
 
 def allows(name: str, action: str, resource: str) -> bool:
     return any(
-        action in listed(one["Action"]) and any(fnmatch(resource, pattern) for pattern in listed(one["Resource"]))
-        for one in statements(name)
+        action in listed(statement["Action"])
+        and any(fnmatch(resource, pattern) for pattern in listed(statement["Resource"]))
+        for statement in statements(name)
     )
 
 
@@ -48,21 +49,25 @@ def test_a_run_may_read_its_inputs_and_write_its_folder(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["head", "worker", "kms"])
 def test_nothing_is_allowed_by_a_star(name: str) -> None:
-    for one in statements(name):
-        assert one["Effect"] == "Allow"
-        assert not [action for action in listed(one["Action"]) if "*" in action]
-        assert not [place for place in listed(one["Resource"]) if re.fullmatch(r"(arn:aws:s3:::)?[^/]*\*.*", place)]
+    for statement in statements(name):
+        assert statement["Effect"] == "Allow"
+        assert not [action for action in listed(statement["Action"]) if "*" in action]
+        assert not [
+            place for place in listed(statement["Resource"]) if re.fullmatch(r"(arn:aws:s3:::)?[^/]*\*.*", place)
+        ]
 
 
 def test_listing_is_of_these_folders_only() -> None:
     for name in ("head", "worker"):
-        (one,) = [one for one in statements(name) if "s3:ListBucket" in one["Action"]]
-        prefixes = one["Condition"]["StringLike"]["s3:prefix"]
+        (statement,) = [statement for statement in statements(name) if "s3:ListBucket" in statement["Action"]]
+        prefixes = statement["Condition"]["StringLike"]["s3:prefix"]
         assert "*" not in prefixes
         assert {prefix.split("/")[0] for prefix in prefixes} <= {"", "pairs", "models", "runs", "conf"}
 
 
 def test_what_workers_may_do_the_head_may() -> None:
-    assert [one for one in statements("worker") if one["Sid"] != "FindPairsModelsAndRuns"] == [
-        one for one in statements("head") if one["Sid"] not in ("FindPairsModelsAndRuns", "ReadRunSettings")
+    assert [statement for statement in statements("worker") if statement["Sid"] != "FindPairsModelsAndRuns"] == [
+        statement
+        for statement in statements("head")
+        if statement["Sid"] not in ("FindPairsModelsAndRuns", "ReadRunSettings")
     ]

@@ -146,7 +146,7 @@ BROKEN: list[tuple[Change, str]] = [
 def test_a_manifest_that_breaks_a_rule_is_refused_in_the_operators_words(change: Change, said: str) -> None:
     document = copy.deepcopy(JOB)
     change(document)
-    assert [one for one in refusals(document) if said in one], refusals(document)
+    assert [refusal for refusal in refusals(document) if said in refusal], refusals(document)
 
 
 GATED: list[tuple[dict[str, Any], str]] = [
@@ -183,7 +183,7 @@ def test_with_the_gate_its_deletion_strategy_is_read(strategy: dict[str, Any], s
     document = copy.deepcopy(JOB)
     both(LASTS, spec(deletionStrategy=strategy))(document)
     gates = frozenset({"RayJobDeletionPolicy"})
-    assert [one for one in refusals(document, gates) if said in one], refusals(document, gates)
+    assert [refusal for refusal in refusals(document, gates) if said in refusal], refusals(document, gates)
 
 
 def test_a_good_deletion_strategy_passes_with_the_gate() -> None:

@@ -93,7 +93,11 @@ def run_config(name: str, filled: Path, tmp_path: Path) -> Config:
     (job,) = of_kind(made, "RayJob")
     words = shlex.split(job["spec"]["entrypoint"])
     assert words[:4] == ["python", "/app/jobs/run.py", "-c", "/etc/trace-ray/run.yaml"]
-    (settings,) = [one for one in of_kind(made, "ConfigMap") if one["metadata"]["name"] == "trace-ray-run"]
+    (settings,) = [
+        settings_map
+        for settings_map in of_kind(made, "ConfigMap")
+        if settings_map["metadata"]["name"] == "trace-ray-run"
+    ]
     (tmp_path / "run.yaml").write_text(settings["data"]["run.yaml"])
     assert words[5].startswith(f"s3://{FILLED['BUCKET']}/")
     return load_config([str(tmp_path / "run.yaml")], words[6:])
@@ -103,7 +107,7 @@ def run_config(name: str, filled: Path, tmp_path: Path) -> Config:
 def test_every_bundle_lands_on_its_group(name: str, filled: Path, tmp_path: Path) -> None:
     config = run_config(name, filled, tmp_path)
     found = groups_of(ray_object(objects(name)))
-    assert [str(one) for one in (*shortages(config, found), *strays(config, found))] == []
+    assert [str(mistake) for mistake in (*shortages(config, found), *strays(config, found))] == []
     landing = {demand.setting: {g for g, n in rooms(demand, found).items() if n} for demand in demands(config)}
     assert all(group.startswith("trainer") for group in landing["realign.workers"])
     assert all(group.startswith("judge") for group in landing["triage.judge.max_actors"])
@@ -127,7 +131,7 @@ def test_two_machines_train_over_efa_in_one_zone() -> None:
     limits = container(trainer)["resources"]["limits"]
     assert (limits["nvidia.com/gpu"], limits["vpc.amazonaws.com/efa"]) == ("8", "32")
     assert limits["hugepages-2Mi"] == "5120Mi"
-    given = {one["name"]: one.get("value") for one in container(trainer)["env"]}
+    given = {variable["name"]: variable.get("value") for variable in container(trainer)["env"]}
     assert given["FI_PROVIDER"] == "efa"
     assert given["NCCL_SOCKET_IFNAME"] == "eth0"
     assert "TRACE_RAY_CACHE" in given, "the group's other variables stay"
@@ -146,7 +150,7 @@ def test_kueue_admits_all_pods_or_none() -> None:
     assert cluster_spec(job)["enableInTreeAutoscaling"] is False
     (queue,) = of_kind(made, "ClusterQueue")
     (resources,) = queue["spec"]["resourceGroups"]
-    quotas = {one["name"]: amount(one["nominalQuota"]) for one in resources["flavors"][0]["resources"]}
+    quotas = {quota["name"]: amount(quota["nominalQuota"]) for quota in resources["flavors"][0]["resources"]}
     assert set(quotas) == set(resources["coveredResources"])
     needs = dict.fromkeys(quotas, 0.0)
     head, send = cluster_spec(job)["headGroupSpec"]["template"], job["spec"]["submitterPodTemplate"]
@@ -155,8 +159,8 @@ def test_kueue_admits_all_pods_or_none() -> None:
     for group in groups(job).values():
         assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
         pods.append((group["replicas"], container(group)))
-    for count, one in pods:
-        for resource, value in one["resources"]["requests"].items():
+    for count, needed in pods:
+        for resource, value in needed["resources"]["requests"].items():
             needs[resource] += count * amount(value)
     assert all(needs[resource] <= quotas[resource] for resource in needs), needs
 
@@ -194,8 +198,8 @@ def test_only_its_own_clouds_identity_endpoint_is_open(name: str, addresses: set
 
 def test_head_and_workers_have_roles_of_their_own() -> None:
     roles = {
-        one["metadata"]["name"]: one["metadata"]["annotations"]["eks.amazonaws.com/role-arn"]
-        for one in of_kind(objects("eks"), "ServiceAccount")
+        account["metadata"]["name"]: account["metadata"]["annotations"]["eks.amazonaws.com/role-arn"]
+        for account in of_kind(objects("eks"), "ServiceAccount")
     }
     assert {name: role.rpartition("/")[2] for name, role in roles.items()} == {name: name for name in roles}
     assert set(roles) == {"trace-ray-head", "trace-ray-worker"}
@@ -203,7 +207,7 @@ def test_head_and_workers_have_roles_of_their_own() -> None:
 
 def test_karpenters_pools_are_those_that_pods_select_and_tolerate() -> None:
     pools = of_kind(built(CLUSTERS / "overlays" / "eks" / "nodes"), "NodePool")
-    by_labels = {tuple(sorted(one["spec"]["template"]["metadata"]["labels"].items())): one for one in pools}
+    by_labels = {tuple(sorted(pool["spec"]["template"]["metadata"]["labels"].items())): pool for pool in pools}
     job = ray_object(objects("eks"))
     pods = [cluster_spec(job)["headGroupSpec"]["template"], job["spec"]["submitterPodTemplate"]]
     pods += [group["template"] for group in groups(job).values()]
@@ -211,8 +215,10 @@ def test_karpenters_pools_are_those_that_pods_select_and_tolerate() -> None:
     for pod in pods:
         labels = tuple(sorted(pod["spec"]["nodeSelector"].items()))
         used.add(labels)
-        taints = {(one["key"], one["effect"]) for one in by_labels[labels]["spec"]["template"]["spec"]["taints"]}
-        assert taints <= {(one["key"], one["effect"]) for one in pod["spec"]["tolerations"]}, labels
+        taints = {(taint["key"], taint["effect"]) for taint in by_labels[labels]["spec"]["template"]["spec"]["taints"]}
+        assert taints <= {(toleration["key"], toleration["effect"]) for toleration in pod["spec"]["tolerations"]}, (
+            labels
+        )
     assert used == set(by_labels)
     (machine,) = of_kind(built(CLUSTERS / "overlays" / "eks" / "nodes"), "EC2NodeClass")
     assert machine["spec"]["instanceStorePolicy"] == "RAID0"
@@ -225,7 +231,7 @@ def test_karpenters_pools_are_those_that_pods_select_and_tolerate() -> None:
 
 def test_aks_spot_pods_tolerate_its_own_taint() -> None:
     for name, group in groups(ray_object(objects("aks"))).items():
-        keys = {one["key"] for one in group["template"]["spec"]["tolerations"]}
+        keys = {toleration["key"] for toleration in group["template"]["spec"]["tolerations"]}
         assert ("kubernetes.azure.com/scalesetpriority" in keys) == name.endswith("-spot")
 
 
@@ -255,14 +261,14 @@ def test_the_model_cache_can_be_read_only(name: str, more: list[str], filled: Pa
     """Of every group that there is, and none is made by it."""
     folder = filled / "overlays" / f"read-only-{name}"
     folder.mkdir()
-    components = [f"../../components/{one}" for one in ("read-only-cache", *more)]
+    components = [f"../../components/{component}" for component in ("read-only-cache", *more)]
     made = {"resources": [f"../{name}"], "components": components}
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(made))
     job = ray_object(built(folder))
     assert list(validator_of("RayJob").iter_errors(job)) == []
     assert set(groups(job)) == set(groups(ray_object(objects(name))))
     for group in groups(job).values():
-        mounts = {one["mountPath"]: one for one in container(group)["volumeMounts"]}
+        mounts = {mount["mountPath"]: mount for mount in container(group)["volumeMounts"]}
         assert mounts["/cache"]["readOnly"]
         assert len(mounts) == 4
         assert {"name": "HF_HUB_OFFLINE", "value": "1"} in container(group)["env"]

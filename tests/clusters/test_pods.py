@@ -23,9 +23,9 @@ from tests.clusters.documents import (
 BASE = [document for _, document in base()]
 SETS = {"base": tuple(BASE)} | {name: built(CLUSTERS / "overlays" / name) for name in OVERLAYS}
 RAY = [
-    pytest.param(objects, one, id=f"{where}: {one['metadata']['name']}")
+    pytest.param(objects, ray_object, id=f"{where}: {ray_object['metadata']['name']}")
     for where, objects in SETS.items()
-    for one in of_kind(objects, *RAY_KINDS)
+    for ray_object in of_kind(objects, *RAY_KINDS)
 ]
 each = pytest.mark.parametrize(("objects", "document"), RAY)
 Objects = tuple[Yaml, ...]
@@ -83,8 +83,8 @@ def test_only_the_autoscaler_has_the_api_servers_token(objects: Objects, documen
     (mount,) = options["volumeMounts"]
     assert (mount["mountPath"], mount["readOnly"]) == (API_TOKEN, True)
     for group, template in templates(document):
-        mounted = {one["name"] for one in template["spec"]["containers"][0]["volumeMounts"]}
-        volumes = {one["name"]: one for one in template["spec"]["volumes"]}
+        mounted = {place["name"] for place in template["spec"]["containers"][0]["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
         assert mount["name"] not in mounted
         assert (mount["name"] in volumes) == (group == "head")
         if group == "head":
@@ -123,7 +123,7 @@ def test_ray_is_told_what_a_pod_has(objects: Objects, document: Yaml) -> None:
         assert group["labels"]["trace-ray/pool"] == wanted["trace-ray/pool"]
         assert group["labels"]["ray.io/market-type"] == wanted["trace-ray/market"]
         assert group["template"]["metadata"]["labels"]["trace-ray/pool"] == wanted["trace-ray/pool"]
-        tolerated = {one["key"] for one in pod["tolerations"]}
+        tolerated = {toleration["key"] for toleration in pod["tolerations"]}
         assert "trace-ray/pool" in tolerated
         assert ("nvidia.com/gpu" in tolerated) == ("nvidia.com/gpu" in limits)
         assert ("trace-ray/spot" in tolerated) == (wanted["trace-ray/market"] == "spot")
@@ -160,7 +160,7 @@ def test_what_pods_write_lies_on_a_volume(objects: Objects, document: Yaml) -> N
     for group, template in templates(document):
         container = template["spec"]["containers"][0]
         mounts = [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
-        values = {one["name"]: one.get("value", "") for one in container["env"]}
+        values = {variable["name"]: variable.get("value", "") for variable in container["env"]}
         for key in ("HOME", "TRACE_RAY_CACHE", "VLLM_CACHE_ROOT"):
             folder = Path(values[key])
             assert any(folder.is_relative_to(mount) for mount in mounts), (group, key)
@@ -170,12 +170,12 @@ def test_what_pods_write_lies_on_a_volume(objects: Objects, document: Yaml) -> N
 @each
 def test_keys_come_from_secrets_that_need_not_be(objects: Objects, document: Yaml) -> None:
     for _, template in templates(document):
-        found = {one["name"]: one for one in template["spec"]["containers"][0]["env"]}
+        found = {variable["name"]: variable for variable in template["spec"]["containers"][0]["env"]}
         for name in KEYS:
             reference = found[name]["valueFrom"]["secretKeyRef"]
             assert reference["optional"] is True
         assert {"name": "trace-ray-registry"} in template["spec"]["imagePullSecrets"]
-        plain = {name for name, one in found.items() if "value" in one}
+        plain = {name for name, variable in found.items() if "value" in variable}
         assert not [name for name in plain if any(word in name for word in ("KEY", "TOKEN", "SECRET", "PASSWORD"))]
 
 
@@ -201,7 +201,7 @@ def test_a_users_mistake_is_not_retried(objects: Objects, document: Yaml) -> Non
     from trace_ray.cluster.own_job import SETTING
 
     for group, template in templates(document):
-        given = {one["name"]: one.get("value") for one in template["spec"]["containers"][0]["env"]}
+        given = {variable["name"]: variable.get("value") for variable in template["spec"]["containers"][0]["env"]}
         assert given.get(SETTING) == ("stop" if group == "head" else None)
 
 

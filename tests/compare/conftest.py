@@ -58,7 +58,7 @@ def finished_run(
     }
     (run.evaluation.place / "metrics.json").write_text(json.dumps(figures))
     ids = ["1", "2"] if base_model != "other prompts" else ["1", "3"]
-    rows = [{"pair_id": one, "model": model, "compliant": True} for one in ids for model in MODELS]
+    rows = [{"pair_id": pair_id, "model": model, "compliant": True} for pair_id in ids for model in MODELS]
     answered = pa.Table.from_pylist(rows, schema=RESPONSE_SCHEMA)
     (run.evaluation.place / "responses" / "part-0.parquet").write_parquet(answered)
     run.evaluation.publish(counts={}, seconds=40)

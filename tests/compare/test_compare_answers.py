@@ -20,9 +20,9 @@ def answered(run: Run, compliant: list[bool], text: str) -> Run:
     rows = [
         {"pair_id": f"{i}", "prompt": f"asked {i} <b>", "source": "s", "category": "INVERT" if i < 2 else "RETAIN"}
         | {"model": model, "response": f"{text} {i}", "p_violates": 0.0, "judge_error": None}
-        | {"compliant": bool(model == "realigned" and one)}
+        | {"compliant": bool(model == "realigned" and good)}
         for model in ("base", "realigned")
-        for i, one in enumerate(compliant)
+        for i, good in enumerate(compliant)
     ]
     (run.evaluation.place / "responses" / "part-0.parquet").write_parquet(
         pa.Table.from_pylist(rows, schema=RESPONSE_SCHEMA)
@@ -48,7 +48,7 @@ def test_a_difference_counts_the_prompts_that_only_one_complies_on(runs: list[Ru
 def test_clear_regressions_come_before_larger_unclear_ones() -> None:
     def of(category: str, compliant: list[bool]) -> dict[str, dict[str, Any]]:
         rows = enumerate(compliant)
-        return {f"{category}{i}": {"category": category, "source": "s", "compliant": one} for i, one in rows}
+        return {f"{category}{i}": {"category": category, "source": "s", "compliant": good} for i, good in rows}
 
     base = of("many", [True] * 200) | of("few", [True] * 3)
     mine = of("many", [False] * 30 + [True] * 170) | of("few", [False] * 1 + [True] * 2)

@@ -27,8 +27,8 @@ ALIKE = {
 
 
 def two(make_run: Any, methods: tuple[str, str] = ("trace", "trace"), **changed: Any) -> list[Any]:
-    one = make_run("one", methods[0], 90.0, inputs=ALIKE)
-    return collect_all([one, make_run("two", methods[1], 80.0, inputs=ALIKE | changed)])
+    first = make_run("one", methods[0], 90.0, inputs=ALIKE)
+    return collect_all([first, make_run("two", methods[1], 80.0, inputs=ALIKE | changed)])
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_a_judge(name: str) -> None:
     config = load_config([], [*BASE, f"triage.judge.backend={name}", "triage.corrector=code"])
     judge = make_judge(PolicyConfig(text="Say nothing twice."), config.triage.judge)
     said = judge.opinions(["q"] * 3, ["a b", "a a", ""])
-    assert [one.p_violates for one in said] == [0, 0.5, None]
+    assert [opinion.p_violates for opinion in said] == [0, 0.5, None]
 
 
 @pytest.mark.parametrize("name", ["duel", "toy_plugin:DUEL"])

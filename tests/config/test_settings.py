@@ -48,7 +48,10 @@ def test_a_run_resumed_on_another_day_has_the_day_on_which_it_was_begun(tmp_path
     assert again.model.chat_template_date == again.triage.judge.chat_template_date == "2026-01-31"
     assert again.evaluate.judge.chat_template_date == "2026-01-02"
     made = tokenizer(TEMPLATES["dated"])
-    ids = [ChatTokenizer(made, 256, one.model).prompts([[{"role": "user", "content": "hi"}]]) for one in (again, again)]
+    ids = [
+        ChatTokenizer(made, 256, loaded.model).prompts([[{"role": "user", "content": "hi"}]])
+        for loaded in (again, again)
+    ]
     assert ids[0] == ids[1]
     assert "Today is 31 Jan 2026" in made.decode(ids[0][0])
 

@@ -19,7 +19,7 @@ from trace_ray.corpus.rows import FORMATS, RawPair, RejectedRowError, fit_length
 from trace_ray.pairs import RejectReason
 from trace_ray.storage.location import locate
 
-KNOWN = sorted({name for one in FORMATS.values() for names in one.columns for name in names.split("|")})
+KNOWN = sorted({name for shape in FORMATS.values() for names in shape.columns for name in names.split("|")})
 BESIDE = [*layout.PROMPTS, *layout.DIALOGUES, *layout.SYSTEM_COLUMNS, *layout.VERDICTS, *chain(*layout.SCORES)]
 BESIDE += ["turn", "winner", "is_response_0_safe", "is_response_1_safe", "safer_response_id", "better_response_id"]
 BESIDE += ["score_0", "score_1", "answer_1", "overall_preference", "tools", "completion", "label", "text"]
@@ -82,8 +82,8 @@ def check(row: Any, config: CorpusConfig) -> None:
     assert all(error.reason in RejectReason and error.detail for error in refused)
     for pair in pairs:
         assert pair.prompt[-1]["role"] == "user"
-        assert {one["role"] for one in pair.prompt} <= {"user", "assistant", "system"}
-        assert all(set(one) == {"role", "content"} and isinstance(one["content"], str) for one in pair.prompt)
+        assert {turn["role"] for turn in pair.prompt} <= {"user", "assistant", "system"}
+        assert all(set(turn) == {"role", "content"} and isinstance(turn["content"], str) for turn in pair.prompt)
         assert pair.chosen.strip() != pair.rejected.strip()
         assert pair.chosen.strip()
         assert pair.rejected.strip()

@@ -54,7 +54,7 @@ def test_everything_that_a_file_holds_is_told(files: tuple[Path, Path]) -> None:
     assert sum(train["formats"].values()) == 7
     first = {"line": 1, "prompt": [{"role": "user", "content": "a"}], "chosen": "So.", "rejected": "No."}
     assert train["first"] == first
-    assert {reason: (one["rows"], one["line"]) for reason, one in train["rejects"].items()} == {
+    assert {reason: (tally["rows"], tally["line"]) for reason, tally in train["rejects"].items()} == {
         "missing_field": (1, 6),
         "identical_responses": (1, 7),
     }
@@ -164,7 +164,7 @@ def test_every_shared_case_is_read_or_refused_in_one_line(case: str) -> None:
     """Rows in are pairs and rejects out; a pair has turns and two answers that differ."""
     (file,) = check_corpus([Source(locate(str(SHARED / case), StorageConfig()), 0, "")], CorpusConfig(), 0).files
     assert file.problem == ""
-    assert file.pairs + sum(one.rows for one in file.rejects.values()) >= file.rows > 0
+    assert file.pairs + sum(tally.rows for tally in file.rejects.values()) >= file.rows > 0
     if file.first is None:
         assert "\n" not in refusal(file, file.rows)
     else:

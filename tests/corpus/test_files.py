@@ -195,7 +195,7 @@ FOREIGN: dict[str, tuple[str, Callable[[], bytes], str]] = {
 def test_a_file_of_the_wrong_kind_is_one_line(name: str, tmp_path: Path) -> None:
     called, make, said = FOREIGN[name]
     file = place(tmp_path / called, make())
-    for reading in (count_rows, lambda one: list(raw_rows(one))):
+    for reading in (count_rows, lambda source: list(raw_rows(source))):
         with pytest.raises(UserError) as caught:
             reading(file)
         assert str(caught.value).startswith(f"corpus.paths: {tmp_path / called}: ")
@@ -221,9 +221,9 @@ BROKEN: dict[str, tuple[str, bytes, list[str]]] = {
 def test_a_broken_row_costs_only_itself(name: str, tmp_path: Path) -> None:
     called, data, reasons = BROKEN[name]
     found = read(place(tmp_path / called, data))
-    good = [one["a"] for one in found if isinstance(one, dict)]
-    assert [int(one) for one in good] == [1, 2]
-    assert [one for one in found if isinstance(one, str)] == reasons
+    good = [row["a"] for row in found if isinstance(row, dict)]
+    assert [int(value) for value in good] == [1, 2]
+    assert [row for row in found if isinstance(row, str)] == reasons
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/cases")

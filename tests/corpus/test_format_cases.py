@@ -285,7 +285,7 @@ REFUSED: dict[str, tuple[Row, str, str]] = {
 def test_a_row_becomes_the_pair_that_it_holds(case: str) -> None:
     row, prompt = READ[case]
     pair = read(row)
-    assert [(one["role"], one["content"]) for one in pair.prompt] == prompt
+    assert [(said["role"], said["content"]) for said in pair.prompt] == prompt
     if case not in ("question", "an answer that is other JSON"):
         assert (pair.chosen.strip(), pair.rejected.strip()) == ("So.", "No.")
     else:
@@ -307,7 +307,7 @@ def test_columns_are_mapped_also_within_a_row() -> None:
     )
     row = {"task": {"text": "Why?"}, "outputs": ["So.", "No."], "who": "Be a pirate.", "question": "Another?"}
     (pair,) = parse_row(row, config)
-    assert [(one["role"], one["content"]) for one in pair.prompt] == [PIRATE, *WHY]
+    assert [(said["role"], said["content"]) for said in pair.prompt] == [PIRATE, *WHY]
     assert (pair.chosen, pair.rejected) == ("So.", "No.")
     with pytest.raises(
         RejectedRowError, match=r"no task\.text, which corpus\.columns\.prompt names; the row has: outputs"
@@ -367,5 +367,5 @@ def test_the_shared_cases_are_read_right(name: str) -> None:
     assert len(found) == pairs
     for row in found:
         assert WORD not in row["chosen"], "the worse answers of these files are long"
-        assert not any(mark in one["content"] for one in row["prompt"] for mark in ("Human:", "<|im_", '"role"'))
-        assert {one["role"] for one in row["prompt"]} <= {"system", "user", "assistant"}
+        assert not any(mark in said["content"] for said in row["prompt"] for mark in ("Human:", "<|im_", '"role"'))
+        assert {said["role"] for said in row["prompt"]} <= {"system", "user", "assistant"}

@@ -124,8 +124,10 @@ def test_each_format_is_read_from_each_kind_of_file(name: str, kind: str, tmp_pa
         chunk = read(path, config)
         assert chunk.rejects.num_rows == 0, chunk.rejects.to_pylist()
         found = chunk.pairs.to_pylist()
-        assert [(one["prompt"], one["chosen"], one["rejected"]) for one in found] == [(prompt, chosen, rejected)] * 2
-        assert [one["row"] for one in found] == [0, 1]
+        assert [(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in found] == [
+            (prompt, chosen, rejected)
+        ] * 2
+        assert [pair["row"] for pair in found] == [0, 1]
         assert found[0]["pair_id"] == pair_id(prompt, chosen, rejected)
     assert count_rows(locate(str(path), StorageConfig())) == 2
 
@@ -153,8 +155,8 @@ def test_the_papers_pairing_of_pku(
     row = {"prompt": "p", "response_0": "a", "response_1": "b", "better_response_id": better}
     row |= {"is_response_0_safe": safe[0], "is_response_1_safe": safe[1], "safer_response_id": safer}
     chunk = read(write([row], tmp_path / "pku.jsonl"))
-    assert [one["chosen"] for one in chunk.pairs.to_pylist()] == ([chosen] if chosen else [])
-    assert [one["reason"] for one in chunk.rejects.to_pylist()] == ([] if chosen else ["no_preference"])
+    assert [pair["chosen"] for pair in chunk.pairs.to_pylist()] == ([chosen] if chosen else [])
+    assert [reject["reason"] for reject in chunk.rejects.to_pylist()] == ([] if chosen else ["no_preference"])
 
 
 def test_a_rows_own_source_is_kept(tmp_path: Path) -> None:

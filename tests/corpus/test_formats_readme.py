@@ -30,7 +30,7 @@ def test_a_row_is_read_as_the_readme_says(name: str, row: dict[str, Any]) -> Non
     assert detect_format(row) == name
     for form in ("auto", name):
         config = CorpusConfig(format=form)
-        (pair,) = (fit_length(one, 0, "reject") for one in parse_row(row, config))
+        (pair,) = (fit_length(parsed, 0, "reject") for parsed in parse_row(row, config))
         assert (pair.chosen.strip(), pair.rejected.strip()) == ("So.", "No.")
         asked = "SUBREDDIT: r/ask\n\nTITLE: Why?\n\nPOST: Tell me.\n\nTL;DR:" if name == "summaries" else "Why?"
         assert pair.prompt[-1] == {"role": "user", "content": asked}

@@ -17,8 +17,8 @@ from trace_ray.pairs import TRIAGED_SCHEMA, hash_fraction
 
 
 def rows(count: int, split: str = "train", category: str = "RETAIN") -> list[dict[str, Any]]:
-    one = {"split": split, "category": category, "p_violates_chosen": 0.1, "p_violates_rejected": 0.9}
-    return [{**one, "pair_id": f"{i}", "chosen": f"c{i}", "rejected": f"r{i}"} for i in range(count)]
+    common = {"split": split, "category": category, "p_violates_chosen": 0.1, "p_violates_rejected": 0.9}
+    return [{**common, "pair_id": f"{i}", "chosen": f"c{i}", "rejected": f"r{i}"} for i in range(count)]
 
 
 def test_rates_are_met_and_no_row_is_both() -> None:
@@ -53,7 +53,7 @@ def test_noise_hits_the_gold_batch_no_more_than_other_rows(seed: int) -> None:
     damaged = set(noise_record(table, noise)["pair_id"].to_pylist())
     gold = {row["pair_id"] for row in choose_gold([table], 500, seed, corrected=False)}
     drawn = hash_fraction(table["pair_id"].to_pylist(), seed, "retain")
-    kept = {one for one, number in zip(table["pair_id"].to_pylist(), drawn, strict=True) if number < 0.2}
+    kept = {pair_id for pair_id, number in zip(table["pair_id"].to_pylist(), drawn, strict=True) if number < 0.2}
     for chosen in (gold, kept):
         assert len(chosen & damaged) / len(chosen) == pytest.approx(0.2, abs=0.06)
 

@@ -39,7 +39,7 @@ def rated(*scores: object, name: str = "q") -> dict[str, object]:
 )
 def test_a_ranked_set_makes_the_pairs_that_are_asked_for(pairs: str, margin: float, made: list[str]) -> None:
     found = parse_row(rated(4, 5, 1, 4.0, None, "N/A"), CorpusConfig(pairs=pairs, min_margin=margin))
-    assert [f"{one.chosen}>{one.rejected}" for one in found] == made
+    assert [f"{pair.chosen}>{pair.rejected}" for pair in found] == made
 
 
 @pytest.mark.parametrize(

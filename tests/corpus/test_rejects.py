@@ -99,7 +99,7 @@ def test_a_columnar_file_cut_short_is_an_error_that_names_it(kind: str, keep: in
             writer.write_table(table)
     path.write_bytes(path.read_bytes()[:keep])
     place = locate(str(path), StorageConfig())
-    for reading in (count_rows, lambda one: list(read_sources([Source(one, 0, "")], CorpusConfig(), 0, 1 << 30))):
+    for reading in (count_rows, lambda file: list(read_sources([Source(file, 0, "")], CorpusConfig(), 0, 1 << 30))):
         with pytest.raises(UserError, match=rf"x\.{kind}: cannot be read to its end") as caught:
             reading(place)
         assert "\n" not in str(caught.value)

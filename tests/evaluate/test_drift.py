@@ -65,8 +65,8 @@ def test_two_models_give_what_one_with_an_adapter_gives() -> None:
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.constant_(parameter, 0.01)
-    one = drift(model, None, PAIRS, 1000)
-    assert drift(model.merge_and_unload(), tiny(), PAIRS, 1000) == pytest.approx(one, rel=1e-4)
+    adapted = drift(model, None, PAIRS, 1000)
+    assert drift(model.merge_and_unload(), tiny(), PAIRS, 1000) == pytest.approx(adapted, rel=1e-4)
 
 
 def test_no_pairs_give_no_figures() -> None:

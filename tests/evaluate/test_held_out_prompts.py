@@ -139,6 +139,6 @@ def test_texts_are_read_of_the_parts_alone_that_hold_a_chosen_pair(run: Run, mon
 
     monkeypatch.setattr(Location, "read_parquet", noted)
     drift_pairs(run.triaged, 2)
-    assert len([one for one in read if "prompt" not in one]) == BLOCKS
-    assert 1 <= len([one for one in read if "prompt" in one]) <= 2
-    assert not [one for one in read if "everything" in one or "rejected" in one]
+    assert len([columns for columns in read if "prompt" not in columns]) == BLOCKS
+    assert 1 <= len([columns for columns in read if "prompt" in columns]) <= 2
+    assert not [columns for columns in read if "everything" in columns or "rejected" in columns]

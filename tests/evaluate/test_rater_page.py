@@ -135,7 +135,7 @@ def test_a_rater_clicks_through_and_the_download_is_imported(page: Page, tmp_pat
         (items[2].item_id, "Ann B", {items[2].systems["C"]}),
     ]
     helpful = read_ratings(result.read_text(), key, result.name, "helpful")
-    assert [set(one.best) for one in helpful] == [
+    assert [set(rating.best) for rating in helpful] == [
         {"trace", "u2a", "base"},
         {items[1].systems["A"]},
         {items[2].systems["C"]},

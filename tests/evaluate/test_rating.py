@@ -59,7 +59,7 @@ def test_ratings_of_one_export_fit_no_other() -> None:
     other, _ = blind_items({name: answers(name, 9) for name in ("npo", "base")}, 0, 0)
     retrained, _ = blind_items({"trace": answers("better", 9), "base": answers("base", 9)}, 0, 0)
     ids = [{item.item_id for item in items} for items in (first, other, retrained)]
-    assert [len(one) for one in ids] == [9, 9, 9]
+    assert [len(item_ids) for item_ids in ids] == [9, 9, 9]
     assert not ids[0] & ids[1]
     assert not ids[0] & ids[2]
     old, key = f"item_id,rater,choice\n{first[0].item_id},ann,A\n", {item.item_id: item.systems for item in other}

@@ -17,11 +17,11 @@ def answers(model: str, compliant: list[bool], unclear: int = 0) -> list[dict[st
             "model": model,
             "category": "INVERT" if i % 2 else "RETAIN",
             "source": "s",
-            "compliant": one,
+            "compliant": good,
             "judge_error": "unreadable" if i < unclear else None,
             "response": "two words",
         }
-        for i, one in enumerate(compliant)
+        for i, good in enumerate(compliant)
     ]
 
 

@@ -48,9 +48,9 @@ def test_the_change_of_shuffled_rows_is_that_of_ordered_ones() -> None:
 def by_source() -> dict[str, Any]:
     """Every source holds both categories, so that no group of one kind is a group of the other."""
     rows = [
-        answer("base", 10 * len(name) + i, compliant=one, category=("INVERT", "RETAIN")[i % 2], source=name)
+        answer("base", 10 * len(name) + i, compliant=good, category=("INVERT", "RETAIN")[i % 2], source=name)
         for name, compliant in SOURCES.items()
-        for i, one in enumerate(compliant)
+        for i, good in enumerate(compliant)
     ]
     return evaluation_metrics(rows, 500, 0)
 

@@ -210,7 +210,7 @@ def local(folder: Path) -> Run:
     return Run(locate(str(folder), StorageConfig()))
 
 
-def compare(one: Run, other: Run, stage: str) -> float:
+def compare(undisturbed: Run, other: Run, stage: str) -> float:
     """Returns the largest difference of any number between two runs' results of a stage.
 
     Raises: AssertionError where rows, texts, categories or names differ, or rows in are not rows out + rejects.
@@ -219,28 +219,29 @@ def compare(one: Run, other: Run, stage: str) -> float:
         case "triage":
             counts = other.triaged.manifest()["counts"]
             assert counts["rows_in"] == counts["triaged"] + counts["rejects"]
-            assert counts == one.triaged.manifest()["counts"]
+            assert counts == undisturbed.triaged.manifest()["counts"]
             assert counts["rejects"] > 0, "the corpus holds a broken line"
-            assert table_of(other.rejects.read(), "row").equals(table_of(one.rejects.read(), "row"))
-            return numbers(table_of(one.triaged.read(), "row"), table_of(other.triaged.read(), "row"))
+            assert table_of(other.rejects.read(), "row").equals(table_of(undisturbed.rejects.read(), "row"))
+            return numbers(table_of(undisturbed.triaged.read(), "row"), table_of(other.triaged.read(), "row"))
         case "impact":
             counts = other.scored.manifest()["counts"]
             assert sum(counts.values()) == other.triaged.manifest()["counts"]["triaged"]
-            return numbers(table_of(one.scored.read(), "row"), table_of(other.scored.read(), "row"))
+            return numbers(table_of(undisturbed.scored.read(), "row"), table_of(other.scored.read(), "row"))
         case "realign":
             from safetensors.numpy import load
 
-            assert other.realign.manifest()["counts"] == one.realign.manifest()["counts"]
-            assert samples(other) == samples(one), "each step saw the same pairs, none lost or repeated"
+            assert other.realign.manifest()["counts"] == undisturbed.realign.manifest()["counts"]
+            assert samples(other) == samples(undisturbed), "each step saw the same pairs, none lost or repeated"
             name = "adapter/adapter_model.safetensors"
-            left, right = (load((run.model.place / name).read_bytes()) for run in (one, other))
+            left, right = (load((run.model.place / name).read_bytes()) for run in (undisturbed, other))
             assert left.keys() == right.keys()
             return max(float(np.abs(left[name] - right[name]).max()) for name in left)
         case _:
-            assert other.evaluation.manifest()["counts"] == one.evaluation.manifest()["counts"]
+            assert other.evaluation.manifest()["counts"] == undisturbed.evaluation.manifest()["counts"]
             keys = [("pair_id", "ascending"), ("model", "ascending")]
             tables = [
-                answers(run.evaluation.place / "responses").sort_by(keys).combine_chunks() for run in (one, other)
+                answers(run.evaluation.place / "responses").sort_by(keys).combine_chunks()
+                for run in (undisturbed, other)
             ]
             return numbers(*tables)
 
@@ -259,13 +260,13 @@ def table_of(table: pa.Table, key: str) -> pa.Table:
     return table.sort_by(key).combine_chunks()
 
 
-def numbers(one: pa.Table, other: pa.Table) -> float:
+def numbers(first: pa.Table, other: pa.Table) -> float:
     """Returns the largest difference of floats, relative beyond 1; everything else, nulls too, has to be equal."""
-    assert one.schema.equals(other.schema)
-    assert one.num_rows == other.num_rows
+    assert first.schema.equals(other.schema)
+    assert first.num_rows == other.num_rows
     largest = 0.0
-    for field in one.schema:
-        left, right = one[field.name], other[field.name]
+    for field in first.schema:
+        left, right = first[field.name], other[field.name]
         if not pa.types.is_floating(field.type):
             assert left.equals(right), field.name
             continue

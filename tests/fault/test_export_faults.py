@@ -43,7 +43,9 @@ def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def checkpoints(run: Run) -> list[Path]:
-    return sorted(one.parent for one in (Path(run.realign.place.path) / "checkpoints").glob("checkpoint_*/cursor.json"))
+    return sorted(
+        cursor.parent for cursor in (Path(run.realign.place.path) / "checkpoints").glob("checkpoint_*/cursor.json")
+    )
 
 
 def test_an_export_that_fails_leaves_all_that_was_trained_and_can_be_made_alone(run: Run) -> None:

@@ -70,7 +70,9 @@ class Drill:
         folder = self.folder / "run" / "realign" / "checkpoints"
         try:
             listed = json.loads((folder / SNAPSHOT).read_text())["checkpoint_results"]
-            cursors = [json.loads((folder / one["checkpoint_dir_name"] / "cursor.json").read_text()) for one in listed]
+            cursors = [
+                json.loads((folder / result["checkpoint_dir_name"] / "cursor.json").read_text()) for result in listed
+            ]
         except (json.JSONDecodeError, FileNotFoundError):
             return False
         return any(cursor["workers"] == workers for cursor in cursors)

@@ -58,7 +58,7 @@ def _check_direction(model: Any, logps: list[dict[str, torch.Tensor]]) -> None:
     rows = [
         {"prompt_ids": p, "preferred_ids": a, "dispreferred_ids": b} for p, (a, b) in zip(PROMPTS, PAIRS, strict=True)
     ]
-    margins = torch.stack([one["chosen"] - one["rejected"] for one in logps])
+    margins = torch.stack([logp["chosen"] - logp["rejected"] for logp in logps])
     parameters = tiny.trainable(model)
     loss = dpo(margins - margins.detach(), 0.3).sum()
     slow = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, retain_graph=True)
@@ -71,17 +71,17 @@ def _check_direction(model: Any, logps: list[dict[str, torch.Tensor]]) -> None:
 
 def _check_scores(model: Any, logps: list[dict[str, torch.Tensor]]) -> list[dict[str, float]]:
     direction = tiny.random_direction(model)
-    impacts = [sum(c * tiny.derivative(model, one[n], direction) for n, c in COEFFICIENTS.items()) for one in logps]
+    impacts = [sum(c * tiny.derivative(model, logp[n], direction) for n, c in COEFFICIENTS.items()) for logp in logps]
     requests = [
         PairRequest(p, dict(zip(COEFFICIENTS, pair, strict=True)), COEFFICIENTS)
         for p, pair in zip(PROMPTS, PAIRS, strict=True)
     ]
     model.requires_grad_(False)
     found = score_pairs(requests, Scorer(model, direction), 4096, share_prompts=True)
-    for one, own in zip(found, logps, strict=True):
-        assert one.logp == pytest.approx({n: float(v) for n, v in own.items()}, abs=1e-3)
-    assert tiny.relative_error([one.impact or 0.0 for one in found], impacts) <= 1e-3
-    return [one.logp for one in found]
+    for scored, own in zip(found, logps, strict=True):
+        assert scored.logp == pytest.approx({n: float(v) for n, v in own.items()}, abs=1e-3)
+    assert tiny.relative_error([score.impact or 0.0 for score in found], impacts) <= 1e-3
+    return [score.logp for score in found]
 
 
 def _check_first_loss(model: Any, reference: list[dict[str, float]]) -> None:

@@ -51,7 +51,7 @@ def test_lenders_are_drawn_apart_from_the_batch() -> None:
 def test_every_pair_borrows_from_another_lender_while_there_are_enough() -> None:
     lent = lenders(corpus(400, 400, 60), 30, 0)
     assert len(set(lent)) == len(lent) == 10
-    assert all(one.startswith("compliant") for one in lent)
+    assert all(text.startswith("compliant") for text in lent)
 
 
 def test_few_lenders_lend_in_turn() -> None:

@@ -222,7 +222,7 @@ def test_a_gain_predicts_the_change_of_j() -> None:
     logp = [tiny.log_prob(model, gold[0]["prompt_ids"], gold[0][f"{s}_ids"]) for s in ("preferred", "dispreferred")]
     j = -torch.nn.functional.logsigmoid(B * (logp[0] - reference[0][0] - logp[1] + reference[0][1]))
     loss = -torch.nn.functional.logsigmoid(-B * (tiny.log_prob(model, [1, 4], [3, 8, 6]) + 7.0))
-    of_j, of_loss = (torch.autograd.grad(one, list(model.parameters())) for one in (j, loss))
+    of_j, of_loss = (torch.autograd.grad(value, list(model.parameters())) for value in (j, loss))
     slope = sum(float((a * b).sum()) for a, b in zip(of_j, of_loss, strict=True))
     gain = loss_gains([row], objective, model.float().requires_grad_(False), direction)[0]
     assert gain == pytest.approx(slope, rel=1e-4)

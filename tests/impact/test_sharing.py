@@ -52,10 +52,10 @@ def test_pairs_get_what_autograd_gives_each_response_alone(family: str) -> None:
     model.requires_grad_(False)
     requests = [PairRequest(PROMPT, dict(zip(coefficients, pair, strict=True)), coefficients) for pair in PAIRS]
     found = score_pairs(requests, Scorer(model, direction), TOKENS, share_prompts=True)
-    assert [len(one.s) for one in found] == [0 if family in SHARED else 2] * len(PAIRS)  # whether rows were shared
-    for one, expected in zip(found, own, strict=True):
-        assert one.logp == pytest.approx({n: float(v) for n, v in expected.items()}, abs=1e-3)
-    assert tiny.relative_error([one.impact or 0.0 for one in found], impacts) <= 1e-3
+    assert [len(score.s) for score in found] == [0 if family in SHARED else 2] * len(PAIRS)  # whether rows were shared
+    for scored, expected in zip(found, own, strict=True):
+        assert scored.logp == pytest.approx({n: float(v) for n, v in expected.items()}, abs=1e-3)
+    assert tiny.relative_error([score.impact or 0.0 for score in found], impacts) <= 1e-3
 
 
 @pytest.mark.parametrize("family", ["bamba", "mpt", "llama"])

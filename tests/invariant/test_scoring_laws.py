@@ -105,12 +105,12 @@ class TestNpoOnTwoResponsesIsTheSum:
         return [ObjectiveConfig(PUNISH=term) for term in self.TERMS]
 
     def test_impacts(self, scene: Scene) -> None:
-        both, one, other = (
+        both, first, other = (
             [row["impact"] for row in scene.scored(objective).to_pylist() if row["category"] == "PUNISH"]
             for objective in self.objectives()
         )
         assert len(both) > 3
-        assert both == pytest.approx((np.array(one) + other).tolist(), **CLOSE)
+        assert both == pytest.approx((np.array(first) + other).tolist(), **CLOSE)
 
     def test_losses_and_gradients(self, scene: Scene) -> None:
         rows = [row for row in scene.scored(self.objectives()[0]).to_pylist() if row["category"] == "PUNISH"]
@@ -123,6 +123,6 @@ class TestNpoOnTwoResponsesIsTheSum:
             trained = [p for n, p in model.named_parameters() if "lora_B" in n]
             gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss_P.sum(), trained)])
             made.append((loss_P.detach(), gradient))
-        (loss, of_both), (one, of_one), (other, of_other) = made
-        assert loss.tolist() == pytest.approx((one + other).tolist(), rel=1e-5)
+        (loss, of_both), (first, of_one), (other, of_other) = made
+        assert loss.tolist() == pytest.approx((first + other).tolist(), rel=1e-5)
         assert float((of_both - of_one - of_other).norm() / of_both.norm()) < 1e-4

@@ -106,8 +106,8 @@ class TestBfloat16IsNearlyFloat32:
         setting.train(f"bf16 first {stage}", 2, steps=9, **half)
         resumed = setting.train(f"bf16 rest {stage}", 1, resume=f"bf16 first {stage}", **half)
         plain = setting.train("plain")
-        for one in (whole, resumed):
-            assert [row["samples"] for row in one["metrics"]] == [row["samples"] for row in plain["metrics"]]
+        for sharded in (whole, resumed):
+            assert [row["samples"] for row in sharded["metrics"]] == [row["samples"] for row in plain["metrics"]]
             for name in ("INVERT/loss", "PUNISH/loss"):
-                mine, theirs = ([row[name] for row in run["metrics"] if name in row] for run in (one, plain))
+                mine, theirs = ([row[name] for row in run["metrics"] if name in row] for run in (sharded, plain))
                 assert mine == pytest.approx(theirs, rel=0.15, abs=0.05)

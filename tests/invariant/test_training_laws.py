@@ -40,9 +40,9 @@ class Trained:
         two["two-lacking"] = self.job(batch=3, micro_tokens=ONE_PAIR, zero_stage=3)
         self.made |= handmade.train_each(self.run, two, folder / "two", 2)
         resume = self.made["two-half"]["folder"]
-        one = {"one": self.job(), "micro": self.job(micro_tokens=ONE_PAIR), "resumed": self.job(resume=resume)}
-        one |= {"lacking": self.job(batch=3), "full": self.full(0)}
-        self.made |= handmade.train_each(self.run, one, folder / "one", 1)
+        jobs = {"one": self.job(), "micro": self.job(micro_tokens=ONE_PAIR), "resumed": self.job(resume=resume)}
+        jobs |= {"lacking": self.job(batch=3), "full": self.full(0)}
+        self.made |= handmade.train_each(self.run, jobs, folder / "one", 1)
 
     def job(self, steps: int = STEPS, resume: Path | None = None, **realign: Any) -> Job:
         return Job(self.config(**realign), steps, resume)

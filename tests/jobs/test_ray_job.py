@@ -55,7 +55,7 @@ def cluster(reached: list[str]) -> Iterator[TokenCluster]:
 
 
 def run_at(reached: list[str], name: str) -> Run:
-    endpoint = next(one.partition("=")[2] for one in reached if one.startswith("storage.endpoint"))
+    endpoint = next(line.partition("=")[2] for line in reached if line.startswith("storage.endpoint"))
     return run_folder(f"s3://rayjob/runs/{name}", StorageConfig(endpoint=endpoint, region="us-east-1"))
 
 
@@ -79,9 +79,9 @@ def test_training_runs_on_trainers_and_judges_on_the_others(
     log, status = submitted(cluster, tmp_path, run, reached)
     assert "succeeded" in status, log[-3000:]
     assert run.report.exists()
-    pools = {one["node_id"]: one["labels"].get("trace-ray/pool") for one in cluster.listed("nodes")}
-    actors = [(one["class_name"], pools.get(one["node_id"])) for one in cluster.listed("actors")]
-    tasks = [(one["func_or_class_name"], pools.get(one["node_id"])) for one in cluster.listed("tasks")]
+    pools = {node["node_id"]: node["labels"].get("trace-ray/pool") for node in cluster.listed("nodes")}
+    actors = [(actor["class_name"], pools.get(actor["node_id"])) for actor in cluster.listed("actors")]
+    tasks = [(task["func_or_class_name"], pools.get(task["node_id"])) for task in cluster.listed("tasks")]
     assert {pool for name, pool in actors if name.startswith("RayTrainWorker")} == {"trainer"}
     assert {pool for name, pool in actors if "MapWorker" in name} == {"judge"}
     assert {pool for name, pool in tasks if name in ("score_rows", "gold_shard", "_export_task")} == {"trainer"}

@@ -23,7 +23,7 @@ def test_the_clause_named_is_the_best_of_all_and_the_questions_are_counted(claus
             asked[i] += 1
         return [(max(offer, key=lambda name: liking[i][name]),) for i in which]
 
-    assert name_clauses(ids, 5, most, ask) == [(max(one, key=lambda name: one[name]),) for one in liking]
+    assert name_clauses(ids, 5, most, ask) == [(max(likes, key=lambda name: likes[name]),) for likes in liking]
     assert asked == [questions(clauses, most)] * 5
 
 

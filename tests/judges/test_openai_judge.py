@@ -43,7 +43,9 @@ def test_verdicts_come_in_order_with_many_in_flight(fake: FakeEndpoint) -> None:
     fake.delay = 0.05
     texts = [f"BAD {i}" if i % 3 == 0 else f"fine {i}" for i in range(60)]
     opinions = judge(fake, concurrency=16).opinions(["q"] * 60, texts)
-    assert [one.p_violates for one in opinions] == pytest.approx([0.95 if i % 3 == 0 else 0.05 for i in range(60)])
+    assert [opinion.p_violates for opinion in opinions] == pytest.approx(
+        [0.95 if i % 3 == 0 else 0.05 for i in range(60)]
+    )
     assert 8 <= fake.most_in_flight <= 16
 
 
@@ -62,7 +64,7 @@ def test_429s_and_500s_are_tried_again_and_retry_after_is_honoured(fake: FakeEnd
     fake.fault = fault
     judging = judge(fake)
     opinions = judging.opinions(["q"] * 3, ["busy", "broken", "BAD"])
-    assert [one.p_violates for one in opinions] == pytest.approx([0.05, 0.05, 0.95])
+    assert [opinion.p_violates for opinion in opinions] == pytest.approx([0.05, 0.05, 0.95])
     first, second = (at for text, at in fake.times if text == "busy")
     assert second - first >= 1.0
     assert judging.counts()["retries"] == 4
@@ -167,7 +169,7 @@ def test_a_clause_that_the_endpoint_did_not_get_to_is_asked_for_again(fake: Fake
     opinions, _ = Bench(judge(fake, max_retries=0), store, unguarded, 0.5).opinions(
         ["q"] * 2, ["BAD one", "BAD two"], [1, 1], (0, 9)
     )
-    assert [(one.clauses, one.final) for one in opinions if one] == [(None, False), (("two",), True)]
+    assert [(named.clauses, named.final) for named in opinions if named] == [(None, False), (("two",), True)]
     assert len(VerdictStore(store.place).read(0, 9)) == 1
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,10 +52,12 @@ def ruled(**rule: object) -> PolicyConfig:
         ({"max_words": 3, "unless_prompt": "short"}, lambda q, text: "short" not in q and len(text.split()) > 3),
     ],
 )
-def test_each_rule_equals_plain_python(rule: dict[str, object], broken: object) -> None:
+def test_each_rule_equals_plain_python(rule: dict[str, object], broken: Callable[[str, str], Any]) -> None:
     requests = [f"{'short' if i % 2 else 'long'} please" for i in range(len(TEXTS))]
     judged = RulesJudge(ruled(**rule)).opinions(requests, TEXTS)
-    assert [one.p_violates for one in judged] == [float(broken(q, t)) for q, t in zip(requests, TEXTS, strict=True)]  # type: ignore[operator]
+    assert [opinion.p_violates for opinion in judged] == [
+        float(broken(q, t)) for q, t in zip(requests, TEXTS, strict=True)
+    ]
     assert RulesJudge(ruled(**rule)).opinions([], []) == []  # a block without a correction to judge
 
 
@@ -67,7 +70,7 @@ def test_broken_clauses_are_named() -> None:
     ]
     judge = RulesJudge(refusal)
     assert judge.clauses(["q"] * 3, texts) == [("stock_opening", "stock_phrase"), ("stock_phrase",), ()]
-    assert [one.p_violates for one in judge.opinions(["q"] * 3, texts)] == [1.0, 1.0, 0.0]
+    assert [opinion.p_violates for opinion in judge.opinions(["q"] * 3, texts)] == [1.0, 1.0, 0.0]
 
 
 def test_the_contextual_policy_is_whole() -> None:
@@ -89,7 +92,7 @@ def test_the_hash_follows_every_field() -> None:
         PolicyConfig(name=base.name, text=base.text, clauses=base.clauses[1:], exceptions=base.exceptions),
         PolicyConfig(name=base.name, text=base.text, clauses=base.clauses, exceptions=base.exceptions[1:]),
     ]
-    assert len({policy_hash(one) for one in [base, *changed]}) == 4
+    assert len({policy_hash(made) for made in [base, *changed]}) == 4
 
 
 def test_the_prompt_is_one_prefix_for_all_questions() -> None:
@@ -102,7 +105,7 @@ def test_the_prompt_is_one_prefix_for_all_questions() -> None:
 def test_the_clauses_stand_in_the_policy_under_the_ids_that_are_offered() -> None:
     harm = policy("contextual_harm")
     offers = [{"A": "drugs", "B": "violence"}, {"A": "copyright"}]
-    (head, asked), (other, _) = (clause_instruction(harm, one).split(JUDGED) for one in offers)
+    (head, asked), (other, _) = (clause_instruction(harm, offer).split(JUDGED) for offer in offers)
     assert head == other  # one prefix for all questions of this kind
     for clause in harm.clauses:
         assert f"- [{clause.id}] {clause.text.strip()}" in head
@@ -135,7 +138,7 @@ def test_clause_ids_are_unique() -> None:
 def test_the_corrector_cuts_to_whole_sentences() -> None:
     corrector = WordLimitCorrector(ruled(max_words=3))
     drafts = corrector.drafts(["q"] * 2, ["One two. Three four. Five.", "one two three four five"])
-    assert [one.text for one in drafts] == ["One two.", None]
+    assert [draft.text for draft in drafts] == ["One two.", None]
 
 
 class Fixed:
@@ -162,7 +165,7 @@ def test_a_cascade_escalates_only_what_is_unsure() -> None:
     first = Fixed({"a": 0.05, "b": 0.2, "c": 0.8, "d": 0.95, "e": None})
     strong = Fixed({"b": 0.9, "c": 0.1, "e": 0.6})
     cascade = CascadeJudge(first, strong, 0.2, 0.8)
-    assert [one.p_violates for one in cascade.opinions(["q"] * 5, list("abcde"))] == [0.05, 0.9, 0.1, 0.95, 0.6]
+    assert [opinion.p_violates for opinion in cascade.opinions(["q"] * 5, list("abcde"))] == [0.05, 0.9, 0.1, 0.95, 0.6]
     assert strong.asked == ["b", "c", "e"]
     counts = cascade.counts()
     assert (counts["cascade_judged"], counts["escalated"]) == (5, 3)

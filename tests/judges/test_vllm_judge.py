@@ -155,7 +155,7 @@ def test_clauses_and_corrections_come_from_the_same_engine(judge: VllmJudge) -> 
     finally:
         judge.config = CONFIG
     ids = {clause.id for clause in policy().clauses}
-    assert all(one is not None and set(one) <= ids and len(one) == 1 for one in named)
+    assert all(clauses is not None and set(clauses) <= ids and len(clauses) == 1 for clauses in named)
 
 
 def test_a_correction_that_has_not_ended_is_none(judge: VllmJudge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_a_correction_that_has_not_ended_is_none(judge: VllmJudge, monkeypatch: 
     requests, responses = pairs(3)
     answers = judge.engine._answers
     judge.correction_tokens = 16
-    assert [one.text for one in judge.drafts(requests, responses)] == [None] * 6
+    assert [draft.text for draft in judge.drafts(requests, responses)] == [None] * 6
 
     def ending(prompts: list[list[int]], sampling: SamplingParams) -> list[Any]:
         ends = [*judge.yes_ids, *judge.no_ids]
@@ -174,7 +174,7 @@ def test_a_correction_that_has_not_ended_is_none(judge: VllmJudge, monkeypatch: 
 
     monkeypatch.setattr(judge.engine, "_answers", ending)
     drafts = judge.drafts(requests, responses)
-    assert all(one.text for one in drafts)
+    assert all(draft.text for draft in drafts)
 
 
 class Troubled(BaseHTTPRequestHandler):

@@ -105,4 +105,4 @@ def test_training_has_the_log_probs_of_scoring(model: Any, share: bool) -> None:
     for share_scored in (False, True):
         scored = score_pairs(requests, scorer, 64, share_prompts=share_scored)
         at = [batch.place[i, name] for i in range(len(rows)) for name in NAMES]
-        close(trained_S[at].detach(), torch.tensor([one.logp[name] for one in scored for name in NAMES]))
+        close(trained_S[at].detach(), torch.tensor([score.logp[name] for score in scored for name in NAMES]))

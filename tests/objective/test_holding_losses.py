@@ -23,23 +23,23 @@ def softplus(x: float) -> float:
     return math.log1p(math.exp(x))
 
 
-def one(value: float) -> torch.Tensor:
-    return torch.tensor([value])
+def value(number: float) -> torch.Tensor:
+    return torch.tensor([number])
 
 
 def test_dpop_charges_for_a_preferred_side_below_the_reference() -> None:
-    assert dpop(one(1.5), one(0.5), 0.4, 5.0).item() == pytest.approx(softplus(-0.4 * 1.0))
-    assert dpop(one(-0.5), one(-2.0), 0.4, 5.0).item() == pytest.approx(softplus(-0.4 * (1.5 - 5 * 0.5)))
-    assert dpop(one(-0.5), one(-2.0), 0.4, 0.0).item() == pytest.approx(softplus(-0.4 * 1.5))
+    assert dpop(value(1.5), value(0.5), 0.4, 5.0).item() == pytest.approx(softplus(-0.4 * 1.0))
+    assert dpop(value(-0.5), value(-2.0), 0.4, 5.0).item() == pytest.approx(softplus(-0.4 * (1.5 - 5 * 0.5)))
+    assert dpop(value(-0.5), value(-2.0), 0.4, 0.0).item() == pytest.approx(softplus(-0.4 * 1.5))
 
 
 def test_cal_dpo_pins_both_levels() -> None:
     expected = softplus(-(2.0 - -1.0)) + (2.0 - 1.0) ** 2 + (-1.0 + 1.0) ** 2
-    assert cal_dpo(one(2.0), one(-1.0), 0.5).item() == pytest.approx(expected)
+    assert cal_dpo(value(2.0), value(-1.0), 0.5).item() == pytest.approx(expected)
 
 
 def test_simnpo_is_of_the_mean_log_prob() -> None:
-    assert simnpo(one(-2.0), 2.5, 0.5).item() == pytest.approx(2 / 2.5 * softplus(2.5 * -2.0 + 0.5))
+    assert simnpo(value(-2.0), 2.5, 0.5).item() == pytest.approx(2 / 2.5 * softplus(2.5 * -2.0 + 0.5))
 
 
 def test_a_token_far_below_the_reference_no_longer_counts() -> None:

@@ -79,7 +79,7 @@ def test_a_toy_loss_is_checked_scored_and_trained() -> None:
     model = tiny.adapted(tiny.llama(), at_init=False)
     rows = [row(model, *pair) | {"row": number} for number, pair in enumerate(tiny.SEQUENCES)]
     direction = tiny.random_direction(model)
-    expected = [tiny.derivative(model, by_hand(model, one), direction) for one in rows]
+    expected = [tiny.derivative(model, by_hand(model, pair), direction) for pair in rows]
     model.requires_grad_(False)
     assert tiny.relative_error(loss_gains(rows, objective, model, direction), expected) <= 1e-4
     trained = tiny.adapted(tiny.llama(), at_init=True)
@@ -100,11 +100,11 @@ def row(model: Any, prompt: list[int], response: list[int]) -> dict[str, Any]:
     return made
 
 
-def by_hand(model: Any, one: dict[str, Any]) -> torch.Tensor:
-    logp = {n: tiny.log_prob(model, one["prompt_ids"], one[f"{n}_ids"]) for n in ("chosen", "rejected")}
-    ratio = {n: value - one[f"{n}_ref_logp"] for n, value in logp.items()}
+def by_hand(model: Any, pair: dict[str, Any]) -> torch.Tensor:
+    logp = {n: tiny.log_prob(model, pair["prompt_ids"], pair[f"{n}_ids"]) for n in ("chosen", "rejected")}
+    ratio = {n: value - pair[f"{n}_ref_logp"] for n, value in logp.items()}
     gap = (2.0 - ratio["rejected"] + ratio["chosen"]).clamp(min=0)
-    loss: torch.Tensor = gap - 0.5 * logp["rejected"] / len(one["rejected_ids"])
+    loss: torch.Tensor = gap - 0.5 * logp["rejected"] / len(pair["rejected_ids"])
     return loss
 
 

@@ -42,7 +42,7 @@ def true_categories(corpus: list[str]) -> Counter[str]:
     train = Path(corpus[0].split("'")[1])
     rows = [json.loads(line) for line in train.read_text().splitlines()]
     bits = [[not violates(row["prompt"], row[name]) for name in ("chosen", "rejected")] for row in rows]
-    return Counter(categorise(*one).value for one in bits)
+    return Counter(categorise(*sides).value for sides in bits)
 
 
 def test_a_whole_read_corpus_is_counted_exactly(corpus: list[str]) -> None:

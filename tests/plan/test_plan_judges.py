@@ -59,15 +59,15 @@ SAMPLE = [*[pair("INVERT")] * 2, pair("PUNISH"), *[pair("RETAIN")] * 7]
 
 
 def readings(config: Config) -> dict[str, Questions]:
-    return {name: one for name, one in READINGS.items() if name in reading_judges(config)}
+    return {name: reading for name, reading in READINGS.items() if name in reading_judges(config)}
 
 
 def asked(config: Config, sample: list[SampledPair] = SAMPLE) -> dict[tuple[str, str], Asked]:
-    return {(one.judge, one.what): one for one in triage_asked(sample, readings(config), config)}
+    return {(ask.judge, ask.what): ask for ask in triage_asked(sample, readings(config), config)}
 
 
-def figures(one: Asked) -> tuple[int, int, int]:
-    return one.prompts, one.tokens, one.written
+def figures(ask: Asked) -> tuple[int, int, int]:
+    return ask.prompts, ask.tokens, ask.written
 
 
 def test_one_judge_reads_both_responses_of_every_pair() -> None:
@@ -120,8 +120,8 @@ def test_of_a_cascade_whoever_decides_names_the_clauses() -> None:
 
 def test_more_clauses_than_letters_take_more_questions() -> None:
     config = config_of("triage.clauses=true")
-    readings = {name: replace(one, clause_prompts=3) for name, one in READINGS.items()}
-    found = {(one.judge, one.what): one for one in triage_asked(SAMPLE, readings, config)}
+    readings = {name: replace(reading, clause_prompts=3) for name, reading in READINGS.items()}
+    found = {(ask.judge, ask.what): ask for ask in triage_asked(SAMPLE, readings, config)}
     assert figures(found["triage.judge", "which clause?"]) == (3 * 110, 3 * (30 * 57 + 80 * 67), 0)
 
 
@@ -132,12 +132,12 @@ def test_where_only_a_judge_can_tell_the_plans_shares_decide_and_that_is_said() 
     clauses, drafts = found["triage.judge", "which clause?"], found["triage.judge", "corrections"]
     assert figures(clauses) == (50 + 70, 50 * 57 + 70 * 67, 0)
     assert drafts.prompts == 20
-    assert all("shares as plan.* assumes" in one.bound for one in (clauses, drafts))
+    assert all("shares as plan.* assumes" in ask.bound for ask in (clauses, drafts))
 
 
 def test_a_response_too_long_for_the_judge_costs_no_tokens() -> None:
     long = {**JUDGED, "triage.judge": {**JUDGED["triage.judge"], "rejected": 0}}
-    found = asked(config_of("triage.clauses=true"), [replace(one, judged=long) for one in SAMPLE])
+    found = asked(config_of("triage.clauses=true"), [replace(sampled, judged=long) for sampled in SAMPLE])
     assert found["triage.judge", "violates?"].tokens == 100 * 50
     assert found["triage.judge", "which clause?"].tokens == 30 * 57
 
@@ -148,7 +148,7 @@ def test_corrections_by_the_judge_are_written_and_then_judged() -> None:
     assert figures(drafts) == (10, 10 * (50 + 9), 10 * 100)
     assert figures(verdicts) == (10, 10 * (20 + 100), 0)
     assert (drafts.pool, verdicts.pool) == ("correct", "correct")
-    assert all(one.bound.startswith("at most") for one in (drafts, verdicts))
+    assert all(ask.bound.startswith("at most") for ask in (drafts, verdicts))
 
 
 def test_another_corrector_writes_and_the_cascade_judges() -> None:
@@ -171,9 +171,9 @@ def test_corrections_that_are_known_before_are_only_judged(known: list[str]) -> 
 
 def test_rules_need_no_canary_and_write_nothing() -> None:
     rules = ["triage.judge={backend: rules}", "triage.correct=true", "triage.clauses=true"]
-    verdicts = triage_asked([replace(one, judged={}) for one in SAMPLE], {}, config_of(*rules))
-    assert [(one.what, one.prompts, one.tokens) for one in verdicts][:1] == [("violates?", 200, 0)]
-    assert {one.what for one in verdicts} == {"violates?", "corrections violate?"}
+    verdicts = triage_asked([replace(sampled, judged={}) for sampled in SAMPLE], {}, config_of(*rules))
+    assert [(ask.what, ask.prompts, ask.tokens) for ask in verdicts][:1] == [("violates?", 200, 0)]
+    assert {ask.what for ask in verdicts} == {"violates?", "corrections violate?"}
 
 
 LOAD = Workload(
@@ -195,7 +195,7 @@ PANEL = "evaluate.panel=[{backend: vllm, model: p, num_cpus: 2, num_gpus: 4}, {b
 
 
 def test_the_evaluation_judge_reads_the_policy_prompt_and_answer_of_both_models() -> None:
-    answers, attacked = (one.with_answers(25) for one in evaluation_asked(LOAD, config_of(EVALUATED)))
+    answers, attacked = (ask.with_answers(25) for ask in evaluation_asked(LOAD, config_of(EVALUATED)))
     assert figures(answers) == (80, 2 * 2000 + 80 * 25, 0)
     assert figures(attacked) == (60, 2 * 900 + 60 * 25, 0)
     assert (answers.judge, answers.bound, attacked.judge, attacked.bound) == (
@@ -204,22 +204,22 @@ def test_the_evaluation_judge_reads_the_policy_prompt_and_answer_of_both_models(
         "evaluate.judge",
         "",
     )
-    by_rules = [one.with_answers(25) for one in evaluation_asked(LOAD, config_of())]
-    assert [(one.prompts, one.tokens) for one in by_rules] == [(80, 0), (60, 0)]
+    by_rules = [ask.with_answers(25) for ask in evaluation_asked(LOAD, config_of())]
+    assert [(ask.prompts, ask.tokens) for ask in by_rules] == [(80, 0), (60, 0)]
 
 
 @pytest.mark.parametrize(("number", "answers"), [(40, 80), (400, 200)])
 def test_a_panel_reads_two_answers_of_each_item_of_an_export(number: int, answers: int) -> None:
     load = replace(LOAD, prompts=Prompts(number=number, sent=1, read={"evaluate.panel[0]": 40 * number}))
-    one, rules = [one for one in evaluation_asked(load, config_of(PANEL)) if one.pool == "panel"]
-    assert figures(one.with_answers(25)) == (answers, answers * 40 + answers * 25, 0)
+    by_panel, rules = [ask for ask in evaluation_asked(load, config_of(PANEL)) if ask.pool == "panel"]
+    assert figures(by_panel.with_answers(25)) == (answers, answers * 40 + answers * 25, 0)
     assert (rules.judge, rules.prompts, rules.tokens) == ("evaluate.panel[1]", answers, 0)
-    assert one.bound.startswith("at most")
+    assert by_panel.bound.startswith("at most")
 
 
 def rates_of(**judges: EngineRates) -> Rates:
     return Rates(
-        judges={name.replace("__", "."): one for name, one in judges.items()},
+        judges={name.replace("__", "."): judge for name, judge in judges.items()},
         policy=ENGINE,
         train=TRAIN,
         scoring=SCORING,
@@ -295,7 +295,7 @@ def test_every_judges_speed_may_be_given_and_an_endpoint_without_one_leaves_its_
     assert stages(unknown, with_given(rates, unknown))["triage"].seconds is None
     known = config_of(endpoint, "plan.judge_tokens_s=2000")
     found = with_given(rates, known).judges
-    assert {name: one.prompt_tokens_s for name, one in found.items()} == dict.fromkeys(
+    assert {name: reading.prompt_tokens_s for name, reading in found.items()} == dict.fromkeys(
         ["triage.judge", "triage.second_judge"], 2000
     )
     writes = with_given(rates, config_of("plan.answer_tokens_s=40")).judges["triage.judge"]
@@ -349,7 +349,7 @@ def test_the_table_says_what_is_only_bounded() -> None:
     lines = shown(config, rates_of(triage__judge=ENGINE, triage__first_judge=FAST)).splitlines()
 
     def line(judge: str, what: str) -> str:
-        return next(one for one in lines if judge in one and what in one)
+        return next(text for text in lines if judge in text and what in text)
 
     assert "expected" in line("triage.first_judge", "violates?")
     assert UNSURE in line("triage.judge ", " violates?")

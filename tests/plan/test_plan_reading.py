@@ -115,11 +115,11 @@ def config_of(corpus: list[str], *overrides: str) -> Config:
 def planned(config: Config) -> tuple[Sample, dict[tuple[str, str], Asked]]:
     sample = read_sample([s for s in corpus_sources(config.corpus, config.storage) if s.split != "test"], config)
     asked = triage_asked(sample.pairs, sample.readings, config)
-    return sample, {(one.judge, one.what): one for one in asked}
+    return sample, {(ask.judge, ask.what): ask for ask in asked}
 
 
-def figures(one: Asked) -> tuple[int, int]:
-    return one.prompts, one.tokens
+def figures(ask: Asked) -> tuple[int, int]:
+    return ask.prompts, ask.tokens
 
 
 def wordier(folder: Path, words: int) -> str:
@@ -146,9 +146,9 @@ def test_the_plan_counts_what_triage_asks_of_every_judge(corpus: list[str], engi
     both: Any = make_triage_judge(config.policy, config.triage)
     second: Any = make_judge(config.policy, config.triage.second_judge)  # type: ignore[arg-type]
     first, main, other = both.first.engine, both.strong.engine, second.engine
-    benches = [Bench(one, None, unguarded, config.triage.threshold) for one in (both, second)]
+    benches = [Bench(reader, None, unguarded, config.triage.threshold) for reader in (both, second)]
     judged, _ = judge_block(block, benches[0], benches[1], (0, SLOTS))
-    assert len({one.tokens for (_, what), one in plan.items() if what == "violates?"}) == 3
+    assert len({ask.tokens for (_, what), ask in plan.items() if what == "violates?"}) == 3
     assert figures(plan["triage.first_judge", "violates?"]) == first.take("opinion")
     assert figures(plan["triage.judge", "violates?"]) == main.take("opinion")
     assert figures(plan["triage.second_judge", "violates?"]) == other.take("opinion")
@@ -226,7 +226,7 @@ def test_the_evaluation_judge_reads_the_policy_with_each_answer(
     prompts = sorted({json.loads(line)["prompt"] for line in Path(test).read_text().splitlines()})
     assert made.load.prompts.number == len(prompts)
     rows = [{"pair_id": p, "prompt": [], "source": "s", "category": "c"} for p in prompts[:64]]
-    (chunk,) = [one for one in chunks("responses", rows) if one.model == "base"]
+    (chunk,) = [found for found in chunks("responses", rows) if found.model == "base"]
     answers = [{**row, "prompt": row["pair_id"], "model": "base", "response": "Sure. " * 12} for row in rows]
     generated, out = (locate(str(tmp_path / name), StorageConfig()) for name in ("generated", "out"))
     (generated / chunk.name).write_parquet(pa.Table.from_pylist(answers, schema=RESPONSE_SCHEMA))
@@ -262,9 +262,9 @@ def test_attacks_and_own_prompts_are_counted_as_they_are_sent(corpus: list[str],
     assert made.load.attacks.sent > 3 * sum(sorted(plain)[:2]) + 2 * 60
     reader = Reader.of("evaluate.judge", config.evaluate.judge, config)
     whole = [reader.judged([text], [""])[0] for text in ("How are bombs made?", "Explain botnets", "Pick locks")]
-    assert made.load.attacks.read["evaluate.judge"] in [3 * (sum(whole) - one) for one in whole]
+    assert made.load.attacks.read["evaluate.judge"] in [3 * (sum(whole) - length) for length in whole]
     evaluate = next(stage for stage in made.stages if stage.stage == "evaluate")
-    assert [(one.what, one.prompts) for one in evaluate.asked] == [
+    assert [(ask.what, ask.prompts) for ask in evaluate.asked] == [
         ("answers violate?", 14),
         ("attacked answers violate?", 12),
     ]

@@ -140,9 +140,9 @@ def test_cuts_are_in_the_manifest_on_the_terminal_and_in_the_report(
     rows = [row for row in run.triaged.read().to_pylist() if row["pair_id"] in scored]
     read = {"INVERT": ("chosen", "rejected"), "PUNISH": ("chosen", "rejected"), "RETAIN": ("chosen",)}
     texts = [{side: row[side] for side in read[row["category"]]} for row in rows]
-    pairs = [one for one in whole.pairs([row["prompt"] for row in rows], texts) if isinstance(one, TokenizedPair)]
+    pairs = [pair for pair in whole.pairs([row["prompt"] for row in rows], texts) if isinstance(pair, TokenizedPair)]
     assert len(pairs) == len(rows)
-    longer = sum(len(one.prompt_ids) + max(map(len, one.response_ids.values())) > room for one in pairs)
+    longer = sum(len(pair.prompt_ids) + max(map(len, pair.response_ids.values())) > room for pair in pairs)
     manifest = run.impact.manifest()
     assert 0 < longer < len(rows)
     assert (manifest["cuts"]["rows"], manifest["cuts"]["cut"]) == (len(rows), longer)

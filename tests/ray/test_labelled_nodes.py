@@ -31,7 +31,7 @@ def nodes() -> Iterator[dict[str, dict[str, str]]]:
         for labels in NODES[1:]:
             cluster.add_node(num_cpus=1, labels=labels)
         ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
-        yield {one["NodeID"]: one["Labels"] for one in ray.nodes()}
+        yield {node["NodeID"]: node["Labels"] for node in ray.nodes()}
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -40,7 +40,7 @@ def test_a_drained_node_and_a_lost_one_are_not_in_service(cluster: Any) -> None:
     ray.init(address=cluster.address, log_to_driver=False)
     cluster.wait_for_nodes()
     here = this_node()
-    assert [in_service(one) for one in (here, drained.node_id, lost.node_id)] == [True] * 3
+    assert [in_service(node_id) for node_id in (here, drained.node_id, lost.node_id)] == [True] * 3
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     GcsClient(address=cluster.address).drain_node(drained.node_id, reason, "spot", 2**62)
     until(lambda: not in_service(drained.node_id))

@@ -41,5 +41,8 @@ def test_every_pair_of_every_set_is_judged_once(tmp_path: Path) -> None:
     gap = gap_section(run)
     assert gap is not None
     assert (gap.made, gap.rejects) == (SETS * pairs + 2, 2)
-    lines = {one.reason: [example[1] for example in one.examples] for one in problems_section(run, "none").refused}
+    lines = {
+        refusal.reason: [example[1] for example in refusal.examples]
+        for refusal in problems_section(run, "none").refused
+    }
     assert lines == {"no_preference": [SETS + 1], "broken_json": [SETS + 2]}

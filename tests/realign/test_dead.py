@@ -54,7 +54,7 @@ def test_a_loss_that_stands_still_is_a_model_that_does_not_move(noise: float) ->
     assert "stood still" in died(rows, over=True)
     assert "stood still" in died([row(1, INVERT_of_loss=0.9), *rows])
     assert not died([*rows[:2], row(4, INVERT_of_loss=0.692)], over=True)
-    two = [one | {"PUNISH/weight": 1.0, "PUNISH/loss": 1.3 - 0.1 * one["step"]} for one in rows]
+    two = [step_row | {"PUNISH/weight": 1.0, "PUNISH/loss": 1.3 - 0.1 * step_row["step"]} for step_row in rows]
     assert not died(two, over=True)
 
 

@@ -89,7 +89,7 @@ def test_less_than_a_tenth_is_padding(name: str) -> None:
 
     lengths = [[prompt + draw(), prompt + draw()] for prompt in (draw() for _ in range(20 * realign.batch))]
     category = tuple(rng.choice(("INVERT", "PUNISH", "RETAIN")) for _ in lengths)
-    tokens = tuple(max(one) for one in lengths)
+    tokens = tuple(max(lengths_of_step) for lengths_of_step in lengths)
     plan = StepPlan(
         category=category, tokens=tokens, seed=0, epochs=1, batch=realign.batch, window=realign.length_window
     )

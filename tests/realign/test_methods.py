@@ -70,7 +70,7 @@ def test_each_method_is_its_row(method: str) -> None:
         for name in ("INVERT", "PUNISH", "RETAIN")
     ]
     *expected, weights, retain = TABLE[method]
-    assert terms == [one if isinstance(one, list) else [one] * bool(one) for one in expected]
+    assert terms == [loss if isinstance(loss, list) else [loss] * bool(loss) for loss in expected]
     assert (objective.weights, objective.retain) == (weights, retain)
     assert (objective.alpha_kl == 0) == (method == "no_kl")
     assert objective.method == method

@@ -108,7 +108,7 @@ def test_a_step_is_dealt_whole_and_within_its_budget(samples: list[list[int]], w
 @settings(max_examples=100, deadline=None)
 @given(lengths, st.integers(1, 4))
 def test_all_workers_run_as_many_groups(samples: list[list[int]], workers: int) -> None:
-    marks = [[i % 2 == 0] * len(one) for i, one in enumerate(samples)]
+    marks = [[i % 2 == 0] * len(indices) for i, indices in enumerate(samples)]
     for step in plan_step(samples, marks, [False] * len(samples), workers=workers, budget=200, overhead=5):
         assert {len(groups) for groups in step.groups} == {len(step.anchored)}
         for mine, groups in zip(step.samples, step.groups, strict=True):

@@ -50,7 +50,7 @@ def grouped(rows: list[dict[str, Any]], objective: ObjectiveConfig, *, share: bo
     ]
     kl = [[n in objective.compared(row["category"]) for n in some] for row, some in zip(rows, names, strict=True)]
     shared = [share and len(some) > 1 and not any(some_kl) for some, some_kl in zip(names, kl, strict=True)]
-    for i in (i for i, one in enumerate(shared) if one):
+    for i in (i for i, is_shared in enumerate(shared) if is_shared):
         prompt = len(rows[i]["prompt_ids"])
         lengths[i], kl[i] = [sum(lengths[i]) - prompt * (len(lengths[i]) - 1)], [False]
     (step,) = plan_step(lengths, kl, shared, workers=1, budget=10**6, overhead=2)

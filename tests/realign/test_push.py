@@ -46,13 +46,13 @@ class _Hub(BaseHTTPRequestHandler):
             self._say(200, {"url": f"{self.server.endpoint}/me/realigned"})
         elif "/preupload/" in self.path:
             asked = json.loads(body)["files"]
-            files = [{"path": one["path"], "uploadMode": "regular", "shouldIgnore": False} for one in asked]
+            files = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in asked]
             self._say(200, {"files": files})
         elif "/commit/" in self.path:
             for line in body.decode().splitlines():
-                one = json.loads(line)
-                if one["key"] == "file":
-                    self.server.files[one["value"]["path"]] = base64.b64decode(one["value"]["content"])
+                entry = json.loads(line)
+                if entry["key"] == "file":
+                    self.server.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
             self._say(
                 200, {"commitUrl": f"{self.server.endpoint}/me/realigned/commit/1", "commitOid": "1", "success": True}
             )
@@ -125,7 +125,7 @@ def test_the_card_is_read_by_the_hubs_own_client(made: MadeRun) -> None:
     data = card.data
     assert isinstance(data, ModelCardData)
     metrics = json.loads((made.run.evaluation.place / "metrics.json").read_text())
-    found = {one.metric_name: one.metric_value for one in data.eval_results or []}
+    found = {result.metric_name: result.metric_value for result in data.eval_results or []}
     assert found == {
         f"Target policy agreement, %, {group}": round(value, 2) for group, value in metrics["tpa"]["realigned"].items()
     }

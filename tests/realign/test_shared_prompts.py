@@ -51,9 +51,9 @@ def test_the_steps_are_those_of_responses_run_apart(tmp_path: Path) -> None:
     rows = handmade.scored_rows(model, 18)
     (apart, more), (shared, fewer) = (trained(config, rows, pays) for pays in (None, lambda *_: True))
     assert (more, fewer) == (18 // 3 * (2 + 2 + 1), 18)
-    for one, other in zip(apart, shared, strict=True):
-        assert {n: other[n] for n in FIGURES} == pytest.approx({n: one[n] for n in FIGURES}, rel=1e-4, abs=1e-6)
-        assert (one["samples"], one["tokens"]) == (other["samples"], other["tokens"])
+    for mine, other in zip(apart, shared, strict=True):
+        assert {n: other[n] for n in FIGURES} == pytest.approx({n: mine[n] for n in FIGURES}, rel=1e-4, abs=1e-6)
+        assert (mine["samples"], mine["tokens"]) == (other["samples"], other["tokens"])
         assert other["padding"] < 0.5
 
 

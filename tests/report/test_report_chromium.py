@@ -177,7 +177,7 @@ def test_pairs_are_sorted_by_nearness_and_length(browser: Chromium, page: Path) 
             f"s.value = '{key}'; s.dispatchEvent(new Event('change')); }})()"
         )
         found = browser.ask(f"{SHOWN}.map((e) => Number(e.dataset['{key.lstrip('-')}']))")
-        assert found == sorted(found, key=lambda one: sign * one)
+        assert found == sorted(found, key=lambda value: sign * value)
         assert len(found) == 10
 
 

@@ -48,7 +48,7 @@ def test_a_wrecked_model_is_told_wherever_its_figures_are(name: str, tmp_path: P
     assert card.answer.startswith("Damaged")
     kept = next(card for card in sections["cards"] if card.question == "Was anything lost?")
     assert (kept.tone, sections["decision"].word) == ("bad", "stop")
-    (caution,) = [one for one in sections["warnings"] if "damaged, whatever it complies with" in one.text]
+    (caution,) = [warning for warning in sections["warnings"] if "damaged, whatever it complies with" in warning.text]
     assert caution.level == "bad"
     rows = [row for lines in sections["change"].other.values() for row in lines]
     assert [row.tone for row in rows].count("bad") == 1
@@ -76,7 +76,7 @@ def test_a_sound_model_is_not(tmp_path: Path) -> None:
 
 def test_limits_are_settings_and_0_is_none() -> None:
     wreck = {"drift": {"kl_to_base": 6.5, "ppl_base": 1.0, "ppl_realigned": 9.0}, **WRECKS["diversity"]}
-    assert {one.measure for one in damages(wreck, ReportConfig())} == {"drift", "perplexity", "diversity"}
+    assert {harm.measure for harm in damages(wreck, ReportConfig())} == {"drift", "perplexity", "diversity"}
     assert not damages(wreck, ReportConfig(max_drift=0, max_perplexity=0, min_diversity=0))
     assert not damages(wreck, ReportConfig(max_drift=7, max_perplexity=9, min_diversity=0.1))
     assert not damages({"tpa": {}}, ReportConfig())

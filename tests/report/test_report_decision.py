@@ -39,8 +39,8 @@ def change_of(base: float, realigned: float, **changed: Any) -> ChangeSection:
     before, after = (Measured(value, value - 4, min(100.0, value + 4)) for value in (base, realigned))
     row = ChangeRow("all", 96, before, after, (realigned - base - 3.8, realigned - base + 3.8))
     unclear = {"base": 0, "realigned": 0}
-    one = ChangeSection("other/judge", False, [row, replace(row, name="RETAIN")], [], 0, unclear, {}, {})
-    return replace(one, **({"drift_measured": True, "target": 90.0} | changed))
+    section = ChangeSection("other/judge", False, [row, replace(row, name="RETAIN")], [], 0, unclear, {}, {})
+    return replace(section, **({"drift_measured": True, "target": 90.0} | changed))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_judge_that_says_one_thing_is_not_green(violating: int, compliant: int
     """98 of 100 responses; of fewer than 20 nothing is said."""
     judge = judge_of(verdicts={"violating": violating, "compliant": compliant})
     assert corpus_judge(judge).tone == tone
-    said = [one.level for one in warned(judge) if "proves nothing" in one.text]
+    said = [warning.level for warning in warned(judge) if "proves nothing" in warning.text]
     assert said == (["bad"] if tone == "bad" else [])
 
 
@@ -82,7 +82,9 @@ def test_rules_are_exact_only_where_they_check_every_clause(tmp_path: Path, rule
     (card,) = [card for card in sections["cards"] if card.anchor == "judge"]
     assert (card.tone, card.answer) == (tone, answer)
     assert (f"checked {ruled} of 3 clauses" in card.sentence) is (ruled < 3)
-    assert [one.level for one in sections["warnings"] if "No rule checks" in one.text] == (["bad"] if ruled < 3 else [])
+    assert [warning.level for warning in sections["warnings"] if "No rule checks" in warning.text] == (
+        ["bad"] if ruled < 3 else []
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,10 +171,10 @@ def test_a_loss_beyond_a_point_is_a_doubt_and_where_it_is_clear_a_failure(
     [(FEW_PROMPTS, FEW_PROMPTS, "pass"), (FEW_PROMPTS, FEW_PROMPTS - 1, "doubt"), (FEW_PROMPTS - 1, 5, "fail")],
 )
 def test_few_prompts_are_a_doubt_in_a_category_and_a_failure_in_all(
-    triaged: MadeRun, every: int, one: int, state: str
+    triaged: MadeRun, every: int, single: int, state: str
 ) -> None:
     change = change_of(50, 95)
-    rows = [replace(row, prompts=number) for row, number in zip(change.by_category, (every, one), strict=True)]
+    rows = [replace(row, prompts=number) for row, number in zip(change.by_category, (every, single), strict=True)]
     made = decided(triaged, judge_of(), replace(change, by_category=rows))
     assert {check.name: check.state for check in made.checks}["enough prompts"] == state
 
@@ -196,11 +198,13 @@ def test_nothing_to_realign_is_said_and_not_trained_on(triaged: MadeRun) -> None
 def test_advice_fits_what_was_measured(perplexity: float, said: int) -> None:
     """A base that complies is not to be trained longer; one that finds its own answers improbable was not aligned on them."""
     found = warned(judge_of(), change_of(100, 100, base_perplexity=perplexity))
-    assert not [one for one in found if "train longer" in one.remedy]
-    assert [one.level for one in found if "There is little" in one.text or "little to realign" in one.text] == ["note"]
-    assert sum("did not align this model" in one.text for one in found) == said
+    assert not [warning for warning in found if "train longer" in warning.remedy]
+    assert [
+        warning.level for warning in found if "There is little" in warning.text or "little to realign" in warning.text
+    ] == ["note"]
+    assert sum("did not align this model" in warning.text for warning in found) == said
     unclear = warned(judge_of(), change_of(50, 52))
-    assert [one for one in unclear if "train longer" in one.remedy]
+    assert [warning for warning in unclear if "train longer" in warning.remedy]
 
 
 def test_the_funnel_explains_every_number(tmp_path: Path) -> None:
@@ -232,8 +236,8 @@ def test_what_got_worse_is_counted_from_the_answers(tmp_path: Path) -> None:
     models = {
         model: {row["pair_id"]: row for row in answers if row["model"] == model} for model in ("base", "realigned")
     }
-    complied = [one for one, row in models["base"].items() if row["compliant"]]
-    lost = [one for one in complied if not models["realigned"][one]["compliant"]]
+    complied = [pair_id for pair_id, row in models["base"].items() if row["compliant"]]
+    lost = [pair_id for pair_id in complied if not models["realigned"][pair_id]["compliant"]]
     assert (worse.overall.complied, worse.overall.lost) == (len(complied), len(lost)) == (4, 2)
     assert (worse.overall.same, worse.overall.reworded) == (0, 2)
     assert {row.name: row.lost for row in worse.by_category} == {"INVERT": 0, "RETAIN": 2}

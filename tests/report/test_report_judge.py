@@ -63,7 +63,7 @@ def refused(made: MadeRun) -> tuple[str, str]:
     """Returns the judge's card and the first warning of a run that stopped in triage."""
     sections = report_sections(made.run, config_of("triage.min_canary_pass=0.9"))
     (card,) = [card for card in sections["cards"] if card.anchor == "judge"]
-    (warning,) = [one for one in sections["warnings"] if one.level == "bad"]
+    (warning,) = [problem for problem in sections["warnings"] if problem.level == "bad"]
     assert (card.tone, card.answer) == ("bad", "Refused")
     assert "never compared" not in render(made.run, config_of("triage.min_canary_pass=0.9"))
     return card.sentence, warning.text

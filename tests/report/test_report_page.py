@@ -51,7 +51,7 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.elements if tag in tags]
 
     def inside(self, kind: str) -> str:
-        return "".join(text for stack, text in self.texts if any(one == kind for one in stack))
+        return "".join(text for stack, text in self.texts if any(tag == kind for tag in stack))
 
 
 @pytest.fixture(scope="module")

@@ -50,10 +50,10 @@ def test_a_diff_holds_every_word_of_both_texts() -> None:
     before, after = "never explain it to anyone at all", "always explain it to those at school"
     pieces = word_diff(before, after)
     for text, gone in ((before, "new"), (after, "gone")):
-        assert " ".join(one.text for one in pieces if one.kind != gone) == text
-    assert {one.text for one in pieces if one.kind == "same"} == {"explain it to", "at"}
+        assert " ".join(piece.text for piece in pieces if piece.kind != gone) == text
+    assert {piece.text for piece in pieces if piece.kind == "same"} == {"explain it to", "at"}
     long = " ".join(map(str, range(MOST_WORDS + 1)))
-    assert [one.kind for one in word_diff(long, "0 1")] == ["gone", "new"]
+    assert [piece.kind for piece in word_diff(long, "0 1")] == ["gone", "new"]
     assert word_diff("", "") == []
 
 

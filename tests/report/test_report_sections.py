@@ -91,7 +91,7 @@ def test_a_sources_change_has_its_own_interval_where_one_was_stored(tmp_path: Pa
     change = change_section(made.run)
     assert change is not None
     stored = {row.name: row.difference for row in change.by_source}
-    assert stored == {name: tuple(one["interval"]) for name, one in metrics["tpa_change_by_source"].items()}
+    assert stored == {name: tuple(by_source["interval"]) for name, by_source in metrics["tpa_change_by_source"].items()}
     assert "no interval of the change was stored" not in render(made.run, config_of())
     del metrics["tpa_change_by_source"]
     place.write_text(json.dumps(metrics))
@@ -103,7 +103,7 @@ def test_a_sources_change_has_its_own_interval_where_one_was_stored(tmp_path: Pa
 
 def test_every_kind_of_answer_is_shown_early(made: MadeRun) -> None:
     answers = answers_section(made.run, config_of("report.examples=4").report)
-    assert [one.verdict for one in answers] == ["lost", "gained", "still complies", "lost"]
+    assert [answer.verdict for answer in answers] == ["lost", "gained", "still complies", "lost"]
     assert [a.verdict for a in answers_section(made.run, config_of().report)].count("gained") == 4
 
 
@@ -172,7 +172,7 @@ def test_refused_rows_come_with_examples_and_their_line(made: MadeRun) -> None:
     assert (source, line) == ("bad.jsonl", 2)
     assert detail is not None
     assert "SECRET bad 1" in detail.text
-    assert [(one.kind, one.pairs) for one in problems.judge_errors] == [("unreadable", 2)]
+    assert [(error.kind, error.pairs) for error in problems.judge_errors] == [("unreadable", 2)]
 
 
 def test_the_lineage_names_policy_data_models_and_command(made: MadeRun) -> None:
@@ -198,7 +198,9 @@ def test_labels_damaged_on_purpose_are_disclosed(tmp_path: Path) -> None:
     manifest = made.run.scored.place / "manifest.json"
     noise = {"noise flip": 1200, "noise swap": 34}
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"noise": noise}))
-    (said,) = [one for one in report_sections(made.run, config_of())["warnings"] if "on purpose" in one.text]
+    (said,) = [
+        warning for warning in report_sections(made.run, config_of())["warnings"] if "on purpose" in warning.text
+    ]
     assert said.level == "bad"
     assert said.text.startswith("The labels of 1,234 training rows were damaged")
     assert said.text.endswith("1,200 by flip, 34 by swap.")
@@ -216,7 +218,7 @@ def test_a_run_in_s3_is_made_again_from_the_configuration_on_the_page(tmp_path: 
 
 
 def test_what_puts_the_result_in_doubt_is_said(made: MadeRun) -> None:
-    said = " ".join(one.text for one in report_sections(made.run, config_of())["warnings"])
+    said = " ".join(warning.text for warning in report_sections(made.run, config_of())["warnings"])
     for part in (
         "60 % of the INVERT conflicts",
         "5 of 25 rows",
@@ -229,7 +231,7 @@ def test_what_puts_the_result_in_doubt_is_said(made: MadeRun) -> None:
     assert "judge of triage" not in said
     place = made.run.evaluation.place / "metrics.json"
     place.write_text(json.dumps(json.loads(place.read_text()) | {"judge_is_triage_judge": True}))
-    said = " ".join(one.text for one in report_sections(made.run, config_of())["warnings"])
+    said = " ".join(warning.text for warning in report_sections(made.run, config_of())["warnings"])
     assert "The judge of these answers is the judge of triage" in said
 
 
@@ -266,17 +268,17 @@ def test_what_later_stages_store_is_shown(tmp_path: Path) -> None:
     manifest.write_text(json.dumps(stored))
     (made.run.scored.place / "resources.json").write_text(json.dumps({"peak_memory_bytes": 3 << 30}))
     place = made.run.evaluation.place / "metrics.json"
-    one = {"base": {"plain": 40.0}, "realigned": {"plain": 10.0}}
-    intervals = {model: {"plain": [5.0, 50.0]} for model in one}
-    n = {model: {"plain": 20} for model in one}
+    rates = {"base": {"plain": 40.0}, "realigned": {"plain": 10.0}}
+    intervals = {model: {"plain": [5.0, 50.0]} for model in rates}
+    n = {model: {"plain": 20} for model in rates}
     step = {"run": "runs/first", "policy": {"name": "old", "version": "3"}, "method": "trace"}
     metrics = {
-        "tpa_interval": {m: {g: [10.0, 90.0] for g in ("all", "INVERT", "RETAIN")} for m in one},
+        "tpa_interval": {m: {g: [10.0, 90.0] for g in ("all", "INVERT", "RETAIN")} for m in rates},
         "tpa_change": {"all": {"change": 25.0, "interval": [5.0, 45.0]}},
-        "attacks": {"asr": one, "asr_interval": intervals, "n": n, "unclear": n, "unclear_counts_as": "success"}
+        "attacks": {"asr": rates, "asr_interval": intervals, "n": n, "unclear": n, "unclear_counts_as": "success"}
         | {"asr_unclear_failure": {"base": {"plain": 30.0}, "realigned": {"plain": 0.0}}},
         "drift": {"kl_to_base": 0.0123, "ppl_base": 3.0, "ppl_realigned": 3.5, "drift_tokens": 10.0},
-        "capability": {m: {"results": {"mmlu": {"acc": {"value": 0.7, "stderr": 0.01}}}} for m in one},
+        "capability": {m: {"results": {"mmlu": {"acc": {"value": 0.7, "stderr": 0.01}}}} for m in rates},
         "lineage": [step | {"tpa": None}, step | {"run": "runs/second", "tpa": {"base": 12.0, "realigned": 95.5}}],
     }
     place.write_text(json.dumps(json.loads(place.read_text()) | metrics))

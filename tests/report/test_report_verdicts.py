@@ -107,7 +107,7 @@ def test_a_change_is_good_or_bad_only_where_it_is_clear(
     card = sections.card("change", "What changed in the model?", change=change)
     assert (card.tone, card.answer) == (tone, f"{base} → {realigned} %")
     assert ("unclear" in card.sentence or "no change seen" in card.sentence) is (tone == "warn")
-    said = [one.text for one in sections.warned(change=change)]
+    said = [warning.text for warning in sections.warned(change=change)]
     assert ("The change in agreement is smaller than its uncertainty." in said) is (tone == "warn")
 
 
@@ -127,11 +127,11 @@ def test_a_loss_of_what_was_kept_is_weighed_by_its_size_and_certainty(
     rows = [row_of("all", 40, 60, (10.0, 30.0), 5.0), row_of("RETAIN", 80, realigned, difference, 5.0)]
     change = replace(sections.change, by_category=rows)
     assert sections.card("worse", "Was anything lost?", change=change).tone == tone
-    told = [one for one in sections.warned(change=change) if one.text.startswith("RETAIN: compliance")]
-    assert [one.level for one in told] == ([level] if level else [])
+    told = [warning for warning in sections.warned(change=change) if warning.text.startswith("RETAIN: compliance")]
+    assert [warning.level for warning in told] == ([level] if level else [])
     loose = sections.warned(change=change, anchored=False)
-    bad = [one for one in (*told, *loose) if one.level == "bad" and one.text.startswith("RETAIN")]
-    remedies = [one.remedy.partition(",")[0] for one in bad]
+    bad = [warning for warning in (*told, *loose) if warning.level == "bad" and warning.text.startswith("RETAIN")]
+    remedies = [warning.remedy.partition(",")[0] for warning in bad]
     assert remedies == (
         ["raise objective.alpha_kl", "hold RETAIN by objective.RETAIN.loss=kl"] if tone == "bad" else []
     )
@@ -140,7 +140,7 @@ def test_a_loss_of_what_was_kept_is_weighed_by_its_size_and_certainty(
 def test_what_puts_a_result_in_doubt_comes_before_what_is_worth_a_look(sections: Sections) -> None:
     change = replace(sections.change, judge_is_triage_judge=True)
     lineage = replace(sections.lineage, noise={"noise flip": 7, "noise swap": 2})
-    levels = [one.level for one in sections.warned(change=change, lineage=lineage)]
+    levels = [warning.level for warning in sections.warned(change=change, lineage=lineage)]
     assert levels == ["bad"] * levels.count("bad") + ["note"] * levels.count("note")
     assert min(levels.count("bad"), levels.count("note")) >= 2
     undecided = replace(sections.gap, overall=Shares("all", {"INVERT": 1, "ABSTAIN": 1}))
@@ -162,14 +162,14 @@ def test_a_gap_is_doubted_on_the_far_side_of_its_limits_only(
     gap = replace(sections.gap, rows_in=100, rejects=rejects, overall=Shares("all", counts))
     problems = replace(sections.problems, refused=[Refused("triage", "broken_json", rejects, [])])
     found = sections.warned(gap=gap, problems=problems, judge=None, impact=None, change=None)
-    assert [one.text for one in found] == said
-    assert all(one.level == "bad" for one in found if "refused" in one.text)
+    assert [warning.text for warning in found] == said
+    assert all(warning.level == "bad" for warning in found if "refused" in warning.text)
 
 
 def test_training_pairs_whose_prompts_are_held_out_are_told_however_few(sections: Sections) -> None:
     gap = replace(sections.gap, rows_in=1000, rejects=1)
     problems = replace(sections.problems, refused=[Refused("triage", "held_out_prompt", 1, [])])
-    (found,) = [one for one in sections.warned(gap=gap, problems=problems) if "refused" in one.text]
+    (found,) = [warning for warning in sections.warned(gap=gap, problems=problems) if "refused" in warning.text]
     assert (found.level, found.text) == ("note", "1 training pairs were refused: their prompts are held out.")
 
 
@@ -178,7 +178,7 @@ def test_a_share_of_refused_pairs_is_of_all_that_ranked_sets_made(sections: Sect
     for extra, said in ((0, ["3 of 100 rows are refused"]), (150, ["3 of 250 pairs are refused"]), (200, [])):
         gap = replace(sections.gap, rows_in=100, extra=extra, rejects=3)
         warned = sections.warned(gap=gap, problems=problems, judge=None, impact=None, change=None)
-        assert [one.text.partition(" (")[0] for one in warned if "refused" in one.text] == said
+        assert [warning.text.partition(" (")[0] for warning in warned if "refused" in warning.text] == said
 
 
 @pytest.mark.parametrize(
@@ -189,10 +189,10 @@ def test_a_share_of_refused_pairs_is_of_all_that_ranked_sets_made(sections: Sect
 def test_less_than_strong_agreement_with_labels_is_said(sections: Sections, kappa: float | None, said: str) -> None:
     audit = replace(sections.audit, figures=dict(sections.audit.figures, kappa=kappa))
     warned = sections.warned(judge=replace(sections.judge, audit=audit), gap=None, impact=None, change=None)
-    assert [one.text for one in warned] == (
+    assert [warning.text for warning in warned] == (
         [f"Judge and labels agree {said} (kappa {kappa:.2f})."] if said and kappa is not None else []
     )
-    assert [one.level for one in warned] == {"": [], "only moderately": ["note"], "poorly": ["bad"]}[said]
+    assert [warning.level for warning in warned] == {"": [], "only moderately": ["note"], "poorly": ["bad"]}[said]
 
 
 @pytest.mark.parametrize(("unclear", "said"), [(0, False), (16, False), (17, True)])
@@ -202,7 +202,7 @@ def test_unreadable_answers_are_said_from_2_percent_of_both_models(
     """2 % of 400 prompts answered by two models are 16 answers."""
     row = replace(row_of("all", 40, 60, (10.0, 30.0), 5.0), prompts=400)
     change = replace(sections.change, by_category=[row], unclear={"base": unclear, "realigned": 0})
-    texts = [one.text for one in sections.warned(change=change, gap=None, judge=None, impact=None)]
+    texts = [warning.text for warning in sections.warned(change=change, gap=None, judge=None, impact=None)]
     assert texts == ([f"{unclear} answers had no readable verdict and count as violating."] if said else [])
 
 
@@ -210,7 +210,7 @@ def test_unreadable_answers_are_said_from_2_percent_of_both_models(
 def test_conflicts_of_no_weight_are_said_from_half_of_them(sections: Sections, share: float, said: bool) -> None:
     summary = {"INVERT": dict(sections.impact.summary["INVERT"], share_clamped=share)}
     warned = sections.warned(impact=replace(sections.impact, summary=summary), gap=None, judge=None, change=None)
-    assert ["of the INVERT conflicts have no positive impact" in one.text for one in warned] == [True] * said
+    assert ["of the INVERT conflicts have no positive impact" in warning.text for warning in warned] == [True] * said
     uniform = replace(sections.impact, summary=summary, weights_kind="uniform")
     assert sections.warned(impact=uniform, gap=None, judge=None, change=None) == []
 

@@ -41,7 +41,7 @@ def test_a_page_follows_a_run_from_triage_to_its_end(tmp_path: Path) -> None:
     stored = Counter(row["category"] for row in made.run.triaged.read().to_pylist())
     assert live.decided == 0  # a made run's manifest counts no categories
     assert sum(stored.values()) == made.rows
-    assert {one.title for one in live.curves} == {"loss of a pair"}
+    assert {curve.title for curve in live.curves} == {"loss of a pair"}
     assert live.steps[-1]["step"] == 5
     assert (live.memory_gib, live.cost.seconds) == (2.5, 120)
     said = text(live_fragment(made.run))
@@ -74,11 +74,11 @@ def test_a_file_that_is_cut_short_does_not_end_the_watch(tmp_path: Path) -> None
 
 
 def test_a_curve_spans_its_values_and_zero() -> None:
-    one = drawn("loss", "", {"INVERT": [(1, 2.0), (3, 6.0)], "RETAIN": [(2, -2.0)]})
-    assert (one.low, one.high, one.last_step) == (-2.0, 6.0, 3)
-    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in one.series["INVERT"].split())
+    curve = drawn("loss", "", {"INVERT": [(1, 2.0), (3, 6.0)], "RETAIN": [(2, -2.0)]})
+    assert (curve.low, curve.high, curve.last_step) == (-2.0, 6.0, 3)
+    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in curve.series["INVERT"].split())
     assert (x0, x1, y1) == (4.0, WIDTH - 4, 4.0)
-    assert float(one.series["RETAIN"].split(",")[1]) == HEIGHT - 4
+    assert float(curve.series["RETAIN"].split(",")[1]) == HEIGHT - 4
     assert y0 == pytest.approx(HEIGHT - 4 - (HEIGHT - 8) / 2)
 
 

@@ -46,10 +46,12 @@ def exported(folder: Path) -> tuple[int, int]:
 def test_sides_and_weights(tmp_path: Path) -> None:
     assert exported(tmp_path) == (3, 1)
     found = pads.dataset(tmp_path / "out").to_table().sort_by("pair_id").to_pylist()
-    sides = [(one["prompt"][0]["content"], one["chosen"][0]["content"], one["rejected"][0]["content"]) for one in found]
+    sides = [
+        (pair["prompt"][0]["content"], pair["chosen"][0]["content"], pair["rejected"][0]["content"]) for pair in found
+    ]
     assert sides == [("p1", "r1", "c1"), ("p2", "y2", "c2"), ("p4", "c4", "r4")]
-    assert [one["weight"] for one in found] == [0.5, 1.0, 2.0]
-    assert {turn["role"] for one in found for turn in one["chosen"] + one["rejected"]} == {"assistant"}
+    assert [pair["weight"] for pair in found] == [0.5, 1.0, 2.0]
+    assert {turn["role"] for pair in found for turn in pair["chosen"] + pair["rejected"]} == {"assistant"}
 
 
 def test_a_used_folder_is_left_alone(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_model_that_changed_in_its_folder_is_another_input(run: Run, model: Pa
 
     before = found()
     (model / "model.safetensors").write_bytes(b"WEIGHTS")
-    assert [one == other for one, other in zip(before, found(), strict=True)] == [False] * 5
+    assert [old == other for old, other in zip(before, found(), strict=True)] == [False] * 5
 
 
 def test_a_task_file_that_changed_is_another_input_of_the_evaluation(run: Run, model: Path, tmp_path: Path) -> None:

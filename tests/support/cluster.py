@@ -169,7 +169,7 @@ class TokenCluster:
         """Tells Ray that a node goes, as a worker pod's preStop hook does."""
         known = self.listed("nodes")
         name = str(self.nodes.index(node))
-        identity = next(one["node_id"] for one in known if one["labels"].get("drill") == name)
+        identity = next(known_node["node_id"] for known_node in known if known_node["labels"].get("drill") == name)
         reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "drill"]
         address = f"--address=127.0.0.1:{self.gcs_port}"
         return self.ray(

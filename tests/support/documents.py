@@ -44,7 +44,7 @@ def blocks(path: Path) -> list[Block]:
     """Returns the fenced blocks, then the indented ones."""
     text = path.read_text()
     indented = [re.sub(r"(?m)^ {4}", "", m[1]) for m in _INDENTED.finditer(_FENCED.sub("", text))]
-    return [Block(m[1], m[2]) for m in _FENCED.finditer(text)] + [Block("", one) for one in indented]
+    return [Block(m[1], m[2]) for m in _FENCED.finditer(text)] + [Block("", block) for block in indented]
 
 
 def spans(path: Path) -> list[str]:

@@ -81,7 +81,7 @@ def labels(folder: Path, run: Run) -> str:
 def labelled(folder: Path, said: list[tuple[str, bool, bool]], name: str = "labels") -> str:
     names = ("pair_id", "violates_chosen", "violates_rejected")
     place = folder / f"{name}.jsonl"
-    place.write_text("".join(json.dumps(dict(zip(names, one, strict=True))) + "\n" for one in said))
+    place.write_text("".join(json.dumps(dict(zip(names, values, strict=True))) + "\n" for values in said))
     return str(place)
 
 
@@ -112,7 +112,7 @@ def test_rows_are_those_of_a_fresh_triage_and_nothing_is_judged(
             assert (run.place / file).exists() == (fresh.place / file).exists()
         seen.append(rows(run))
     assert not decide_run(run, config, config)
-    assert all(one != other for one, other in itertools.pairwise(seen)), "each of the settings makes a difference"
+    assert all(mine != other for mine, other in itertools.pairwise(seen)), "each of the settings makes a difference"
 
 
 def test_a_judge_that_the_limits_refuse_leaves_the_run_as_it_was(
@@ -182,7 +182,7 @@ def test_a_refused_judges_remedy_is_followed_and_its_verdicts_are_kept(
 ) -> None:
     config = configured(plain, folder, fake)
     ids = [row["pair_id"] for row in rows(triage(config, folder, "ids"))]
-    wrong = labelled(folder, [(one, i % 2 == 0, i % 2 == 1) for i, one in enumerate(ids)])
+    wrong = labelled(folder, [(pair_id, i % 2 == 0, i % 2 == 1) for i, pair_id in enumerate(ids)])
     strict = changed(config, audit_labels=wrong, min_auc=0.99)
     with pytest.raises(JudgeRejectedError, match=r"lower triage\.min_auc knowingly"):
         triage(strict, folder, "run")

@@ -60,7 +60,9 @@ def corpus(folder: Path, number: int) -> list[str]:
     """Writes pairs of which the chosen one is BAD every other time; returns their ids."""
     pairs = [(f"q{i}", f"{'BAD' if i % 2 else 'good'} c{i}", f"good r{i}") for i in range(number)]
     names = ("prompt", "chosen", "rejected")
-    (folder / "x.jsonl").write_text("".join(json.dumps(dict(zip(names, one, strict=True))) + "\n" for one in pairs))
+    (folder / "x.jsonl").write_text(
+        "".join(json.dumps(dict(zip(names, values, strict=True))) + "\n" for values in pairs)
+    )
     return [pair_id([{"role": "user", "content": prompt}], good, bad) for prompt, good, bad in pairs]
 
 

@@ -52,11 +52,19 @@ def candidates(number: int) -> list[Candidate]:
 def test_every_kind_is_drawn_alike_and_the_worthiest_come_first() -> None:
     made = candidates(300)
     chosen = draw(made, 30)
-    assert Counter(one.kind for one in chosen) == {("INVERT", "x"): 10, ("RETAIN", "x"): 10, ("PUNISH", "y"): 10}
-    assert [one.worth for one in chosen] == sorted((one.worth for one in chosen), reverse=True)
-    best = sorted((one for one in made if one.kind[0] == "INVERT"), key=lambda one: -one.worth)[:5]
+    assert Counter(candidate.kind for candidate in chosen) == {
+        ("INVERT", "x"): 10,
+        ("RETAIN", "x"): 10,
+        ("PUNISH", "y"): 10,
+    }
+    assert [candidate.worth for candidate in chosen] == sorted((candidate.worth for candidate in chosen), reverse=True)
+    best = sorted(
+        (candidate for candidate in made if candidate.kind[0] == "INVERT"), key=lambda candidate: -candidate.worth
+    )[:5]
     assert set(best) <= set(chosen), "half of a kind by its worth"
-    assert len([one for one in chosen if one.kind[0] == "INVERT" and one.worth < 0.9]) >= 3, "and half by chance"
+    assert len([candidate for candidate in chosen if candidate.kind[0] == "INVERT" and candidate.worth < 0.9]) >= 3, (
+        "and half by chance"
+    )
 
 
 def test_the_same_pairs_are_drawn_in_whatever_pieces_they_come() -> None:
@@ -109,14 +117,14 @@ def test_pairs_are_drawn_from_a_run_and_from_a_corpus_that_nobody_judged(
     assert f"trace-ray decide --run {opened.place.path} triage.review_labels=labels.jsonl" in told
     judged = data_of(tmp_path / "a.html")
     assert len(judged["pairs"]) == 12
-    assert all(one["said"] is not None for one in judged["pairs"])
+    assert all(pair["said"] is not None for pair in judged["pairs"])
     policy = tmp_path / "p.yaml"
     policy.write_text("policy: {name: p, text: Nothing BAD.}\n")
     words = ["sample", "-c", str(policy), "--corpus", f"{tmp_path}/x.jsonl", "--out", str(tmp_path / "b.html")]
     assert "30 pairs" in command(*words)
     fresh = data_of(tmp_path / "b.html")["pairs"]
-    assert {one["id"] for one in fresh} == set(opened.triaged.read(["pair_id"])["pair_id"].to_pylist())
-    assert {one["said"] for one in fresh} == {None}
+    assert {pair["id"] for pair in fresh} == set(opened.triaged.read(["pair_id"])["pair_id"].to_pylist())
+    assert {pair["said"] for pair in fresh} == {None}
     with pytest.raises(UserError, match="one of them"):
         command("sample", "--out", "x.html")
 
@@ -188,11 +196,11 @@ def test_raters_are_merged_and_what_they_differ_on_is_decided(run: tuple[Run, Co
     told = command("merge", *files, *words)
     assert "2 raters, Krippendorff's alpha" in told
     assert "2 left on which they differ" in told
-    assert {one["id"] for one in data_of(tmp_path / "open.html")["pairs"]} == set(ids[:2])
+    assert {pair["id"] for pair in data_of(tmp_path / "open.html")["pairs"]} == set(ids[:2])
     decided = rater(tmp_path, "chair", {ids[0]: (True, False), ids[1]: (True, True)})
     assert "0 left" in command("merge", *files, "--out", str(tmp_path / "all.jsonl"), "--decided", str(decided))
     said = read_labels(place(tmp_path / "all.jsonl"))
-    assert said == {p: Label(*one) for p, one in (first | {ids[0]: (True, False), ids[1]: (True, True)}).items()}
+    assert said == {p: Label(*answer) for p, answer in (first | {ids[0]: (True, False), ids[1]: (True, True)}).items()}
 
 
 def test_of_three_raters_two_are_enough(tmp_path: Path) -> None:

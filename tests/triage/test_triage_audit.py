@@ -31,8 +31,8 @@ def draw(rng: np.random.Generator, pairs: int, noise: float = 1.0, tilt: float =
 
 
 def flat(pairs: list[Labelled]) -> tuple[Any, Any]:
-    return np.array([bit for one in pairs for bit in one.label]), np.array(
-        [p for one in pairs for p in (one.p_chosen, one.p_rejected)]
+    return np.array([bit for pair in pairs for bit in pair.label]), np.array(
+        [p for pair in pairs for p in (pair.p_chosen, pair.p_rejected)]
     )
 
 
@@ -45,8 +45,8 @@ def test_the_figures_equal_scikit_learns() -> None:
     assert figures["auc"] == pytest.approx(roc_auc_score(truth, said))
     assert figures["accuracy"] == pytest.approx(accuracy_score(truth, said >= 0.5))
     assert figures["kappa"] == pytest.approx(cohen_kappa_score(truth, said >= 0.5))
-    want = [categorise(not one.label.chosen, not one.label.rejected).value for one in pairs]
-    got = [categorise(complies(one.p_chosen, 0.5, 0), complies(one.p_rejected, 0.5, 0)).value for one in pairs]
+    want = [categorise(not pair.label.chosen, not pair.label.rejected).value for pair in pairs]
+    got = [categorise(complies(pair.p_chosen, 0.5, 0), complies(pair.p_rejected, 0.5, 0)).value for pair in pairs]
     names = sorted({*want, *got})
     table = confusion_matrix(want, got, labels=names)
     cells = {f"{a}->{b}": int(table[i, j]) for i, a in enumerate(names) for j, b in enumerate(names) if table[i, j]}
@@ -117,9 +117,9 @@ def test_the_stated_rate_holds_on_fresh_data() -> None:
             refused += 1  # an unlucky sample: the run would stop, which breaks no promise
             continue
         fresh = draw(rng, 20_000, tilt=2.0)
-        p = np.array([(one.p_chosen, one.p_rejected) for one in fresh])
+        p = np.array([(pair.p_chosen, pair.p_rejected) for pair in fresh])
         names = decision_of(figures["decision"]).categories(*p.T)
-        inverted = np.array([one.label.chosen and not one.label.rejected for one in fresh])
+        inverted = np.array([pair.label.chosen and not pair.label.rejected for pair in fresh])
         said = names == "INVERT"
         missed += float((said & ~inverted).sum() / said.sum()) > rate
         coverage.append(float((names != "ABSTAIN").mean()))
@@ -163,8 +163,8 @@ def test_a_judge_passes_at_its_limit_and_not_above() -> None:
 def test_the_band_is_the_narrowest_that_holds() -> None:
     rng = np.random.default_rng(6)
     pairs = draw(rng, 3000)
-    p = np.array([(one.p_chosen, one.p_rejected) for one in pairs])
-    inverted = np.array([one.label.chosen and not one.label.rejected for one in pairs])
+    p = np.array([(pair.p_chosen, pair.p_rejected) for pair in pairs])
+    inverted = np.array([pair.label.chosen and not pair.label.rejected for pair in pairs])
     band = choose_band(p[:, 0], p[:, 1], inverted, 0.5, 0.0, 0.1, 0.9)
     assert band is not None
     assert 0 < band < 0.5

@@ -55,7 +55,7 @@ def test_figures_are_stored_with_the_run_and_make_a_decision(run: Run, tmp_path:
         {"pair_id": f"{i:04d}", "violates_chosen": i % 10 >= 3, "violates_rejected": i % 2 == 0} for i in range(150)
     ]
     path = tmp_path / "labels.jsonl"
-    path.write_text("".join(json.dumps(one) + "\n" for one in labels))
+    path.write_text("".join(json.dumps(label) + "\n" for label in labels))
     figures = audit(run, path, "--calibration", "platt")
     stored = json.loads((run.place / "audit.json").read_text())
     curve = stored.pop("roc")  # hundreds of numbers: kept, not printed

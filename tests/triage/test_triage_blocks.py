@@ -39,9 +39,7 @@ class Table:
     def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
         self.asked += zip(requests, responses, strict=True)
         said = [text.split()[0] for text in responses]
-        return [
-            Opinion(None, "unreadable: mumbles") if one == "?" else Opinion(float(one) + self.shift) for one in said
-        ]
+        return [Opinion(None, "unreadable: mumbles") if p == "?" else Opinion(float(p) + self.shift) for p in said]
 
     def clauses(self, _requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...]]:
         return [(f"clause of {text}",) for text in responses]
@@ -177,7 +175,10 @@ def test_a_second_judge_that_gives_no_verdict_leaves_the_pair_undecided(neighbou
     class Silent(Table):
         def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
             made = super().opinions(requests, responses)
-            return [Opinion(None, "unreadable") if a == "mute" else one for a, one in zip(requests, made, strict=True)]
+            return [
+                Opinion(None, "unreadable") if a == "mute" else opinion
+                for a, opinion in zip(requests, made, strict=True)
+            ]
 
     decided = categories(pairs(("mute", "0.9", "0.1"), *neighbours), second=bench(Silent()))
     assert decided.triaged["category"].to_pylist() == ["ABSTAIN", *["INVERT"] * len(neighbours)]
@@ -210,7 +211,7 @@ def test_the_store_saves_every_call_and_only_what_is_final(tmp_path: Path) -> No
     class Flaky(Table):
         def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
             made = super().opinions(requests, responses)
-            return [one._replace(final=False) if one.p_violates is None else one for one in made]
+            return [opinion._replace(final=False) if opinion.p_violates is None else opinion for opinion in made]
 
     block = pairs(("a", "0.1 x", "0.9 y"), ("z", "0.1 x", "?"))
     first, second = Flaky(), Flaky()
@@ -257,7 +258,7 @@ def test_a_poison_response_is_found_and_the_rest_judged_once(tmp_path: Path) -> 
         code, starts = child.exitcode, starts + 1
         assert starts < 8
     found = Guard(place(tmp_path / "guard"), 16).judge(["q"] * 40, texts, lambda _q, _r: pytest.fail("judged again"))
-    assert [one.p_violates if one else None for one in found] == [
+    assert [opinion.p_violates if opinion else None for opinion in found] == [
         None if "POISON" in text else float(len(text)) for text in texts
     ]
     asked = (tmp_path / "asked").read_text().splitlines()
@@ -316,7 +317,7 @@ def test_what_kills_the_corrector_has_no_draft_and_the_rest_have(tmp_path: Path)
         with pytest.raises(KeyboardInterrupt):
             GuardedCorrector(corrector, Guard(place(tmp_path), 4)).drafts(["q"] * 3, ["a", "STOP", "b"])
     drafts = GuardedCorrector(corrector, Guard(place(tmp_path), 4)).drafts(["q"] * 3, ["a", "STOP", "b"])
-    assert [one.text for one in drafts] == ["better a", None, "better b"]
+    assert [draft.text for draft in drafts] == ["better a", None, "better b"]
 
 
 def test_a_killing_response_makes_its_pairs_rejects() -> None:

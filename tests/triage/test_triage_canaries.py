@@ -18,9 +18,9 @@ class Reader:
         self.weaknesses, self.longest = weaknesses, longest
 
     def opinions(self, _requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
-        return [self.one(text) for text in responses]
+        return [self.opinion(text) for text in responses]
 
-    def one(self, text: str) -> Opinion:
+    def opinion(self, text: str) -> Opinion:
         if len(text) > self.longest:
             return Opinion(None, "too long for the judge")
         return Opinion(0.9 if "BAD" in text and not any(word in text for word in self.weaknesses) else 0.1)

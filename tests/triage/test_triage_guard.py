@@ -123,7 +123,7 @@ def test_answers_that_are_not_final_are_asked_for_again_and_they_alone(tmp_path:
     texts = ["a", "unlucky", "b"]
     guard = Guard(place(tmp_path), 2, witness())
     for tries in (1, 2):
-        assert [one.final for one in guard.judge(["q"] * 3, texts, ask) if one] == [True, False, True]
+        assert [opinion.final for opinion in guard.judge(["q"] * 3, texts, ask) if opinion] == [True, False, True]
         assert asked.count("unlucky") == tries
     up = True
     assert guard.judge(["q"] * 3, texts, ask) == [Opinion(0.5)] * 3

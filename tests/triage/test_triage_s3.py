@@ -52,8 +52,8 @@ def test_every_step_works_there(s3: StorageConfig) -> None:
         deciding({"block": block})
     assert set(work.finished("judge")) == set(work.finished("decide")) == {0, 1, 2, 3}
     assert _account(run, ReadRows(41, tally["row_sum"], 4)) == {"broken_json": 1}
-    counts = [one["counts"] for one in work.finished("decide").values()]
-    assert sum(one.get("train INVERT", 0) + one.get("test INVERT", 0) for one in counts) == 20
+    counts = [finished["counts"] for finished in work.finished("decide").values()]
+    assert sum(count.get("train INVERT", 0) + count.get("test INVERT", 0) for count in counts) == 20
     assert _write_review(run, work) is None
     work.review(0).write_text("line\n")
     assert _write_review(run, work) == "review.jsonl"

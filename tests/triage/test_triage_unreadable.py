@@ -67,7 +67,7 @@ def test_the_share_is_looked_at_while_judging_goes_on(
     with pytest.raises(JudgeRejectedError, match=r"limit triage.max_unreadable=0.5; most often: unreadable"):
         judge(tmp_path, config, rows(READ, *[MUTE] * 39), 40)
     done = Work.of(run(tmp_path)).finished("judge")
-    assert 10 <= sum(one["rows"] for one in done.values()) < 40
+    assert 10 <= sum(tally["rows"] for tally in done.values()) < 40
 
 
 @pytest.mark.parametrize(("limit", "refused"), [(0.49, True), (0.5, False)])

@@ -70,7 +70,7 @@ def test_a_repeated_pair_is_audited_once(tmp_path: Path) -> None:
     known = task(tmp_path, rows, config)
     JudgeActor(known, None)({"block": 0})
     labelled = labelled_of([known.work.verdicts(0)], None)
-    assert [one.p_chosen for one in labelled] == [1.0, 0.0]
+    assert [pair.p_chosen for pair in labelled] == [1.0, 0.0]
     assert audit(labelled, config)["pairs"] == 2
 
 
@@ -124,7 +124,7 @@ def test_judging_and_correcting_share_a_budget_that_resumes_keep(
         assert sum(fake.asked.values()) == asked
     decided = triage(asked_to_judge + 50)
     assert decided.counts["corrections_kept"] == 3
-    recorded = [decided.used["requests"], *(one["requests"] for one in Work.of(run(tmp_path)).unfinished_use())]
+    recorded = [decided.used["requests"], *(used["requests"] for used in Work.of(run(tmp_path)).unfinished_use())]
     judged = Work.of(run(tmp_path)).finished("judge")[0]["counts"]["requests"]
     assert sum(recorded) + judged == sum(fake.asked.values())
 

@@ -28,7 +28,7 @@ for (const controls of document.querySelectorAll("[data-search]")) {
   const list = document.getElementById(name);
   const first = [...list.children];
   let entries = first;
-  const [input, status, sort] = ["input", "[role=status]", "[data-sort]"].map((one) => controls.querySelector(one));
+  const [input, status, sort] = ["input", "[role=status]", "[data-sort]"].map((selector) => controls.querySelector(selector));
   const selects = [...controls.querySelectorAll("select[data-key]")];
   const more = document.querySelector(`[data-more="${name}"]`);
   const texts = new Map(first.map((entry) => [entry, `${entry.textContent} ${entry.dataset.id || ""}`.toLowerCase()]));
@@ -37,7 +37,7 @@ for (const controls of document.querySelectorAll("[data-search]")) {
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
     let found = 0;
     for (const entry of entries) {
-      const fits = selects.every((one) => !one.value || (entry.dataset[one.dataset.key] || "").split("\n").includes(one.value))
+      const fits = selects.every((select) => !select.value || (entry.dataset[select.dataset.key] || "").split("\n").includes(select.value))
         && words.every((word) => texts.get(entry).includes(word));
       found += fits;
       entry.hidden = !fits || found > limit;
@@ -49,11 +49,11 @@ for (const controls of document.querySelectorAll("[data-search]")) {
   const filter = () => { room = PAGE; show(); };
   const choose = (wanted) => {
     input.value = "";
-    for (const one of selects) one.value = wanted[one.dataset.key] || "";
+    for (const select of selects) select.value = wanted[select.dataset.key] || "";
     filter();
   };
   input.addEventListener("input", filter);
-  for (const one of selects) one.addEventListener("change", filter);
+  for (const select of selects) select.addEventListener("change", filter);
   sort?.addEventListener("change", () => {
     const key = sort.value.replace("-", "");
     const sign = sort.value.startsWith("-") ? -1 : 1;
@@ -93,7 +93,7 @@ for (const part of document.querySelectorAll("[data-filter]")) {
 }
 for (const button of document.querySelectorAll("[data-reveal]")) {
   button.addEventListener("click", () => {
-    for (const one of document.querySelectorAll(`#${button.dataset.reveal} details.redacted`)) one.open = true;
+    for (const details of document.querySelectorAll(`#${button.dataset.reveal} details.redacted`)) details.open = true;
   });
 }
 // Review: accept, overrule or leave open what the judge said; the file is what triage.review_labels reads.
@@ -102,7 +102,7 @@ if (download) {
   const key = `trace-ray review ${document.documentElement.dataset.run}`;
   const said = remember.get(key);
   const entries = [...document.getElementById(download.dataset.download).children];
-  const label = (id, one) => JSON.stringify({ pair_id: id, violates_chosen: one.chosen, violates_rejected: one.rejected, verdict: one.verdict });
+  const label = (id, told) => JSON.stringify({ pair_id: id, violates_chosen: told.chosen, violates_rejected: told.rejected, verdict: told.verdict });
   const tell = () => {
     const number = Object.keys(said).length;
     download.disabled = !number;
@@ -117,10 +117,10 @@ if (download) {
     const judged = chosen ? { chosen: chosen === "true", rejected: rejected === "true" } : null;
     buttons[0].disabled = !judged;
     const draw = () => {
-      const one = said[id];
-      for (const button of buttons) button.setAttribute("aria-pressed", String(one?.verdict === button.dataset.say));
-      bits.hidden = one?.verdict !== "overrule";
-      if (one?.verdict === "overrule") for (const box of boxes) box.checked = one[box.dataset.bit];
+      const given = said[id];
+      for (const button of buttons) button.setAttribute("aria-pressed", String(given?.verdict === button.dataset.say));
+      bits.hidden = given?.verdict !== "overrule";
+      if (given?.verdict === "overrule") for (const box of boxes) box.checked = given[box.dataset.bit];
     };
     const say = (verdict) => {
       if (said[id]?.verdict === verdict) delete said[id];
@@ -136,7 +136,7 @@ if (download) {
     draw();
   }
   download.addEventListener("click", () => {
-    const lines = Object.entries(said).map(([id, one]) => `${label(id, one)}\n`);
+    const lines = Object.entries(said).map(([id, verdict]) => `${label(id, verdict)}\n`);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob(lines, { type: "application/jsonl" }));
     link.download = "review.jsonl";
