@@ -201,7 +201,7 @@ def make_trainer(folder: Path, arguments: argparse.Namespace) -> Any:
 
     config = config_of(arguments)
     threads = torch.get_num_threads()
-    prepare_process(config)
+    prepare_process(config.realign)
     torch.set_num_threads(threads)
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # as Ray Train sets them
     torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)

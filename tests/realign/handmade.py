@@ -177,7 +177,7 @@ def worker(jobs: list[dict[str, Any]]) -> None:
     from trace_ray.realign.setup import prepare_process
 
     configs = [load_config([job["config"]]) for job in jobs]
-    prepare_process(configs[0])
+    prepare_process(configs[0].realign)
     torch.distributed.init_process_group("gloo")
     for job, config in zip(jobs, configs, strict=True):
         _train(job, config)

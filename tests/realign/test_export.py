@@ -76,15 +76,15 @@ def test_empty_or_non_finite_weights_are_not_saved(value: torch.Tensor) -> None:
 
 def test_a_missing_model_is_found_before_any_worker_starts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.path"):
-        check_model(handmade.tiny_config(tmp_path / "absent"))
+        check_model(handmade.tiny_config(tmp_path / "absent").model)
 
 
 def test_a_full_checkpoint_that_lacks_a_weight_is_refused(trained: Path, tmp_path: Path) -> None:
     config = handmade.tiny_config(trained / "model", tune="full", kl_reference="frozen_copy")
     state = {name: p.clone() for name, p in load_model(config.model).named_parameters()}
     save_file(state, tmp_path / "weights.safetensors")
-    assert trained_model(config, tmp_path)
+    assert trained_model(config.model, tmp_path, adapted=False)
     state.pop("model.norm.weight")
     save_file(state, tmp_path / "weights.safetensors")
     with pytest.raises(RuntimeError, match=r"lacks model\.norm\.weight"):
-        trained_model(config, tmp_path)
+        trained_model(config.model, tmp_path, adapted=False)

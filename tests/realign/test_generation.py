@@ -49,10 +49,10 @@ def test_what_is_right_is_left_alone(tmp_path: Path) -> None:
 
 def test_before_a_worker_starts_the_user_hears_of_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config = handmade.tiny_config(handmade.tiny_model(tmp_path))
-    check_model(config)
+    check_model(config.model)
     assert "generation_config" not in capfd.readouterr().err
     write(tmp_path, {"temperature": 0.9})
-    check_model(config)
+    check_model(config.model)
     assert "gets do_sample=True" in " ".join(capfd.readouterr().err.split())
 
 
@@ -61,7 +61,7 @@ def test_what_nothing_mends_is_refused_by_name(tmp_path: Path, stored: dict[str,
     config = handmade.tiny_config(handmade.tiny_model(tmp_path))
     (tmp_path / "generation_config.json").write_text(json.dumps(stored))
     with pytest.raises(UserError, match=r"model\.path: .*mend its generation_config\.json"):
-        check_model(config)
+        check_model(config.model)
 
 
 def test_a_model_without_one_is_no_mistake(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trace_ray.config import Config, RealignConfig
+from trace_ray.config import RealignConfig
 from trace_ray.realign import worker
 from trace_ray.realign.loop import Trainer
 
@@ -54,7 +54,7 @@ def train(monkeypatch: pytest.MonkeyPatch, notice_from: int = 10**9, **realign: 
     info = SimpleNamespace(preempted_node_ids=["node"])
     monkeypatch.setattr(ray.train, "get_preemption_info", lambda: info if trainer.step >= notice_from else None)
     monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
-    worker._train(trainer, Config(realign=RealignConfig(checkpoint_steps=4, **realign)))
+    worker._train(trainer, RealignConfig(checkpoint_steps=4, **realign))
     return trainer.saves
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow.fs as pafs
 
-from trace_ray.config import CapabilityConfig, Config
+from trace_ray.config import CapabilityConfig, Config, StorageConfig
 from trace_ray.config.check import triage_judges
 from trace_ray.errors import UserError
 from trace_ray.evaluate.attacks import attacking_prompts, read_templates
@@ -26,7 +26,7 @@ def unready(config: Config, stages: Sequence[str]) -> Iterator[UserError]:
         ("triage", lambda: check_corrector(config.policy, config.triage)),
         ("realign", lambda: check_trackers(config.realign.trackers)),
         ("evaluate", lambda: check_harness(config.evaluate.capability)),
-        ("triage", lambda: check_store(config)),
+        ("triage", lambda: check_store(config.triage.verdict_store, config.storage)),
     ]
     for stage, work in works:
         try:
@@ -39,14 +39,15 @@ def unready(config: Config, stages: Sequence[str]) -> Iterator[UserError]:
 def _unreadable(config: Config, stages: Sequence[str]) -> Iterator[UserError]:
     """Reads each file as its stage does."""
     triage, evaluate, attacks = config.triage, config.evaluate, config.evaluate.attacks
+    given, storage = (triage, config.storage), config.storage
     reads: list[tuple[str, str, Callable[[], object]]] = [
-        ("triage.audit_labels", triage.audit_labels, lambda: audit_labels(config)),
-        ("triage.audit_file", triage.audit_file, lambda: audit_decision(config)),
-        ("triage.review_labels", triage.review_labels, lambda: review_labels(config)),
+        ("triage.audit_labels", triage.audit_labels, lambda: audit_labels(*given)),
+        ("triage.audit_file", triage.audit_file, lambda: audit_decision(*given)),
+        ("triage.review_labels", triage.review_labels, lambda: review_labels(*given)),
         ("triage.gold_responses", triage.gold_responses, lambda: with_gold(config)),
-        ("evaluate.prompt_file", evaluate.prompt_file, lambda: own_prompts(evaluate, config.storage)),
-        ("evaluate.attacks.prompts", attacks.prompts, lambda: attacking_prompts(attacks, config.storage)),
-        ("evaluate.attacks.templates", attacks.templates, lambda: _templates(config)),
+        ("evaluate.prompt_file", evaluate.prompt_file, lambda: own_prompts(evaluate, storage)),
+        ("evaluate.attacks.prompts", attacks.prompts, lambda: attacking_prompts(attacks, storage)),
+        ("evaluate.attacks.templates", attacks.templates, lambda: _templates(attacks.templates, storage)),
     ]
     for setting, name, read in reads:
         try:
@@ -58,10 +59,10 @@ def _unreadable(config: Config, stages: Sequence[str]) -> Iterator[UserError]:
             yield UserError(setting, name, f"cannot be read: {' '.join(str(error).split())[:160]}")
 
 
-def _templates(config: Config) -> None:
+def _templates(path: str, storage: StorageConfig) -> None:
     """Reads templates on their own: evaluate wants the file even where no prompts are attacked with it."""
     where = "evaluate.attacks.templates"
-    read_templates(expand((config.evaluate.attacks.templates,), config.storage, where)[0])
+    read_templates(expand((path,), storage, where)[0])
 
 
 def check_harness(config: CapabilityConfig) -> None:
@@ -71,12 +72,11 @@ def check_harness(config: CapabilityConfig) -> None:
         raise UserError("evaluate.capability.tasks", list(config.tasks), remedy)
 
 
-def check_store(config: Config) -> None:
+def check_store(store: str, storage: StorageConfig) -> None:
     """Raises UserError where the folder of shared verdicts is a file."""
-    store = config.triage.verdict_store
     if not store:
         return
-    place = locate(store, config.storage)
+    place = locate(store, storage)
     if place.fs.get_file_info(place.path).type == pafs.FileType.File:
         raise UserError("triage.verdict_store", store, "a file is there: name a folder")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trace_ray.config import Config
+from trace_ray.config import Config, ModelConfig
 from trace_ray.errors import UserError
 from trace_ray.realign.card import base_licence, model_card
 from trace_ray.realign.checkpoint import ADAPTER, WEIGHTS
@@ -33,22 +33,24 @@ def export_model(run: Run, config: Config, checkpoint: str, card: dict[str, Any]
     Raises: RuntimeError where weights are empty or not finite; UserError where the reloaded model differs by more than
         rounding explains: nothing is merged then, and the adapter stays.
     """
+    from trace_ray.model.loading import load_model
+
     folder = Path(checkpoint)
     adapted = config.realign.tune == "lora"
     if adapted:
         _publish_adapter(run, folder)
-    trained = trained_model(config, folder)
-    probe = probe_sequences(run, config)
+    trained = trained_model(config.model, folder, adapted=adapted)
+    probe = _probe_sequences(run, config.model.max_length)
     rounded_NV = probe_log_probs(trained, probe)
     with in_float32(trained):
         exact_NV = probe_log_probs(trained, probe)
         merged = trained.merge_and_unload(safe_merge=True) if adapted else trained
     with tempfile.TemporaryDirectory() as made:
-        _save(merged, Path(made), config, card)
+        _save(merged, Path(made), config.model, card)
         del trained, merged
-        found = likeness(exact_NV, rounded_NV, probe_log_probs(_reloaded(made, config), probe))
+        found = likeness(exact_NV, rounded_NV, probe_log_probs(load_model(config.model.exported_to(made)), probe))
         if not found.alike:
-            raise _refusal(run, config, found)
+            raise _refusal(run, found, adapted=adapted)
         upload_files(Path(made), run.model.place / MERGED)
     return found
 
@@ -60,7 +62,7 @@ def _publish_adapter(run: Run, checkpoint: Path) -> None:
     upload_files(checkpoint / ADAPTER, run.model.place / ADAPTER)
 
 
-def _save(merged: Any, folder: Path, config: Config, card: dict[str, Any]) -> None:
+def _save(merged: Any, folder: Path, model: ModelConfig, card: dict[str, Any]) -> None:
     import torch
 
     from trace_ray.model.loading import model_tokenizer
@@ -72,20 +74,20 @@ def _save(merged: Any, folder: Path, config: Config, card: dict[str, Any]) -> No
     merged.generation_config = mended_generation(merged.generation_config)
     merged.save_pretrained(folder, safe_serialization=True)
     merged.generation_config.save_pretrained(folder)
-    model_tokenizer(config.model).save_pretrained(folder)
-    (folder / "README.md").write_text(model_card(card, base_licence(config.model.path)), encoding="utf-8")
+    model_tokenizer(model).save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(card, base_licence(model.path)), encoding="utf-8")
 
 
-def _refusal(run: Run, config: Config, found: Likeness) -> UserError:
-    kept = f"the adapter in {(run.model.place / ADAPTER).uri} is whole: load it on the base with PEFT; " * (
-        config.realign.tune == "lora"
+def _refusal(run: Run, found: Likeness, *, adapted: bool) -> UserError:
+    kept = (
+        f"the adapter in {(run.model.place / ADAPTER).uri} is whole: load it on the base with PEFT; " if adapted else ""
     )
     remedy = f"the merged model is not the trained one and was not kept; {kept}"
     remedy += f"to export again from the checkpoint: trace-ray export --run {run.place.uri}"
     return UserError((run.model.place / MERGED).uri, found.said(), remedy)
 
 
-def probe_sequences(run: Run, config: Config) -> list[list[int]]:
+def _probe_sequences(run: Run, max_length: int) -> list[list[int]]:
     """Returns token sequences to compare models on: the first pairs that were trained on, at most _PROBE_TOKENS tokens."""
     sequences: list[list[int]] = []
     names = [f"{name}_ids" for name in ("chosen", "rejected", "corrected")]
@@ -94,7 +96,7 @@ def probe_sequences(run: Run, config: Config) -> list[list[int]]:
             break
         for row in table.slice(0, _PROBE_ROWS - len(sequences)).to_pylist():
             response: Sequence[int] = next((row[name] for name in names if row[name]), [])
-            sequences.append([*row["prompt_ids"], *response][: config.model.max_length])
+            sequences.append([*row["prompt_ids"], *response][:max_length])
     kept: list[list[int]] = []
     room = _PROBE_TOKENS
     for sequence in sequences:
@@ -103,12 +105,17 @@ def probe_sequences(run: Run, config: Config) -> list[list[int]]:
     return kept
 
 
-def trained_model(config: Config, checkpoint: Path) -> Any:
-    """Returns the model with what a checkpoint trained, in evaluation mode. Raises RuntimeError where a weight is missing."""
+def trained_model(config: ModelConfig, checkpoint: Path, *, adapted: bool) -> Any:
+    """Returns the model with what a checkpoint trained, in evaluation mode.
+
+    Args:
+        adapted: an adapter was trained, else all weights.
+    Raises: RuntimeError where a weight is missing.
+    """
     from trace_ray.model.loading import load_adapter, load_model
 
-    model = load_model(config.model)
-    if config.realign.tune == "lora":
+    model = load_model(config)
+    if adapted:
         return load_adapter(model, checkpoint / ADAPTER, trainable=False).eval()
     from safetensors.torch import load_file
 
@@ -118,9 +125,3 @@ def trained_model(config: Config, checkpoint: Path) -> Any:
         raise RuntimeError(f"not exported: the checkpoint lacks {', '.join(sorted(absent)[:3])}")
     model.load_state_dict(state, strict=False)
     return model.eval()
-
-
-def _reloaded(folder: str, config: Config) -> Any:
-    from trace_ray.model.loading import load_model
-
-    return load_model(config.model.exported_to(folder))

@@ -42,7 +42,7 @@ class Trainer(Training):
             lambda: (TrainingRows.read(run.scored, config.objective, stored), load_policy(run, config))
         )
         rows.share_prompts(sharing_rule(self.model))
-        engine = partial(make_engine, self.model, reference, config)
+        engine = partial(make_engine, self.model, reference, config.realign, config.model.dtype)
         super().__init__(rows, config.objective, config.realign, engine, rank=rank, workers=workers)
         self.saved = -1
         self.trackers: list[Tracker] | None = None

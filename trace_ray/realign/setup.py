@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from trace_ray.config import Config
+from trace_ray.config import Config, ObjectiveConfig, RealignConfig
 from trace_ray.errors import UserError
 from trace_ray.realign.schedule import make_optimizer
 from trace_ray.realign.zero import deepspeed_config
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 
-def prepare_process(config: Config) -> None:
+def prepare_process(realign: RealignConfig) -> None:
     """Sets environment, logging and threads of a worker."""
     environment.prepare()
-    if not config.realign.use_gpu:
+    if not realign.use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     import torch
 
-    if not config.realign.use_gpu:
-        torch.set_num_threads(max(1, int(config.realign.num_cpus)))
+    if not realign.use_gpu:
+        torch.set_num_threads(max(1, int(realign.num_cpus)))
 
 
 def together(make: Callable[[], Made]) -> Made:
@@ -66,7 +66,7 @@ def load_policy(run: Run, config: Config) -> tuple[Any, Any]:
     check_log_probs(model, config.model.path)
     if config.realign.tune == "full":
         model.requires_grad_(True)
-        reference = load_model(config.model) if _takes_copy(config) else None
+        reference = load_model(config.model) if _takes_copy(config.objective, config.realign) else None
     else:
         with download_folder(run.impact.place / ADAPTER_INIT) as folder:
             model, reference = load_adapter(model, folder, trainable=True), None
@@ -75,8 +75,8 @@ def load_policy(run: Run, config: Config) -> tuple[Any, Any]:
     return model, reference
 
 
-def _takes_copy(config: Config) -> bool:
-    return bool(config.objective.token_terms()) and config.realign.kl_reference == "frozen_copy"
+def _takes_copy(objective: ObjectiveConfig, realign: RealignConfig) -> bool:
+    return bool(objective.token_terms()) and realign.kl_reference == "frozen_copy"
 
 
 def compile_nothing() -> None:
@@ -89,8 +89,13 @@ def compile_nothing() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def make_engine(model: Any, reference: Any, config: Config, steps: int) -> DeepSpeedEngine:
-    """Returns DeepSpeed's engine around the policy, in training mode: an adapter's dropout is all that is random."""
+def make_engine(model: Any, reference: Any, realign: RealignConfig, dtype: str, steps: int) -> DeepSpeedEngine:
+    """Returns DeepSpeed's engine around the policy, in training mode: an adapter's dropout is all that is random.
+
+    Args:
+        dtype: of the weights, as ``model.dtype`` names it.
+        steps: of the training, for the schedule.
+    """
     import deepspeed
 
     from trace_ray.model.modes import training_mode
@@ -99,13 +104,13 @@ def make_engine(model: Any, reference: Any, config: Config, steps: int) -> DeepS
 
     compile_nothing()
     trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer, schedule = make_optimizer(trainable, config.realign, steps)
+    optimizer, schedule = make_optimizer(trainable, realign, steps)
     engine, *_ = deepspeed.initialize(
         model=HybridPolicy(model, reference),
         model_parameters=trainable,
         optimizer=optimizer,
         lr_scheduler=schedule,
-        config=deepspeed_config(config.realign, config.model.dtype),
+        config=deepspeed_config(realign, dtype),
     )
     engine.train()
     training_mode(engine.module)

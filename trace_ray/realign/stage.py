@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from trace_ray.cluster.connection import ensure_ray
-from trace_ray.config import Config, settings
+from trace_ray.config import Config, ModelConfig, settings
 from trace_ray.errors import UserError
 from trace_ray.realign.checkpoints import CHECKPOINTS
 from trace_ray.realign.export_stage import publish_model, publish_training
@@ -55,7 +55,7 @@ def train(run: Run, config: Config) -> Any:
 
     Raises: UserError for a mistake that a worker met; it is not retried.
     """
-    check_model(config)
+    check_model(config.model)
     check_trackers(config.realign.trackers)
     ensure_ray(config.ray)
     if config.realign.kl_reference == "top_k":
@@ -64,21 +64,19 @@ def train(run: Run, config: Config) -> Any:
         return fit(run, config)
 
 
-def check_model(config: Config) -> None:
+def check_model(model: ModelConfig) -> None:
     """Raises UserError where there is no model, before any worker starts: one worker's failure would be retried."""
     from transformers import AutoConfig
 
     from trace_ray.model.loading import load_tokenizer
 
-    load_tokenizer(config.model.path, config.model.revision, config.model.trusted)
+    load_tokenizer(model.path, model.revision, model.trusted)
     try:
-        AutoConfig.from_pretrained(
-            local_model(config.model.path), revision=config.model.revision, trust_remote_code=config.model.trusted
-        )
+        AutoConfig.from_pretrained(local_model(model.path), revision=model.revision, trust_remote_code=model.trusted)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError("model.path", config.model.path, f"no model configuration there: {reason}") from None
-    check_generation(config.model)
+        raise UserError("model.path", model.path, f"no model configuration there: {reason}") from None
+    check_generation(model)
 
 
 def _store_reference(run: Run, config: Config) -> None:

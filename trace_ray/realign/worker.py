@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trace_ray.config import Config
+from trace_ray.config import Config, RealignConfig
 from trace_ray.errors import UserError
 from trace_ray.realign.setup import prepare_process
 from trace_ray.runs.artifacts import Run
@@ -19,13 +19,13 @@ MISTAKE = "mistake.json"
 def train_worker(payload: dict[str, Any]) -> None:
     """Trains from the latest checkpoint on; ``payload`` holds run and config."""
     run, config = payload["run"], payload["config"]
-    prepare_process(config)
+    prepare_process(config.realign)
     import ray.train
 
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     try:
-        _train(_make_trainer(run, config, rank, workers), config)
+        _train(_make_trainer(run, config, rank, workers), config.realign)
     except UserError as mistake:  # all workers meet the same one
         if rank == 0:
             (run.realign.place / MISTAKE).write_text(json.dumps([mistake.where, str(mistake.seen), mistake.remedy]))
@@ -45,11 +45,9 @@ def _make_trainer(run: Run, config: Config, rank: int, workers: int) -> Any:
     return trainer
 
 
-def _train(trainer: Any, config: Config) -> None:
+def _train(trainer: Any, realign: RealignConfig) -> None:
     """Runs the steps; a checkpoint every so many, and at once on notice that a node will be taken away."""
     import torch
-
-    realign = config.realign
 
     def on_step() -> None:
         trainer.tell()

@@ -52,7 +52,7 @@ def decide_again(run: Run, config: Config) -> bool:
         refuse the judge: then the run stays as it was decided.
     """
     check_corrector(config.policy, config.triage)
-    given = read_given(config)
+    given = read_given(config.triage, config.storage)
     _refuse_unjudged(run)
     record = read_json(run.triaged.place / INPUTS)
     inputs = {name: value for name, value in record.items() if not is_deciding(name)} | deciding_inputs(config)
@@ -90,7 +90,7 @@ def _begin(run: Run, inputs: Inputs) -> None:
 
 def finish_again(run: Run, config: Config) -> None:
     """Decides what is not yet decided again, and publishes."""
-    started, work, given = time.monotonic(), Work.of(run), read_given(config)
+    started, work, given = time.monotonic(), Work.of(run), read_given(config.triage, config.storage)
     ensure_ray(config.ray)
     before = read_json(run.triaged.place / MANIFEST)
     figures = _figures(run, config, given)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trace_ray.config import Config, TriageConfig
+from trace_ray.config import Config, StorageConfig, TriageConfig
 from trace_ray.errors import UserError
 from trace_ray.judges.backends import corrector_kind
 from trace_ray.judges.gold import read_gold
@@ -35,34 +35,35 @@ class Given:
     decision: Decision | None
 
 
-def read_given(config: Config) -> Given:
+def read_given(triage: TriageConfig, storage: StorageConfig) -> Given:
     """Returns what the label and audit files hold. Raises UserError, naming the setting, for one that is wrong."""
-    return Given(audit_labels(config), review_labels(config), audit_decision(config))
+    read = (triage, storage)
+    return Given(audit_labels(*read), review_labels(*read), audit_decision(*read))
 
 
-def label_files(config: Config, name: str) -> list[Location]:
+def label_files(triage: TriageConfig, storage: StorageConfig, name: str) -> list[Location]:
     """Returns the files that the setting ``triage.<name>`` names, none where it is empty or from_pairs."""
-    value = getattr(config.triage, name)
-    return expand((value,), config.storage, f"triage.{name}") if value not in ("", FROM_PAIRS) else []
+    value = getattr(triage, name)
+    return expand((value,), storage, f"triage.{name}") if value not in ("", FROM_PAIRS) else []
 
 
-def audit_labels(config: Config) -> Mapping[str, Label] | None:
+def audit_labels(triage: TriageConfig, storage: StorageConfig) -> Mapping[str, Label] | None:
     """Returns the labels of ``triage.audit_labels``, none without one; None = from_pairs."""
-    files = label_files(config, "audit_labels")
+    files = label_files(triage, storage, "audit_labels")
     if files:
         return read_labels(files[0], "triage.audit_labels")
-    return None if config.triage.audit_labels == FROM_PAIRS else {}
+    return None if triage.audit_labels == FROM_PAIRS else {}
 
 
-def review_labels(config: Config) -> Mapping[str, Label]:
+def review_labels(triage: TriageConfig, storage: StorageConfig) -> Mapping[str, Label]:
     """Returns the labels of ``triage.review_labels``, none without one."""
-    files = label_files(config, "review_labels")
+    files = label_files(triage, storage, "review_labels")
     return read_labels(files[0], "triage.review_labels") if files else {}
 
 
-def audit_decision(config: Config) -> Decision | None:
+def audit_decision(triage: TriageConfig, storage: StorageConfig) -> Decision | None:
     """Returns the decision that ``triage.audit_file`` stored. Raises UserError for a file that holds none."""
-    files = label_files(config, "audit_file")
+    files = label_files(triage, storage, "audit_file")
     if not files:
         return None
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trace_ray.config import Config, JudgeConfig, settings
+from trace_ray.config import Config, settings
 from trace_ray.config.check import triage_judges
 from trace_ray.config.deciding import is_deciding
 from trace_ray.config.policy import policy_identity
@@ -36,7 +36,7 @@ def deciding_inputs(config: Config) -> dict[str, Any]:
     """Returns what a category depends on besides the verdicts: threshold, band, calibration, labels, limits, corrections."""
     kept = _of_triage(config, deciding=True)
     for name in ("audit_labels", "audit_file", "review_labels", "gold_responses"):
-        for place in label_files(config, name):
+        for place in label_files(config.triage, config.storage, name):
             kept[f"triage.{name} content"] = place.fingerprint()
             kept.pop(f"triage.{name}", None)
     return kept
@@ -48,9 +48,5 @@ def _of_triage(config: Config, *, deciding: bool) -> dict[str, Any]:
     for name, judge in triage_judges(config.triage).items():
         files = f"{name}: model files"
         if judge.backend == "vllm" and is_deciding(files) == deciding:
-            found[files] = _identity(config, judge)
+            found[files] = model_identity(judge.model, judge.revision, config.storage)
     return {name: value for name, value in found.items() if is_deciding(name) == deciding}
-
-
-def _identity(config: Config, judge: JudgeConfig) -> str:
-    return model_identity(judge.model, judge.revision, config.storage)

@@ -37,7 +37,9 @@ def run_triage(run: Run, config: Config) -> None:
     check_corrector(config.policy, config.triage)
     sources = corpus_sources(config.corpus, config.storage)
     triage = with_gold(config)
-    given = read_given(config)  # before the run is begun: a file that is mended counts as another input
+    given = read_given(
+        config.triage, config.storage
+    )  # before the run is begun: a file that is mended counts as another input
     inputs = triage_inputs(config, sources)
     started = time.monotonic()
     if not begin(run, "triage", inputs):
