@@ -40,9 +40,11 @@ def stage_runner(stage: str) -> Callable[[Run, Config], None]:
         case "realign":
             from trace_ray.realign.stage import run_realign
             from trace_ray.rounds import run_rounds
+            from trace_ray.selection.stage import run_selected
 
             def runner(run: Run, config: Config) -> None:
-                (run_rounds if config.objective.weights == "u2a" else run_realign)(run, config)
+                once = run_selected if config.realign.select.steps else run_realign
+                (run_rounds if config.objective.weights == "u2a" else once)(run, config)
         case "export":
             from trace_ray.realign.export_stage import run_export as runner
         case "evaluate":

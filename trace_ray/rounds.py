@@ -28,7 +28,7 @@ from trace_ray.realign.stage import realign_inputs, train
 from trace_ray.runs.anew import begin
 from trace_ray.runs.artifacts import ADAPTER_INIT, TRAINING_METRICS, Artifact, Run, inputs_hash
 from trace_ray.runs.figures import training_figures
-from trace_ray.storage.location import Location
+from trace_ray.storage.location import Location, copy_files
 
 ROUNDS, CHOSEN, TRAINED_ADAPTER = "rounds", "chosen", "trained"
 Floats = npt.NDArray[np.float64]
@@ -71,7 +71,7 @@ def _train_rounds(run: Run, config: Config, inputs: dict[str, Any]) -> str:
     for number in range(objective.u2a_rounds):
         before, current = current, Round(run.realign.place / ROUNDS / str(number), run)
         adapter = before.place / TRAINED_ADAPTER / "adapter" if number else run.impact.place / ADAPTER_INIT
-        _copy(adapter, current.impact.place / ADAPTER_INIT)
+        copy_files(adapter, current.impact.place / ADAPTER_INIT)
         if number:
             for file in run.impact.place.files(".parquet"):  # the gold batch, and the curvature's sample
                 (current.impact.place / file.name).write_bytes(file.read_bytes())
@@ -80,7 +80,7 @@ def _train_rounds(run: Run, config: Config, inputs: dict[str, Any]) -> str:
             weight = reweighed(weight, gain, objective.u2a_eta)
         training = Round(current.place / "training", run)
         _write_scored(training, chosen, weight, inputs | {"round": number})
-        _copy(adapter, training.impact.place / ADAPTER_INIT)
+        copy_files(adapter, training.impact.place / ADAPTER_INIT)
         _train_round(training, config, current.place / TRAINED_ADAPTER, number)
         metrics += [row | {"step": row["step"] + len(metrics)} for row in training_figures(training)]
     lines = [json.dumps(row | {"steps": len(metrics)}) + "\n" for row in metrics]
@@ -179,8 +179,3 @@ def _train_round(training: Round, config: Config, trained: Location, number: int
         for file in (Path(folder) / "adapter").iterdir():
             (trained / "adapter" / file.name).write_bytes(file.read_bytes())
     training.realign.publish(counts={"steps": len(training_figures(training))}, seconds=0.0)
-
-
-def _copy(source: Location, target: Location) -> None:
-    for file in source.files():
-        (target / file.name).write_bytes(file.read_bytes())

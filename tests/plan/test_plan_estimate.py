@@ -13,9 +13,10 @@ from trace_ray.config.load import load_config
 from trace_ray.config.sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.plan import estimate as formulas
-from trace_ray.plan.asked import Asked
+from trace_ray.plan.asked import Asked, evaluation_asked
 from trace_ray.plan.checks import check_memory, check_resources, cluster_size
 from trace_ray.plan.estimate import estimate, training_gib
+from trace_ray.plan.judging import POOL_START_S
 from trace_ray.plan.rates import EngineRates, Rates, ScoringRates, TrainRates, given, with_given
 from trace_ray.plan.stage_row import Resources, StageEstimate, at_once, total
 from trace_ray.plan.workload import Prompts, SampledPair, Workload, workload
@@ -59,6 +60,30 @@ def test_the_work_is_the_sample_times_what_it_stands_for() -> None:
     assert load.reference_tokens == 30 * 50
     assert load.gold_tokens == 2 * 10 * 50
     assert (load.prompts, load.answer_tokens) == (Prompts(number=10, sent=200), 30)
+
+
+def test_a_selection_takes_half_of_the_held_out_prompts_at_most_from_the_evaluation() -> None:
+    for asked, dev in (("4", 4), ("128", 5)):
+        load = workload(SAMPLE, 110, config_of("realign.select.steps=4", f"realign.select.prompts={asked}"))
+        assert (load.dev, load.prompts.number) == (Prompts(number=dev, sent=20 * dev), 10 - dev)
+    assert workload(SAMPLE, 110, config_of("realign.select.prompts=4")).dev == Prompts()
+
+
+def test_each_candidate_answers_the_dev_prompts_and_is_judged() -> None:
+    """200 pairs in steps of 4 are 50 steps: 7 candidates, and the model before training."""
+    load = replace(LOAD, dev=Prompts(number=10, sent=300), drift_tokens=40)
+    plain, selecting = (estimated(config_of(f"realign.select.steps={n}"), load=load)[2] for n in (0, 8))
+    assert selecting.work == f"{plain.work}, 7 candidates on 10 dev prompts"
+    assert selecting.tokens - plain.tokens == 8 * 300 + 8 * 10 * 25 + 7 * 2 * 40
+    assert plain.seconds is not None
+    assert selecting.seconds is not None
+    generating, drifting = 2 * (POOL_START_S + 20) + 8 * 10 * 25 / 50, 5 + 7 * 2 * 40 / 400
+    assert selecting.seconds - plain.seconds == pytest.approx(generating + drifting + 2 * POOL_START_S)
+    asked = evaluation_asked(load, config_of("realign.select.steps=8"))
+    assert [(one.what, one.pool, one.prompts) for one in asked] == [
+        ("answers violate?", "evaluate", 200),
+        ("dev answers violate?", "select", 80),
+    ]
 
 
 @pytest.mark.parametrize(("pairs", "tokens"), [(128, 60 * 50), (10, 10 * 50), (0, 0)])
@@ -137,10 +162,10 @@ def test_seconds_are_starts_plus_tokens_over_rates() -> None:
     assert found["impact"] == pytest.approx(formulas.IMPACT_STARTS * 5 + work)
     starts = (formulas.TRAINER_STARTS + formulas.EXPORT_STARTS) * 5
     assert found["realign"] == pytest.approx(starts + 60_000 / 100 + 8000 / 400)
-    assert found["evaluate"] == pytest.approx(2 * (formulas.POOL_START_S + 20) + 200 * 25 / 50 + 3 + 0.02, abs=0.01)
+    assert found["evaluate"] == pytest.approx(2 * (POOL_START_S + 20) + 200 * 25 / 50 + 3 + 0.02, abs=0.01)
 
 
-@pytest.mark.parametrize(("backend", "start"), [("rules", 0), ("vllm", formulas.POOL_START_S + 20)])
+@pytest.mark.parametrize(("backend", "start"), [("rules", 0), ("vllm", POOL_START_S + 20)])
 def test_what_code_corrects_starts_no_actors(backend: str, start: float) -> None:
     """A word limit is cut in code, and its verdicts are checked by the judge: of 100 drafts, 50 tokens each."""
     limit = "policy.clauses=[{id: short, rule: {max_words: 50}}]"

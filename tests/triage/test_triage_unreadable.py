@@ -13,7 +13,7 @@ from tests.support.in_process import blocks_in_process
 from tests.triage.test_triage_workers import asking, run, task
 from trace_ray.config import Config, EvaluateConfig, TriageConfig
 from trace_ray.errors import JudgeRejectedError
-from trace_ray.evaluate.stage import _refuse_unreadable
+from trace_ray.evaluate.stage import refuse_unreadable
 from trace_ray.judges.unreadable import Unread
 from trace_ray.triage import judging, running
 from trace_ray.triage.judge_worker import JudgeActor
@@ -101,9 +101,9 @@ def answer_of(token: str) -> dict[str, Any]:
 def test_an_evaluation_whose_judge_cannot_be_read_is_stopped() -> None:
     mute = {"p_violates": None, "judge_error": "too long for the judge: 900 tokens of 512"}
     answers: list[dict[str, Any]] = [mute, mute, {"p_violates": 0.2, "judge_error": None}]
-    _refuse_unreadable(EvaluateConfig(max_unreadable=0.7), answers)
+    refuse_unreadable(EvaluateConfig(max_unreadable=0.7), answers)
     with pytest.raises(JudgeRejectedError, match=r"evaluate.judge: .*evaluate.max_unreadable=0.5; .*too long for the"):
-        _refuse_unreadable(EvaluateConfig(), answers)
+        refuse_unreadable(EvaluateConfig(), answers)
 
 
 def test_nothing_judged_is_no_reason() -> None:

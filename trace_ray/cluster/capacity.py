@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trace_ray.config import Config
+from trace_ray.config.selection import with_selection
 from trace_ray.config.selectors import POOL, selects
 from trace_ray.errors import UserError
 
@@ -70,6 +71,7 @@ def unmet(config: Config, stages: Sequence[str], cpus: float, gpus: float, other
         otherwise: what to do instead of asking for less.
     """
     triage, evaluate, realign, impact = config.triage.judge, config.evaluate, config.realign, config.impact
+    stages = with_selection(config, stages)
     asked = [
         ("triage.judge", triage.actors, triage.num_cpus, triage.num_gpus),
         ("impact", 1, impact.num_cpus, impact.num_gpus),

@@ -8,7 +8,7 @@ from trace_ray.config.impact import ImpactConfig
 from trace_ray.config.judges import EndpointConfig, JudgeConfig, judge_name
 from trace_ray.config.model import LoraSettings, ModelConfig
 from trace_ray.config.objective import ObjectiveConfig, TermConfig
-from trace_ray.config.realign import RealignConfig
+from trace_ray.config.realign import RealignConfig, SelectConfig
 from trace_ray.config.report import PlanConfig, ReportConfig
 from trace_ray.config.tree import Config, TriageConfig
 from trace_ray.storage.settings import StorageConfig
@@ -32,6 +32,7 @@ __all__ = [
     "RayConfig",
     "RealignConfig",
     "ReportConfig",
+    "SelectConfig",
     "StorageConfig",
     "TermConfig",
     "TriageConfig",

@@ -12,6 +12,7 @@ from trace_ray.config.engine import check_trust, refuse_code
 from trace_ray.config.fields import leaves
 from trace_ray.config.plugins import is_plugin
 from trace_ray.config.policy import check_policy
+from trace_ray.config.selection import select_problems, with_selection
 from trace_ray.config.selectors import selector_problems
 from trace_ray.config.templates import template_dates
 from trace_ray.config.terms import named_terms, term_problems, unknown_losses
@@ -102,14 +103,16 @@ def unfilled(config: Config) -> Iterator[UserError]:
 
 def check_needed(config: Config, stages: Sequence[str]) -> None:
     """Raises UserError where a setting that one of the stages needs is empty."""
+    asked = stages
     if "triage" in stages and not config.corpus.paths:
         raise UserError("corpus.paths", "empty", "name the files of preference pairs, e.g. corpus.paths=[pairs.jsonl]")
     if {"impact", "realign", "evaluate"} & set(stages) and not config.model.path:
         raise UserError("model.path", "empty", "name the model to realign: a hub id or a folder")
+    stages = with_selection(config, stages)
     for name, judge in (triage_judges(config.triage) | {"evaluate.judge": config.evaluate.judge}).items():
         if name.split(".")[0] in stages and judge.backend != "rules" and not judge.model:
             raise UserError(f"{name}.model", "empty", f"name the judge's model, or set {name}.backend=rules")
-    if "evaluate" in stages and not (config.corpus.holdout or config.corpus.test_paths or config.evaluate.prompt_file):
+    if "evaluate" in asked and not (config.corpus.holdout or config.corpus.test_paths or config.evaluate.prompt_file):
         remedy = "nothing is held out to evaluate on: raise it, or name corpus.test_paths or evaluate.prompt_file"
         raise UserError("corpus.holdout", 0, remedy)
 
@@ -148,6 +151,7 @@ def _check_parameters(config: Config) -> Iterator[UserError]:
     if (config.impact.parameters, realign.tune) == ("full", "lora"):
         remedy = "it leaves no initial adapter to train: use impact.parameters=lora, or realign.tune=full"
         yield UserError("impact.parameters", "full", remedy)
+    yield from select_problems(config)
     if realign.kl_reference == "top_k":
         yield from _reference_problems(config)
     if realign.kl_reference == "frozen_copy" and realign.tune == "lora":

@@ -62,6 +62,11 @@ LATER = {"later": True}
 """Metadata of a setting that came later: at its default it is none, so that what ran before it came stays valid."""
 
 
+def later(default: Any) -> Any:
+    """A field that came later, whose default is what was done before."""
+    return field(default=default, metadata=LATER)
+
+
 def later_choice(*values: str) -> Any:
     """A ``choice`` that came later, whose default is what was done before."""
     return field(default=values[0], metadata={"choices": values, **LATER})

@@ -4,7 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trace_ray.config.fields import LABELS, choice, resource, resource_choice
+from trace_ray.config.fields import LABELS, choice, later, resource, resource_choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig:
+    """Which step of the training is kept: by answers to dev prompts, held-out ones that the evaluation then leaves out.
+
+    Every candidate answers them as the evaluation's model does (``evaluate``: tokens, engine, judge). The one with the most
+    compliant answers is kept, the earliest of equals; step 0, the model as it was, among them.
+
+    Args:
+        steps: between two candidates; the last step is one too. 0 = no selection, the last step is kept.
+        prompts: dev prompts at most; of each category and source alike, and at most half of its held-out prompts.
+        seed: fixes which.
+        patience: candidates in a row that are not kept, after which the training stops; 0 = never.
+        max_drift: KL to the base on answers to keep, in nats a token, above which no candidate is kept; 0 = no limit.
+        max_category_loss: points of compliance that a candidate may lose in a category against step 0.
+    """
+
+    steps: int = later(0)
+    prompts: int = later(128)
+    seed: int = later(0)
+    patience: int = later(0)
+    max_drift: float = later(0.5)
+    max_category_loss: float = later(5.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +62,7 @@ class RealignConfig:
         whole_checkpoints: also keep AdamW's moments whole, which another number of workers can resume from; without
             them a checkpoint is half as large, and only as many workers at the same ZeRO stage can go on.
         label_selector: as a judge's; of the workers, and of the tasks before and after.
+        select: which step is kept: the last, or the best on dev prompts.
         max_failures: restarts after a worker's death; preemptions are not counted.
         trackers: tensorboard, mlflow, wandb; metrics.jsonl is always written.
     """
@@ -60,6 +85,7 @@ class RealignConfig:
     length_window: int = 8
     micro_tokens: int = resource(4096)
     forward_overhead: int = resource(24)
+    select: SelectConfig = field(default_factory=SelectConfig)
     workers: int = resource(1)
     min_workers: int = resource(0)
     zero_stage: int = resource(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from trace_ray.chat.text import ChatTokenizer, accepted
 from trace_ray.config import Config
 from trace_ray.judges.backends import make_judge
 from trace_ray.judges.usage import Usage
-from trace_ray.model.engine import Engine, EngineSettings
+from trace_ray.model.engine import Adapter, Engine, EngineSettings, with_adapters
 from trace_ray.pairs import MODELS, RESPONSE_SCHEMA, prompt_text
 from trace_ray.runs.artifacts import RESPONSES
 from trace_ray.runtime import metrics
@@ -48,10 +48,10 @@ class Chunk:
         return f"part-{kind}{self.model}-{self.index:06d}.parquet"
 
 
-def chunks(folder: str, prompts: list[Row]) -> list[Chunk]:
-    """Returns both models' chunks of the prompts."""
+def chunks(folder: str, prompts: list[Row], models: Sequence[str] = MODELS) -> list[Chunk]:
+    """Returns each model's chunks of the prompts, by default of both."""
     starts = range(0, len(prompts), CHUNK_ROWS)
-    return [Chunk(folder, m, i, prompts[at : at + CHUNK_ROWS]) for m in MODELS for i, at in enumerate(starts)]
+    return [Chunk(folder, m, i, prompts[at : at + CHUNK_ROWS]) for m in models for i, at in enumerate(starts)]
 
 
 def asked_turns(row: Row) -> Any:
@@ -65,21 +65,31 @@ def write_part(place: Location, rows: list[Row], tokens: int | None) -> None:
     place.write_parquet(pa.Table.from_pylist(rows, schema=RESPONSE_SCHEMA.with_metadata(known)))
 
 
-def tokens_of(folders: Iterable[Location]) -> int:
-    """Returns the tokens that the parts in the folders took."""
-    parts = [part for folder in folders for part in folder.files(".parquet")]
+def tokens_of(parts: Iterable[Location]) -> int:
+    """Returns the tokens that the parts took."""
     return sum(int((part.read_parquet([]).schema.metadata or {}).get(_TOKENS, 0)) for part in parts)
 
 
 class Generator:
-    """One model in vLLM, greedy answers."""
+    """A model in vLLM, greedy answers.
 
-    def __init__(self, config: Config, model: str, merged: Location, out: Location) -> None:
+    Args:
+        merged: the realigned model's folder; None = the base.
+        out: where the answers go.
+        adapters: of the base, the folders of adapters that answer in its place, one named by each chunk's ``model``; None =
+            the model answers itself.
+    """
+
+    def __init__(
+        self, config: Config, merged: Location | None, out: Location, adapters: Location | None = None
+    ) -> None:
         evaluate = config.evaluate
-        self.out, self.limit = out, evaluate.max_new_tokens
+        self.out, self.limit, self.adapters = out, evaluate.max_new_tokens, adapters
+        self._numbers: dict[str, int] = {}
+        extra = evaluate.engine | ({} if adapters is None else with_adapters(config.lora.r))
         with ExitStack() as stack:
             loaded = config.model
-            if model != "base":
+            if merged is not None:
                 loaded = loaded.exported_to(stack.enter_context(download_folder(merged)))
             self.engine = Engine(
                 EngineSettings(
@@ -90,7 +100,7 @@ class Generator:
                     max_model_len=config.model.max_length + evaluate.max_new_tokens,
                     kv_cache_gib=evaluate.kv_cache_gib,
                     num_cpus=evaluate.num_cpus,
-                    extra=tuple(evaluate.engine.items()),
+                    extra=tuple(extra.items()),
                 )
             )
         self.tokenizer = ChatTokenizer(self.engine.tokenizer, config.model.max_length, config.model)
@@ -99,7 +109,8 @@ class Generator:
         chunk: Chunk = item["chunk"]
         asked = accepted(self.tokenizer.prompts([asked_turns(row) for row in chunk.prompts]))
         before = self.engine.tokens
-        answers = self.engine.generate(asked, self.limit)
+        with ExitStack() as stack:
+            answers = self.engine.generate(asked, self.limit, self._adapter(chunk.model, stack))
         rows = [
             {k: row[k] for k in ("pair_id", "source", "category")}
             | {"prompt": prompt_text(row["prompt"]), "model": chunk.model, "response": answer}
@@ -108,6 +119,12 @@ class Generator:
         write_part(self.out / chunk.name, rows, self.engine.tokens - before)
         metrics.count("answers", len(rows), model=chunk.model)
         return {"rows": len(rows)}
+
+    def _adapter(self, name: str, stack: ExitStack) -> Adapter | None:
+        if self.adapters is None:
+            return None
+        folder = stack.enter_context(download_folder(self.adapters / name / "adapter"))
+        return Adapter(self._numbers.setdefault(name, len(self._numbers) + 1), folder)
 
 
 class AnswerJudge:

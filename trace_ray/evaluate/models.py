@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trace_ray.config import Config
 from trace_ray.evaluate.drift_sum import DriftSum
 from trace_ray.pairs import MODELS
 from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import Location
 from trace_ray.storage.staging import download_folder
 
 
@@ -39,6 +40,34 @@ def measure_drift(run: Run, config: Config, rows: Sequence[dict[str, Any]]) -> I
             model = load_model(config.model.exported_to(folder)).to(device)
         reference = base.to(device)
     yield from drift_sums(model, reference, pairs, config.evaluate.batch_tokens)
+
+
+def measure_adapters(
+    config: Config, rows: Sequence[dict[str, Any]], adapters: Mapping[int, Location]
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yields (number, figures of ``DriftSum``) of adapters of one base, from the RETAIN pairs ``rows``.
+
+    Args:
+        adapters: number -> folder; the base is loaded once for all of them.
+    """
+    import torch
+
+    from trace_ray.chat.text import accepted
+    from trace_ray.evaluate.drift import drift
+    from trace_ray.model.loading import load_adapter, load_chat_tokenizer, load_model
+    from trace_ray.model.probe import check_log_probs
+
+    torch.set_num_threads(max(1, int(config.evaluate.num_cpus)))
+    device = torch.device("cuda" if config.evaluate.num_gpus and torch.cuda.is_available() else "cpu")
+    tokenizer = load_chat_tokenizer(config.model)
+    pairs = accepted(tokenizer.pairs([row["prompt"] for row in rows], [{"chosen": row["chosen"]} for row in rows]))
+    model = load_model(config.model)
+    check_log_probs(model, config.model.path)
+    for number, place in adapters.items():
+        with download_folder(place) as folder:
+            adapted = load_adapter(model, folder, trainable=False).eval().to(device)
+        yield number, drift(adapted, None, pairs, config.evaluate.batch_tokens)
+        model = adapted.unload()
 
 
 def measure_capability(run: Run, config: Config, model: str) -> dict[str, Any]:

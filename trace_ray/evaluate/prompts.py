@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trace_ray.config import EvaluateConfig, StorageConfig
+from trace_ray.config import EvaluateConfig, SelectConfig, StorageConfig
 from trace_ray.evaluate.prompt_files import Row, read_prompts
 from trace_ray.pairs import Category, Split, hash_fraction
 from trace_ray.runs.artifacts import Artifact
@@ -19,7 +20,7 @@ PROMPT_COLUMNS = ["pair_id", "prompt", "source", "category", "split"]
 """What is read of a triaged part."""
 
 
-def held_out_prompts(parts: Iterable[pa.Table], limit: int) -> list[Row]:
+def held_out_prompts(parts: Iterable[pa.Table], limit: int, apart: Collection[str] = ()) -> list[Row]:
     """Returns the distinct prompts of the test split in the order of a hash of their pair_id; the first ``limit``, 0 = all.
 
     Holds one part and ``limit`` prompts at a time. Triage puts equal prompts into one part (``corpus.blocks``), so they
@@ -27,20 +28,66 @@ def held_out_prompts(parts: Iterable[pa.Table], limit: int) -> list[Row]:
 
     Args:
         parts: of triaged/, in order, with PROMPT_COLUMNS.
+        apart: pair_ids of prompts that are left out.
     """
     kept: list[tuple[float, int, Row]] = []
     seen = 0
-    for part in parts:
-        distinct: dict[str, Row] = {}
-        for row in part.filter(pc.equal(part["split"], Split.TEST.value)).drop_columns("split").to_pylist():
-            distinct.setdefault(json.dumps(row["prompt"]), row)
-        rows = list(distinct.values())
+    for distinct in _distinct(parts):
+        rows = [row for row in distinct if row["pair_id"] not in apart]
         kept += zip(
             hash_fraction([row["pair_id"] for row in rows], 0), range(seen, seen + len(rows)), rows, strict=True
         )
         kept = sorted(kept)[:limit] if limit else kept
         seen += len(rows)
     return [row for _, _, row in sorted(kept)]
+
+
+def _distinct(parts: Iterable[pa.Table]) -> Iterator[list[Row]]:
+    """Yields each part's prompts of the test split, the first pair of each."""
+    for part in parts:
+        distinct: dict[str, Row] = {}
+        for row in part.filter(pc.equal(part["split"], Split.TEST.value)).drop_columns("split").to_pylist():
+            distinct.setdefault(json.dumps(row["prompt"]), row)
+        yield list(distinct.values())
+
+
+def dev_prompts(triaged: Artifact, select: SelectConfig) -> list[Row]:
+    """Returns the held-out prompts that a checkpoint is chosen by, which the evaluation leaves out; none without selection.
+
+    ``select.prompts`` at most, each category of each source in proportion to its held-out prompts, and at most half of
+    them; which of them, a hash of seed and prompt says.
+    """
+    if not select.steps:
+        return []
+    drawn: dict[tuple[str, str], list[tuple[float, str, Row]]] = {}
+    counts: dict[tuple[str, str], int] = {}
+    for rows in _distinct(triaged.tables(PROMPT_COLUMNS)):
+        draws = hash_fraction([json.dumps(row["prompt"]) for row in rows], select.seed, "dev")
+        for draw, row in zip(draws, rows, strict=True):
+            stratum = (row["category"], row["source"])
+            counts[stratum] = counts.get(stratum, 0) + 1
+            kept = [*drawn.get(stratum, []), (draw, row["pair_id"], row)]
+            drawn[stratum] = kept if len(kept) <= 2 * select.prompts else heapq.nsmallest(select.prompts, kept)
+    sizes = shares_of(counts, select.prompts)
+    return [row for stratum in sorted(drawn) for _, _, row in heapq.nsmallest(sizes[stratum], drawn[stratum])]
+
+
+def shares_of(counts: Mapping[tuple[str, str], int], limit: int) -> dict[tuple[str, str], int]:
+    """Returns how many of each stratum are taken: ``limit`` in all, in proportion, at most half of any.
+
+    What rounding leaves goes to the largest remainders.
+
+    >>> shares_of({("INVERT", "a"): 60, ("RETAIN", "a"): 30, ("RETAIN", "b"): 1}, 10)
+    {('INVERT', 'a'): 7, ('RETAIN', 'a'): 3, ('RETAIN', 'b'): 0}
+    """
+    every = sum(counts.values())
+    wanted = {name: min(number // 2, limit * number / max(1, every)) for name, number in counts.items()}
+    taken = {name: math.floor(share) for name, share in wanted.items()}
+    left = min(limit, sum(number // 2 for number in counts.values())) - sum(taken.values())
+    room = [name for name in counts if taken[name] < counts[name] // 2]
+    for name in sorted(room, key=lambda name: (taken[name] - wanted[name], name))[:left]:
+        taken[name] += 1
+    return taken
 
 
 def first_by_hash(rows: list[Row], limit: int) -> list[Row]:
@@ -56,18 +103,27 @@ def own_prompts(config: EvaluateConfig, storage: StorageConfig) -> list[Row]:
     return first_by_hash(read_prompts(expand((config.prompt_file,), storage, where)[0], where), config.prompts)
 
 
-def drift_pairs(triaged: Artifact, limit: int) -> list[Row]:
+def drift_pairs(triaged: Artifact, limit: int, dev: Collection[str] | None = None) -> list[Row]:
     """Returns ``limit`` RETAIN pairs whose chosen answer should stay likely: held-out ones first, then others, by hash.
 
     Texts are read of the parts that hold one of them alone, a part at a time.
+
+    Args:
+        dev: pair_ids of dev prompts; given, these are first, and no other held-out pair is taken.
     """
     names = triaged.manifest()["parts"]
     kept: list[tuple[bool, float, int, int]] = []
     for part, name in enumerate(names):
         columns = (triaged.place / name).read_parquet(["pair_id", "category", "split"]).to_pydict()
+        held_out = [split == Split.TEST for split in columns["split"]]
+        first = held_out if dev is None else [pair in dev for pair in columns["pair_id"]]
         drawn = hash_fraction(columns["pair_id"], 0)
-        rows = zip(columns["category"], columns["split"], drawn, range(len(drawn)), strict=True)
-        mine = [(split != Split.TEST, draw, part, at) for kind, split, draw, at in rows if kind == Category.RETAIN]
+        rows = zip(columns["category"], held_out, first, drawn, range(len(drawn)), strict=True)
+        mine = [
+            (not ahead, draw, part, at)
+            for kind, test, ahead, draw, at in rows
+            if kind == Category.RETAIN and (dev is None or ahead or not test)
+        ]
         kept = heapq.nsmallest(limit, [*kept, *mine])
     found: dict[tuple[int, int], Row] = {}
     for part in {part for _, _, part, _ in kept}:

@@ -15,7 +15,7 @@ from trace_ray.evaluate.attacks import attack_metrics, attacking_prompts
 from trace_ray.evaluate.drift_sum import DriftSum
 from trace_ray.evaluate.models import measure_capability, measure_drift
 from trace_ray.evaluate.prompt_files import Row
-from trace_ray.evaluate.prompts import PROMPT_COLUMNS, drift_pairs, held_out_prompts, own_prompts
+from trace_ray.evaluate.prompts import PROMPT_COLUMNS, dev_prompts, drift_pairs, held_out_prompts, own_prompts
 from trace_ray.evaluate.refused import taken
 from trace_ray.evaluate.tpa import evaluation_metrics
 from trace_ray.judges.unreadable import Unread, unread_tally
@@ -79,7 +79,8 @@ def run_evaluate(run: Run, config: Config) -> None:
     todo = [*chunks(RESPONSES, prompts), *chunks(ATTACKS, attacks)]
     for model in MODELS:
         mine = [chunk for chunk in todo if chunk.model == model]
-        arguments = (config, model, run.model.place / "merged", place / GENERATED)
+        merged = None if model == MODELS[0] else run.model.place / "merged"
+        arguments = (config, merged, place / GENERATED)
         pool = JudgeConfig(
             num_cpus=evaluate.num_cpus, num_gpus=evaluate.num_gpus, label_selector=evaluate.label_selector
         )
@@ -87,7 +88,7 @@ def run_evaluate(run: Run, config: Config) -> None:
     judged = [place / RESPONSES, place / ATTACKS]
     _run_pool("evaluate: judge", AnswerJudge, (config, place / GENERATED, place), todo, judged, evaluate.judge)
     answers = _answers(place / RESPONSES, prompts)
-    _refuse_unreadable(evaluate, answers)
+    refuse_unreadable(evaluate, answers)
     metrics = evaluation_metrics(answers, evaluate.resamples, evaluate.seed)
     if attacks:
         rows = _answers(place / ATTACKS, attacks)
@@ -98,7 +99,7 @@ def run_evaluate(run: Run, config: Config) -> None:
     (place / EVALUATION_METRICS).write_text(json.dumps(metrics | facts, indent=1))
     counts = {"prompts": len(prompts), "responses": len(MODELS) * len(prompts), "attacks": len(MODELS) * len(attacks)}
     counts["refused_prompts"] = len(asked) - len(prompts) + len(attacking) - len(attacks)
-    tokens = tokens_of([place / GENERATED, *judged])
+    tokens = tokens_of(part for folder in (place / GENERATED, *judged) for part in folder.files(".parquet"))
     run.evaluation.publish(counts=counts, seconds=time.monotonic() - started, tokens=tokens, **facts)
 
 
@@ -114,7 +115,8 @@ def evaluation_prompts(run: Run, config: Config) -> list[Row]:
     evaluate = config.evaluate
     if evaluate.prompt_file:
         return own_prompts(evaluate, config.storage)
-    prompts = held_out_prompts(run.triaged.tables(PROMPT_COLUMNS), evaluate.prompts)
+    dev = {row["pair_id"] for row in dev_prompts(run.triaged, config.realign.select)}
+    prompts = held_out_prompts(run.triaged.tables(PROMPT_COLUMNS), evaluate.prompts, apart=dev)
     if not prompts:
         remedy = "raise corpus.holdout, or name corpus.test_paths or evaluate.prompt_file"
         raise UserError("corpus.holdout", "no held-out prompt", remedy)
@@ -128,7 +130,7 @@ def _answers(place: Location, prompts: list[Row]) -> list[Row]:
     return rows
 
 
-def _refuse_unreadable(evaluate: EvaluateConfig, answers: list[Row]) -> None:
+def refuse_unreadable(evaluate: EvaluateConfig, answers: list[Row]) -> None:
     """An answer without a verdict counts as not compliant, so a judge that cannot be read would find every model bad."""
     limit = ("evaluate.max_unreadable", evaluate.max_unreadable)
     unread = Unread("evaluate.judge", judge_name(evaluate.judge), *limit)

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from trace_ray.config.engine import refuse_code
 from trace_ray.model.engine_start import EngineNames, start_fault
@@ -31,6 +31,27 @@ class EngineSettings:
     num_cpus: float = 1.0
     extra: tuple[tuple[str, Any], ...] = ()
     names: EngineNames = field(default_factory=EngineNames)
+
+
+class Adapter(NamedTuple):
+    """A LoRA adapter in a local folder; one number and one folder belong together for an engine's life, from 1."""
+
+    number: int
+    folder: str
+
+
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks that vLLM makes room for."""
+
+
+def with_adapters(rank: int) -> dict[str, Any]:
+    """Returns the arguments of an engine that answers with one adapter of this rank at a time, or with none.
+
+    >>> with_adapters(24)["max_lora_rank"]
+    32
+    """
+    room = next((one for one in LORA_RANKS if one >= rank), rank)
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
 
 
 _BREAKS = (RuntimeError, MemoryError, OSError, EOFError)
@@ -72,19 +93,23 @@ class Engine:
         """Prompt and answer tokens since the start."""
         self.tokenizer = _readable(self.llm.get_tokenizer(), settings)
 
-    def generate(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
-        """Returns the greedy answer to each prompt (in tokens), without special tokens."""
-        return [str(answer.text) for answer in self._greedy(prompts, max_new_tokens)]
+    def generate(self, prompts: Sequence[list[int]], max_new_tokens: int, adapter: Adapter | None = None) -> list[str]:
+        """Returns the greedy answer to each prompt (in tokens), without special tokens.
+
+        Args:
+            adapter: to answer with, of an engine made ``with_adapters``; None = the model alone.
+        """
+        return [str(answer.text) for answer in self._greedy(prompts, max_new_tokens, adapter)]
 
     def whole_answers(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str | None]:
         """As ``generate``; None for an answer that had not ended by then."""
         answers = self._greedy(prompts, max_new_tokens)
         return [None if answer.finish_reason == "length" else str(answer.text) for answer in answers]
 
-    def _greedy(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[Any]:
+    def _greedy(self, prompts: Sequence[list[int]], max_new_tokens: int, adapter: Adapter | None = None) -> list[Any]:
         from vllm import SamplingParams
 
-        answers = self._answers(prompts, SamplingParams(temperature=0.0, max_tokens=max_new_tokens))
+        answers = self._answers(prompts, SamplingParams(temperature=0.0, max_tokens=max_new_tokens), adapter)
         return [answer.outputs[0] for answer in answers]
 
     def yes_no(self, prompts: Sequence[list[int]], yes_ids: list[int], no_ids: list[int]) -> list[tuple[float, float]]:
@@ -103,9 +128,10 @@ class Engine:
             for seen in (answer.outputs[0].logprobs[0] for answer in answers)
         ]
 
-    def _answers(self, prompts: Sequence[list[int]], sampling: Any) -> list[Any]:
+    def _answers(self, prompts: Sequence[list[int]], sampling: Any, adapter: Adapter | None = None) -> list[Any]:
+        asked = [{"prompt_token_ids": ids} for ids in prompts]
         try:
-            answers = list(self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False))
+            answers = list(self.llm.generate(asked, sampling, use_tqdm=False, lora_request=_lora(adapter)))
         except _BREAKS as error:
             raise EngineFailedError(f"vLLM failed: {' '.join(str(error).split())[:300]}") from error
         self.tokens += sum(map(len, prompts)) + sum(len(answer.outputs[0].token_ids) for answer in answers)
@@ -115,6 +141,15 @@ class Engine:
         """Returns (tokens looked up, tokens found) in the prefix cache since the start."""
         values = {m.name: getattr(m, "value", 0) for m in self.llm.get_metrics()}
         return int(values.get("vllm:prefix_cache_queries", 0)), int(values.get("vllm:prefix_cache_hits", 0))
+
+
+def _lora(adapter: Adapter | None) -> Any:
+    """What vLLM calls an adapter."""
+    if adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(f"adapter-{adapter.number}", adapter.number, adapter.folder)
 
 
 def _readable(tokenizer: Any, settings: EngineSettings) -> Any:

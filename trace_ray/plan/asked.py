@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from trace_ray.config import Config, TriageConfig
 from trace_ray.plan.judges import EVALUATION, FIRST, JUDGE, PANEL, SECOND, reading_judges, used_judges, writer
 from trace_ray.plan.reading import Questions
+from trace_ray.plan.steps import candidates
 from trace_ray.plan.workload import Prompts, SampledPair, Workload, assumed_shares
 from trace_ray.triage.canaries import SEEDS
 
@@ -29,7 +30,7 @@ class Asked:
     """One kind of question to one judge.
 
     Args:
-        judge: its setting; what: the question; pool: the actors that ask: judge, correct, evaluate or panel.
+        judge: its setting; what: the question; pool: the actors that ask: judge, correct, select, evaluate or panel.
         prompts: asked; tokens: of all of them; written: tokens of the judge's own answers, where these are no mere verdict.
         answers: of the prompts, how many hold a policy model's answer, whose tokens are not in ``tokens`` yet.
         each_actor: whether prompts and tokens are those of one actor, each of which asks them.
@@ -170,6 +171,8 @@ def evaluation_asked(load: Workload, config: Config) -> list[Asked]:
         for what, prompts in (("answers violate?", load.prompts), ("attacked answers violate?", load.attacks))
         if prompts.number
     ]
+    if times := candidates(load, config):
+        asked.append(_answers(EVALUATION, "dev answers violate?", "select", load.dev, config, times * load.dev.number))
     items = min(PANEL_ITEMS, load.prompts.number)
     panel = [name for name in used_judges(config) if name.startswith(PANEL)]
     votes = [_answers(name, "which answer is better?", "panel", load.prompts, config, 2 * items) for name in panel]

@@ -10,9 +10,11 @@ from trace_ray.config import Config, ObjectiveConfig
 from trace_ray.judges.backends import needs_model_for_corrections
 from trace_ray.plan.asked import Asked
 from trace_ray.plan.judges import CORRECTOR, EVALUATION, FIRST, JUDGE, SECOND, used_judges
-from trace_ray.plan.judging import in_words, pool_time
+from trace_ray.plan.judging import POOL_START_S, in_words, pool_time
 from trace_ray.plan.rates import Rates, TrainRates
+from trace_ray.plan.selection import selection
 from trace_ray.plan.stage_row import Reserved, Resources, StageEstimate, at_once, stage_row
+from trace_ray.plan.steps import epoch_steps, training_steps
 from trace_ray.plan.workload import Workload
 from trace_ray.realign.zero import used_stage
 from trace_ray.runs.artifacts import STAGES
@@ -21,8 +23,6 @@ from trace_ray.runs.artifacts import STAGES
 # measured start of a process with torch, transformers and the model: on a busy or slow machine all of these grow with it.
 RAY_START_S = 6.0
 """Ray itself, its first worker processes and Ray Data's first operator: 5 to 8."""
-POOL_START_S = 3.0
-"""A pool of actors on a Ray that is up."""
 IMPACT_STARTS = 3.5
 """The adapter's task, the driver's tokenizer, then each worker's model, trainable and frozen."""
 TRAINER_STARTS = 8.0
@@ -48,7 +48,7 @@ def estimate(
     figures: dict[str, Callable[[], list[StageEstimate]]] = {
         "triage": lambda: [_triage(load, asked, rates, config, have)],
         "impact": lambda: [_impact(load, rates, config, have)],
-        "realign": lambda: [_realign(load, rates, config, have)],
+        "realign": lambda: [_realign(load, asked, rates, config, have)],
         "evaluate": lambda: [_evaluate(load, asked, rates, config, have), *_panel(load, asked, rates, config)],
     }
     return [figure for stage in STAGES if stage in stages and stage in figures for figure in figures[stage]()]
@@ -110,14 +110,13 @@ def _impact(load: Workload, rates: Rates, config: Config, have: Resources) -> St
     )
 
 
-def _realign(load: Workload, rates: Rates, config: Config, have: Resources) -> StageEstimate:
+def _realign(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config, have: Resources) -> StageEstimate:
     realign, train = config.realign, rates.train
     gpus = 1.0 if realign.use_gpu else 0.0
     rounds, share = u2a_rounds(load, config.objective)
     samples = round(share * sum(load.trained.values()))
-    epoch = max(1, math.ceil(samples / realign.batch))
-    steps = min(realign.epochs * epoch, realign.max_steps or math.inf)
-    epochs = steps / epoch
+    steps = training_steps(samples, realign)
+    epochs = steps / epoch_steps(samples, realign)
     passes = epochs * share
     stored = load.reference_tokens if realign.kl_reference == "top_k" else 0
     forwards = passes * (load.reference_tokens - stored)
@@ -131,13 +130,16 @@ def _realign(load: Workload, rates: Rates, config: Config, have: Resources) -> S
     workers_gib = training_gib(train, config) + realign.workers * stored * TOP_K_BYTES * realign.top_k / 2**30
     # Ray keeps the scoring workers for a while, idle but loaded.
     idle = train.memory_gib * impact_workers(load, config, have)
+    measuring = selection(load, asked, rates, config, have)
+    work = f"{f'{rounds} rounds of ' if rounds > 1 else ''}{samples:,} pairs, {epochs:.3g} epochs, {steps:,} steps"
     return stage_row(
         "realign",
-        f"{f'{rounds} rounds of ' if rounds > 1 else ''}{samples:,} pairs, {epochs:.3g} epochs, {steps:,} steps",
-        round(tokens) + stored,
-        [Reserved(seconds, realign.workers, realign.num_cpus, gpus)],
+        work + measuring.work,
+        round(tokens) + stored + measuring.tokens,
+        [Reserved(seconds, realign.workers, realign.num_cpus, gpus), *measuring.reserved],
         DRIVER_GIB + TRAINER_GIB + idle + workers_gib,
         config.plan,
+        measuring.asked,
     )
 
 

@@ -10,6 +10,8 @@ from trace_ray.plan.judges import used_judges
 from trace_ray.plan.rates import BARE_GIB, Rates
 
 RULES_RESPONSES_S = 10_000.0
+POOL_START_S = 3.0
+"""A pool of actors on a Ray that is up, as seen on 2 cores."""
 
 
 def in_words(asked: Sequence[Asked]) -> str:

@@ -64,6 +64,7 @@ class Workload:
         policy_tokens: tokens of one epoch's trained sequences; reference_tokens: of those whose KL is taken.
         prompts: that agreement is measured on; attacks: harmful requests, plain and attacked.
         answer_tokens: expected of one answer.
+        dev: prompts that each candidate of a selection answers.
         drift_tokens: tokens of the RETAIN pairs whose drift is measured; each model reads them.
     """
 
@@ -78,6 +79,7 @@ class Workload:
     attacks: Prompts
     answer_tokens: float
     drift_tokens: int = 0
+    dev: Prompts = Prompts()
 
 
 def pair_tokens(pair: SampledPair, names: Sequence[str]) -> int | None:
@@ -126,6 +128,7 @@ def workload(
         attacks=attacks,
         answer_tokens=min(_mean(sample, lambda p: p.responses["chosen"]), config.evaluate.max_new_tokens),
         drift_tokens=round(_drift_tokens(sample, config)),
+        dev=_prompts(sample, _dev_number(sample, config)),
     )
 
 
@@ -139,8 +142,22 @@ def _drift_tokens(sample: Sequence[SampledPair], config: Config) -> float:
 
 def held_out_prompts(sample: Sequence[SampledPair], config: Config) -> Prompts:
     """Returns the corpus' held-out prompts; their lengths are those of all prompts."""
-    held_out = sum(pair.stands_for for pair in sample if pair.test and not pair.repeated)
-    number = min(held_out, config.evaluate.prompts or math.inf)
+    left = _held_out(sample) - _dev_number(sample, config)
+    return _prompts(sample, min(left, config.evaluate.prompts or math.inf))
+
+
+def _held_out(sample: Sequence[SampledPair]) -> float:
+    return sum(pair.stands_for for pair in sample if pair.test and not pair.repeated)
+
+
+def _dev_number(sample: Sequence[SampledPair], config: Config) -> float:
+    """Of the held-out prompts, how many a selection takes."""
+    select = config.realign.select
+    return min(select.prompts, _held_out(sample) / 2) if select.steps else 0.0
+
+
+def _prompts(sample: Sequence[SampledPair], number: float) -> Prompts:
+    """So many prompts as long as the sample's."""
     readers = [name for name in sample[0].judged if name.startswith((EVALUATION, PANEL))]
     return Prompts(
         number=round(number),

@@ -44,7 +44,7 @@ def save_checkpoint(engine: Any, model: Any, folder: Path, cursor: dict[str, Any
     if whole:
         save_file(optimizer, str(folder / OPTIMIZER))
     if hasattr(model, "peft_config"):
-        _save_adapter(model, weights, folder / ADAPTER)
+        save_adapter(model, weights, folder / ADAPTER)
     placed: dict[str, Any] = {"workers": engine.world_size, "zero_stage": engine.zero_optimization_stage()}
     placed[FILES] = shards | _files(folder)
     (folder / CURSOR).write_text(json.dumps(cursor | placed | {"schedule": engine.lr_scheduler.state_dict()}))
@@ -88,7 +88,12 @@ def load_checkpoint(engine: Any, model: Any, folder: Path) -> dict[str, Any]:
     return cursor
 
 
-def _save_adapter(model: Any, weights: dict[str, Any], folder: Path) -> None:
+def save_adapter(model: Any, weights: dict[str, Any], folder: Path) -> None:
+    """Writes an adapter's whole ``weights`` as PEFT does.
+
+    Args:
+        model: the PEFT model that they are of; folder: made.
+    """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 

@@ -12,6 +12,7 @@ from typing import Any
 from trace_ray.config import Config
 from trace_ray.errors import UserError
 from trace_ray.model.sharing import sharing_rule
+from trace_ray.realign.candidates import asked_to_stop, is_candidate, write_candidate
 from trace_ray.realign.checkpoint import load_checkpoint, save_checkpoint
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.dead import cause_of_death
@@ -19,6 +20,7 @@ from trace_ray.realign.reference import read_top_k
 from trace_ray.realign.setup import load_policy, make_engine, together
 from trace_ray.realign.trackers import Tracker, make_trackers
 from trace_ray.realign.training import Training
+from trace_ray.realign.weights import gathered_weights
 from trace_ray.runs.artifacts import TRAINING_METRICS, Run
 from trace_ray.runtime import metrics
 from trace_ray.runtime.progress import pause
@@ -50,6 +52,12 @@ class Trainer(Training):
         self._pause = _WRITE_SECONDS
         self._logged = 0
         self._leaving: set[str] = set()
+        self._stopped = False
+
+    @property
+    def over(self) -> bool:
+        """As a ``Training``'s; also once a selection needs no further step."""
+        return self._stopped or super().over
 
     @property
     def deepspeed(self) -> Any:
@@ -119,6 +127,24 @@ class Trainer(Training):
         self._logged = len(self.metrics)
         self._written = time.monotonic()
         self._pause = pause(_WRITE_SECONDS, self._written - started)
+
+    def keep_candidate(self) -> None:
+        """Writes the adapter as the selection's candidate where the step is to be one; every rank takes part."""
+        if not is_candidate(self.step, self.realign.select.steps, over=super().over):
+            return
+        weights = gathered_weights(self.model, keep=self.rank == 0)
+        if self.rank == 0:
+            self.write_metrics()
+            write_candidate(self.run_folder, self.model, weights, self.step)
+
+    def hear_stop(self) -> None:
+        """Ends the run at this step where the selection has asked for it. A collective call."""
+        import torch.distributed
+
+        if self.realign.select.steps:
+            told = [self.rank == 0 and asked_to_stop(self.run_folder)]
+            torch.distributed.broadcast_object_list(told)
+            self._stopped = bool(told[0])
 
     def save(self, *, wait: bool) -> None:
         """Saves a checkpoint; every rank takes part.

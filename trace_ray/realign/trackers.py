@@ -15,6 +15,8 @@ from trace_ray.errors import UserError
 from trace_ray.storage.location import Location
 
 TENSORBOARD = "tensorboard"
+DEV = "dev"
+"""How figures of candidates begin (``runs.validations``)."""
 MODULES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 
 
@@ -105,9 +107,15 @@ class WandB:
 
         project = os.environ.get("WANDB_PROJECT", "trace-ray")
         self.run = wandb.init(project=project, name=run_name, id=_identity(run_name), resume="allow")
+        self.run.define_metric(f"{DEV}*", step_metric=f"{DEV}_step")
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        self.run.log(dict(figures), step=step)
+        if all(
+            name.startswith(DEV) for name in figures
+        ):  # told after the last step: W&B takes no earlier one by ``step``
+            self.run.log({**figures, f"{DEV}_step": step})
+        else:
+            self.run.log(dict(figures), step=step)
 
     def flush(self) -> None:
         """W&B uploads in its own process."""

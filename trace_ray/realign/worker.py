@@ -51,6 +51,9 @@ def _train(trainer: Any, realign: RealignConfig) -> None:
 
     def on_step() -> None:
         trainer.tell()
+        trainer.keep_candidate()  # before the checkpoint, which then never lies beyond a candidate that is not there
+        if trainer.flagged:
+            trainer.hear_stop()
         if trainer.flagged and _preempted(trainer):
             trainer.save(wait=True)
         elif trainer.step % realign.checkpoint_steps == 0 and not trainer.over:

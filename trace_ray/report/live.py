@@ -18,6 +18,7 @@ from trace_ray.report.sections.training import Curve, thinned
 from trace_ray.runs.artifacts import WORK, Run
 from trace_ray.runs.figures import training_figures
 from trace_ray.runs.status import DRIVER, State, status
+from trace_ray.runs.validations import validations, with_validations
 
 POINTS = 120
 LAST_STEPS = 6
@@ -88,7 +89,7 @@ def live_state(run: Run) -> Live:
         driver_state=next((state for name, state, _ in states if name == DRIVER), ""),
         categories={name.value: counts[name.value] for name in Category if counts[name.value]},
         rejects={reason.value: counts[reason.value] for reason in RejectReason if counts[reason.value]},
-        curves=list(_curves(rows)),
+        curves=list(_curves(with_validations(rows, _whole(lambda: validations(run), [])))),
         steps=rows[-LAST_STEPS:],
         memory_gib=max((row["memory_gib"] for row in rows if "memory_gib" in row), default=None),
         cost=_whole(lambda: cost_section(run), CostSection([], None)),

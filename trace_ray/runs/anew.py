@@ -43,7 +43,7 @@ _PIECES = {
         f"/{DECIDED}",
     ),
     "impact": (rf"impact/{SCORES}/.*\.parquet$", r"scored/.*\.parquet$"),
-    "realign": (r"/checkpoints/checkpoint_[^/]+/", r"/rounds/[^/]+/trained/"),
+    "realign": (r"/checkpoints/checkpoint_[^/]+/", r"/rounds/[^/]+/trained/", r"/selection/candidates/"),
     "evaluate": (rf"evaluation/({GENERATED}|{RESPONSES}|attacks)/.*\.parquet$",),
 }
 """What a stage has finished, as paths below the run: judged blocks and spans, scored shards, checkpoints, answers."""

@@ -9,6 +9,7 @@ from trace_ray.errors import UserError
 from trace_ray.runs.artifacts import GENERATED, INPUTS, RESPONSES, SCORES, STAGES, WORK, Artifact, Run
 from trace_ray.runs.figures import training_figures
 from trace_ray.runs.lock import LOCK, holder
+from trace_ray.runs.validations import validations_place
 
 State = tuple[str, str, dict[str, Any]]
 """An artefact's name, ``done`` | ``begun`` | ``-``, and its counts, or DAMAGED and, under ``problem``, what is wrong with
@@ -58,7 +59,10 @@ def _so_far(run: Run, artifact: Artifact) -> dict[str, Any]:
     match artifact.name:
         case "realign":
             last: dict[str, Any] = next(reversed(training_figures(run)), {})
-            return {"step": last.get("step", 0), "steps": last.get("steps", "?")}
+            measured = len(validations_place(run).files(".json"))
+            return {"step": last.get("step", 0), "steps": last.get("steps", "?")} | (
+                {"candidates measured": measured} if measured else {}
+            )
         case "triaged":
             judged, decided = (len((place / WORK / step).files(".json")) for step in ("judge", "decide"))
             return {"blocks judged": judged, "decided": decided}

@@ -237,6 +237,12 @@ def upload_folder(write: Callable[[str], object], place: Location) -> None:
         upload_files(Path(folder), place)
 
 
+def copy_files(folder: Location, place: Location) -> None:
+    """Copies the files directly in a folder to ``place``."""
+    for file in folder.files():
+        (place / file.name).write_bytes(file.read_bytes())
+
+
 def upload_files(folder: Path, place: Location) -> None:
     """Copies the files of a local folder and those below it to ``place``, the weights last."""
     files = sorted(folder.rglob("*"), key=lambda p: (p.suffix == ".safetensors", str(p)))

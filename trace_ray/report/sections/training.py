@@ -8,8 +8,10 @@ from typing import Any
 
 from trace_ray.config import ObjectiveConfig
 from trace_ray.pairs import TRAINED
+from trace_ray.report.sections.cost import duration
 from trace_ray.runs.artifacts import Run
 from trace_ray.runs.figures import training_figures
+from trace_ray.runs.validations import Validation, validations
 
 POINTS = 240
 MARGIN = "mean margin (implicit reward)"
@@ -26,6 +28,7 @@ class TrainingSection:
     Args:
         curves: title -> {series name -> points}; the categories' names, or ``all``.
         trained: pairs seen by category.
+        chosen: which step is kept and why, in a sentence; empty where none was chosen.
         caption: what the curves should do, which depends on each category's loss.
     """
 
@@ -37,6 +40,7 @@ class TrainingSection:
     curves: Mapping[str, Mapping[str, Curve]]
     trained: Mapping[str, int]
     caption: str
+    chosen: str = ""
 
 
 def training_section(run: Run, objective: ObjectiveConfig, epochs: int) -> TrainingSection | None:
@@ -44,7 +48,8 @@ def training_section(run: Run, objective: ObjectiveConfig, epochs: int) -> Train
     rows = training_figures(run)
     if not rows:
         return None
-    curves = training_curves(rows)
+    measured = validations(run)
+    curves = training_curves(rows) | selection_curves(measured)
     return TrainingSection(
         steps=rows[-1]["step"],
         planned=rows[-1]["steps"],
@@ -54,6 +59,7 @@ def training_section(run: Run, objective: ObjectiveConfig, epochs: int) -> Train
         curves=curves,
         trained={name: sum(row.get(f"{name}/pairs", 0) for row in rows) for name in TRAINED},
         caption=training_caption(objective, margin=MARGIN in curves),
+        chosen=chosen_said(run.realign.manifest().get("selection", {}), measured) if run.realign.done() else "",
     )
 
 
@@ -84,6 +90,37 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Cu
     for key, title in (("grad_norm", "gradient norm"), ("lr", "learning rate")):
         found[title] = {"all": thinned(_points(rows, key))}
     return {title: series for title, series in found.items() if any(series.values())}
+
+
+def selection_curves(measured: Sequence[Validation]) -> dict[str, dict[str, Curve]]:
+    """Returns the candidates' agreement and drift over the steps; nothing where none was measured."""
+    if not measured:
+        return {}
+    groups = [name for name in (*TRAINED, "all") if name in measured[0].tpa]
+    agreement = {name: [(float(one.step), one.tpa[name]) for one in measured] for name in groups}
+    drift = {"all": [(float(one.step), one.drift) for one in measured]}
+    return {"compliant answers to dev prompts, %": agreement, "dev drift, nats a token": drift}
+
+
+def chosen_said(facts: Mapping[str, Any], measured: Sequence[Validation]) -> str:
+    """Returns which step a selection kept, by what, and what choosing cost.
+
+    Args:
+        facts: of the selection, from realign/'s manifest; empty where there was none.
+    """
+    if not facts:
+        return ""
+    by_step = {one.step: one for one in measured}
+    base, kept = by_step[0], by_step[facts["step"]]
+    said = (
+        f"Step {kept.step} is kept of {len(measured) - 1} candidates: {kept.tpa['all']:.1f} % of the answers to "
+        f"{kept.prompts['all']:,} dev prompts comply, before training {base.tpa['all']:.1f} %."
+    )
+    if not kept.step:
+        said = f"No candidate of {len(measured) - 1} is better than the model before training, which is kept."
+    if facts["stopped"] is not None:
+        said += f" Patience ran out at step {facts['stopped']}."
+    return f"{said} Choosing took {duration(facts['seconds'])} and {facts['tokens']:,} tokens."
 
 
 def _points(rows: Sequence[Mapping[str, Any]], key: str) -> Curve:

@@ -1,0 +1,84 @@
+"""Candidates of a selection: the adapter as it was after some steps, in realign/selection/, written once and for all.
+
+candidates/step-000060/adapter/   as PEFT writes it
+candidates/step-000060.json       its step and hash, written last: what has it is whole, and never written again
+stop.json                         the step after which no candidate can be kept: training ends
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from trace_ray.realign.checkpoint import ADAPTER, save_adapter
+from trace_ray.runs.artifacts import Run
+from trace_ray.runs.validations import SELECTION
+from trace_ray.storage.location import Location, upload_files
+
+CANDIDATES, STOP = "candidates", "stop.json"
+
+
+def selection_place(run: Run) -> Location:
+    return run.realign.place / SELECTION
+
+
+def candidate_name(step: int) -> str:
+    """Returns the name of a step's candidate; names sort as steps do.
+
+    >>> candidate_name(60)
+    'step-000060'
+    """
+    return f"step-{step:06d}"
+
+
+def candidate_place(run: Run, step: int) -> Location:
+    """Returns a candidate's folder."""
+    return selection_place(run) / CANDIDATES / candidate_name(step)
+
+
+def candidates(run: Run) -> dict[int, str]:
+    """Returns {step: hash of its adapter} of those that are whole, in order."""
+    told = [json.loads(file.read_text()) for file in (selection_place(run) / CANDIDATES).files(".json")]
+    return {int(one["step"]): str(one["sha256"]) for one in told}
+
+
+def write_candidate(run: Run, model: Any, weights: dict[str, Any], step: int) -> None:
+    """Writes the adapter's ``weights`` (whole) as a step's candidate; one that is there stays as it is."""
+    place = candidate_place(run, step)
+    marker = selection_place(run) / CANDIDATES / f"{place.name}.json"
+    if marker.exists():  # a resumed training makes its last steps again, and what was judged must stay what is exported
+        return
+    with tempfile.TemporaryDirectory(prefix="trace-ray-candidate-") as folder:
+        save_adapter(model, weights, Path(folder) / ADAPTER)
+        digest = hashlib.sha256((Path(folder) / ADAPTER / "adapter_model.safetensors").read_bytes()).hexdigest()
+        upload_files(Path(folder), place)
+    marker.write_text(json.dumps({"step": step, "sha256": digest}))
+
+
+def drop_others(run: Run, kept: int) -> None:
+    """Deletes the adapters of all candidates but one; what was measured of them stays."""
+    for step in candidates(run):
+        if step != kept:
+            candidate_place(run, step).delete_folder()
+
+
+def ask_to_stop(run: Run, step: int) -> None:
+    """Tells the training that what follows ``step`` cannot be kept."""
+    (selection_place(run) / STOP).write_text(json.dumps({"step": step}))
+
+
+def asked_to_stop(run: Run) -> bool:
+    """Returns whether training has been told so."""
+    return (selection_place(run) / STOP).exists()
+
+
+def is_candidate(step: int, every: int, *, over: bool) -> bool:
+    """Returns whether a step's weights are a candidate: every so many steps, and the last; none where ``every`` is 0.
+
+    >>> [step for step in range(1, 8) if is_candidate(step, 3, over=step == 7)]
+    [3, 6, 7]
+    """
+    return every > 0 and (step % every == 0 or over)
