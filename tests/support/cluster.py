@@ -21,6 +21,7 @@ from typing import Any, Self
 import psutil
 
 from tests.support.ports import free_port
+from trace_ray.cluster.connection import WORKER_NICENESS
 
 RAY = str(Path(sys.executable).with_name("ray"))
 TOKEN = "planted-ray-token-" + "5d" * 16
@@ -43,6 +44,7 @@ class TokenCluster:
             "RAY_AUTH_TOKEN": TOKEN,
             "RAY_ENABLE_RECORD_ACTOR_TASK_LOGGING": "0",
             "RAY_metrics_report_interval_ms": "1000",  # a process that lives for seconds is seen too
+            WORKER_NICENESS: "0",  # at Ray's 15 a stage beside anything that computes stands still until it times out
         }
         self.gcs_port, self.dashboard_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.dashboard_port}"
