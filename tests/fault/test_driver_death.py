@@ -84,9 +84,9 @@ def assert_same(run: Path, undisturbed: Path) -> None:
 def test_killed_during_impact(tmp_path: Path, undisturbed: Path) -> None:
     run = tmp_path / "run"
     scores = run / "impact" / "scores"
-    kill_when(run, lambda: any(scores.glob("part-*.parquet")))
+    kill_when(run, lambda: any(scores.glob("part-*.json")))
     assert not (run / "scored" / "_DONE").exists()
-    finished_before = {path.name: path.stat().st_mtime_ns for path in scores.glob("part-*.parquet")}
+    finished_before = {path.name: path.stat().st_mtime_ns for path in scores.glob("part-*.json")}
     finish(run)
     for name, written in finished_before.items():
         assert (scores / name).stat().st_mtime_ns == written, "a finished shard was redone"

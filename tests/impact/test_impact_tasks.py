@@ -11,11 +11,13 @@ import pytest
 from tests.impact import tiny, world
 from trace_ray.config import Config, ImpactConfig, StorageConfig
 from trace_ray.impact.gold import PAIR_COLUMNS, choose_gold, choose_retain, tokenize_gold
+from trace_ray.impact.tally import Tally
 from trace_ray.impact.tasks import (
     DIRECTION,
     GOLD,
     RETAIN_SAMPLE,
     Shard,
+    Shares,
     curvature_shard,
     gold_shard,
     make_adapter,
@@ -25,7 +27,7 @@ from trace_ray.impact.tasks import (
     sum_part,
 )
 from trace_ray.model.loading import load_chat_tokenizer
-from trace_ray.runs.artifacts import ADAPTER_INIT, Run
+from trace_ray.runs.artifacts import ADAPTER_INIT, SCORES, Run
 from trace_ray.storage.location import locate
 
 PAIRS = 41
@@ -73,12 +75,13 @@ def test_gold_shards_in_parts_are_the_whole_direction(parameters: str, tmp_path:
 def test_a_shard_scored_twice_is_the_same_shard(tmp_path: Path) -> None:
     run, config = prepared(tmp_path)
     direction(run, config, 2)
-    shard = Shard(run.triaged.place / "part-0.parquet", 11, PAIRS, run.impact.place / "scores" / "part-0.parquet")
-    score_rows(run, config, shard, 1.0)
-    first = shard.out.read_parquet()
-    score_rows(run, config, shard, 1.0)
-    assert shard.out.read_parquet().equals(first)
-    assert first.num_rows == PAIRS - 11
+    shard = Shard(run.triaged.place / "part-0.parquet", 11, PAIRS)
+    told = score_rows(run, config, shard, Shares(retain=1.0))
+    scored, stored = run.scored.place / "part-0-000000011.parquet", run.impact.place / SCORES / "part-0-000000011.json"
+    first = scored.read_parquet()
+    assert score_rows(run, config, shard, Shares(retain=1.0)) == told == Tally.load(stored.read_text())
+    assert scored.read_parquet().equals(first)
+    assert first.num_rows == sum(told.rows.values()) == PAIRS - 11
 
 
 def test_curvature_shards_add_up(tmp_path: Path) -> None:

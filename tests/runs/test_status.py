@@ -114,9 +114,9 @@ def test_an_unfinished_stage_says_what_it_has_left(run: Run) -> None:
     for step, blocks in (("judge", 3), ("decide", 1)):
         for block in range(blocks):
             (run.triaged.place / WORK / step / f"block-{block:06d}.json").write_text("{}")
-    for folder, parts in ((run.impact.place / SCORES, 2), (run.rejects.place, 1)):
-        for part in range(parts):
-            (folder / f"part-{part}.parquet").write_text("")
+    for file in (run.impact.place / SCORES / "part-0.json", run.impact.place / SCORES / "part-1.json"):
+        file.write_text("{}")
+    (run.rejects.place / "part-0.parquet").write_text("")
     for name, parts in ((GENERATED, 4), (RESPONSES, 2)):
         for part in range(parts):
             (run.evaluation.place / name / f"part-{part}.parquet").write_text("")

@@ -6,7 +6,7 @@ from trace_ray.runs.artifacts import GENERATED, SCORES, WORK, Run
 
 PIECES = {
     "triage": (f"triaged/{WORK}/judge/block-000000.json", f"triaged/{WORK}/attempts/block-000000/span-0-9.parquet"),
-    "impact": (f"impact/{SCORES}/part-0-000000000.parquet", "scored/part-0-000000000.parquet"),
+    "impact": (f"impact/{SCORES}/part-0-000000000.json", "scored/part-0-000000000.parquet"),
     "realign": (
         "realign/checkpoints/checkpoint_2026-01-01/weights.safetensors",
         "realign/rounds/0/training/realign/checkpoints/checkpoint_2026-01-01/cursor.json",

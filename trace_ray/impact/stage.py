@@ -1,28 +1,35 @@
-"""Stage 2 on Ray tasks: initial adapter, gold batch, direction, then one idempotent task a shard, then weights."""
+"""Stage 2 on Ray tasks: initial adapter, gold batch, direction, then one idempotent task a shard, which tells its sums."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 
-from trace_ray.chat.told import cut_counts, cut_warning
+from trace_ray.chat.told import cut_warning
 from trace_ray.cluster.connection import ensure_ray
 from trace_ray.config import Config, settings
 from trace_ray.corpus.noise import noisy_table, record_noise
 from trace_ray.impact.direction_stage import slots, task, write_direction
 from trace_ray.impact.gold import PAIR_COLUMNS, curvature_sample, gold_batch
 from trace_ray.impact.rows import retain_share
-from trace_ray.impact.tasks import GOLD, RETAIN_SAMPLE, Shard, make_adapter, score_rows
-from trace_ray.impact.weights import Weighing
-from trace_ray.pairs import RESPONSE_NAMES, SCORED_SCHEMA, TRAINED
+from trace_ray.impact.shard import SHARD_SCHEMA
+from trace_ray.impact.tally import Tally, kept_share
+from trace_ray.impact.tasks import GOLD, RETAIN_SAMPLE, Shard, Shares, make_adapter, score_rows
+from trace_ray.impact.weights import impact_summary, weight_rule
+from trace_ray.pairs import TRAINED
 from trace_ray.runs.anew import begin
-from trace_ray.runs.artifacts import ADAPTER_INIT, REFUSED, SCORES, Run
+from trace_ray.runs.artifacts import ADAPTER_INIT, SCORES, Run
 from trace_ray.runs.identity import model_identity
+from trace_ray.runs.weights import WEIGHTS
 from trace_ray.runtime.progress import Meter, warn
+
+_AT_ONCE = 16
+"""Tallies of finished shards that are read side by side."""
 
 
 def impact_inputs(run: Run, config: Config) -> dict[str, Any]:
@@ -47,9 +54,14 @@ def run_impact(run: Run, config: Config) -> None:
     _write_gold(run, config)
     direction = write_direction(run, config)
     shards = list(plan_shards(run, config))
+    told = _score(run, config, shards, _shares(counts, config))
+    _publish(run, config, told, started, {"direction": direction, "noise": noise})
+
+
+def _shares(counts: Mapping[str, int], config: Config) -> Shares:
     trained = {name.value: counts.get(f"train {name}", 0) for name in TRAINED}
-    _score(run, config, shards, retain_share(trained, config.impact.retain_per_conflict))
-    _write_weights(run, config, started, {"direction": direction, "noise": noise})
+    weighed = sum(trained[name] for name in config.objective.weighed)
+    return Shares(retain_share(trained, config.impact.retain_per_conflict), kept_share(weighed))
 
 
 def _write_adapter(run: Run, config: Config) -> None:
@@ -81,58 +93,50 @@ def plan_shards(run: Run, config: Config) -> Iterator[Shard]:
         part = run.triaged.place / name
         rows = part.read_parquet(["row"]).num_rows
         for start in range(0, rows, config.impact.shard_rows):
-            stem = name.removesuffix(".parquet")
-            out = run.impact.place / SCORES / f"{stem}-{start:09d}.parquet"
-            yield Shard(part, start, min(rows, start + config.impact.shard_rows), out)
+            yield Shard(part, start, min(rows, start + config.impact.shard_rows))
 
 
-def _score(run: Run, config: Config, shards: list[Shard], share: float) -> None:
+def _score(run: Run, config: Config, shards: list[Shard], shares: Shares) -> Tally:
+    """Has the shards scored that are not; returns the tally of all."""
     import ray
 
-    finished = {place.name for place in (run.impact.place / SCORES).files(".parquet")}
-    todo = [shard for shard in shards if shard.out.name not in finished]
+    finished = {place.name.removesuffix(".json") for place in (run.impact.place / SCORES).files(".json")}
+    todo = deque(shard for shard in shards if shard.name not in finished)
     score = task(score_rows, config)
     in_flight: dict[Any, Shard] = {}
+    total = _told(run, [shard for shard in shards if shard.name in finished])
     with Meter("impact: scores", sum(s.stop - s.start for s in shards)) as meter:
-        meter.skip(sum(s.stop - s.start for s in shards if s.out.name in finished))
+        meter.skip(sum(s.stop - s.start for s in shards if s.name in finished))
         while todo or in_flight:
             while todo and len(in_flight) < 4 * slots(config):
-                shard = todo.pop(0)
-                in_flight[score.remote(run, config, shard, share)] = shard
+                shard = todo.popleft()
+                in_flight[score.remote(run, config, shard, shares)] = shard
             ready, _ = ray.wait(list(in_flight), num_returns=1)
-            ray.get(ready)
-            for future in ready:
+            for future, told in zip(ready, ray.get(ready), strict=True):
+                total += told
                 shard = in_flight.pop(future)
                 meter.advance(shard.stop - shard.start)
+    return total
 
 
-def _write_weights(run: Run, config: Config, started: float, about: dict[str, Any]) -> None:
-    scores = (run.impact.place / SCORES).files(".parquet")
-    impacts = (place.read_parquet(["impact", "category"]) for place in scores)
-    weighing = Weighing(impacts, config.objective, config.impact)
-    counts: Counter[str] = Counter()
-    cuts: Counter[str] = Counter(cut_counts([]))
-    tokens = 0
-    for place in scores:
-        table = place.read_parquet()
-        if not table.num_rows:
-            continue
-        (run.scored.place / place.name).write_parquet(weighing.weighed(table))
-        counts.update(table["category"].to_pylist())
-        cuts.update(cut_counts(table["cut"].to_pylist()))
-        tokens += sum(len(table[f"{name}_ids"].combine_chunks().flatten()) for name in RESPONSE_NAMES)
+def _told(run: Run, shards: Sequence[Shard]) -> Tally:
+    """Returns the sum of what finished shards have told."""
+    place = run.impact.place / SCORES
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        stored = pool.map(lambda shard: Tally.load((place / f"{shard.name}.json").read_text()), shards)
+        return sum(stored, Tally())
+
+
+def _publish(run: Run, config: Config, told: Tally, started: float, about: Mapping[str, Any]) -> None:
+    """Publishes both folders with the rule that turns impacts to weights, which readers lay over the shards' parts."""
     triaged = run.triaged.manifest()["counts"]
-    refused = Counter(
-        reason
-        for place in (run.impact.place / REFUSED).files(".parquet")
-        for reason in place.read_parquet(["reason"])["reason"].to_pylist()
-    )
-    counts["untrained"] = triaged["triaged"] - sum(counts.values()) - sum(refused.values())
-    seconds = time.monotonic() - started
-    norms = {name: getattr(config.impact, name) for name in ("score_norm", "weight_norm", "weigh_within")}
-    facts = {"model": config.model.path, "summary": weighing.summary(), **about, **norms, "scale": weighing.scale}
-    facts |= {"cuts": dict(cuts), "refused": dict(refused), "max_length": config.model.max_length}
-    if warning := cut_warning(cuts, refused, config.model.max_length):
+    counts = {**told.rows, "untrained": triaged["triaged"] - sum(told.rows.values()) - sum(told.refused.values())}
+    facts = {"model": config.model.path, "summary": impact_summary(told.impacts), **about}
+    facts |= {name: getattr(config.impact, name) for name in ("score_norm", "weight_norm", "weigh_within")}
+    facts[WEIGHTS] = weight_rule(told.impacts, config.objective, config.impact)
+    facts |= {"cuts": told.cuts, "refused": told.refused, "max_length": config.model.max_length}
+    if warning := cut_warning(told.cuts, told.refused, config.model.max_length):
         warn(f"impact: {warning}")
-    run.impact.publish(counts=counts, seconds=seconds, response_tokens=tokens, **facts)
-    run.scored.publish(counts=counts, seconds=seconds, schema=SCORED_SCHEMA, **facts)
+    seconds = time.monotonic() - started
+    run.impact.publish(counts=counts, seconds=seconds, response_tokens=told.tokens, **facts)
+    run.scored.publish(counts=counts, seconds=seconds, schema=SHARD_SCHEMA, **facts)

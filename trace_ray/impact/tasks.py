@@ -9,7 +9,8 @@ from typing import Any
 
 from trace_ray.config import Config, ImpactConfig
 from trace_ray.corpus.noise import noisy_table
-from trace_ray.runs.artifacts import ADAPTER_INIT, REFUSED, Run
+from trace_ray.impact.tally import Tally, tally
+from trace_ray.runs.artifacts import ADAPTER_INIT, REFUSED, SCORES, Run
 from trace_ray.runtime import metrics
 from trace_ray.storage.location import Location, upload_folder
 from trace_ray.storage.staging import download_folder
@@ -139,16 +140,34 @@ def curvature_shard(run: Run, config: Config, vector: Mapping[str, Any], start: 
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows start..stop of one part of triaged/, scored into ``out``."""
+    """Rows start..stop of one part of triaged/; the files made of them bear its name."""
 
     part: Location
     start: int
     stop: int
-    out: Location
+
+    @property
+    def name(self) -> str:
+        return f"{self.part.name.removesuffix('.parquet')}-{self.start:09d}"
 
 
-def score_rows(run: Run, config: Config, shard: Shard, retain_share: float) -> None:
-    """Writes the shard's scored rows. Doing it twice, or in another order, changes nothing."""
+@dataclass(frozen=True)
+class Shares:
+    """Which pairs hashes draw, as the whole run's counts decide.
+
+    Args:
+        retain: share of the RETAIN pairs that are trained on; impacts: of the weighed pairs that quantiles are taken of.
+    """
+
+    retain: float
+    impacts: float = 1.0
+
+
+def score_rows(run: Run, config: Config, shard: Shard, shares: Shares) -> Tally:
+    """Writes the shard's scored rows, if any, and after them its tally, which says that it is done; returns the tally.
+
+    Doing it twice, or in another order, changes nothing.
+    """
     from trace_ray.impact.rows import refused_table, tokenized_rows
     from trace_ray.impact.shard import Selection, score_tokens
     from trace_ray.model.loading import load_chat_tokenizer
@@ -159,15 +178,19 @@ def score_rows(run: Run, config: Config, shard: Shard, retain_share: float) -> N
     direction = _loaded("direction", place.uri, lambda: {n: v.to(device) for n, v in read_direction(run).items()})
     rows = shard.part.read_parquet().slice(shard.start, shard.stop - shard.start)
     triaged = noisy_table(rows, config.corpus.noise)
-    selection = Selection(config.objective, retain_share, config.impact.seed)
+    selection = Selection(config.objective, shares.retain, config.impact.seed)
     tokenizer = _loaded("tokenizer", str(config.model), lambda: load_chat_tokenizer(config.model))
     kept, refused = tokenized_rows(selection.rows(triaged), selection.objective, tokenizer)
     scored = score_tokens(kept, selection, model, direction, config.impact)
-    if refused:  # before the scores, which say that the shard is done
-        (place / REFUSED / shard.out.name).write_parquet(refused_table(refused))
+    if refused:
+        (place / REFUSED / f"{shard.name}.parquet").write_parquet(refused_table(refused))
         metrics.count_each("rejects", "reason", [row["reason"] for row in refused], stage="impact")
-    shard.out.write_parquet(scored)
+    if scored.num_rows:
+        (run.scored.place / f"{shard.name}.parquet").write_parquet(scored)
+    told = tally(scored, refused, config.objective.weighed, config.impact.seed, shares.impacts)
+    (place / SCORES / f"{shard.name}.json").write_text(told.dump())
     metrics.count_each("pairs_scored", "category", scored["category"].to_pylist())
+    return told
 
 
 def spans(rows: int, tasks: int) -> Sequence[tuple[int, int]]:

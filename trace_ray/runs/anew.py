@@ -42,7 +42,7 @@ _PIECES = {
         rf"triaged/{WORK}/attempts/(?!canaries).*\.parquet$",
         f"/{DECIDED}",
     ),
-    "impact": (rf"impact/{SCORES}/.*\.parquet$", r"scored/.*\.parquet$"),
+    "impact": (rf"impact/{SCORES}/.*\.json$", r"scored/.*\.parquet$"),
     "realign": (r"/checkpoints/checkpoint_[^/]+/", r"/rounds/[^/]+/trained/", r"/selection/candidates/"),
     "evaluate": (rf"evaluation/({GENERATED}|{RESPONSES}|attacks)/.*\.parquet$",),
 }

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from trace_ray.errors import StaleRunError, UserError
 from trace_ray.runs.code_version import code_version
+from trace_ray.runs.weights import WEIGHTS, read_part
 from trace_ray.storage.location import Location
 
 Inputs = Mapping[str, Any]
@@ -28,7 +29,7 @@ TRAINING_METRICS, EVALUATION_METRICS = "metrics.jsonl", "metrics.json"
 REFUSED = "refused"
 """In impact/ and evaluation/: rows and prompts that the policy model cannot be given, in REJECT_SCHEMA."""
 ADAPTER_INIT, SCORES = "adapter_init", "scores"
-"""In impact/: the adapter that scoring and training start from; scored shards, before they are weighed."""
+"""In impact/: the adapter that scoring and training start from; a tally a scored shard, which says that it is done."""
 GENERATED, RESPONSES = "generated", "responses"
 """In evaluation/: both models' answers; those to the held-out prompts, judged."""
 AUDIT_FILE, WORK, CANARIES = "audit.json", "work", "canaries.json"
@@ -147,9 +148,10 @@ class Artifact:
         return pa.concat_tables(self.tables(columns))
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Yields the published parts in order, each read when it is asked for."""
-        for name in self.manifest()["parts"]:
-            yield (self.place / name).read_parquet(columns)
+        """Yields the published parts in order, each read when it is asked for, scored pairs with their weights."""
+        manifest = self.manifest()
+        for name in manifest["parts"]:
+            yield read_part(self.place / name, columns, manifest.get(WEIGHTS))
 
     def publish(
         self, *, counts: Mapping[str, Any], seconds: float, schema: pa.Schema | None = None, **facts: Any

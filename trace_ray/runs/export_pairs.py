@@ -67,5 +67,5 @@ def export_pairs(run: Run, out: Location) -> tuple[int, int]:
 
 def _parts(run: Run) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     columns = ["prompt", "chosen", "rejected", "corrected", "weight", "category", "source", "pair_id"]
-    for name in run.scored.manifest()["parts"]:
-        yield name, (run.scored.place / name).read_parquet(columns).to_pylist()
+    for name, table in zip(run.scored.manifest()["parts"], run.scored.tables(columns), strict=True):
+        yield name, table.to_pylist()

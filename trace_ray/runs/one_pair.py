@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from trace_ray.errors import UserError
 from trace_ray.pairs import TOKENS
 from trace_ray.runs.artifacts import RESPONSES, Run
+from trace_ray.runs.weights import WEIGHTS, read_part
 from trace_ray.storage.location import Location
 
 
@@ -24,7 +25,8 @@ def pair_record(run: Run, pair_id: str) -> dict[str, Any]:
     if triaged is None:
         remedy = "no triaged pair has that id; pair_id is a column of triaged/, and in the report beside each example"
         raise UserError("show", pair_id, remedy)
-    scored = next(_rows(run.scored.parts(), pair_id), {})
+    rule = run.scored.manifest().get(WEIGHTS) if run.scored.done() else None
+    scored = next(_rows(run.scored.parts(), pair_id, rule), {})
     found: dict[str, Any] = {"triaged": triaged}
     gold = next(_rows([part for part in run.impact.parts() if part.name == "gold.parquet"], pair_id), None)
     if gold is not None:
@@ -35,11 +37,11 @@ def pair_record(run: Run, pair_id: str) -> dict[str, Any]:
     return found | {"answers": answers} if answers else found
 
 
-def _rows(parts: list[Location], pair_id: str) -> Iterator[dict[str, Any]]:
+def _rows(parts: list[Location], pair_id: str, rule: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
     """Yields the rows of one pair; of a part that does not have it only the ids are read."""
     for part in parts:
         if pair_id not in part.read_parquet(["pair_id"])["pair_id"].to_pylist():
             continue
-        table = part.read_parquet()
+        table = read_part(part, None, rule)
         mine = table.filter(pc.equal(table["pair_id"], pa.scalar(pair_id)))
         yield from mine.drop_columns([field.name for field in table.schema if field.type == TOKENS]).to_pylist()

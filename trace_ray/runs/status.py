@@ -67,7 +67,7 @@ def _so_far(run: Run, artifact: Artifact) -> dict[str, Any]:
             judged, decided = (len((place / WORK / step).files(".json")) for step in ("judge", "decide"))
             return {"blocks judged": judged, "decided": decided}
         case "impact":
-            return {"shards scored": len((place / SCORES).files(".parquet"))}
+            return {"shards scored": len((place / SCORES).files(".json"))}
         case "evaluation":
             answered, judged = (len((place / folder).files(".parquet")) for folder in (GENERATED, RESPONSES))
             return {"chunks answered": answered, "judged": judged}

@@ -15,10 +15,12 @@ from trace_ray.impact.direction import gold_sum, solve
 from trace_ray.impact.gold import curvature_sample, gold_batch
 from trace_ray.impact.rows import retain_share
 from trace_ray.impact.shard import Selection, score_shard
-from trace_ray.impact.weights import Weighing
+from trace_ray.impact.tally import tally
+from trace_ray.impact.weights import impact_summary, weight_rule
 from trace_ray.model.loading import load_chat_tokenizer
-from trace_ray.pairs import Split
+from trace_ray.pairs import SCORED_SCHEMA, Split
 from trace_ray.realign.order import category_counts
+from trace_ray.runs.weights import with_weights
 
 
 def make_direction(model: Any, triaged: pa.Table, config: Config) -> Vector:
@@ -65,7 +67,8 @@ def _frozen(model: Any) -> Iterator[None]:
 
 
 def weigh(scores: pa.Table, config: Config) -> tuple[pa.Table, dict[str, Any]]:
-    """Returns the scored rows with their weights, and the impacts' summary and the rows by category."""
-    weighing = Weighing([scores], config.objective, config.impact)
-    facts = {"impact": weighing.summary(), "trained": category_counts(scores["category"].to_pylist())}
-    return weighing.weighed(scores), facts
+    """Returns the scored rows with their weights, in SCORED_SCHEMA, and the impacts' summary and the rows by category."""
+    told = tally(scores, [], config.objective.weighed, config.impact.seed, share=1.0)
+    weighed = with_weights(scores, weight_rule(told.impacts, config.objective, config.impact))
+    facts = {"impact": impact_summary(told.impacts), "trained": category_counts(scores["category"].to_pylist())}
+    return weighed.select(SCORED_SCHEMA.names).cast(SCORED_SCHEMA), facts
