@@ -13,6 +13,7 @@ from trace_ray.config import ObjectiveConfig, StorageConfig, TermConfig
 from trace_ray.config.load import load_config
 from trace_ray.errors import StaleRunError
 from trace_ray.impact.stage import plan_shards
+from trace_ray.impact.survey import survey
 from trace_ray.objective.losses import npo
 from trace_ray.pairs import TRIAGED_SCHEMA
 from trace_ray.rounds import Round, choose, gains, reweighed, write_chosen
@@ -49,8 +50,11 @@ def test_a_round_scores_the_chosen_pairs_and_no_others(run: Run) -> None:
     write_chosen(run, pa.table({"row": [3, 5, 18]}))
     first_round = Round(run.realign.place / "rounds" / "1", run)
     assert first_round.triaged.read()["row"].to_pylist() == [3, 5, 18]
-    assert first_round.triaged.manifest()["counts"] == {"triaged": 3, "train INVERT": 2, "train PUNISH": 1}
-    shards = list(plan_shards(first_round, load_config([], ["policy.text=Be brief."])))
+    parts, counts = (first_round.triaged.manifest()[name] for name in ("parts", "counts"))
+    assert counts == {"triaged": 3, "train INVERT": 2, "train PUNISH": 1}
+    config = load_config([], ["policy.text=Be brief."])
+    rows = survey(first_round, config, parts, gold=False, retain=False).rows
+    shards = list(plan_shards(first_round, rows, config))
     assert sum(shard.stop - shard.start for shard in shards) == 3
     write_chosen(run, pa.table({"row": [3, 5, 18]}))  # a resume finds it
     with pytest.raises(StaleRunError):

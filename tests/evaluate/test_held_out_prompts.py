@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import json
 import random
@@ -17,7 +18,14 @@ from trace_ray.corpus.blocks import SourceGroup, read_block, regroup
 from trace_ray.corpus.read import Source
 from trace_ray.errors import UserError
 from trace_ray.evaluate.prompt_files import Row
-from trace_ray.evaluate.prompts import PROMPT_COLUMNS, drift_pairs, first_by_hash, held_out_prompts
+from trace_ray.evaluate.prompts import (
+    PROMPT_COLUMNS,
+    drift_draws,
+    drift_pairs,
+    drift_rows,
+    first_by_hash,
+    held_out_prompts,
+)
 from trace_ray.evaluate.stage import evaluation_prompts
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import Location, locate
@@ -125,6 +133,9 @@ def test_pairs_for_the_drift_are_those_of_the_whole_table(run: Run, limit: int) 
     expected = obvious_drift(whole, limit)
     assert limit > 150 or len(expected) == limit
     found = drift_pairs(run.triaged, limit)
+    names = run.triaged.manifest()["parts"]
+    grouped = [drift_draws(run.triaged, names[i::3], limit) for i in range(3)]
+    assert drift_rows(run.triaged, heapq.nsmallest(limit, itertools.chain.from_iterable(grouped))) == found
     assert found == [{k: v for k, v in row.items() if k != "category"} for row in expected]
     assert limit < 150 or {row["split"] for row in found} == {"test", "train"}
 

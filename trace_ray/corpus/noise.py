@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from trace_ray.config import NoiseConfig
 from trace_ray.pairs import TRAINED, Split, hash_fraction
-from trace_ray.runs.artifacts import Run
 
-NOISE = "noise.parquet"
+NOISE = "noise"
+"""In impact/: the damaged rows, a file a part of triaged/ that holds any."""
 NOISE_SCHEMA = pa.schema(
     [("pair_id", pa.string()), ("kind", pa.string()), ("was", pa.string()), ("category", pa.string())]
 )
@@ -89,22 +89,3 @@ def noise_record(table: pa.Table, noise: NoiseConfig) -> pa.Table:
 def noise_counts(record: pa.Table) -> dict[str, int]:
     """Returns how many rows were damaged, by kind."""
     return dict(Counter(f"noise {kind}" for kind in record["kind"].to_pylist()))
-
-
-def record_noise(run: Run, noise: NoiseConfig) -> tuple[dict[str, Any], dict[str, int]]:
-    """Returns triage's counts with ``train CATEGORY`` as training will see them, and how many rows are damaged, by kind.
-
-    Each damaged row is written to impact/noise.parquet; without noise nothing is, and triage's own counts are returned.
-    """
-    counts: dict[str, Any] = run.triaged.manifest()["counts"]
-    if not noise.flip and not noise.swap:
-        return counts, {}
-    tables = [part.read_parquet(["pair_id", "split", "category"]) for part in run.triaged.parts()]
-    record = pa.concat_tables([noise_record(table, noise) for table in tables])
-    (run.impact.place / NOISE).write_parquet(record)
-    seen: Counter[str] = Counter()
-    for table in tables:
-        rows = noisy_table(table, noise).select(["split", "category"]).to_pylist()
-        seen.update(f"{row['split']} {row['category']}" for row in rows)
-    kept = {name: value for name, value in counts.items() if not name.startswith(("train ", "test "))}
-    return kept | dict(seen), noise_counts(record)

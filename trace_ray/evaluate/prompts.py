@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -103,31 +103,43 @@ def own_prompts(config: EvaluateConfig, storage: StorageConfig) -> list[Row]:
     return first_by_hash(read_prompts(expand((config.prompt_file,), storage, where)[0], where), config.prompts)
 
 
+Drawn = tuple[bool, float, str, int]
+"""Of a RETAIN pair: whether it comes after those that are wanted first, its draw, its part and its place there; in their
+order pairs are preferred."""
+
+
 def drift_pairs(triaged: Artifact, limit: int, dev: Collection[str] | None = None) -> list[Row]:
     """Returns ``limit`` RETAIN pairs whose chosen answer should stay likely: held-out ones first, then others, by hash.
-
-    Texts are read of the parts that hold one of them alone, a part at a time.
 
     Args:
         dev: pair_ids of dev prompts; given, these are first, and no other held-out pair is taken.
     """
-    names = triaged.manifest()["parts"]
-    kept: list[tuple[bool, float, int, int]] = []
-    for part, name in enumerate(names):
+    return drift_rows(triaged, drift_draws(triaged, triaged.manifest()["parts"], limit, dev))
+
+
+def drift_draws(triaged: Artifact, names: Iterable[str], limit: int, dev: Collection[str] | None = None) -> list[Drawn]:
+    """Returns the preferred ``limit`` pairs of some parts: the first of several groups' are those of all."""
+    kept: list[Drawn] = []
+    for name in names:
         columns = (triaged.place / name).read_parquet(["pair_id", "category", "split"]).to_pydict()
         held_out = [split == Split.TEST for split in columns["split"]]
         first = held_out if dev is None else [pair in dev for pair in columns["pair_id"]]
         drawn = hash_fraction(columns["pair_id"], 0)
         rows = zip(columns["category"], held_out, first, drawn, range(len(drawn)), strict=True)
         mine = [
-            (not ahead, draw, part, at)
+            (not ahead, draw, name, at)
             for kind, test, ahead, draw, at in rows
             if kind == Category.RETAIN and (dev is None or ahead or not test)
         ]
         kept = heapq.nsmallest(limit, [*kept, *mine])
-    found: dict[tuple[int, int], Row] = {}
-    for part in {part for _, _, part, _ in kept}:
-        at = [row for _, _, other, row in kept if other == part]
-        texts = (triaged.place / names[part]).read_parquet(["pair_id", "prompt", "chosen", "split"])
+    return kept
+
+
+def drift_rows(triaged: Artifact, drawn: Sequence[Drawn]) -> list[Row]:
+    """Returns the drawn pairs, in order. Texts are read of the parts that hold one of them alone, a part at a time."""
+    found: dict[tuple[str, int], Row] = {}
+    for part in {name for _, _, name, _ in drawn}:
+        at = [row for _, _, name, row in drawn if name == part]
+        texts = (triaged.place / part).read_parquet(["pair_id", "prompt", "chosen", "split"])
         found |= zip(((part, row) for row in at), texts.take(pa.array(at)).to_pylist(), strict=True)
-    return [found[part, row] for _, _, part, row in kept]
+    return [found[name, row] for _, _, name, row in drawn]

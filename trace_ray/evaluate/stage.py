@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import time
+from itertools import chain
 from typing import Any
 
 from trace_ray.cluster.connection import ensure_ray, pooled
@@ -15,7 +17,14 @@ from trace_ray.evaluate.attacks import attack_metrics, attacking_prompts
 from trace_ray.evaluate.drift_sum import DriftSum
 from trace_ray.evaluate.models import measure_capability, measure_drift
 from trace_ray.evaluate.prompt_files import Row
-from trace_ray.evaluate.prompts import PROMPT_COLUMNS, dev_prompts, drift_pairs, held_out_prompts, own_prompts
+from trace_ray.evaluate.prompts import (
+    PROMPT_COLUMNS,
+    dev_prompts,
+    drift_draws,
+    drift_rows,
+    held_out_prompts,
+    own_prompts,
+)
 from trace_ray.evaluate.refused import taken
 from trace_ray.evaluate.tpa import evaluation_metrics
 from trace_ray.judges.unreadable import Unread, unread_tally
@@ -29,6 +38,8 @@ from trace_ray.runtime.progress import Meter, warn
 from trace_ray.storage.location import Location, expand, locate
 
 ATTACKS = "attacks"
+_GROUPS = 64
+"""Tasks that draw the drift's pairs, at most."""
 
 
 def evaluate_inputs(run: Run, config: Config) -> dict[str, Any]:
@@ -151,7 +162,7 @@ def _drift(run: Run, config: Config) -> dict[str, Any]:
     """Returns the drift's figures, empty where the corpus has no RETAIN pair."""
     import ray
 
-    rows = drift_pairs(run.triaged, config.evaluate.drift_pairs)
+    rows = _drift_pairs(run, config)
     if not rows:
         return {}
     done = DriftSum()
@@ -163,6 +174,19 @@ def _drift(run: Run, config: Config) -> dict[str, Any]:
             meter.advance(some.pairs)
     held_out = sum(row["split"] == Split.TEST for row in rows)
     return done.figures() | {"pairs": len(rows), "held_out_pairs": held_out}
+
+
+def _drift_pairs(run: Run, config: Config) -> list[Row]:
+    """Returns ``prompts.drift_pairs``: tasks draw from the parts in groups, one more reads the texts of those drawn."""
+    import ray
+
+    names, limit = run.triaged.manifest()["parts"], config.evaluate.drift_pairs
+    options = {"num_cpus": 1, "label_selector": config.evaluate.label_selector or None}
+    draw, read = ray.remote(**options)(drift_draws), ray.remote(**options)(drift_rows)
+    count = min(_GROUPS, len(names))
+    drawn = ray.get([draw.remote(run.triaged, names[i::count], limit) for i in range(count)])
+    rows: list[Row] = ray.get(read.remote(run.triaged, heapq.nsmallest(limit, chain.from_iterable(drawn))))
+    return rows
 
 
 def _capability(run: Run, config: Config) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -10,9 +13,11 @@ import pyarrow as pa
 from trace_ray.chat.text import ChatTokenizer, RefusedText
 from trace_ray.config import Config, ImpactConfig
 from trace_ray.errors import UserError
-from trace_ray.pairs import GOLD_SCHEMA, Category, hash_fraction
+from trace_ray.pairs import GOLD_SCHEMA, TRAINED, Category, Split, hash_fraction
 
 Row = dict[str, Any]
+LENDERS = "lenders"
+"""Those whose compliant response a PUNISH pair may borrow."""
 PAIR_COLUMNS = ["pair_id", "category", "split", "prompt", "chosen", "rejected", "corrected"]
 
 
@@ -24,7 +29,11 @@ def gold_batch(parts: Iterable[pa.Table], config: Config, tokenizer: ChatTokeniz
 
 def curvature_sample(parts: Iterable[pa.Table], impact: ImpactConfig, tokenizer: ChatTokenizer) -> pa.Table:
     """Returns the RETAIN pairs that the curvature is measured on, in GOLD_SCHEMA. Raises UserError where there is none."""
-    chosen = choose_retain(parts, impact.curvature_pairs, impact.seed)
+    return tokenize_retain(choose_retain(parts, impact.curvature_pairs, impact.seed), tokenizer)
+
+
+def tokenize_retain(chosen: Sequence[Row], tokenizer: ChatTokenizer) -> pa.Table:
+    """Returns the sample of ``pick_retain`` in GOLD_SCHEMA. Raises UserError where it is empty."""
     if not chosen:
         raise UserError("impact.curvature", "gauss_newton", "no RETAIN pair to measure curvature on; use identity")
     return tokenize_gold(chosen, tokenizer)
@@ -53,36 +62,72 @@ def shares(size: int, available: dict[str, int]) -> dict[str, int]:
     return {str(name): count for name, count in taken.items()}
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """Who of some triaged rows may be in the gold batch; candidates of any parts, in any order, add up to those of all.
+
+    Args:
+        size: of the batch.
+        available: training pairs by category; punish: PUNISH pairs, those without a compliant response too.
+        kept: category, or LENDERS, -> the first ``size`` rows by their draw, with it.
+    """
+
+    size: int
+    available: Mapping[str, int] = field(default_factory=dict)
+    punish: int = 0
+    kept: Mapping[str, Sequence[tuple[float, Row]]] = field(default_factory=dict)
+
+    def __add__(self, other: Candidates) -> Candidates:
+        kinds = dict.fromkeys([*self.kept, *other.kept])
+        return Candidates(
+            self.size,
+            dict(Counter(self.available) + Counter(other.available)),
+            self.punish + other.punish,
+            {kind: first([*self.kept.get(kind, ()), *other.kept.get(kind, ())], self.size) for kind in kinds},
+        )
+
+
+def first(drawn: Iterable[tuple[float, Row]], size: int) -> list[tuple[float, Row]]:
+    """Returns the ``size`` rows of the lowest draws, in order: of all rows the same ones however they come in parts."""
+    return heapq.nsmallest(size, drawn, key=lambda entry: (entry[0], entry[1]["pair_id"]))
+
+
+def gold_candidates(part: pa.Table, size: int, seed: int, *, corrected: bool) -> Candidates:
+    """Returns the candidates of one table with PAIR_COLUMNS; its training pairs alone are used."""
+    rows = [row for row in part.select(PAIR_COLUMNS).to_pylist() if row["split"] == Split.TRAIN]
+    rows = [row for row in rows if row["category"] in TRAINED]
+    usable = [
+        row for row in rows if row["category"] != Category.PUNISH or not corrected or row["corrected"] is not None
+    ]
+    lenders = [row for row in usable if row["category"] != Category.PUNISH]
+    kept: dict[str, list[tuple[float, Row]]] = {LENDERS: first(_draws(lenders, seed + 1), size)}
+    for name in TRAINED:
+        kept[name] = first(_draws([row for row in usable if row["category"] == name], seed), size)
+    return Candidates(
+        size, Counter(row["category"] for row in usable), sum(row["category"] == Category.PUNISH for row in rows), kept
+    )
+
+
+def _draws(rows: Sequence[Row], seed: int) -> Iterator[tuple[float, Row]]:
+    return zip(hash_fraction([row["pair_id"] for row in rows], seed), rows, strict=True)
+
+
 def choose_gold(parts: Iterable[pa.Table], size: int, seed: int, *, corrected: bool) -> list[Row]:
+    """Returns ``pick_gold`` of the candidates of some parts with PAIR_COLUMNS."""
+    found = (gold_candidates(part, size, seed, corrected=corrected) for part in parts)
+    return pick_gold(sum(found, Candidates(size)), corrected=corrected)
+
+
+def pick_gold(candidates: Candidates, *, corrected: bool) -> list[Row]:
     """Returns the gold batch as rows {pair_id, category, prompt, preferred, dispreferred}.
 
     RETAIN as it is, INVERT turned round, PUNISH with a compliant response over y_w: with ``corrected`` (methods that train
     on y_c) its own, else (Algorithm 2) one drawn from another pair.
 
-    Args:
-        parts: tables with PAIR_COLUMNS, only training pairs used.
     Raises: UserError where there is no conflict, or none but PUNISH pairs that no compliant response can be found for.
     """
-    kept: dict[str, list[tuple[float, Row]]] = {
-        name: [] for name in (Category.RETAIN, Category.INVERT, Category.PUNISH, "lenders")
-    }
-    available: dict[str, int] = {}
-    punish = 0
-    for part in parts:
-        rows = [
-            row for row in part.select(PAIR_COLUMNS).to_pylist() if row["split"] == "train" and row["category"] in kept
-        ]
-        ids = [row["pair_id"] for row in rows]
-        for row, order, lending in zip(rows, hash_fraction(ids, seed), hash_fraction(ids, seed + 1), strict=True):
-            punish += row["category"] == Category.PUNISH
-            if row["category"] == Category.PUNISH and corrected and row["corrected"] is None:
-                continue
-            available[row["category"]] = available.get(row["category"], 0) + 1
-            kept[row["category"]].append((order, row))
-            if row["category"] != Category.PUNISH:
-                kept["lenders"].append((lending, row))
-        kept = {name: sorted(entries, key=lambda e: (e[0], e[1]["pair_id"]))[:size] for name, entries in kept.items()}
-    lenders = [row for _, row in kept["lenders"]]
+    lenders = [row for _, row in candidates.kept.get(LENDERS, ())]
+    available, punish = dict(candidates.available), candidates.punish
     if not lenders and not corrected:
         available[Category.PUNISH] = 0
     if punish and not available.get(Category.PUNISH) and not available.get(Category.INVERT):
@@ -92,8 +137,8 @@ def choose_gold(parts: Iterable[pa.Table], size: int, seed: int, *, corrected: b
             else "add pairs with one, or use --method trace_oracle with triage.correct=true"
         )
         raise UserError("triaged/", f"{punish} conflicts, all PUNISH", remedy)
-    chosen = shares(size, available)
-    gold = [row for name, count in chosen.items() for _, row in kept[name][:count]]
+    chosen = shares(candidates.size, available)
+    gold = [row for name, count in chosen.items() for _, row in candidates.kept.get(name, ())[:count]]
     return [
         _gold_row(row, lenders[i % len(lenders)] if lenders else None, corrected=corrected)
         for i, row in enumerate(gold)
@@ -115,16 +160,21 @@ def _compliant(lender: Row) -> str:
     return str(lender["chosen"] if lender["category"] == Category.RETAIN else lender["rejected"])
 
 
+def retain_candidates(part: pa.Table, size: int, seed: int) -> list[tuple[float, Row]]:
+    """Returns the RETAIN training pairs of one table with PAIR_COLUMNS that come first by hash, with their draws."""
+    rows = [row for row in part.select(PAIR_COLUMNS).to_pylist() if row["split"] == Split.TRAIN]
+    return first(_draws([row for row in rows if row["category"] == Category.RETAIN], seed + 2), size)
+
+
+def pick_retain(candidates: Iterable[tuple[float, Row]]) -> list[Row]:
+    """Returns the RETAIN sample of the curvature in the gold batch's columns."""
+    return [_gold_row(row, None, corrected=False) for _, row in candidates]
+
+
 def choose_retain(parts: Iterable[pa.Table], size: int, seed: int) -> list[Row]:
-    """Returns the RETAIN sample of the curvature in the gold batch's columns: training pairs, the first by hash."""
-    kept: list[tuple[float, str, Row]] = []
-    for part in parts:
-        rows = [r for r in part.select(PAIR_COLUMNS).to_pylist() if r["split"] == "train"]
-        rows = [r for r in rows if r["category"] == Category.RETAIN]
-        drawn = hash_fraction([r["pair_id"] for r in rows], seed + 2)
-        kept += [(number, r["pair_id"], r) for number, r in zip(drawn, rows, strict=True)]
-        kept = sorted(kept, key=lambda entry: entry[:2])[:size]
-    return [_gold_row(row, None, corrected=False) for _, _, row in kept]
+    """Returns ``pick_retain`` of the candidates of some parts with PAIR_COLUMNS."""
+    drawn = [entry for part in parts for entry in retain_candidates(part, size, seed)]
+    return pick_retain(first(drawn, size))
 
 
 def tokenize_gold(rows: Sequence[Row], tokenizer: ChatTokenizer) -> pa.Table:

@@ -8,20 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import pyarrow as pa
-
 from trace_ray.chat.told import cut_warning
 from trace_ray.cluster.connection import ensure_ray
 from trace_ray.config import Config, settings
-from trace_ray.corpus.noise import noisy_table, record_noise
 from trace_ray.impact.direction_stage import slots, task, write_direction
-from trace_ray.impact.gold import PAIR_COLUMNS, curvature_sample, gold_batch
+from trace_ray.impact.gold import pick_gold, pick_retain, tokenize_gold, tokenize_retain
 from trace_ray.impact.rows import retain_share
 from trace_ray.impact.shard import SHARD_SCHEMA
+from trace_ray.impact.survey import SURVEY, Survey, groups, survey
 from trace_ray.impact.tally import Tally, kept_share
 from trace_ray.impact.tasks import GOLD, RETAIN_SAMPLE, Shard, Shares, make_adapter, score_rows
 from trace_ray.impact.weights import impact_summary, weight_rule
-from trace_ray.pairs import TRAINED
+from trace_ray.pairs import TRAINED, Split
 from trace_ray.runs.anew import begin
 from trace_ray.runs.artifacts import ADAPTER_INIT, SCORES, Run
 from trace_ray.runs.identity import model_identity
@@ -48,18 +46,17 @@ def run_impact(run: Run, config: Config) -> None:
     started = time.monotonic()
     if not begin(run, "impact", inputs):
         return
-    counts, noise = record_noise(run, config.corpus.noise)
     ensure_ray(config.ray)
+    found = _survey(run, config)
     _write_adapter(run, config)
-    _write_gold(run, config)
     direction = write_direction(run, config)
-    shards = list(plan_shards(run, config))
-    told = _score(run, config, shards, _shares(counts, config))
-    _publish(run, config, told, started, {"direction": direction, "noise": noise})
+    shards = list(plan_shards(run, found.rows, config))
+    told = _score(run, config, shards, _shares(found.seen, config))
+    _publish(run, config, told, started, {"direction": direction, "noise": dict(found.noise)})
 
 
-def _shares(counts: Mapping[str, int], config: Config) -> Shares:
-    trained = {name.value: counts.get(f"train {name}", 0) for name in TRAINED}
+def _shares(seen: Mapping[str, int], config: Config) -> Shares:
+    trained = {name.value: seen.get(f"{Split.TRAIN} {name}", 0) for name in TRAINED}
     weighed = sum(trained[name] for name in config.objective.weighed)
     return Shares(retain_share(trained, config.impact.retain_per_conflict), kept_share(weighed))
 
@@ -72,28 +69,56 @@ def _write_adapter(run: Run, config: Config) -> None:
         ray.get(task(make_adapter, config).remote(place, config))
 
 
-def _write_gold(run: Run, config: Config) -> None:
+def _survey(run: Run, config: Config) -> Survey:
+    """Returns the survey of triaged/, made by tasks; writes the gold batch and the curvature's sample where they lack."""
+    place = run.impact.place
+    if (place / SURVEY).exists():
+        return Survey.load((place / SURVEY).read_text())
+    lacks_gold = not (place / GOLD).exists()
+    lacks_retain = config.impact.curvature == "gauss_newton" and not (place / RETAIN_SAMPLE).exists()
+    total = _surveyed(run, config, gold=lacks_gold, retain=lacks_retain)
+    if lacks_gold or lacks_retain:
+        _write_samples(run, config, total, retain=lacks_retain)
+    (place / SURVEY).write_text(total.dump())
+    return total
+
+
+def _surveyed(run: Run, config: Config, *, gold: bool, retain: bool) -> Survey:
+    import ray
+
+    names = run.triaged.manifest()["parts"]
+    options = {"max_retries": config.impact.max_retries, "label_selector": config.impact.label_selector or None}
+    look = ray.remote(num_cpus=1, **options)(survey)
+    waiting = {look.remote(run, config, some, gold=gold, retain=retain): len(some) for some in groups(names)}
+    total = Survey()
+    with Meter("impact: triaged pairs", len(names), "parts") as meter:
+        while waiting:
+            (one, *_), _ = ray.wait(list(waiting))
+            total += ray.get(one)
+            meter.advance(waiting.pop(one))
+    return total
+
+
+def _write_samples(run: Run, config: Config, total: Survey, *, retain: bool) -> None:
     from trace_ray.model.loading import load_chat_tokenizer
 
-    place = run.impact.place
-
-    def parts() -> Iterator[pa.Table]:
-        return (noisy_table(part.read_parquet(PAIR_COLUMNS), config.corpus.noise) for part in run.triaged.parts())
-
-    if config.impact.curvature == "gauss_newton" and not (place / RETAIN_SAMPLE).exists():
-        sample = curvature_sample(parts(), config.impact, load_chat_tokenizer(config.model))
-        (place / RETAIN_SAMPLE).write_parquet(sample)
-    if not (place / GOLD).exists():
-        (place / GOLD).write_parquet(gold_batch(parts(), config, load_chat_tokenizer(config.model)))
+    place, tokenizer = run.impact.place, load_chat_tokenizer(config.model)
+    if retain:
+        (place / RETAIN_SAMPLE).write_parquet(tokenize_retain(pick_retain(total.retain), tokenizer))
+    if total.gold is not None:
+        chosen = pick_gold(total.gold, corrected=config.objective.corrects)
+        (place / GOLD).write_parquet(tokenize_gold(chosen, tokenizer))
 
 
-def plan_shards(run: Run, config: Config) -> Iterator[Shard]:
-    """Yields the shards of triaged/, a function of its parts and ``impact.shard_rows`` alone."""
-    for name in run.triaged.manifest()["parts"]:
-        part = run.triaged.place / name
-        rows = part.read_parquet(["row"]).num_rows
-        for start in range(0, rows, config.impact.shard_rows):
-            yield Shard(part, start, min(rows, start + config.impact.shard_rows))
+def plan_shards(run: Run, rows: Mapping[str, int], config: Config) -> Iterator[Shard]:
+    """Yields the shards of triaged/, a function of its parts and ``impact.shard_rows`` alone.
+
+    Args:
+        rows: by part.
+    """
+    for name, count in sorted(rows.items()):
+        for start in range(0, count, config.impact.shard_rows):
+            yield Shard(run.triaged.place / name, start, min(count, start + config.impact.shard_rows))
 
 
 def _score(run: Run, config: Config, shards: list[Shard], shares: Shares) -> Tally:
