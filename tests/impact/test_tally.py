@@ -65,13 +65,13 @@ def test_the_report_by_category() -> None:
     }
     found = impact_summary(told(scored()).impacts)
     assert set(found) == set(values)
-    mass = sum(np.maximum(0, one).sum() for one in values.values())
-    for name, one in values.items():
-        weight = np.maximum(0.0, one)
+    mass = sum(np.maximum(0, impacts).sum() for impacts in values.values())
+    for name, impacts in values.items():
+        weight = np.maximum(0.0, impacts)
         expected = dict(
-            zip(("min", "q25", "median", "q75", "max"), np.quantile(one, [0, 0.25, 0.5, 0.75, 1]), strict=True)
+            zip(("min", "q25", "median", "q75", "max"), np.quantile(impacts, [0, 0.25, 0.5, 0.75, 1]), strict=True)
         )
-        expected |= {"count": len(one), "share_clamped": (one <= 0).mean(), "weight_share": weight.sum() / mass}
+        expected |= {"count": len(impacts), "share_clamped": (impacts <= 0).mean(), "weight_share": weight.sum() / mass}
         expected |= {"effective_sample_size": weight.sum() ** 2 / (weight**2).sum()}
         assert found[name] == pytest.approx(expected)
     assert impact_summary({"none": Impacts()}) == {}
@@ -88,5 +88,11 @@ def test_a_sample_is_of_the_pairs_that_their_ids_draw_and_of_about_the_size_aske
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_told_and_counts_in_no_sum(broken: float) -> None:
     found = impacts_of(np.array([2.0, broken, -1.0]), np.ones(3, bool))
-    assert (found.count, found.broken, found.clamped, found.weight, found.sample) == (3, 1, 1, 2, [-1.0, 2.0])
+    assert (found.count, found.broken, found.clamped, float(found.weight), list(found.sample)) == (
+        3,
+        1,
+        1,
+        2.0,
+        [-1.0, 2.0],
+    )
     assert (found.low, found.high) == (-1.0, 2.0)

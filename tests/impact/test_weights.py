@@ -23,8 +23,8 @@ PAIR = ObjectiveConfig(retain="pair", weights="u2a")
 
 def table(impact: Any = IMPACT) -> pa.Table:
     rows = [
-        {"pair_id": str(i), "category": name, "impact": one, "cut": []}
-        for i, (name, one) in enumerate(zip(CATEGORY, impact, strict=True))
+        {"pair_id": str(i), "category": name, "impact": value, "cut": []}
+        for i, (name, value) in enumerate(zip(CATEGORY, impact, strict=True))
     ]
     return pa.Table.from_pylist(rows, schema=SHARD_SCHEMA)
 

@@ -14,7 +14,7 @@ from trace_ray.model.loading import load_model
 from trace_ray.objective.batch import micro_batch
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.policy_module import HybridPolicy
-from trace_ray.realign.reference import read_top_k
+from trace_ray.realign.reference import reference_place
 from trace_ray.realign.stage import _store_part
 
 
@@ -26,8 +26,8 @@ def test_training_on_stored_distributions_sees_the_kl_of_a_forward(tmp_path: Pat
     for name in run.scored.manifest()["parts"]:
         _store_part(run, config, name, config.objective.RETAIN.prefer)
     torch.set_num_threads(before)
-    rows = TrainingRows.read(run.scored, config.objective, read_top_k(run))
-    every = rows.take(np.arange(len(rows.category)))
+    rows = TrainingRows.read(run.scored, config.objective, reference_place(run))
+    every = rows.take(np.arange(len(rows)))
     assert {row["category"] for row in every if "top_k_ids" in row} == {"RETAIN"}
     policy = HybridPolicy(moved(load_model(config.model), config.lora))
     retained = [row for row in every if row["category"] == "RETAIN"]

@@ -35,7 +35,7 @@ class Watched(PlainEngine):
 
 def trained(config: Config, rows: list[dict[str, Any]], pays: Pays | None) -> tuple[list[dict[str, Any]], int]:
     """The figures of three steps, and how many rows were run."""
-    held = TrainingRows(pa.Table.from_pylist(rows, schema=SCORED_SCHEMA), config.objective)
+    held = TrainingRows.of(pa.Table.from_pylist(rows, schema=SCORED_SCHEMA), config.objective)
     if pays:
         held.share_prompts(pays)
     policy = HybridPolicy(new_adapter(load_model(config.model), config.lora, 0))
@@ -60,24 +60,23 @@ def test_the_steps_are_those_of_responses_run_apart(tmp_path: Path) -> None:
 def test_a_pair_shares_where_that_costs_less_and_no_response_is_compared(tmp_path: Path) -> None:
     config = handmade.tiny_config(handmade.tiny_model(tmp_path / "model"))
     rows = handmade.scored_rows(load_model(config.model), 6)
-    held = TrainingRows(pa.Table.from_pylist(rows, schema=SCORED_SCHEMA), config.objective)
-    before = held.longest()
-    asked: list[tuple[int, list[int]]] = []
-
-    def pays(prompt: int, responses: Any) -> bool:
-        asked.append((prompt, list(responses)))
-        return len(asked) != 2
-
-    held.share_prompts(pays)
+    held = TrainingRows.of(pa.Table.from_pylist(rows, schema=SCORED_SCHEMA), config.objective)
+    before = held.longest().tolist()
     at = [i for i, row in enumerate(rows) if row["category"] != "RETAIN"]
     lengths = [[len(rows[i][f"{n}_ids"]) for n in config.objective.sequences(rows[i]["category"])] for i in at]
-    assert asked == [(len(rows[i]["prompt_ids"]), some) for i, some in zip(at, lengths, strict=True)]
-    assert held.shared == [i in at and i != at[1] for i in range(6)]
+    asked = [(len(rows[i]["prompt_ids"]), some) for i, some in zip(at, lengths, strict=True)]
+
+    def pays(prompt: int, responses: Any) -> bool:
+        assert (prompt, responses) in asked
+        return (prompt, responses) != asked[1]
+
+    held.share_prompts(pays)
+    assert [held.shared(i) for i in range(6)] == [i in at and i != at[1] for i in range(6)]
     prompt, responses = asked[0]
     assert (held.lengths(at[0]), held.anchored(at[0])) == ([prompt + sum(responses)], [False])
     prompt, responses = asked[1]
     assert (held.lengths(at[1]), held.anchored(at[1])) == ([prompt + n for n in responses], [False, False])
-    assert held.longest() == before  # the order of a run does not depend on what is shared
+    assert held.longest().tolist() == before  # the order of a run does not depend on what is shared
 
 
 def test_shared_rows_are_run_by_themselves() -> None:

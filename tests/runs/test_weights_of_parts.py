@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -14,7 +15,7 @@ from trace_ray.runs.export_pairs import export_pairs
 from trace_ray.runs.one_pair import pair_record
 from trace_ray.storage.location import locate
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"pair_id": "a", "category": "INVERT", "impact": 4.0, "weight": 0.125},
     {"pair_id": "b", "category": "PUNISH", "impact": -1.0, "weight": 0.25},
     {"pair_id": "c", "category": "RETAIN", "impact": None, "weight": 0.5},
@@ -47,11 +48,11 @@ def test_every_reader_gets_the_same_weights(stored: bool, tmp_path: Path) -> Non
         part = run.scored.read(columns)
         assert (part.column_names, part["weight"].to_pylist()) == (columns, expected)
     assert run.scored.read(["pair_id"]).column_names == ["pair_id"]
-    assert [pair_record(run, one)["triaged"]["pair_id"] for one in "abcd"] == list("abcd")
+    assert [pair_record(run, pair)["triaged"]["pair_id"] for pair in "abcd"] == list("abcd")
     out = locate(str(tmp_path / "out"), StorageConfig())
     export_pairs(run, out)
     found = pa.concat_tables([part.read_parquet(["pair_id", "weight"]) for part in out.files()]).to_pylist()
-    assert {one["pair_id"]: one["weight"] for one in found} == {"a": expected[0], "c": expected[2]}
+    assert {pair["pair_id"]: pair["weight"] for pair in found} == {"a": expected[0], "c": expected[2]}
 
 
 def test_ones_are_scaled_too(tmp_path: Path) -> None:

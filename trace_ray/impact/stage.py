@@ -93,9 +93,9 @@ def _surveyed(run: Run, config: Config, *, gold: bool, retain: bool) -> Survey:
     total = Survey()
     with Meter("impact: triaged pairs", len(names), "parts") as meter:
         while waiting:
-            (one, *_), _ = ray.wait(list(waiting))
-            total += ray.get(one)
-            meter.advance(waiting.pop(one))
+            (ready, *_), _ = ray.wait(list(waiting))
+            total += ray.get(ready)
+            meter.advance(waiting.pop(ready))
     return total
 
 

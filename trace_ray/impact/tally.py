@@ -128,7 +128,7 @@ class Tally:
     def dump(self) -> str:
         """Returns the tally as JSON; every number comes back as it was."""
         return json.dumps(
-            vars(self) | {"impacts": {name: vars(one) for name, one in self.impacts.items()}}, default=str
+            vars(self) | {"impacts": {name: vars(impacts) for name, impacts in self.impacts.items()}}, default=str
         )
 
     @classmethod
@@ -136,14 +136,14 @@ class Tally:
         stored: dict[str, Any] = json.loads(text)
         fractions = ("weight", "squares")
         impacts = {
-            name: Impacts(**one | {sum_of: Fraction(one[sum_of]) for sum_of in fractions})
-            for name, one in stored.pop("impacts").items()
+            name: Impacts(**kept | {sum_of: Fraction(kept[sum_of]) for sum_of in fractions})
+            for name, kept in stored.pop("impacts").items()
         }
         return cls(**stored, impacts=impacts)
 
 
-def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
-    total = Counter(one)
+def _sum(counts: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    total = Counter(counts)
     total.update(other)
     return dict(sorted(total.items()))
 

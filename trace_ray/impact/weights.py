@@ -25,7 +25,7 @@ def weight_rule(impacts: Mapping[str, Impacts], objective: ObjectiveConfig, impa
     uniform = objective.weights == "uniform"
     if not uniform:
         refuse_broken(impacts)
-    counts = {name: one.count for name, one in impacts.items() if one.count}
+    counts = {name: found.count for name, found in impacts.items() if found.count}
     mass = {name: Fraction(count) if uniform else impacts[name].weight for name, count in counts.items()}
     scale = weight_scales(mass, counts, impact.weight_norm, impact.weigh_within)
     return {"of": ONES if uniform else IMPACT, "scale": scale}
@@ -33,7 +33,7 @@ def weight_rule(impacts: Mapping[str, Impacts], objective: ObjectiveConfig, impa
 
 def refuse_broken(impacts: Mapping[str, Impacts]) -> None:
     """Raises UserError where an impact that counts is missing or not finite: weight 0 would drop the pair in silence."""
-    if broken := sum(one.broken for one in impacts.values()):
+    if broken := sum(found.broken for found in impacts.values()):
         remedy = "its weights overflow: try model.dtype=float32, or check them"
         raise UserError("model.path", f"{broken} impacts are not finite", remedy)
 
@@ -64,20 +64,20 @@ def impact_summary(impacts: Mapping[str, Impacts]) -> dict[str, dict[str, float]
 
     The effective sample size is (sum w)^2 / sum w^2 of the category's weights. Quartiles are those of the sample.
     """
-    mass = sum(one.weight for one in impacts.values())
+    mass = sum(found.weight for found in impacts.values())
     return {
         name: {
-            "count": float(one.count),
-            "share_clamped": one.clamped / (one.count - one.broken),
-            **_quantiles(one),
-            "effective_sample_size": float(one.weight**2 / one.squares) if one.squares else 0.0,
-            "weight_share": float(one.weight / mass) if mass else 0.0,
+            "count": float(found.count),
+            "share_clamped": found.clamped / (found.count - found.broken),
+            **_quantiles(found),
+            "effective_sample_size": float(found.weight**2 / found.squares) if found.squares else 0.0,
+            "weight_share": float(found.weight / mass) if mass else 0.0,
         }
-        for name, one in impacts.items()
-        if one.count > one.broken
+        for name, found in impacts.items()
+        if found.count > found.broken
     }
 
 
-def _quantiles(one: Impacts) -> dict[str, float]:
-    quarter, median, three = np.quantile(one.sample or [one.low, one.high], [0.25, 0.5, 0.75]).tolist()
-    return {"min": one.low, "q25": quarter, "median": median, "q75": three, "max": one.high}
+def _quantiles(found: Impacts) -> dict[str, float]:
+    quarter, median, three = np.quantile(found.sample or [found.low, found.high], [0.25, 0.5, 0.75]).tolist()
+    return {"min": found.low, "q25": quarter, "median": median, "q75": three, "max": found.high}

@@ -16,7 +16,7 @@ from trace_ray.realign.candidates import asked_to_stop, is_candidate, write_cand
 from trace_ray.realign.checkpoint import load_checkpoint, save_checkpoint
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.dead import cause_of_death
-from trace_ray.realign.reference import read_top_k
+from trace_ray.realign.reference import reference_place
 from trace_ray.realign.setup import load_policy, make_engine, together
 from trace_ray.realign.trackers import Tracker, make_trackers
 from trace_ray.realign.training import Training
@@ -39,7 +39,7 @@ class Trainer(Training):
 
     def __init__(self, run: Run, config: Config, rank: int, workers: int) -> None:
         self.run_folder = run
-        stored = read_top_k(run) if config.realign.kl_reference == "top_k" else None
+        stored = reference_place(run) if config.realign.kl_reference == "top_k" else None
         rows, (self.model, reference) = together(
             lambda: (TrainingRows.read(run.scored, config.objective, stored), load_policy(run, config))
         )

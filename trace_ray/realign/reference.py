@@ -26,12 +26,6 @@ def reference_place(run: Run) -> Location:
     return run.realign.place / REFERENCE
 
 
-def read_top_k(run: Run) -> pa.Table:
-    """Returns every stored distribution of a run; none where no pair is anchored."""
-    parts = [part.read_parquet() for part in reference_place(run).files(".parquet")]
-    return pa.concat_tables([TOP_K_SCHEMA.empty_table(), *parts]).combine_chunks()
-
-
 def top_k_table(model: Any, rows: Sequence[Mapping[str, Any]], response: str, k: int, batch_tokens: int) -> pa.Table:
     """Returns the reference's distributions of one response of each row, in TOP_K_SCHEMA.
 

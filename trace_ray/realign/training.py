@@ -20,6 +20,7 @@ from trace_ray.realign.engine import Engine
 from trace_ray.realign.figures import StepSums, named_figures, peak_memory_gib
 from trace_ray.realign.layout import MicroStep, plan_step
 from trace_ray.realign.order import Indices, StepPlan
+from trace_ray.realign.row_index import NAMES
 from trace_ray.realign.schedule import converged
 
 
@@ -92,7 +93,7 @@ class Training:
         return plan_step(
             [self.rows.lengths(i) for i in samples],
             [self.rows.anchored(i) for i in samples],
-            [self.rows.shared[i] for i in samples],
+            [self.rows.shared(i) for i in samples],
             workers=self.workers,
             budget=self.realign.micro_tokens,
             overhead=self.realign.forward_overhead,
@@ -106,7 +107,7 @@ class Training:
             self.objective,
             micro_step.groups[self.rank],
             micro_step.anchored,
-            shared=[self.rows.shared[i] for i in mine],
+            shared=[self.rows.shared(i) for i in mine],
             forward_reference=self.realign.kl_reference != "top_k",
         )
 
@@ -133,7 +134,8 @@ class Training:
 def step_plan(rows: TrainingRows, realign: RealignConfig) -> StepPlan:
     """Returns the run's steps, the same whatever the workers."""
     return StepPlan(
-        category=rows.category,
+        category=rows.index.code,
+        names=NAMES,
         tokens=rows.longest(),
         seed=realign.seed,
         epochs=realign.epochs,

@@ -1,4 +1,4 @@
-"""Copies a folder in S3 to this node once, whatever number of processes ask: model weights, adapters."""
+"""Makes a copy on this node once, whatever number of processes ask: model weights and adapters in S3, rows to train on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -57,8 +57,25 @@ def stage(place: Location, *, weights: bool = True) -> str:
     listing = [entry for entry in place.entries() if entry.name.endswith(wanted)]
     if not listing:
         raise UserError("URI", place.uri, "no model there: a folder with config.json and safetensors files is wanted")
+
+    def copy(folder: Path) -> None:
+        for entry in listing:
+            (place / entry.name).download(folder / entry.name)
+            if (folder / entry.name).stat().st_size != entry.size:
+                raise OSError(f"{(place / entry.name).uri}: changed or cut short while it was copied")
+
+    return str(made_once(json.dumps([place.uri, listing]), copy))
+
+
+def made_once(name: str, make: Callable[[Path], None]) -> Path:
+    """Returns the folder of this node's copies that ``make`` filled, whatever number of processes ask; those wait for one.
+
+    Args:
+        name: says all that the content depends on.
+        make: fills an empty folder, which becomes the copy when it is whole.
+    """
     root = cache_folder()
-    key = hashlib.sha256(json.dumps([place.uri, listing]).encode()).hexdigest()[:24]
+    key = hashlib.sha256(name.encode()).hexdigest()[:24]
     copy = root / key
     with _lock(root / f"{key}.lock"):
         if not copy.is_dir():
@@ -66,15 +83,12 @@ def stage(place: Location, *, weights: bool = True) -> str:
             partial = root / f".{key}.{uuid.uuid4().hex}"
             partial.mkdir()
             try:
-                for entry in listing:
-                    (place / entry.name).download(partial / entry.name)
-                    if (partial / entry.name).stat().st_size != entry.size:
-                        raise OSError(f"{(place / entry.name).uri}: changed or cut short while it was copied")
+                make(partial)
                 partial.rename(copy)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         os.utime(copy)
-    return str(copy)
+    return copy
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def train(
     """
     realign = replace(config.realign, epochs=10**6, max_steps=steps)
     policy = _Timed(model)
-    rows = TrainingRows(scored, config.objective)
+    rows = TrainingRows.of(scored, config.objective)
     rows.share_prompts(sharing_rule(model))
     training = Training(rows, config.objective, realign, lambda total: PlainEngine(policy, realign, total))
     training.run(lambda: on_step(training) if on_step else None)
