@@ -29,6 +29,7 @@ class Given:
     triaged_bytes: int = 600
     scored_bytes: int = 2200
     trained_row_bytes: int = 1500
+    index_row_bytes: int = 17
     judge_rate: float = 6_000
     score_rate: float = 12_000
     train_rate: float = 3_000
@@ -65,7 +66,7 @@ def figures(pairs: int, given: Given) -> dict[str, str]:
     calls = -(-2 * pairs // given.batch_rows)
     puts = runs + 3 * blocks + 2 * calls + 2 * shards
     listings = 2 * blocks * -(-runs // 1000) + blocks
-    gets = 2 * given.run_requests * runs * blocks + 4 * blocks + 3 * shards
+    gets = 2 * given.run_requests * runs * blocks + 5 * blocks + shards
     requests = (puts + listings) / 1000 * given.put + gets / 1000 * given.get
     return {
         "corpus, GB (parquet, zstd)": f"{pairs * given.pair_bytes / 1e9:,.1f}",
@@ -84,7 +85,8 @@ def figures(pairs: int, given: Given) -> dict[str, str]:
         "objects written": f"{puts:,}",
         "requests read / listings": f"{gets:,} / {listings:,}",
         "requests, USD": f"{requests:,.2f}",
-        "rows in one trainer's memory, GB": f"{trained * given.trained_row_bytes / 1e9:,.1f}",
+        "rows on one trainer node's disk, GB": f"{trained * given.trained_row_bytes / 1e9:,.1f}",
+        "index of them in one trainer's memory, GB": f"{trained * given.index_row_bytes / 1e9:,.2f}",
     }
 
 
