@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from tests.triage.test_triage_account import run_with
 from trace_ray.config import Config, CorpusConfig, StorageConfig
-from trace_ray.corpus.blocks import SourceGroup, pairs_a_row, read_block, regroup
+from trace_ray.corpus.blocks import SourceGroup, pairs_a_row, read_block, regroup, row_sum
 from trace_ray.corpus.read import Source, read_sources
 from trace_ray.corpus.rows import RejectedRowError, parse_row
 from trace_ray.pairs import LINES_PER_FILE, PAIRS_PER_ROW, ROWS_PER_FILE, line_of
@@ -86,7 +87,7 @@ def test_rows_and_extra_are_pairs_and_rejects(tmp_path: Path) -> None:
     assert len(made) + len(refused) == tally["rows"] + tally["extra"]
     numbers = [*made, *(row["row"] for row in refused)]
     assert len(set(numbers)) == len(numbers)
-    assert tally["row_sum"] % 2**64 == sum(number * number for number in numbers) % 2**64
+    assert tally["row_sum"] % 2**64 == row_sum(pa.chunked_array([numbers]))
     wanted = [*(n for n in range(8) for _ in range(3)), 8, 9]
     for i in range(2):
         assert sorted(line_of(number) - 1 for number in numbers if number // ROWS_PER_FILE == i) == wanted
@@ -113,7 +114,7 @@ def test_blocks_are_counted_by_the_pairs_that_rows_make(tmp_path: Path) -> None:
 def test_triages_account_holds_with_several_pairs_a_row(tmp_path: Path) -> None:
     """Row 0 made three pairs, one of them refused; row 1 one."""
     numbers = [0, LINES_PER_FILE, 2 * LINES_PER_FILE, 1]
-    total = sum(number * number for number in numbers)
+    total = row_sum(pa.chunked_array([numbers]))
     outcome = TriageOutcome(ReadRows(2, total, 1, 2), {}, {"triaged": 3}, Decision(Calibration(), 0.5, 0), None)
     run = run_with(tmp_path / "good", numbers[:2] + numbers[3:], numbers[2:3])
     publish(run, Config(), outcome, 0.0)

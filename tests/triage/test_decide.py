@@ -115,6 +115,18 @@ def test_rows_are_those_of_a_fresh_triage_and_nothing_is_judged(
     assert all(mine != other for mine, other in itertools.pairwise(seen)), "each of the settings makes a difference"
 
 
+def test_what_a_kill_left_after_the_end_goes_with_the_next_command(
+    plain: Config, folder: Path, fake: FakeEndpoint
+) -> None:
+    config = configured(plain, folder, fake)
+    run = triage(config, folder, "run")
+    left = run.triaged.place / "work" / "used" / "x.json"
+    for again in (lambda: run_triage(run, config), lambda: decide_run(run, config, config)):
+        left.write_text("{}")
+        again()
+        assert not (run.triaged.place / "work").exists()
+
+
 def test_a_judge_that_the_limits_refuse_leaves_the_run_as_it_was(
     plain: Config, folder: Path, fake: FakeEndpoint
 ) -> None:

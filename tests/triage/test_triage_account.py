@@ -15,7 +15,7 @@ from trace_ray.storage.location import locate
 from trace_ray.triage.calibrate import Calibration, Decision, decision_of
 from trace_ray.triage.publish import ReadRows, TriageOutcome, publish
 
-READ = [0, 1, 2, 3, (1 << 40) + 1]
+READ = [0, 1, 2, 3, 1 << 40, (1 << 40) + 1]
 
 
 def run_with(folder: Path, triaged: list[int], rejects: list[int]) -> Run:
@@ -31,14 +31,14 @@ def run_with(folder: Path, triaged: list[int], rejects: list[int]) -> Run:
 
 def outcome() -> TriageOutcome:
     plan = ReadRows(len(READ), row_sum(pa.chunked_array([pa.array(READ, pa.int64())])), 1)
-    return TriageOutcome(plan, {}, {"triaged": 3}, Decision(Calibration("platt"), 0.6, 0.05), None)
+    return TriageOutcome(plan, {}, {"triaged": 4}, Decision(Calibration("platt"), 0.6, 0.05), None)
 
 
 def test_rows_in_are_rows_out_and_rejects(tmp_path: Path) -> None:
-    run = run_with(tmp_path, [0, 2, 3], [1, (1 << 40) + 1])
+    run = run_with(tmp_path, [0, 2, 3, 1 << 40], [1, (1 << 40) + 1])
     publish(run, Config(), outcome(), 0.0)
-    assert run.triaged.manifest()["counts"] == {"rows_in": 5, "rejects": 2, "triaged": 3}
-    assert run.rejects.manifest()["counts"] == {"rows_in": 5, "rejects": 2, "broken_json": 2}
+    assert run.triaged.manifest()["counts"] == {"rows_in": 6, "rejects": 2, "triaged": 4}
+    assert run.rejects.manifest()["counts"] == {"rows_in": 6, "rejects": 2, "broken_json": 2}
 
 
 def test_the_decision_that_triage_took_is_published(tmp_path: Path) -> None:
@@ -54,17 +54,18 @@ def test_the_decision_that_triage_took_is_published(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("triaged", "rejects"),
     [
-        ([0, 2, 3], [1]),
-        ([0, 2, 3, 3], [1, (1 << 40) + 1]),
-        ([0, 3, 3], [1, (1 << 40) + 1]),
-        ([1, 1, 3], [1, (1 << 40) + 1]),  # the same count and the same plain sum
-        ([2, 3], [1, (1 << 40) + 1]),  # row 0 adds nothing to a sum
+        ([0, 2, 3, 1 << 40], [1]),
+        ([0, 2, 3, 3, 1 << 40], [1, (1 << 40) + 1]),
+        ([0, 3, 3, 1 << 40], [1, (1 << 40) + 1]),
+        ([1, 1, 3, 1 << 40], [1, (1 << 40) + 1]),  # the same count and the same plain sum
+        ([2, 3, 1 << 40], [1, (1 << 40) + 1]),
+        ([1 << 40, 1 << 40, 2, 3], [1, (1 << 40) + 1]),
     ],
-    ids=["lost", "doubled", "one for another", "of equal sum", "row 0 lost"],
+    ids=["lost", "doubled", "one for another", "of equal sum", "row 0 lost", "a file's first row for another's"],
 )
 def test_a_lost_or_doubled_row_publishes_nothing(tmp_path: Path, triaged: list[int], rejects: list[int]) -> None:
     run = run_with(tmp_path, triaged, rejects)
-    with pytest.raises(RuntimeError, match="triage lost or doubled rows: 5 read"):
+    with pytest.raises(RuntimeError, match="triage lost or doubled rows: 6 read"):
         publish(run, Config(), outcome(), 0.0)
     assert not run.triaged.done()
     assert not run.rejects.done()

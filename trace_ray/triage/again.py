@@ -57,8 +57,10 @@ def decide_again(run: Run, config: Config) -> bool:
     record = read_json(run.triaged.place / INPUTS)
     inputs = {name: value for name, value in record.items() if not is_deciding(name)} | deciding_inputs(config)
     changed = bool(run.triaged.changes(inputs))
-    if run.triaged.done() and not changed:
-        return False
+    if run.triaged.done():
+        Work.of(run).sweep()
+        if not changed:
+            return False
     ensure_ray(config.ray)
     figures = _figures(run, config, given)
     _refuse(run, config, figures)

@@ -113,7 +113,7 @@ def _publish_triaged(
         **kept,
     }
     run.triaged.publish(counts=counts, seconds=seconds, schema=TRIAGED_SCHEMA, **facts)
-    work.place.delete_folder()
+    work.sweep()
 
 
 def _share(counts: Mapping[str, int], part: str, whole: str) -> float | None:

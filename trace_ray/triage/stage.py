@@ -42,14 +42,15 @@ def run_triage(run: Run, config: Config) -> None:
     )  # before the run is begun: a file that is mended counts as another input
     inputs = triage_inputs(config, sources)
     started = time.monotonic()
+    work = Work.of(run)
     if not begin(run, "triage", inputs):
+        work.sweep()
         return
     if is_again(run):
         finish_again(run, config)
         return
     _tell_unchecked(config)
     ensure_ray(config.ray)
-    work = Work.of(run)
     read = read_corpus(config, sources, work)
     task = Task(
         policy=config.policy,

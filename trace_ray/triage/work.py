@@ -46,6 +46,10 @@ class Work:
     def attempts(self) -> Location:
         return self.place / "attempts"
 
+    def sweep(self) -> None:
+        """Removes what is of no use once triaged/ and rejects/ are published; a kill may have come in between."""
+        self.place.delete_folder()
+
     def verdicts(self, block: int) -> Location:
         """What the judges said of a block; it outlives this folder, to be decided again."""
         return self.triaged / VERDICTS / f"{_name(block)}.parquet"
