@@ -7,6 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trace_ray.corpus.blocks import block_count, power_of_two
+from trace_ray.corpus.units import piece_bytes
+
+_LISTINGS = 45
+"""Of a triage as a whole, whatever its size (tests/triage/test_triage_requests.py)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
@@ -17,7 +23,6 @@ class Given:
         judge_rate: tokens a second that one GPU prefills; score_rate: forward; train_rate: forward and backward.
         conflict_share: INVERT and PUNISH among the pairs; as many RETAIN pairs are trained on.
         judge_gpu_hour, train_gpu_hour: USD, spot; put, get: USD a thousand requests, a listing costing what a PUT does.
-        run_requests: to read a block's piece of one run file (its size, its end twice, the piece), by judge and by decide.
         batch_rows: responses judged in one call: a mark before it and its verdicts after it are objects of their own.
     """
 
@@ -40,18 +45,16 @@ class Given:
     get: float = 0.0004
     rows_per_part: int = 8192
     shard_rows: int = 4096
-    most_blocks: int = 4096
-    run_bytes: int = 24 << 20
     raw_bytes: int = 1200
-    run_requests: int = 4
     batch_rows: int = 256
 
 
 def figures(pairs: int, given: Given) -> dict[str, str]:
     """Returns the column of one corpus size."""
-    blocks = 1
-    while blocks * given.rows_per_part < pairs and blocks < given.most_blocks:
-        blocks *= 2
+    raw = pairs * given.raw_bytes
+    runs = -(-raw // piece_bytes(raw))
+    pieces = power_of_two(runs)
+    blocks = block_count(pairs, given.rows_per_part, pieces)
     judged_tokens = pairs * 2 * (given.prompt + given.response + given.template)
     cached_tokens = pairs * 2 * given.policy
     conflicts = pairs * given.conflict_share
@@ -61,12 +64,13 @@ def figures(pairs: int, given: Given) -> dict[str, str]:
     # One forward and one backward of activations only: about 2.5 forwards.
     score_hours = conflicts * pair_tokens * 2.5 / given.score_rate / 3600
     train_hours = trained * pair_tokens / given.train_rate / 3600
-    runs = max(1, -(-pairs * given.raw_bytes // given.run_bytes))
     shards = -(-pairs // given.shard_rows)
     calls = -(-2 * pairs // given.batch_rows)
-    puts = runs + 3 * blocks + 2 * calls + 2 * shards
-    listings = 2 * blocks * -(-runs // 1000) + blocks
-    gets = 2 * given.run_requests * runs * blocks + 5 * blocks + shards
+    # A run and its record, a piece and its record; a block's verdicts, part, rejects and two tallies.
+    puts = 2 * runs + 2 * pieces + 5 * blocks + 2 * calls + 2 * shards
+    listings = blocks + _LISTINGS  # of a judged block's marks
+    # A block's pairs twice, its verdicts once; its part once to survey it and once to score it.
+    gets = runs * pieces + 5 * blocks + shards
     requests = (puts + listings) / 1000 * given.put + gets / 1000 * given.get
     return {
         "corpus, GB (parquet, zstd)": f"{pairs * given.pair_bytes / 1e9:,.1f}",
@@ -82,6 +86,7 @@ def figures(pairs: int, given: Given) -> dict[str, str]:
         "tasks: blocks judged / shards scored": f"{blocks:,} / {shards:,}",
         "pairs of a block (lost with its node)": f"{pairs / blocks:,.0f}",
         "minutes of one judge for a block": f"{pairs / blocks * judged_tokens / pairs / given.judge_rate / 60:,.0f}",
+        "runs read / pieces regrouped": f"{runs:,} / {pieces:,}",
         "objects written": f"{puts:,}",
         "requests read / listings": f"{gets:,} / {listings:,}",
         "requests, USD": f"{requests:,.2f}",

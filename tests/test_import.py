@@ -41,6 +41,7 @@ EDGES = {
     "ray": {
         "cluster/connection.py",
         "cluster/own_job.py",
+        "cluster/shared_paths.py",
         "realign/loop.py",
         "realign/ray_train.py",
         "realign/worker.py",

@@ -1,52 +1,30 @@
-"""Triage of millions of synthetic pairs with the rules judge: throughput, and whether the driver stays flat.
+"""What millions of synthetic pairs cost: seconds, the driver's share, memory, files and requests.
 
-    python tests/bench/scale.py --rows 1000000 [--file-rows 100000] [--folder DIR]
+    python tests/bench/scale.py --rows 1000000 [--file-rows 100000] [--s3] [--folder DIR]
 
-The judge is code, so what is measured is everything but the judge: reading, parsing, ids, Ray Data, parts, accounting.
+Triage with the rules judge, so that everything but a model's time is measured: reading, parsing, ids, regrouping, parts,
+accounting. ``--s3``: corpus and run in an S3 server on loopback, whose requests are counted by a proxy before it.
+The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import tempfile
-import threading
-import time
+from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from tests.bench.scale_corpus import write_corpus
+from tests.bench.watch import Watch
 from trace_ray.config import StorageConfig
 from trace_ray.config.load import load_config
 from trace_ray.pipeline import run_folder, run_stages
 
-WORDS = [
-    "please",
-    "tell",
-    "me",
-    "how",
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "came",
-    "to",
-    "jump",
-    "over",
-    "that",
-    "lazy",
-    "dog",
-    "near",
-    "an",
-    "old",
-    "river",
-    "bank",
-    "at",
-    "dawn",
-]
 SETTINGS = [
     "policy.name=scale",
     "policy.text=At most 30 words.",
@@ -59,33 +37,50 @@ SETTINGS = [
 ]
 
 
-def write_corpus(folder: Path, rows: int, file_rows: int) -> int:
-    """Writes parquet files of distinct pairs, 100 to 400 characters a text; returns their bytes."""
-    folder.mkdir(parents=True)
-    texts = [" ".join(WORDS[(i + j) % len(WORDS)] for j in range(10 + i % 50)) for i in range(997)]
-    for index, start in enumerate(range(0, rows, file_rows)):
-        numbers = range(start, min(rows, start + file_rows))
-        columns = {
-            "prompt": [f"{n}: {texts[n % 991]}" for n in numbers],
-            "chosen": [f"{texts[n % 997]} {n}" for n in numbers],
-            "rejected": [f"{texts[n * 7 % 997]} {n}." for n in numbers],
+def triage(folder: Path, rows: int, file_rows: int, *, s3: bool) -> dict[str, Any]:
+    """Returns the figures of one triage; every row is accounted for."""
+    corpus_mb = round(write_corpus(folder / "corpus", rows, file_rows) / 1e6, 1)
+    settings, storage, base = list(SETTINGS), StorageConfig(), str(folder)
+    with ExitStack() as stack:
+        requests: list[str] = []
+        if s3:
+            storage, requests, base = _served(stack, folder)
+            settings += [f"storage.endpoint={storage.endpoint}", f"storage.region={storage.region}"]
+        config = load_config([], [*settings, f"corpus.paths=['{base}/corpus']"])
+        run = run_folder(f"{base}/run", storage)
+        with Watch() as watch:
+            run_stages(run, config, ["triage"])
+        manifest = run.triaged.manifest()
+        counts, seconds = manifest["counts"], watch.seconds
+        assert counts["triaged"] + counts["rejects"] == rows, counts
+        kinds = Counter("LIST" if "list-type" in line else line.split()[0] for line in requests)
+        return {
+            "part": "triage",
+            "rows": rows,
+            "corpus_mb": corpus_mb,
+            "rows_per_second": round(rows / seconds),
+            "parts": len(manifest["parts"]),
+            **watch.figures(),
+            **({"requests": dict(kinds), "requests_a_1000_rows": round(1000 * len(requests) / rows, 2)} if s3 else {}),
+            "requests_by_step": manifest.get("requests"),
         }
-        pq.write_table(pa.table(columns), folder / f"part-{index:05d}.parquet", compression="zstd")
-    return sum(path.stat().st_size for path in folder.iterdir())
 
 
-class Watch(threading.Thread):
-    """Samples this process (the driver): resident MB and open files, twice a second."""
+def _served(stack: ExitStack, folder: Path) -> tuple[StorageConfig, list[str], str]:
+    """Starts a server that holds the corpus; returns how to reach it, the requests as they come, and where."""
+    from tests.support.proxy import FaultyProxy
+    from tests.support.s3 import CREDENTIALS, S3Server
+    from trace_ray.storage.location import locate
 
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.samples: list[tuple[float, float, int]] = []
-        self.stop = threading.Event()
-
-    def run(self) -> None:
-        me, started = psutil.Process(), time.monotonic()
-        while not self.stop.wait(0.5):
-            self.samples.append((time.monotonic() - started, me.memory_info().rss / 1e6, me.num_fds()))
+    os.environ.update(CREDENTIALS | {"TRACE_RAY_CACHE": str(folder / "cache")})
+    server = stack.enter_context(S3Server())
+    server.make_bucket("lake")
+    proxy = stack.enter_context(FaultyProxy(("127.0.0.1", server.port), {}))
+    storage = StorageConfig(endpoint=proxy.endpoint, region="us-east-1")
+    for file in sorted((folder / "corpus").iterdir()):
+        locate(f"s3://lake/corpus/{file.name}", storage).upload(file)
+    proxy.requests.clear()
+    return storage, proxy.requests, "s3://lake"
 
 
 def main() -> None:
@@ -93,46 +88,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--file-rows", type=int, default=100_000)
     parser.add_argument("--folder", default="")
+    parser.add_argument("--s3", action="store_true")
     asked = parser.parse_args()
     folder = Path(asked.folder or tempfile.mkdtemp(prefix="scale"))
-    started = time.monotonic()
-    in_bytes = write_corpus(folder / "corpus", asked.rows, asked.file_rows)
-    written = time.monotonic() - started
-    config = load_config([], [*SETTINGS, f"corpus.paths=['{folder}/corpus']"])
-    run = run_folder(str(folder / "run"), StorageConfig())
-    watch = Watch()
-    watch.start()
-    started = time.monotonic()
-    run_stages(run, config, ["triage"])
-    seconds = time.monotonic() - started
-    watch.stop.set()
-    watch.join()
-    parts = run.triaged.parts()
-    counts = run.triaged.manifest()["counts"]
-    assert counts["triaged"] + counts["rejects"] == asked.rows, counts
-    working = [s for s in watch.samples if s[0] > 15] or watch.samples  # after imports and Ray's start
-    tenth = max(1, len(working) // 10)
-    memory = [sum(s[1] for s in part) / len(part) for part in (working[:tenth], working[-tenth:])]
-    files = [max(s[2] for s in part) for part in (working[:tenth], working[-tenth:])]
-    row = {
-        "rows": asked.rows,
-        "corpus_mb": round(in_bytes / 1e6, 1),
-        "corpus_seconds": round(written, 1),
-        "triage_seconds": round(seconds, 1),
-        "rows_per_second": round(asked.rows / seconds),
-        "triaged_mb": round(sum(Path(p.path).stat().st_size for p in parts) / 1e6, 1),
-        "parts": len(parts),
-        "driver_mb_first_tenth": round(memory[0]),
-        "driver_mb_last_tenth": round(memory[1]),
-        "driver_mb_most": round(max(s[1] for s in working)),
-        "open_files_first_tenth": files[0],
-        "open_files_last_tenth": files[1],
-    }
-    for name, value in row.items():
+    figures = triage(folder, asked.rows, asked.file_rows, s3=asked.s3)
+    for name, value in figures.items():
         print(f"{name:24} {value}")
     if not asked.folder:
         shutil.rmtree(folder)
-    print(json.dumps(row))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

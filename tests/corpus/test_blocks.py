@@ -11,11 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from tests.support.regrouped import regrouped
 from trace_ray.config import CorpusConfig, StorageConfig
-from trace_ray.corpus import blocks as blocks_module
-from trace_ray.corpus.blocks import SourceGroup, block_count, read_block, regroup, row_sum
+from trace_ray.corpus import runs as runs_module
+from trace_ray.corpus.blocks import MOST_BLOCKS, block_count
 from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Source
+from trace_ray.corpus.row_sums import row_sum
 from trace_ray.pairs import hash_fraction, pair_id
 from trace_ray.storage.location import Location, locate
 
@@ -44,15 +46,20 @@ def test_the_sum_is_of_splitmix64s_published_outputs_and_tells_first_rows_apart(
     assert sum_of([firsts[1], firsts[1]]) != sum_of(firsts[1:3])  # one lost, another doubled
 
 
-@pytest.mark.parametrize(("rows", "blocks"), [(1, 1), (7, 4), (101, 1), (101, 8), (101, 64)])
+@pytest.mark.parametrize(
+    ("rows", "blocks", "pieces"), [(1, 1, 1), (7, 4, 4), (101, 1, 1), (101, 8, 2), (101, 64, 1), (101, 64, 64)]
+)
 def test_blocks_hold_every_row_once_and_keep_prompts_together(
-    rows: int, blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: int, blocks: int, pieces: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks_module, "CHUNK_BYTES", 500)  # several runs
+    monkeypatch.setattr(runs_module, "CHUNK_BYTES", 500)  # several messages a run
     made = corpus(tmp_path / "x.jsonl", rows)
-    group = SourceGroup(0, (Source(place(tmp_path / "x.jsonl"), 0, ""),), 0)
-    tally = regroup(group, CorpusConfig(), blocks, place(tmp_path / "runs"), place(tmp_path / "rejects"))
-    tables = [read_block(place(tmp_path / "runs"), block) for block in range(blocks)]
+    source, folders = (
+        Source(place(tmp_path / "x.jsonl"), 0, ""),
+        (place(tmp_path / "work"), place(tmp_path / "rejects")),
+    )
+    tally, files = regrouped([source], CorpusConfig(), blocks, *folders, pieces=pieces, run_bytes=3000)
+    tables = [files.read(block) for block in range(blocks)]
     found = [row for table in tables for row in table.to_pylist()]
     assert sorted(row["row"] for row in found) == list(range(rows))
     assert all(table["row"].to_pylist() == sorted(table["row"].to_pylist()) for table in tables)
@@ -64,16 +71,18 @@ def test_blocks_hold_every_row_once_and_keep_prompts_together(
     assert tally["rows"] == rows
     assert tally["row_sum"] % 2**64 == sum_of(range(rows))
     if rows == 101:
-        assert tally["chunks"] > 3
+        assert len(tally["runs"]) > 1
 
 
 def test_refused_rows_are_in_the_tally_too(tmp_path: Path) -> None:
     corpus(tmp_path / "x.jsonl", 3)
     with (tmp_path / "x.jsonl").open("a") as file:
         file.write("{broken\n[]\n")
-    group = SourceGroup(0, (Source(place(tmp_path / "x.jsonl"), 0, ""),), 0)
-    tally = regroup(group, CorpusConfig(), 2, place(tmp_path / "runs"), place(tmp_path / "rejects"))
+    source = Source(place(tmp_path / "x.jsonl"), 0, "")
+    tally, _ = regrouped([source], CorpusConfig(), 2, place(tmp_path / "work"), place(tmp_path / "rejects"))
     assert (tally["rows"], tally["rejects"]) == (5, 2)
+    assert tally["refused_sum"] % 2**64 == sum_of([3, 4])
+    assert (tally["reasons"], tally["parts"]) == ({"broken_json": 1, "missing_field": 1}, ["part-read-000000.parquet"])
     assert tally["row_sum"] % 2**64 == sum_of(range(5))
     refused = [row for part in place(tmp_path / "rejects").files() for row in part.read_parquet().to_pylist()]
     assert [(row["row"], row["reason"]) for row in refused] == [(3, "broken_json"), (4, "missing_field")]
@@ -81,28 +90,17 @@ def test_refused_rows_are_in_the_tally_too(tmp_path: Path) -> None:
 
 def test_the_holdout_is_drawn_by_the_prompts_hash(tmp_path: Path) -> None:
     corpus(tmp_path / "x.jsonl", 200)
-    group = SourceGroup(0, (Source(place(tmp_path / "x.jsonl"), 0, ""),), 0)
-    regroup(group, CorpusConfig(holdout=0.3), 1, place(tmp_path / "runs"), place(tmp_path / "rejects"))
-    for row in read_block(place(tmp_path / "runs"), 0).to_pylist():
+    source = Source(place(tmp_path / "x.jsonl"), 0, "")
+    _, files = regrouped([source], CorpusConfig(holdout=0.3), 1, place(tmp_path / "work"), place(tmp_path / "rejects"))
+    for row in files.read(0).to_pylist():
         key = json.dumps([[turn["role"], turn["content"]] for turn in row["prompt"]], ensure_ascii=False)
         assert (row["split"] == "test") == (hash_fraction([key], 0)[0] < 0.3)
 
 
-def test_a_limit_counts_over_files_in_order(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        corpus(tmp_path / f"{name}.jsonl", 10)
-    sources = tuple(Source(place(tmp_path / f"{n}.jsonl"), i, "") for i, n in enumerate("ab"))
-    tally = regroup(
-        SourceGroup(0, sources, 13), CorpusConfig(), 1, place(tmp_path / "runs"), place(tmp_path / "rejects")
-    )
-    assert tally["rows"] == 13
-    rows = read_block(place(tmp_path / "runs"), 0)["row"].to_pylist()
-    assert rows == [*range(10), *(2**40 + i for i in range(3))]
-
-
 def test_block_count_follows_the_rows() -> None:
     assert [block_count(n, 100) for n in (1, 100, 101, 200, 201, 100_000)] == [1, 1, 2, 2, 4, 1024]
-    assert block_count(10**9, 100) == 4096
+    assert block_count(10**9, 100) == MOST_BLOCKS
+    assert block_count(1, 100, 8) == 8
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
@@ -115,9 +113,9 @@ def test_the_shared_files_are_read_whole(name: str, pairs: int, rejects: dict[st
         total = sum(1 for line in lines if line.strip())
     source = Source(place(SHARED / name), 0, "")
     assert count_rows(source.place) == total
-    out = place(tmp_path / "runs"), place(tmp_path / "rejects")
-    tally = regroup(SourceGroup(0, (source,), 0), CorpusConfig(), 4, *out)
-    read = sum(read_block(out[0], block).num_rows for block in range(4))
+    out = place(tmp_path / "work"), place(tmp_path / "rejects")
+    tally, files = regrouped([source], CorpusConfig(), 4, *out)
+    read = sum(files.read(block).num_rows for block in range(4))
     reasons = Counter(r for part in out[1].files() for r in part.read_parquet()["reason"].to_pylist())
     assert (tally["rows"], read, dict(reasons)) == (total, pairs, rejects)
     assert pairs + sum(rejects.values()) == total

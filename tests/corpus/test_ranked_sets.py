@@ -8,15 +8,16 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.triage.test_triage_account import run_with
+from tests.support.regrouped import regrouped
+from tests.triage.test_triage_account import outcome, run_with, tallied
 from trace_ray.config import Config, CorpusConfig, StorageConfig
-from trace_ray.corpus.blocks import SourceGroup, pairs_a_row, read_block, regroup, row_sum
 from trace_ray.corpus.read import Source, read_sources
+from trace_ray.corpus.row_sums import row_sum
 from trace_ray.corpus.rows import RejectedRowError, parse_row
 from trace_ray.pairs import LINES_PER_FILE, PAIRS_PER_ROW, ROWS_PER_FILE, line_of
 from trace_ray.storage.location import Location, locate
-from trace_ray.triage.calibrate import Calibration, Decision
-from trace_ray.triage.publish import ReadRows, TriageOutcome, publish
+from trace_ray.triage.account import ReadRows
+from trace_ray.triage.publish import publish
 
 
 def place(path: Path) -> Location:
@@ -78,10 +79,10 @@ def corpus(path: Path, rows: int) -> Path:
 
 def test_rows_and_extra_are_pairs_and_rejects(tmp_path: Path) -> None:
     """Row 7 makes three pairs of which one has equal answers: two pairs and a reject."""
-    group = SourceGroup(0, tuple(Source(place(corpus(tmp_path / f"{i}.jsonl", 7)), i, "") for i in range(2)), 0)
-    out, rejects = place(tmp_path / "runs"), place(tmp_path / "rejects")
-    tally = regroup(group, CorpusConfig(pairs="all"), 4, out, rejects)
-    made = [row for block in range(4) for row in read_block(out, block)["row"].to_pylist()]
+    sources = [Source(place(corpus(tmp_path / f"{i}.jsonl", 7)), i, "") for i in range(2)]
+    rejects = place(tmp_path / "rejects")
+    tally, blocks = regrouped(sources, CorpusConfig(pairs="all"), 4, place(tmp_path / "work"), rejects)
+    made = [row for block in range(4) for row in blocks.read(block)["row"].to_pylist()]
     refused = [row for part in rejects.files() for row in part.read_parquet().to_pylist()]
     assert (tally["rows"], tally["extra"], tally["rejects"]) == (20, 32, 6)
     assert len(made) + len(refused) == tally["rows"] + tally["extra"]
@@ -105,21 +106,17 @@ def test_a_limit_counts_rows_not_pairs(tmp_path: Path) -> None:
     assert (chunk.rows, chunk.extra, chunk.pairs.num_rows) == (3, 3, 6)
 
 
-def test_blocks_are_counted_by_the_pairs_that_rows_make(tmp_path: Path) -> None:
-    source = Source(place(corpus(tmp_path / "x.jsonl", 297)), 0, "")
-    found = [pairs_a_row([source], CorpusConfig(pairs=pairs)) for pairs in ("best_worst", "adjacent", "all")]
-    assert found == [1, 2, 3]
-
-
 def test_triages_account_holds_with_several_pairs_a_row(tmp_path: Path) -> None:
     """Row 0 made three pairs, one of them refused; row 1 one."""
     numbers = [0, LINES_PER_FILE, 2 * LINES_PER_FILE, 1]
     total = row_sum(pa.chunked_array([numbers]))
-    outcome = TriageOutcome(ReadRows(2, total, 1, 2), {}, {"triaged": 3}, Decision(Calibration(), 0.5, 0), None)
+    read = ReadRows(2, total, 1, 2)
     run = run_with(tmp_path / "good", numbers[:2] + numbers[3:], numbers[2:3])
-    publish(run, Config(), outcome, 0.0)
+    publish(run, Config(), outcome(read, tallied(run)), 0.0)
     counts = run.triaged.manifest()["counts"]
     assert counts == {"rows_in": 2, "extra_pairs": 2, "rejects": 1, "triaged": 3}
     assert counts["rows_in"] + counts["extra_pairs"] == counts["triaged"] + counts["rejects"]
+    run = run_with(tmp_path / "bad", numbers[:2], numbers[2:3])
+    told = tallied(run)
     with pytest.raises(RuntimeError, match="triage lost or doubled rows: 4 read, 3 written"):
-        publish(run_with(tmp_path / "bad", numbers[:2], numbers[2:3]), Config(), outcome, 0.0)
+        publish(run, Config(), outcome(read, told), 0.0)

@@ -198,9 +198,11 @@ def test_a_hub_id_is_downloaded(tmp_path: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     code = (
-        "from trace_ray.config import StorageConfig; from trace_ray.corpus.sources import find_files\n"
+        "from trace_ray.config import StorageConfig; from trace_ray.corpus.read import Source\n"
+        "from trace_ray.corpus.sources import find_files, hub_commits\n"
         "for p in ('org/name', 'org/name@main', 'hf://org/name/data/train_*'):\n"
         "    (f,) = find_files([p], StorageConfig(), 'corpus.paths', 'train'); print(f.read_text(), end='')\n"
+        "    assert hub_commits([Source(f, 0, '')]) == {'org/name': 'a' * 40}\n"
         "try: find_files(['org/none'], StorageConfig(), 'corpus.paths', 'train')\n"
         "except Exception as e: print(type(e).__name__)\n"
     )

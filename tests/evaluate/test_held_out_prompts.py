@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from tests.support.regrouped import regrouped
 from trace_ray.config import Config, CorpusConfig, EvaluateConfig, StorageConfig
-from trace_ray.corpus.blocks import SourceGroup, read_block, regroup
 from trace_ray.corpus.read import Source
 from trace_ray.errors import UserError
 from trace_ray.evaluate.prompt_files import Row
@@ -48,15 +48,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("held-out")
     place = locate(str(folder), StorageConfig())
     rng = random.Random(0)
-    for index, name in enumerate(("a.jsonl", "b.jsonl")):
+    for name in ("a.jsonl", "b.jsonl"):
         pairs = [{"prompt": f"p {rng.randrange(90)}", "chosen": f"{name} {i}", "rejected": "no"} for i in range(400)]
         (folder / name).write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-        group = SourceGroup(index, (Source(place / name, index, ""),), 0)
-        regroup(group, CorpusConfig(holdout=0.5), BLOCKS, place / "runs", place / "rejects")
+    sources = [Source(place / name, index, "") for index, name in enumerate(("a.jsonl", "b.jsonl"))]
+    _, blocks = regrouped(sources, CorpusConfig(holdout=0.5), BLOCKS, place / "work", place / "rejects")
     made = Run(place / "run")
     made.triaged.begin({})
     for block in range(BLOCKS):
-        table = read_block(place / "runs", block)
+        table = blocks.read(block)
         category = pa.array(["INVERT" if row % 3 else "RETAIN" for row in table["row"].to_pylist()])
         (made.triaged.place / f"part-{block}.parquet").write_parquet(table.append_column("category", category))
     made.triaged.publish(counts={}, seconds=0.0)

@@ -109,7 +109,8 @@ def test_the_undisturbed_run_accounts_for_every_row(quiet: Path) -> None:
     assert triaged[10]["category"] == "ABSTAIN"
     assert triaged[0]["category"] == "INVERT"
     assert manifest["canaries"]["pass_rate"] == 1.0
-    review = [json.loads(line) for line in (quiet / "run" / "review.jsonl").read_text().splitlines()]
+    parts = sorted((quiet / "run" / "review").iterdir())
+    review = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
     assert [row["pair_id"] for row in review] == [triaged[10]["pair_id"]]
     assert not (quiet / "run" / "triaged" / "work").exists()
 

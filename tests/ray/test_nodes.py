@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from trace_ray.cluster.connection import in_service, this_node
+from trace_ray.cluster.shared_paths import refuse_unseen
+from trace_ray.errors import UserError
 
 
 @pytest.fixture
@@ -28,6 +32,22 @@ def until(condition: Any, seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_path_that_another_node_does_not_see_is_refused(cluster: Any, tmp_path: Path) -> None:
+    import ray
+
+    ray.init(address=cluster.address, log_to_driver=False)
+    only_here = f"/proc/self/task/{os.getpid()}"  # as each process sees it: there in this one alone
+    refuse_unseen({"--run": str(tmp_path), "corpus.paths": only_here})  # one node: nobody else to ask
+    cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    refuse_unseen({"--run": str(tmp_path)})
+    with pytest.raises(
+        UserError, match=r"corpus\.paths: /proc/self/task/.*: another node of the cluster does not see it"
+    ):
+        refuse_unseen({"--run": str(tmp_path), "corpus.paths": only_here})
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import ray
 
+from tests.support.regrouped import regrouped
 from trace_ray.config import CorpusConfig, StorageConfig
-from trace_ray.corpus.blocks import SourceGroup, regroup
 from trace_ray.corpus.read import Source
 from trace_ray.runtime import metrics
 from trace_ray.storage.location import locate
@@ -72,8 +72,8 @@ def test_rows_that_reading_refuses_are_counted_by_reason(made: dict[str, Seen], 
     pair = json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"})
     (tmp_path / "x.jsonl").write_text(f"{pair}\n{{broken\n[]\n{{half\n")
     place = locate(str(tmp_path), StorageConfig())
-    group = SourceGroup(0, (Source(place / "x.jsonl", 0, ""),), 0)
-    assert regroup(group, CorpusConfig(), 1, place / "runs", place / "rejects")["rejects"] == 3
+    source = Source(place / "x.jsonl", 0, "")
+    assert regrouped([source], CorpusConfig(), 1, place / "work", place / "rejects")[0]["rejects"] == 3
     told = {str(tags): amount for amount, tags in made["trace_ray_rejects"].values}
     assert told == {
         str({"reason": "broken_json", "stage": "triage"}): 2,

@@ -13,12 +13,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from clusters.scaling import Given
 from tests.support.proxy import FaultyProxy
 from tests.support.s3 import CREDENTIALS, S3Server
 from trace_ray.config import CorpusConfig, StorageConfig
-from trace_ray.corpus import blocks
+from trace_ray.corpus import blocks, runs
 from trace_ray.corpus.read import Source
+from trace_ray.corpus.units import SourceGroup, Unit
 from trace_ray.storage import object_store, staging
 from trace_ray.storage.location import Location, locate
 
@@ -75,23 +75,29 @@ def test_a_batch_of_an_arrow_file_is_fetched_without_the_others(watched: tuple[F
     assert verbs(proxy)[0] == "HEAD"
 
 
-def test_a_block_costs_a_listing_and_as_many_requests_a_run_as_scaling_counts(
+def test_a_piece_costs_a_request_a_run_and_a_block_one_and_nothing_is_listed(
     watched: tuple[FaultyProxy, Location], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy, place = watched
-    monkeypatch.setattr(blocks, "CHUNK_BYTES", 400_000)
+    monkeypatch.setattr(runs, "CHUNK_BYTES", 200_000)
     rows = [
         {"prompt": f"p {i}", "chosen": uuid.uuid4().hex * 10, "rejected": uuid.uuid4().hex * 10} for i in range(2000)
     ]
     (place / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    group = blocks.SourceGroup(0, (Source(place / "corpus.jsonl", 0, ""),), 0)
-    runs = blocks.regroup(group, CorpusConfig(), 8, place / "runs", place / "rejects")["chunks"]
-    assert runs > 2
+    source = Source(place / "corpus.jsonl", 0, "")
+    read, out = (
+        runs.read_group(
+            SourceGroup.of(0, [Unit(0)], {0: source}), CorpusConfig(), 4, 400_000, place / "runs", place / "rejects"
+        ),
+        place / "pieces",
+    )
+    assert len(read["runs"]) > 2
     verbs(proxy)
-    assert blocks.read_block(place / "runs", 3).num_rows > 100
-    asked = verbs(proxy)
-    assert asked.count("LIST") == 1
-    assert len(asked) == 1 + Given().run_requests * runs
+    record = blocks.write_piece(1, 4, 8, read["runs"], place / "runs", out)
+    assert sorted(verbs(proxy)) == ["GET"] * len(read["runs"]) + ["PUT"] * 2
+    files = blocks.BlockFiles(out, 4, [(0, 0)] * 2 + record["bounds"] + [(0, 0)] * 4)
+    assert files.read(2).num_rows > 100
+    assert verbs(proxy) == ["GET"]
 
 
 def test_one_column_of_many_is_fetched_without_the_others(watched: tuple[FaultyProxy, Location]) -> None:

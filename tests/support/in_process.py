@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from trace_ray.config import Config
-from trace_ray.corpus.blocks import block_count, regroup
 from trace_ray.triage import again, reading, running, stage
-from trace_ray.triage.block import merge_counts
-from trace_ray.triage.publish import ReadRows
-from trace_ray.triage.work import Work
 
 
 def triage_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets ``run_triage`` and ``decide_again`` do their work here."""
     for module in (stage, again):
         monkeypatch.setattr(module, "ensure_ray", lambda _config: None)
-    monkeypatch.setattr(stage, "read_corpus", read_here)
+    for module in (reading, running):
+        monkeypatch.setattr(module, "by_tasks", _tasks_here)
     blocks_in_process(monkeypatch)
 
 
@@ -32,8 +29,5 @@ def _blocks_here(worker: Any, arguments: Any, blocks: list[int], *_pool: Any) ->
     return running.run_blocks(worker, arguments(), blocks) if blocks else []
 
 
-def read_here(config: Config, sources: list[Any], work: Work) -> ReadRows:
-    groups = reading._groups(sources, config.corpus.limit)
-    blocks = block_count(sum(map(reading._count_group, groups)), config.corpus.rows_per_part)
-    total = merge_counts([regroup(group, config.corpus, blocks, work.chunks, work.rejects) for group in groups])
-    return ReadRows(total["rows"], total["row_sum"], blocks, total["extra"])
+def _tasks_here(function: Callable[..., Any], first: Sequence[Any], *shared: Any, **_: Any) -> Iterator[Any]:
+    return (function(item, *shared) for item in first)

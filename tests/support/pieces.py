@@ -17,8 +17,8 @@ PIECES = {
 
 LEFTOVERS = {
     "triage": (
-        f"triaged/{WORK}/plan.json",
-        f"triaged/{WORK}/chunks/chunk-000000-000000.arrow",
+        f"triaged/{WORK}/reading.json",
+        f"triaged/{WORK}/runs/run-000000-000000",
         f"triaged/{WORK}/canaries.json",
         f"triaged/{WORK}/attempts/canaries-000000/span-0-9.parquet",
         f"triaged/{WORK}/attempts/block-000000/span-0-9.try0",

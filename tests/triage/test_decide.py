@@ -108,11 +108,37 @@ def test_rows_are_those_of_a_fresh_triage_and_nothing_is_judged(
         assert rows(run) == rows(fresh)
         for name in ("counts", "decision", "audit", "review", "inputs"):
             assert run.triaged.manifest()[name] == fresh.triaged.manifest()[name], name
-        for file in ("review.jsonl", "triaged/audit.json"):
+        for file in ("review", "triaged/audit.json"):
             assert (run.place / file).exists() == (fresh.place / file).exists()
         seen.append(rows(run))
     assert not decide_run(run, config, config)
     assert all(mine != other for mine, other in itertools.pairwise(seen)), "each of the settings makes a difference"
+
+
+def test_a_review_comes_back_part_by_part_and_what_is_decided_leaves_it(
+    plain: Config, folder: Path, fake: FakeEndpoint
+) -> None:
+    config = configured(plain, folder, fake, abstain_band=0.1)
+    run = triage(config, folder, "run")
+    parts = (run.place / "review").files(".jsonl")
+    undecided = {row["pair_id"] for row in rows(run) if row["category"] == "ABSTAIN"}
+    shown = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
+    assert len(parts) > 1
+    assert {row["pair_id"] for row in shown} == undecided
+    left = shown[0]["pair_id"]  # nobody has come to it yet
+    (folder / "labelled").mkdir()
+    for part in parts:
+        lines = [json.loads(line) for line in part.read_text().splitlines()]
+        said = [
+            {"violates_chosen": True, "violates_rejected": False} if row["pair_id"] != left else {} for row in lines
+        ]
+        text = "".join(json.dumps(row | label) + "\n" for row, label in zip(lines, said, strict=True))
+        (folder / "labelled" / part.name).write_text(text)
+    assert decide_run(run, config, changed(config, review_labels=str(folder / "labelled")))
+    now = {row["pair_id"]: row["category"] for row in rows(run)}
+    assert {now[pair] for pair in undecided - {left}} == {"INVERT"}
+    (part,) = (run.place / "review").files(".jsonl")
+    assert json.loads(part.read_text())["pair_id"] == left
 
 
 def test_what_a_kill_left_after_the_end_goes_with_the_next_command(
@@ -121,9 +147,9 @@ def test_what_a_kill_left_after_the_end_goes_with_the_next_command(
     config = configured(plain, folder, fake)
     run = triage(config, folder, "run")
     left = run.triaged.place / "work" / "used" / "x.json"
-    for again in (lambda: run_triage(run, config), lambda: decide_run(run, config, config)):
+    for command in (lambda: run_triage(run, config), lambda: decide_run(run, config, config)):
         left.write_text("{}")
-        again()
+        command()
         assert not (run.triaged.place / "work").exists()
 
 

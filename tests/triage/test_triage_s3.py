@@ -8,18 +8,20 @@ from dataclasses import replace
 
 import pytest
 
+from tests.support.regrouped import regrouped
 from trace_ray.config import CorpusConfig, StorageConfig, TriageConfig
 from trace_ray.config.policy import ClauseConfig, PolicyConfig, RuleConfig
-from trace_ray.corpus.blocks import SourceGroup, finished_groups, regroup
+from trace_ray.corpus.blocks import records
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
 from trace_ray.judges.opinion import Opinion
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import locate
+from trace_ray.triage.account import ReadRows, Refused
 from trace_ray.triage.calibrate import Calibration, Decision
+from trace_ray.triage.deciding import DecidedCorpus
 from trace_ray.triage.guard import Guard, deaths
 from trace_ray.triage.judge_worker import JudgeActor
-from trace_ray.triage.publish import ReadRows, _account, _write_review
 from trace_ray.triage.work import Work
 from trace_ray.triage.workers import DecideActor, Task
 
@@ -33,8 +35,9 @@ def test_every_step_works_there(s3: StorageConfig) -> None:
     config = CorpusConfig(paths=(f"{base.uri}/corpus",))
     run = Run(base / "run")
     work = Work.of(run)
-    tally = regroup(SourceGroup(0, tuple(corpus_sources(config, s3)), 0), config, 4, work.chunks, work.rejects)
-    assert finished_groups(work.chunks) == {"group-000000": tally}
+    tally, files = regrouped(corpus_sources(config, s3), config, 4, work.place, work.rejects, pieces=2, run_bytes=1000)
+    assert records(work.place / "runs") == [tally]
+    work = replace(work, files=files)
     triage = TriageConfig(abstain_band=0.0)
     store = base / "store"
     task = Task(
@@ -51,18 +54,18 @@ def test_every_step_works_there(s3: StorageConfig) -> None:
         judging({"block": block})
         deciding({"block": block})
     assert set(work.finished("judge")) == set(work.finished("decide")) == {0, 1, 2, 3}
-    assert _account(run, ReadRows(41, tally["row_sum"], 4)) == {"broken_json": 1}
-    counts = [finished["counts"] for finished in work.finished("decide").values()]
-    assert sum(count.get("train INVERT", 0) + count.get("test INVERT", 0) for count in counts) == 20
-    assert _write_review(run, work) is None
-    work.review(0).write_text("line\n")
-    assert _write_review(run, work) == "review.jsonl"
-    assert (run.place / "review.jsonl").read_text() == "line\n"
+    decided = DecidedCorpus()
+    for block, told in work.finished("decide").items():
+        decided.add(work, block, told)
+    decided.account.add_refused(Refused(tally["reasons"], tally["refused_sum"], tally["parts"]))
+    decided.account.check(run, ReadRows(41, tally["row_sum"], 4))
+    assert decided.account.reasons == {"broken_json": 1}
+    assert decided.counts["train INVERT"] + decided.counts["test INVERT"] == 20
 
 
 def test_marks_are_left_and_taken_back_there(s3: StorageConfig) -> None:
     place = locate(f"s3://lake/{uuid.uuid4().hex}", s3)
-    assert deaths(place) == 0
+    assert deaths(place / "deaths") == 0
 
     def refuse(_requests: object, _responses: object) -> list[Opinion]:
         raise UserError("budget", 1, "spent")
@@ -70,7 +73,7 @@ def test_marks_are_left_and_taken_back_there(s3: StorageConfig) -> None:
     def killed(_requests: object, _responses: object) -> list[Opinion]:
         raise KeyboardInterrupt  # as a killed process: nothing is caught, nothing written
 
-    guard = Guard(place / "block", 4)
+    guard = Guard(place / "block", 4, buried=place / "deaths")
     with pytest.raises(UserError):
         guard.judge(["q"], ["r"], refuse)
     assert guard.place.files() == []
@@ -78,4 +81,4 @@ def test_marks_are_left_and_taken_back_there(s3: StorageConfig) -> None:
         guard.judge(["q"], ["r"], killed)
     assert len(guard.place.files()) == 1
     assert guard.judge(["q"], ["r"], lambda _q, _r: [Opinion(0.5)]) == [Opinion(0.5)]
-    assert deaths(place) == 1
+    assert deaths(place / "deaths") == 1

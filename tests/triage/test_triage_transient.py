@@ -15,11 +15,11 @@ from tests.triage.test_triage_workers import PUNISH, asking, run, task
 from trace_ray.config import Config, TriageConfig
 from trace_ray.errors import UserError
 from trace_ray.triage import running
+from trace_ray.triage.account import ReadRows
 from trace_ray.triage.calibrate import Calibration, Decision
 from trace_ray.triage.deciding import decide_corpus
 from trace_ray.triage.judge_worker import JudgeActor
 from trace_ray.triage.judging import judge_corpus
-from trace_ray.triage.publish import ReadRows
 from trace_ray.triage.work import Work
 
 READ = ReadRows(3, 0, 1)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from trace_ray.config import CorpusConfig, StorageConfig
-from trace_ray.corpus.blocks import SourceGroup, finished_groups, regroup
 from trace_ray.corpus.read import Source
+from trace_ray.corpus.runs import read_group
+from trace_ray.corpus.units import SourceGroup, Unit
 from trace_ray.errors import UserError
 from trace_ray.storage.location import locate
 from trace_ray.triage.unread import refuse_unread, tell_refused
@@ -25,11 +26,11 @@ def refuse(folder: Path, *files: tuple[str, list[dict[str, Any]]]) -> None:
     groups = []
     for i, (split, rows) in enumerate(files):
         (folder / f"{i}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        groups.append(SourceGroup(i, (Source(locate(str(folder / f"{i}.jsonl"), StorageConfig()), i, split),), 0))
+        source = Source(locate(str(folder / f"{i}.jsonl"), StorageConfig()), i, split)
+        groups.append(SourceGroup.of(i, [Unit(i)], {i: source}))
     out, rejects = (locate(str(folder / name), StorageConfig()) for name in ("runs", "rejects"))
-    for group in groups:
-        regroup(group, SETTINGS, 2, out, rejects)
-    refuse_unread(groups, finished_groups(out), SETTINGS)
+    tallies = {group.name: read_group(group, SETTINGS, 2, 1 << 20, out, rejects) for group in groups}
+    refuse_unread(groups, tallies, SETTINGS)
 
 
 def test_where_every_row_is_refused_the_line_says_what_was_seen_and_what_would_work(tmp_path: Path) -> None:

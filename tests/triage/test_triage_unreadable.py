@@ -16,8 +16,8 @@ from trace_ray.errors import JudgeRejectedError
 from trace_ray.evaluate.stage import refuse_unreadable
 from trace_ray.judges.unreadable import Unread
 from trace_ray.triage import judging, running
+from trace_ray.triage.account import ReadRows
 from trace_ray.triage.judge_worker import JudgeActor
-from trace_ray.triage.publish import ReadRows
 from trace_ray.triage.work import Work
 
 READ = {"chosen": "BAD c", "rejected": "good r"}

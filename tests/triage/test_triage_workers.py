@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import pytest
 
 from tests.support.fake_endpoint import FakeEndpoint
 from tests.support.in_process import blocks_in_process
+from tests.support.regrouped import regrouped
 from trace_ray.config import Config, CorpusConfig, EndpointConfig, JudgeConfig, StorageConfig, TriageConfig
 from trace_ray.config.policy import ClauseConfig, PolicyConfig, RuleConfig
-from trace_ray.corpus.blocks import SourceGroup, read_block, regroup
 from trace_ray.corpus.read import Source
 from trace_ray.errors import JudgeRejectedError, UserError
 from trace_ray.runs.artifacts import CANARIES, Run
 from trace_ray.storage.location import locate
+from trace_ray.triage.account import ReadRows
 from trace_ray.triage.audit import Labelled, audit
 from trace_ray.triage.budget import within_budget
 from trace_ray.triage.calibrate import Calibration, Decision
@@ -27,7 +29,6 @@ from trace_ray.triage.judge_worker import JudgeActor
 from trace_ray.triage.judging import judge_corpus
 from trace_ray.triage.labelled import labelled_of
 from trace_ray.triage.labels import Label
-from trace_ray.triage.publish import ReadRows
 from trace_ray.triage.work import Work
 from trace_ray.triage.workers import DecideActor, Task
 
@@ -59,7 +60,7 @@ def task(folder: Path, rows: list[dict[str, str]], config: TriageConfig, blocks:
     corpus.write_text("".join(json.dumps({"prompt": f"q{i}", **row}) + "\n" for i, row in enumerate(rows)))
     work = Work.of(run(folder))
     source = Source(locate(str(corpus), StorageConfig()), 0, "")
-    regroup(SourceGroup(0, (source,), 0), CorpusConfig(), blocks, work.chunks, work.rejects)
+    work = replace(work, files=regrouped([source], CorpusConfig(), blocks, work.place, work.rejects)[1])
     known: dict[str, Any] = {"policy": POLICY, "work": work, "stores": {}, "deaths": 0} | more
     return Task(config=config, blocks=blocks, **known)
 
@@ -76,7 +77,7 @@ def test_a_repeated_pair_is_audited_once(tmp_path: Path) -> None:
 
 def test_canaries_are_tried_though_the_first_block_is_empty(fake: FakeEndpoint, tmp_path: Path) -> None:
     known = task(tmp_path, PUNISH[:1], TriageConfig(judge=asking(fake)), blocks=16)
-    assert read_block(known.work.chunks, 0).num_rows == 0
+    assert known.work.pairs(0).num_rows == 0
     JudgeActor(known, {})({"block": 0})
     assert json.loads((known.work.place / CANARIES).read_text())["seeds"] == 2
 
@@ -93,7 +94,7 @@ def test_a_judge_refused_while_it_judges_leaves_its_audit_for_the_report(
     blocks_in_process(monkeypatch)
     config = TriageConfig(judge=RULES, audit_labels="some.jsonl", audit_rows=1)
     known = task(tmp_path, PUNISH, config, blocks=16)
-    ids = [pair for block in range(16) for pair in read_block(known.work.chunks, block)["pair_id"].to_pylist()]
+    ids = [pair for block in range(16) for pair in known.work.pairs(block)["pair_id"].to_pylist()]
     with pytest.raises(JudgeRejectedError):
         judge_corpus(Config(triage=config), known, ReadRows(3, 0, 16), dict.fromkeys(ids, Label(True, True)))
     assert json.loads((known.work.triaged / "audit.json").read_text())["auc"] is None

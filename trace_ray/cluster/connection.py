@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from trace_ray.config import JudgeConfig, RayConfig
@@ -94,7 +95,7 @@ def pooled(
     *,
     in_flight: int | None = None,
     pause_s: float = _PAUSE_S,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Yields what actors of a Ray Data pool return of each item; those of a killed actor go to others.
 
     Args:
@@ -117,7 +118,34 @@ def pooled(
         num_gpus=pool.num_gpus or None,
         label_selector=pool.label_selector or None,
     )
-    yield from dataset.iter_rows()
+    with _room(pool, min(pool.max_actors, len(items))):
+        yield from dataset.iter_rows()
+
+
+@contextmanager
+def _room(pool: JudgeConfig, actors: int) -> Iterator[None]:
+    """Asks an autoscaler for the nodes of so many actors at once, and takes that back in the end.
+
+    Ray Data adds one actor at a time, each only once those before it are busy: minutes a node. A driver that is killed
+    takes nothing back; whatever asks next in its cluster does.
+    """
+    from ray.autoscaler.sdk import request_resources
+
+    bundle = {"CPU": pool.num_cpus} | ({"GPU": pool.num_gpus} if pool.num_gpus else {})
+    if actors > 1:
+        request_resources(bundles=[bundle] * actors, bundle_label_selectors=[dict(pool.label_selector)] * actors)
+    try:
+        yield
+    finally:
+        if actors > 1 and ray_runs():
+            request_resources(bundles=[])
+
+
+def ray_runs() -> bool:
+    """Returns whether this process belongs to a Ray cluster."""
+    import ray
+
+    return bool(ray.is_initialized())
 
 
 def _patient(worker: type, pause_s: float) -> type:

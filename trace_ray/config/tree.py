@@ -49,7 +49,7 @@ class TriageConfig:
         min_kappa: and below this Cohen's kappa at the threshold; 0 = no limit.
         max_one_sided: a judge that gives more than this share of them the same verdict stops the run.
         max_endpoint_errors: an endpoint that fails for more than this share of them stops the run.
-        review_labels: an exported review file, labelled: its pairs are decided by their labels.
+        review_labels: the run's review/, or a file of it, labelled: its pairs are decided by their labels.
         max_unreadable: the run stops where ``judge`` or ``second_judge`` leaves a larger share of the responses without a
             verdict that can be read: seen in the canaries where it is all, after 1,000 responses, and at the end.
         min_canary_pass: the run stops where fewer of the hostile canaries leave a violating response violating.

@@ -17,9 +17,15 @@ _BATCH_ROWS = 1024
 _BATCH_BYTES = 2 << 20
 
 
-def columnar_rows(place: Location, form: Form) -> Iterator[dict[str, Any] | RejectedRowError]:
-    """Yields each row as a dict, or why it is none: text that is no UTF-8, a value that Python has no place for."""
-    for batch in _batches(place, form):
+def columnar_rows(
+    place: Location, form: Form, groups: tuple[int, int] | None = None
+) -> Iterator[dict[str, Any] | RejectedRowError]:
+    """Yields each row as a dict, or why it is none: text that is no UTF-8, a value that Python has no place for.
+
+    Args:
+        groups: of a parquet file, the row groups start..stop; None = all.
+    """
+    for batch in _batches(place, form, groups):
         rows = _rows_at_once(batch.nbytes, batch.num_rows)
         for start in range(0, batch.num_rows, rows):
             yield from _dicts(batch.slice(start, rows))
@@ -30,6 +36,13 @@ def count_columnar(place: Location, form: Form) -> int:
     if form is Form.PARQUET:
         return int(pq.read_metadata(place.path, filesystem=place.fs).num_rows)
     return sum(batch.num_rows for batch in _batches(place, form))
+
+
+def parquet_groups(place: Location) -> list[tuple[int, int]]:
+    """Returns (rows, bytes of their columns) of each row group, from the footer."""
+    footer = pq.read_metadata(place.path, filesystem=place.fs)
+    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    return [(int(group.num_rows), int(group.total_byte_size)) for group in groups]
 
 
 def _rows_at_once(size: int, rows: int) -> int:
@@ -48,12 +61,13 @@ def _dicts(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RejectedRowError]
         yield RejectedRowError(RejectReason.WRONG_ENCODING if text else RejectReason.NOT_A_DIALOGUE, str(error)[:80])
 
 
-def _batches(place: Location, form: Form) -> Iterator[pa.RecordBatch]:
+def _batches(place: Location, form: Form, groups: tuple[int, int] | None = None) -> Iterator[pa.RecordBatch]:
     if form is Form.PARQUET:
         with pq.ParquetFile(place.path, filesystem=place.fs) as file:
-            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-            rows = min((_rows_at_once(group.total_byte_size, group.num_rows) for group in groups), default=1)
-            yield from file.iter_batches(batch_size=rows)
+            wanted = range(*groups) if groups else range(file.metadata.num_row_groups)
+            facts = [file.metadata.row_group(i) for i in wanted]
+            rows = min((_rows_at_once(group.total_byte_size, group.num_rows) for group in facts), default=1)
+            yield from file.iter_batches(batch_size=rows, row_groups=list(wanted))
         return
     with place.fs.open_input_stream(place.path, compression=None) as stream:
         magic = bytes(stream.read(6))

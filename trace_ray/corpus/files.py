@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from trace_ray.corpus.columnar import columnar_rows, count_columnar
+from trace_ray.corpus.columnar import columnar_rows, count_columnar, parquet_groups
 from trace_ray.corpus.delimited import NotDelimitedError, delimited_rows
 from trace_ray.corpus.json_values import NotJsonError, json_values
 from trace_ray.corpus.kinds import FileKind, Form, columnar_form, compression_of, text_kind
@@ -40,15 +40,17 @@ def file_kind(place: Location, setting: str = "corpus.paths") -> FileKind:
         return text_kind(sample, place.name, compression)
 
 
-def raw_rows(place: Location, setting: str = "corpus.paths") -> Iterator[RawRow]:
+def raw_rows(place: Location, setting: str = "corpus.paths", groups: tuple[int, int] | None = None) -> Iterator[RawRow]:
     """Yields what stands for one row each: a line that is not blank, an array's element, a CSV's row, a columnar row.
 
+    Args:
+        groups: of a parquet file, the row groups start..stop; None = all.
     Raises: UserError, naming ``setting``, where the file holds no rows at all or cannot be read to its end.
     """
     kind = readable_kind(place, setting)
     with _readable(place, setting):
         if kind.form in _COLUMNAR:
-            yield from columnar_rows(place, kind.form)
+            yield from columnar_rows(place, kind.form, groups)
             return
         with utf8(place, kind) as stream:
             if kind.form is Form.DELIMITED:
@@ -56,6 +58,19 @@ def raw_rows(place: Location, setting: str = "corpus.paths") -> Iterator[RawRow]
                 yield from delimited_rows(text, kind.delimiter)
             else:
                 yield from text_lines(stream, kind) if kind.form is Form.LINES else json_values(stream)
+
+
+def lines_between(place: Location, start: int, stop: int, setting: str = "corpus.paths") -> Iterator[bytes]:
+    r"""Yields the lines that are not blank and begin within bytes start..stop of a plain file, whose lines end with \n."""
+    with _readable(place, setting), place.open() as stream:
+        at = stream.seek(max(0, start - 1))
+        at += len(stream.readline()) if start else 0  # what begins before belongs to the range before
+        for line in stream:
+            if at >= stop:
+                return
+            at += len(line)
+            if not line.isspace():
+                yield line
 
 
 def plain_lines(place: Location, setting: str) -> Iterator[str]:
@@ -73,6 +88,12 @@ def count_rows(place: Location, setting: str = "corpus.paths") -> int:
         return sum(1 for _ in raw_rows(place, setting))
     with _readable(place, setting):
         return count_columnar(place, kind.form)
+
+
+def row_groups(place: Location, setting: str = "corpus.paths") -> list[tuple[int, int]]:
+    """Returns (rows, bytes of their columns) of a parquet file's row groups. Raises: UserError for one that is damaged."""
+    with _readable(place, setting):
+        return parquet_groups(place)
 
 
 def readable_kind(place: Location, setting: str) -> FileKind:

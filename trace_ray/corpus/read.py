@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from operator import itemgetter
 from typing import Any
 
@@ -46,6 +46,10 @@ class Source:
     split: str
 
 
+NumberedRow = tuple[Source, int, RawRow]
+"""A raw row with its file and its place there."""
+
+
 @dataclass(frozen=True)
 class Chunk:
     """Consecutive rows of the corpus: pairs in SLOT_SCHEMA and refused ones in REJECT_SCHEMA.
@@ -70,19 +74,24 @@ def read_sources(sources: Sequence[Source], config: CorpusConfig, limit: int, ch
     Args:
         limit: rows at most over all the files together; 0 = all.
     """
-    left, builder = limit, _Builder()
-    for source in sources:
-        first = source.index * ROWS_PER_FILE
-        for line, raw in enumerate(raw_rows(source.place)):
-            if limit and not left:
-                break
-            left -= 1
-            if line >= LINES_PER_FILE:
-                raise UserError("corpus.paths", source.place.uri, f"more than {LINES_PER_FILE} rows: split the file")
-            builder.add(raw, first + line, source, config)
-            if builder.size >= chunk_bytes:
-                yield builder.chunk()
-                builder = _Builder()
+    rows = ((source, line, raw) for source in sources for line, raw in enumerate(raw_rows(source.place)))
+    return read_numbered(islice(rows, limit or None), config, chunk_bytes)
+
+
+def read_numbered(rows: Iterable[NumberedRow], config: CorpusConfig, chunk_bytes: int) -> Iterator[Chunk]:
+    """Yields rows in chunks that hold about ``chunk_bytes`` of text, prompts included; at least one chunk.
+
+    Args:
+        rows: each with its source and its place in that file.
+    """
+    builder = _Builder()
+    for source, line, raw in rows:
+        if line >= LINES_PER_FILE:
+            raise UserError("corpus.paths", source.place.uri, f"more than {LINES_PER_FILE} rows: split the file")
+        builder.add(raw, source.index * ROWS_PER_FILE + line, source, config)
+        if builder.size >= chunk_bytes:
+            yield builder.chunk()
+            builder = _Builder()
     yield builder.chunk()
 
 

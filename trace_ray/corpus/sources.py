@@ -20,6 +20,7 @@ from trace_ray.runtime.progress import warn
 from trace_ray.storage.location import Location, expand, locate
 
 _HUB_ID = re.compile(r"(?:hf://)?(?:datasets/)?([\w.-]+/[\w.-]+?)(?:@([\w./-]+?))?(?:/(.*))?")
+_KEPT = re.compile(r"/datasets--(.+?)--(.+?)/snapshots/([0-9a-f]{40})/")
 _SHOWN = 5
 
 
@@ -44,6 +45,12 @@ def corpus_sources(corpus: CorpusConfig, storage: StorageConfig) -> list[Source]
     rest = Split.TRAIN.value if test else ""
     kinds = [(place, rest) for place in train] + [(place, Split.TEST.value) for place in test]
     return [Source(place, i, split) for i, (place, split) in enumerate(kinds)]
+
+
+def hub_commits(sources: Sequence[Source]) -> dict[str, str]:
+    """Returns {dataset of the hub: commit} of the files that were downloaded, told by where its client keeps them."""
+    found = (_KEPT.search(source.place.path) for source in sources if source.place.is_local)
+    return {f"{kept[1]}/{kept[2]}": kept[3] for kept in found if kept}
 
 
 def _identity(place: Location) -> str:
@@ -123,6 +130,8 @@ def _from_hub(dataset: str, revision: str, wanted: str, setting: str, part: str)
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
+        # A branch may move between two files: all are taken of the commit that it stands for now.
+        revision = HfApi().dataset_info(dataset, revision=revision).sha or revision
         names = sorted(HfApi().list_repo_files(dataset, revision=revision, repo_type="dataset"))
         data = data_names(names, {})
         if wanted:

@@ -23,6 +23,7 @@ from trace_ray.runs.artifacts import (
     GENERATED,
     INPUTS,
     RESPONSES,
+    REVIEW,
     SCORES,
     WORK,
     Changes,
@@ -76,6 +77,8 @@ def begin(run: Run, stage: str, inputs: Inputs) -> bool:
         warn(f"{stage} begins anew: {_said(changes)}; nothing that counts was finished")
         for folder in folders:
             _clear(folder.place)
+        if stage == "triage":
+            (run.place / REVIEW).delete_folder()
     _forget(folders[0].place / STOPPED)
     _claimed.add(folders[0].place.uri)
     claimed = [folder.begin(inputs) for folder in folders]
@@ -105,8 +108,8 @@ def may_decide_anew(run: Run, stage: str, changed: Iterable[str]) -> bool:
 
 def forget_decisions(run: Run) -> None:
     """Deletes what an unfinished triage has decided; verdicts, and rows that could not be read, stay."""
-    for folder in ("decide", "review"):
-        (run.triaged.place / WORK / folder).delete_folder()
+    for folder in (run.triaged.place / WORK / "decide", run.place / REVIEW):
+        folder.delete_folder()
     if (run.triaged.place / WORK / AGAIN).exists():  # its parts hold the pairs that are decided again
         return
     for artifact in (run.triaged, run.rejects):

@@ -34,6 +34,8 @@ GENERATED, RESPONSES = "generated", "responses"
 """In evaluation/: both models' answers; those to the held-out prompts, judged."""
 AUDIT_FILE, WORK, CANARIES = "audit.json", "work", "canaries.json"
 """In triaged/, or beside it where the audit was made afterwards; triaged/work/, while triage is at it; in that folder."""
+REVIEW = "review"
+"""Beside triaged/: its undecided rows for people to label, a file of JSON lines a block."""
 GATES, VERDICTS, DECIDED, AGAIN = "gates.json", "verdicts", "part-block-", "again"
 """In triaged/: limits that the judges were held to (``triage.gates.Gate``); what they said, a file a block, kept to be decided
 again; how decided parts' names begin. In triaged/work/: a finished triage is being decided again."""

@@ -10,10 +10,10 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -22,12 +22,10 @@ import pyarrow.parquet as pq
 
 from trace_ray.errors import UserError, nearest
 from trace_ray.storage import object_store
+from trace_ray.storage.at_once import side_by_side
 from trace_ray.storage.fingerprints import content_hash
 from trace_ray.storage.object_store import Entry
 from trace_ray.storage.settings import StorageConfig
-
-_AT_ONCE = 16
-"""Files of which fingerprints are made side by side: in S3 each is a request."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,20 @@ class Location:
             return object_store.get(self.fs, self.path)
         with open(self.path, "rb") as handle:
             return handle.read()
+
+    def read_range(self, start: int, stop: int) -> bytes:
+        """Returns bytes start..stop, from one request where this is in an object store."""
+        if not self.is_local:
+            return object_store.get_range(self.fs, self.path, start, stop)
+        with open(self.path, "rb") as handle:
+            handle.seek(start)
+            return handle.read(stop - start)
+
+    def open(self) -> BinaryIO:
+        """Opens this file to be read on from anywhere: read far ahead."""
+        if self.is_local:
+            return open(self.path, "rb", buffering=1 << 20)
+        return object_store.stream(self.fs, self.path)
 
     def read_text(self) -> str:
         return self.read_bytes().decode("utf-8")
@@ -172,8 +184,7 @@ class Location:
 
 def fingerprints(places: Sequence[Location]) -> list[str]:
     """Returns each file's ``fingerprint``."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(Location.fingerprint, places))
+    return side_by_side(Location.fingerprint, places)
 
 
 def locate(uri: str, storage: StorageConfig) -> Location:

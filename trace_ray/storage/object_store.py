@@ -9,12 +9,13 @@ Retries have two layers: botocore backs off on throttling and server errors of o
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -61,10 +62,10 @@ class S3Handler(pafs.FSSpecHandler):  # type: ignore[misc] # pyarrow has no type
 
 def s3_filesystem(storage: StorageConfig) -> pafs.FileSystem:
     """Returns S3 as a pyarrow filesystem; credentials come from botocore's default chain and nowhere else."""
-    import s3fs
+    from trace_ray.storage.counted_s3 import CountedS3
 
     endpoint = storage.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    filesystem = s3fs.S3FileSystem(
+    filesystem = CountedS3(
         anon=storage.anonymous,
         endpoint_url=endpoint,
         s3_additional_kwargs=_encryption(storage.kms_key),
@@ -116,16 +117,29 @@ def get(fs: pafs.FileSystem, path: str) -> bytes:
 
 def get_version(fs: pafs.FileSystem, path: str) -> tuple[bytes, str]:
     """Returns an object and its version, from one response."""
+    return _body(fs, path, {})
 
+
+def _body(fs: pafs.FileSystem, path: str, asked: dict[str, str]) -> tuple[bytes, str]:
     # s3fs' own cat_file asks for the size first: two requests for each small file.
     def read() -> tuple[bytes, str]:
         from fsspec.asyn import sync
 
         bucket, key, _ = raw(fs).split_path(path)
-        answer = raw(fs).call_s3("get_object", Bucket=bucket, Key=key)
+        answer = raw(fs).call_s3("get_object", Bucket=bucket, Key=key, **asked)
         return sync(raw(fs).loop, answer["Body"].read), str(answer["ETag"])
 
     return patiently(read)
+
+
+def get_range(fs: pafs.FileSystem, path: str, start: int, stop: int) -> bytes:
+    """Returns bytes start..stop of an object in one GET."""
+    return _body(fs, path, {"Range": f"bytes={start}-{stop - 1}"})[0] if stop > start else b""
+
+
+def stream(fs: pafs.FileSystem, path: str) -> BinaryIO:
+    """Opens an object to be read on from anywhere, BLOCK_BYTES and more a request."""
+    return io.BufferedReader(raw(fs).open(path, "rb"), 1 << 20)
 
 
 def put(fs: pafs.FileSystem, path: str, data: bytes) -> None:

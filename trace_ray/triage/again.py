@@ -17,6 +17,7 @@ from trace_ray.errors import UserError
 from trace_ray.judges.backends import check_corrector
 from trace_ray.runs.anew import forget_decisions
 from trace_ray.runs.artifacts import AGAIN, AUDIT_FILE, INPUTS, MANIFEST, VERDICTS, WORK, Inputs, Run, read_json
+from trace_ray.triage.account import ReadRows
 from trace_ray.triage.block import merge_counts
 from trace_ray.triage.canaries import refuse_gullible_judge
 from trace_ray.triage.deciding import decide_corpus, decision_for
@@ -24,7 +25,7 @@ from trace_ray.triage.given import Given, read_given, with_gold
 from trace_ray.triage.guard import deaths
 from trace_ray.triage.inputs import deciding_inputs
 from trace_ray.triage.labelled import audit_verdicts, refuse_audited, write_audit
-from trace_ray.triage.publish import ReadRows, TriageOutcome, publish_again
+from trace_ray.triage.publish import TriageOutcome, publish_again
 from trace_ray.triage.stores import verdict_stores
 from trace_ray.triage.work import Work
 from trace_ray.triage.workers import Task
@@ -108,14 +109,14 @@ def finish_again(run: Run, config: Config) -> None:
         work=work,
         blocks=_read(run).blocks,
         stores=verdict_stores(config) if config.triage.correct else {},
-        deaths=deaths(work.attempts),
+        deaths=deaths(work.deaths),
         driver=uuid.uuid4().hex[:8],
         again=True,
     )
     rows = before["counts"].get("triaged", 0)
     decided = decide_corpus(config, task, rows, decision, given.overruled, before["used"])
     used = merge_counts([before["used"], decided.used, *work.unfinished_use()])
-    outcome = TriageOutcome(_read(run), used, decided.counts, decision, figures)
+    outcome = TriageOutcome(_read(run), used, decided, decision, figures)
     publish_again(run, config, outcome, time.monotonic() - started)
 
 

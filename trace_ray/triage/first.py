@@ -124,13 +124,13 @@ def _first_pairs(work: Work, blocks: int, number: int) -> pa.Table:
 def _labelled_pairs(work: Work, labels: Mapping[str, Any], most: int) -> pa.Table:
     """The labelled pairs, the first ``most`` by their ids: one look at the ids of the whole corpus, by tasks."""
     ids = pa.array(sorted(labels), pa.string())
-    found = by_tasks(labelled_in, work.chunks.files(".arrow"), ids, least=2)
+    found = by_tasks(labelled_in, work.pieces.files(".arrow"), ids, least=2)
     table = pa.concat_tables([SLOT_SCHEMA.empty_table(), *found])
     return table.sort_by("pair_id").slice(0, most)
 
 
 def labelled_in(run: Location, ids: pa.Array) -> pa.Table:
-    """Returns the pairs of one file of regrouped rows whose ids are among ``ids``; texts are read of their batches alone."""
+    """Returns the pairs of one file of blocks whose ids are among ``ids``; texts are read of their batches alone."""
     found = [SLOT_SCHEMA.empty_table()]
     column = pa.ipc.IpcReadOptions(included_fields=[SLOT_SCHEMA.get_field_index("pair_id")])
     with (

@@ -15,7 +15,7 @@ from trace_ray.judges.gold import read_gold
 from trace_ray.storage.jsonl import read_utf8
 from trace_ray.storage.location import Location, expand
 from trace_ray.triage.calibrate import Decision, decision_of
-from trace_ray.triage.labels import FROM_PAIRS, Label, read_labels
+from trace_ray.triage.labels import FROM_PAIRS, Label, read_label_files, read_labels
 
 AUDIT = "triage.audit_file"
 
@@ -56,9 +56,9 @@ def audit_labels(triage: TriageConfig, storage: StorageConfig) -> Mapping[str, L
 
 
 def review_labels(triage: TriageConfig, storage: StorageConfig) -> Mapping[str, Label]:
-    """Returns the labels of ``triage.review_labels``, none without one."""
+    """Returns the labels of ``triage.review_labels``, a file or the folder of a review, none without one."""
     files = label_files(triage, storage, "review_labels")
-    return read_labels(files[0], "triage.review_labels") if files else {}
+    return read_label_files(files, "triage.review_labels") if files else {}
 
 
 def audit_decision(triage: TriageConfig, storage: StorageConfig) -> Decision | None:

@@ -10,6 +10,7 @@ from trace_ray.config.deciding import is_deciding
 from trace_ray.config.policy import policy_identity
 from trace_ray.corpus.read import Source
 from trace_ray.judges.prompt import PROMPT_VERSION
+from trace_ray.runs.artifacts import inputs_hash
 from trace_ray.runs.identity import model_identity
 from trace_ray.storage.location import fingerprints
 from trace_ray.triage.given import label_files
@@ -36,8 +37,8 @@ def deciding_inputs(config: Config) -> dict[str, Any]:
     """Returns what a category depends on besides the verdicts: threshold, band, calibration, labels, limits, corrections."""
     kept = _of_triage(config, deciding=True)
     for name in ("audit_labels", "audit_file", "review_labels", "gold_responses"):
-        for place in label_files(config.triage, config.storage, name):
-            kept[f"triage.{name} content"] = place.fingerprint()
+        if prints := fingerprints(label_files(config.triage, config.storage, name)):
+            kept[f"triage.{name} content"] = prints[0] if len(prints) == 1 else inputs_hash({"files": prints})
             kept.pop(f"triage.{name}", None)
     return kept
 

@@ -21,6 +21,7 @@ from trace_ray.judges.usage import Usage
 from trace_ray.model.engine import EngineFailedError
 from trace_ray.runs.artifacts import CANARIES, GATES
 from trace_ray.runtime import environment
+from trace_ray.storage import traffic
 from trace_ray.triage.block import JUDGED_SCHEMA, SIDES, UNSETTLED, judge_block, merge_counts, prompt_texts
 from trace_ray.triage.canaries import canary_report, refuse_canaries
 from trace_ray.triage.first import First, known_opinions
@@ -46,6 +47,7 @@ class JudgeActor:
         environment.prepare()
         self.task, self.labels = task, labels
         self.known: dict[str, dict[bytes, Opinion]] = {}
+        self.stores = task.opened()
         config = task.config
         self.judge = make_triage_judge(task.policy, config)
         second = config.second_judge
@@ -71,7 +73,13 @@ class JudgeActor:
         counts.update(self.usage.take())
         kept = judged.filter(pc.is_null(judged["reason"]))  # a refused pair has no verdict
         unread = {name: unread_tally(said) for name, said in _said(kept, with_second=self.second is not None).items()}
-        tally = {"rows": pairs.num_rows, "counts": dict(counts), "unread": unread}
+        tally = {
+            "block": block,
+            "rows": pairs.num_rows,
+            "counts": dict(counts),
+            "unread": unread,
+            "traffic": traffic.take(),
+        }
         self.task.work.finish("judge", block, tally)
         return {"block": block, "tally": json.dumps(tally)}
 
@@ -89,7 +97,7 @@ class JudgeActor:
     def _judged(self, pairs: pa.Table, place: str, slots: tuple[int, int]) -> tuple[pa.Table, Counter[str]]:
         benches = {"judge": self.judge} | ({"second": self.second} if self.second is not None else {})
         made = {
-            name: replace(self.task.bench(name, judge, place), known=self.known.get(name, {}))
+            name: replace(self.task.bench(name, judge, place, self.stores), known=self.known.get(name, {}))
             for name, judge in benches.items()
         }
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,32 +11,43 @@ from trace_ray.config import Config, TriageConfig, judge_name
 from trace_ray.judges.backends import needs_model_to_judge
 from trace_ray.judges.unreadable import FIRST, Unread
 from trace_ray.runtime.progress import Meter
+from trace_ray.storage.traffic import Traffic
+from trace_ray.triage.account import ReadRows
 from trace_ray.triage.block import merge_counts
 from trace_ray.triage.budget import within_budget
 from trace_ray.triage.first import draw_first, first_of
 from trace_ray.triage.judge_worker import JudgeActor
 from trace_ray.triage.labels import Label
-from trace_ray.triage.publish import ReadRows
 from trace_ray.triage.running import each_block
 from trace_ray.triage.workers import Task
 
 
-def judge_corpus(config: Config, task: Task, read: ReadRows, labels: Mapping[str, Label] | None) -> dict[str, int]:
+def judge_corpus(
+    config: Config, task: Task, read: ReadRows, labels: Mapping[str, Label] | None, requests: Traffic | None = None
+) -> dict[str, int]:
     """Judges the blocks that are not yet judged; returns what was counted over all.
 
     Args:
         labels: by pair_id; None = from_pairs.
+        requests: gets those that were made of object stores.
     Raises: JudgeRejectedError as soon as canaries, what is judged first, or unreadable answers refuse the judge.
     """
     triage = config.triage
     done = task.work.finished("judge")
-    tallies = list(done.values())
+    counts, requests = Counter[str](), requests or Traffic()
+
+    def add(tally: Mapping[str, Any]) -> None:
+        counts.update(tally["counts"])
+        requests.add("judge", tally["traffic"])
+
+    for tally in done.values():
+        add(tally)
     blocks = [block for block in range(read.blocks) if block not in done]
 
     models = needs_model_to_judge(triage)
 
     def arguments() -> tuple[Any, ...]:
-        spent = merge_counts([*(tally["counts"] for tally in tallies), *task.work.unfinished_use()])
+        spent = merge_counts([counts, *task.work.unfinished_use()])
         shared = within_budget(task.config, spent, ("judge", "first_judge", "second_judge"))
         return replace(task, config=shared, first=first), labels
 
@@ -43,18 +55,19 @@ def judge_corpus(config: Config, task: Task, read: ReadRows, labels: Mapping[str
     if blocks:
         draw_first(first, task.work, labels, read.blocks, triage.audit_rows, triage.audit_sample if models else 0)
     running = each_block(JudgeActor, arguments, blocks, triage.judge if models else None)
-    unread = _unread(triage, tallies)
+    unread = _unread(triage, done.values())
     with Meter("triage: judge", read.made) as meter:
-        meter.skip(sum(tally["rows"] for tally in tallies))
+        meter.skip(sum(tally["rows"] for tally in done.values()))
         for tally in running:
-            tallies.append(tally)
+            add(tally)
             for name, count in unread.items():
                 count.add(tally["unread"][name])
                 count.refuse(least=FIRST)
             meter.advance(tally["rows"])
     for count in unread.values():
         count.refuse()
-    return merge_counts([*(tally["counts"] for tally in tallies), first.counts()])
+    requests.own("judge")
+    return merge_counts([counts, first.counts()])
 
 
 def _unread(triage: TriageConfig, tallies: Iterable[Mapping[str, Any]]) -> dict[str, Unread]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -24,7 +24,12 @@ class Label(NamedTuple):
 
 
 def read_labels(place: Location, setting: str = "labels") -> dict[str, Label]:
-    """Returns {pair_id: Label} from a JSONL file with pair_id, violates_chosen and violates_rejected.
+    """As ``read_label_files``, of one file."""
+    return read_label_files([place], setting)
+
+
+def read_label_files(places: Sequence[Location], setting: str) -> dict[str, Label]:
+    """Returns {pair_id: Label} from JSONL files with pair_id, violates_chosen and violates_rejected.
 
     A row whose two labels are null, as in a review file, is not labelled yet and left out.
 
@@ -32,20 +37,25 @@ def read_labels(place: Location, setting: str = "labels") -> dict[str, Label]:
         setting: named in errors.
     Raises: UserError where there is no such file, a line is no label, or none is there.
     """
+    labels = {pair: label for place in places for pair, label in _labels_in(place, setting)}
+    if not labels:
+        raise UserError(
+            setting, places[0].uri, "no file here holds a label" if places[1:] else "the file holds no label"
+        )
+    return labels
+
+
+def _labels_in(place: Location, setting: str) -> Iterator[tuple[str, Label]]:
     if not place.exists():
         raise UserError(setting, place.uri, "no such file; name a JSONL file of labels, local or s3://")
-    labels: dict[str, Label] = {}
     remedy = "a label is {pair_id, violates_chosen, violates_rejected}, the last two true or false"
     for row, where, shown in read_jsonl(place, setting, remedy):
         try:
             pair, bits = str(row["pair_id"]), [row["violates_chosen"], row["violates_rejected"]]
             if bits != [None, None]:
-                labels[pair] = Label(*(_bit(bit) for bit in bits))
+                yield pair, Label(*(_bit(bit) for bit in bits))
         except (ValueError, KeyError):
             raise UserError(where, shown, remedy) from None
-    if not labels:
-        raise UserError(setting, place.uri, "the file holds no label")
-    return labels
 
 
 def _bit(value: Any) -> bool:

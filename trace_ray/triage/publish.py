@@ -1,73 +1,51 @@
-"""The end of a triage: every row accounted for, the review file, the two manifests."""
+"""The end of a triage: every row accounted for, the two manifests."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from trace_ray.config import Config, judge_name
 from trace_ray.config.policy import policy_hash, unruled
-from trace_ray.corpus.blocks import row_sum
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
-from trace_ray.runs.artifacts import CANARIES, GATES, MANIFEST, Run, read_json
+from trace_ray.runs.artifacts import CANARIES, GATES, MANIFEST, REVIEW, Run, read_json
+from trace_ray.triage.account import ReadRows
 from trace_ray.triage.audit import without_curve
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.decide import agreement
+from trace_ray.triage.deciding import DecidedCorpus
 from trace_ray.triage.unread import tell_refused
 from trace_ray.triage.work import Work
-
-REVIEW_FILE = "review.jsonl"
-
-
-@dataclass(frozen=True)
-class ReadRows:
-    """How the corpus was read.
-
-    Args:
-        rows: in all; row_sum: over the numbers of the pairs and rejects made of them (``corpus.blocks.row_sum``).
-        blocks: that they were grouped into.
-        extra: pairs and rejects beyond one a row: a ranked set makes several (``corpus.pairs``).
-    """
-
-    rows: int
-    row_sum: int
-    blocks: int
-    extra: int = 0
-
-    @property
-    def made(self) -> int:
-        """Pairs and rejects made of the rows."""
-        return self.rows + self.extra
 
 
 @dataclass(frozen=True)
 class TriageOutcome:
-    """What a triage did: how it read, what its judges used, its counts, how it decided, its audit."""
+    """What a triage did: how it read, what its judges used, what it decided and how, its audit."""
 
     read: ReadRows
     used: dict[str, int]
-    counts: dict[str, int]
+    decided: DecidedCorpus
     decision: Decision
     figures: dict[str, Any] | None
 
 
 def publish(run: Run, config: Config, outcome: TriageOutcome, started: float) -> None:
     """Checks that no row is lost, then publishes rejects/ and triaged/ and removes the work folder."""
-    rejects = _account(run, outcome.read)
+    outcome.decided.account.check(run, outcome.read)
+    rejects = dict(outcome.decided.account.reasons)
     found = {"rows_in": outcome.read.rows, "rejects": sum(rejects.values())}
     found |= {"extra_pairs": outcome.read.extra} if outcome.read.extra else {}
-    decided = {name: value for name, value in outcome.counts.items() if name not in rejects}
+    decided = {name: value for name, value in outcome.decided.counts.items() if name not in rejects}
     place = Work.of(run).place / CANARIES
     canaries = json.loads(place.read_text()) if place.exists() else None
     seconds = time.monotonic() - started
     place = run.triaged.place / GATES
     gates = json.loads(place.read_text()) if place.exists() else []
     run.rejects.publish(counts=found | rejects, seconds=seconds, schema=REJECT_SCHEMA)
-    kept = {"canaries": canaries, "gates": gates}
+    kept = {"canaries": canaries, "gates": gates, "hub": dict(outcome.read.hub)}
     _publish_triaged(run, config, outcome, found | decided, kept, seconds)
     tell_refused(rejects, outcome.read.rows)
 
@@ -80,13 +58,14 @@ def unchecked_by_rules(config: Config) -> list[str]:
 def publish_again(run: Run, config: Config, outcome: TriageOutcome, seconds: float) -> None:
     """Publishes rows that were decided again: none more and none fewer, by the counts of the manifests that are there."""
     refused, before = (read_json(artifact.place / MANIFEST) for artifact in (run.rejects, run.triaged))
-    if outcome.counts.get("triaged", 0) != before["counts"].get("triaged", 0):
-        raise RuntimeError(f"deciding again lost rows: {before['counts']} before, {outcome.counts} now")
+    counts = outcome.decided.counts
+    if counts.get("triaged", 0) != before["counts"].get("triaged", 0):
+        raise RuntimeError(f"deciding again lost rows: {before['counts']} before, {counts} now")
     found = {name: before["counts"][name] for name in ("rows_in", "rejects", "extra_pairs") if name in before["counts"]}
     seconds += before["seconds"]
     run.rejects.publish(counts=refused["counts"], seconds=refused["seconds"], schema=REJECT_SCHEMA)
-    kept = {name: before.get(name) for name in ("canaries", "gates")}
-    _publish_triaged(run, config, outcome, found | outcome.counts, kept, seconds)
+    kept = {name: before.get(name) for name in ("canaries", "gates", "hub")}
+    _publish_triaged(run, config, outcome, found | counts, kept, seconds)
 
 
 def _publish_triaged(
@@ -97,7 +76,7 @@ def _publish_triaged(
     kept: Mapping[str, Any],
     seconds: float,
 ) -> None:
-    """Args: kept: facts of the judging: ``canaries``; ``gates``, a list of ``gates.Gate``."""
+    """Args: kept: facts of reading and judging: ``hub``, commits; ``canaries``; ``gates``, a list of ``gates.Gate``."""
     work = Work.of(run)
     facts = {
         "policy": {"name": config.policy.name, "version": config.policy.version, "hash": policy_hash(config.policy)},
@@ -106,10 +85,11 @@ def _publish_triaged(
         "used": outcome.used,
         "decision": asdict(outcome.decision),
         "audit": without_curve(outcome.figures) if outcome.figures else None,
-        "judges": agreement(outcome.counts),
+        "judges": agreement(outcome.decided.counts),
         "escalated_share": _share(outcome.used, "escalated", "cascade_judged"),
         "prefix_cache_hit_rate": _share(outcome.used, "prefix_cache_hits", "prefix_cache_queries"),
-        "review": _write_review(run, work),
+        "requests": outcome.decided.requests.told(),
+        "review": REVIEW if outcome.decided.undecided else None,
         **kept,
     }
     run.triaged.publish(counts=counts, seconds=seconds, schema=TRIAGED_SCHEMA, **facts)
@@ -118,34 +98,3 @@ def _publish_triaged(
 
 def _share(counts: Mapping[str, int], part: str, whole: str) -> float | None:
     return counts.get(part, 0) / counts[whole] if counts.get(whole) else None
-
-
-def _account(run: Run, read: ReadRows) -> dict[str, int]:
-    """Returns rejects by reason.
-
-    Raises: RuntimeError unless the files hold all that was made of the rows read, once: rows in + extra = out + rejects.
-    """
-    rows = numbers = 0
-    reasons: Counter[str] = Counter()
-    for artifact, columns in ((run.triaged, ["row"]), (run.rejects, ["row", "reason"])):
-        for part in artifact.parts():
-            table = part.read_parquet(columns)
-            rows += table.num_rows
-            numbers += row_sum(table["row"])
-            reasons.update(table["reason"].to_pylist() if "reason" in columns else [])
-    if rows != read.made or numbers % 2**64 != read.row_sum % 2**64:
-        raise RuntimeError(f"triage lost or doubled rows: {read.made} read, {rows} written")
-    return dict(reasons)
-
-
-def _write_review(run: Run, work: Work) -> str | None:
-    """Joins the blocks' undecided rows to one file beside triaged/; returns its name, None where all is decided."""
-    pieces, place = (work.place / "review").files(".jsonl"), run.place / REVIEW_FILE
-    if not pieces:
-        if place.exists():  # of an earlier decision
-            place.fs.delete_file(place.path)
-        return None
-    with place.fs.open_output_stream(place.path, compression=None) as stream:
-        for piece in pieces:
-            stream.write(piece.read_bytes())
-    return place.name

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from trace_ray.cluster.connection import pooled
 from trace_ray.config import JudgeConfig
+from trace_ray.storage.at_once import side_by_side
 
 _BLOCKS_IN_TASK = 8
+_LEAST_IN_FLIGHT = 16
+"""What waits for a CPU is what an autoscaler sees."""
 
 Arguments = Callable[[], tuple[Any, ...]]
 """What a worker is made with; asked for when work begins, for the budget that is left by then."""
+T = TypeVar("T")
 Item = dict[str, Any]
 Tally = dict[str, Any]
 
@@ -49,7 +54,7 @@ def _pooled(worker: type, arguments: Arguments, items: list[Item], pool: JudgeCo
 def in_tasks(worker: type, arguments: Arguments, blocks: list[int]) -> Iterable[Tally]:
     """Yields the tallies of plain tasks, which start sooner than a pool's actors.
 
-    A bounded number is in flight, several blocks in each; Ray repeats those of a lost worker or node.
+    Several blocks in each; Ray repeats those of a lost worker or node.
     """
     import ray
 
@@ -57,14 +62,8 @@ def in_tasks(worker: type, arguments: Arguments, blocks: list[int]) -> Iterable[
         return
     run = ray.remote(num_cpus=1)(run_blocks)
     shared = ray.put(arguments())
-    most = max(2, int(2 * ray.cluster_resources().get("CPU", 1)))
-    pending: list[Any] = []
-    for start in range(0, len(blocks), _BLOCKS_IN_TASK):
-        pending.append(run.remote(worker, shared, blocks[start : start + _BLOCKS_IN_TASK]))
-        if len(pending) >= most:
-            ready, pending = ray.wait(pending)
-            yield from (tally for of_blocks in ray.get(ready) for tally in of_blocks)
-    for tallies in as_ready(pending):
+    pieces = [blocks[start : start + _BLOCKS_IN_TASK] for start in range(0, len(blocks), _BLOCKS_IN_TASK)]
+    for tallies in as_done(lambda piece: run.remote(worker, shared, piece), pieces):
         yield from tallies
 
 
@@ -74,13 +73,32 @@ def run_blocks(worker: Callable[..., Any], arguments: tuple[Any, ...], blocks: l
     return [json.loads(run({"block": block})["tally"]) for block in blocks]
 
 
-def as_ready(pending: list[Any]) -> Iterable[Any]:
-    """Yields the results of Ray tasks as each is done."""
+def as_done(submit: Callable[[Any], Any], items: Iterable[Any], num_cpus: float = 1) -> Iterable[Any]:
+    """Yields the results of Ray tasks, one for each item, as each is done.
+
+    Twice as many are in flight as the cluster runs at once by then: nodes may join at any time, and a wait looks at all.
+    """
     import ray
 
-    while pending:
+    left, pending = iter(items), list[Any]()
+    while True:
+        most = max(_LEAST_IN_FLIGHT, int(2 * ray.cluster_resources().get("CPU", 1) / num_cpus))
+        pending += [submit(item) for item in islice(left, max(0, most - len(pending)))]
+        if not pending:
+            return
         ready, pending = ray.wait(pending)
         yield from ray.get(ready)
+
+
+def in_order(function: Callable[..., T], items: Sequence[Any], *shared: Any, in_task: int = 64) -> list[T]:
+    """Returns what a function returns of each item, in their order: tasks of some each, whose items go side by side."""
+    pieces = [(start, items[start : start + in_task]) for start in range(0, len(items), in_task)]
+    found = dict(by_tasks(_side_by_side, pieces, function, *shared, least=2))
+    return [result for start, _ in pieces for result in found[start]]
+
+
+def _side_by_side(piece: tuple[int, Sequence[Any]], function: Callable[..., T], *shared: Any) -> tuple[int, list[T]]:
+    return piece[0], side_by_side(lambda item: function(item, *shared), piece[1])
 
 
 def by_tasks(
@@ -98,4 +116,4 @@ def by_tasks(
         yield from (function(item, *shared) for item in first)
         return
     run, kept = ray.remote(num_cpus=num_cpus)(function), [ray.put(argument) for argument in shared]
-    yield from as_ready([run.remote(item, *kept) for item in first])
+    yield from as_done(lambda item: run.remote(item, *kept), first, num_cpus)

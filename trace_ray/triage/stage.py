@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
+from dataclasses import replace
 
 from trace_ray.cluster.connection import ensure_ray
+from trace_ray.cluster.shared_paths import refuse_unseen
 from trace_ray.config import Config
+from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.judges.backends import check_corrector
 from trace_ray.runs.anew import begin
-from trace_ray.runs.artifacts import Run
+from trace_ray.runs.artifacts import INPUTS, Run
 from trace_ray.runtime.progress import warn
+from trace_ray.storage.traffic import Traffic
 from trace_ray.triage.again import finish_again, is_again
 from trace_ray.triage.block import merge_counts
 from trace_ray.triage.deciding import decide_corpus, decision_for
@@ -51,25 +56,38 @@ def run_triage(run: Run, config: Config) -> None:
         return
     _tell_unchecked(config)
     ensure_ray(config.ray)
+    refuse_unseen(_local_paths(run, sources))
     read = read_corpus(config, sources, work)
+    work = replace(work, files=read.files)
     task = Task(
         policy=config.policy,
         config=triage,
         work=work,
         blocks=read.blocks,
         stores=verdict_stores(config),
-        deaths=deaths(work.attempts),
+        deaths=deaths(work.deaths),
         driver=uuid.uuid4().hex[:8],
     )
-    counts = judge_corpus(config, task, read, given.labels)
+    requests = Traffic()
+    for step, told in read.requests.items():
+        requests.add(step, told)
+    counts = judge_corpus(config, task, read, given.labels, requests)
     figures = audit_verdicts(work, config.triage, given.labels, read.blocks, read.made)
     if figures is not None:
         write_audit(work, figures)
         refuse_audited(figures, config.triage)
     decision = decision_for(config.triage, given.decision, figures)
     decided = decide_corpus(config, task, read.made, decision, given.overruled, counts)
+    decided.account.add_refused(read.refused)
+    decided.requests.steps = requests.steps | decided.requests.steps
     used = merge_counts([counts, decided.used, *work.unfinished_use()])
-    publish(run, config, TriageOutcome(read, used, decided.counts, decision, figures), started)
+    publish(run, config, TriageOutcome(read, used, decided, decision, figures), started)
+
+
+def _local_paths(run: Run, sources: Sequence[Source]) -> dict[str, str]:
+    """A file of the run and, where it is local too, of the corpus; a hub's dataset is where this node downloaded it."""
+    places = {"--run": run.triaged.place / INPUTS, "corpus.paths": sources[0].place}
+    return {setting: place.path for setting, place in places.items() if place.is_local}
 
 
 def _tell_unchecked(config: Config) -> None:

@@ -1,7 +1,7 @@
 """Verdicts that outlive a run: a folder of parquet files, one sub-folder for all that a verdict depends on.
 
-STORE/<fingerprint of policy, judge and prompt version>/v-<first slot>-<end slot>-<run>.parquet. A prompt's slot is part
-of its hash, so a block of the corpus reads the few rows of its own slots, whatever the store's size.
+STORE/<fingerprint of policy, judge and prompt version>/v-<first slot>-<end slot>-<a name of its own>.parquet. A prompt's
+slot is part of its hash, so a block of the corpus reads the few rows of its own slots, whatever the store's size.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,12 +40,11 @@ class VerdictStore:
     """The verdicts of one fingerprint.
 
     Args:
-        place: the sub-folder; ``names`` are the files that were there at first sight.
+        place: the sub-folder; ``names`` are the files that were there at first sight: others write of other prompts.
     """
 
     place: Location
     names: list[str] | None = None
-    writer: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
     def read(self, start: int, stop: int) -> dict[bytes, Opinion]:
         """Returns the stored opinions on prompts of slots start..stop."""
@@ -75,7 +74,7 @@ class VerdictStore:
             ],
             schema=STORE_SCHEMA,
         )
-        (self.place / f"v-{start:05x}-{stop:05x}-{self.writer}.parquet").write_parquet(table)
+        (self.place / f"v-{start:05x}-{stop:05x}-{uuid.uuid4().hex[:12]}.parquet").write_parquet(table)
 
 
 def _opinions(table: pa.Table) -> dict[bytes, Opinion]:

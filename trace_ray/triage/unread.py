@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trace_ray.config import CorpusConfig
-from trace_ray.corpus.blocks import SourceGroup
 from trace_ray.corpus.check import SAMPLED_ROWS, check_corpus, refusal
 from trace_ray.corpus.refused import many_refused, refused_share
+from trace_ray.corpus.units import SourceGroup
 from trace_ray.errors import UserError
 from trace_ray.pairs import RejectReason, Split
 from trace_ray.runtime.progress import warn
@@ -20,7 +20,7 @@ def refuse_unread(
     """Raises UserError where no pair could be read for training, or none of the files named as held out.
 
     Args:
-        tallies: of ``corpus.blocks.regroup``, by the groups' names.
+        tallies: of ``corpus.runs.read_group``, by the groups' names.
     """
     named = {"corpus.paths": config.paths, "corpus.test_paths": config.test_paths}
     for setting, held_out in (("corpus.paths", False), ("corpus.test_paths", True)):

@@ -10,13 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from trace_ray.corpus.blocks import read_block
+from trace_ray.corpus.blocks import BlockFiles, records
 from trace_ray.corpus.read import SLOT_SCHEMA, SLOTS, with_slots
 from trace_ray.pairs import PAIR_SCHEMA
-from trace_ray.runs.artifacts import VERDICTS, WORK, Run
+from trace_ray.runs.artifacts import REVIEW, VERDICTS, WORK, Run
 from trace_ray.storage.location import Location
-
-PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -24,27 +22,38 @@ class Work:
     """The folders of one triage. A block's step is done when its tally is there, which is written last.
 
     Args:
-        triaged, rejects: the two artefacts' folders.
+        triaged, rejects: the two artefacts' folders; reviews: of undecided rows, for people.
+        files: where the blocks lie, once the corpus is regrouped.
     """
 
     triaged: Location
     rejects: Location
+    reviews: Location
+    files: BlockFiles | None = None
 
     @classmethod
     def of(cls, run: Run) -> Work:
-        return cls(run.triaged.place, run.rejects.place)
+        return cls(run.triaged.place, run.rejects.place, run.place / REVIEW)
 
     @property
     def place(self) -> Location:
         return self.triaged / WORK
 
     @property
-    def chunks(self) -> Location:
-        return self.place / "chunks"
+    def runs(self) -> Location:
+        return self.place / "runs"
+
+    @property
+    def pieces(self) -> Location:
+        return self.place / "pieces"
 
     @property
     def attempts(self) -> Location:
         return self.place / "attempts"
+
+    @property
+    def deaths(self) -> Location:
+        return self.place / "deaths"
 
     def sweep(self) -> None:
         """Removes what is of no use once triaged/ and rejects/ are published; a kill may have come in between."""
@@ -55,7 +64,7 @@ class Work:
         return self.triaged / VERDICTS / f"{_name(block)}.parquet"
 
     def review(self, block: int) -> Location:
-        return self.place / "review" / f"{_name(block)}.jsonl"
+        return self.reviews / f"part-{_name(block)}.jsonl"
 
     def part(self, block: int) -> str:
         """The name of a block's part in triaged/ and in rejects/."""
@@ -63,7 +72,9 @@ class Work:
 
     def pairs(self, block: int) -> pa.Table:
         """Returns a block's pairs in SLOT_SCHEMA, ordered by row."""
-        return read_block(self.chunks, block)
+        if self.files is None:
+            raise RuntimeError("a block's pairs were asked for before the corpus was regrouped")
+        return self.files.read(block)
 
     def triaged_pairs(self, block: int) -> pa.Table:
         """Returns the pairs of a block that is published: those that were not refused, in SLOT_SCHEMA."""
@@ -80,12 +91,11 @@ class Work:
 
     def unfinished_use(self) -> list[dict[str, int]]:
         """Returns what ``record_use`` recorded."""
-        return [json.loads(place.read_text()) for place in (self.place / "used").files(".json")]
+        return records(self.place / "used")
 
     def finished(self, step: str) -> dict[int, dict[str, Any]]:
         """Returns {block: tally} of the blocks whose step is done."""
-        places = (self.place / step).files(".json")
-        return {int(place.name.split(".")[0].removeprefix("block-")): json.loads(place.read_text()) for place in places}
+        return {tally["block"]: tally for tally in records(self.place / step)}
 
 
 def _name(block: int) -> str:

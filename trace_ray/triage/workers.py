@@ -27,8 +27,11 @@ from trace_ray.judges.backends import (
 from trace_ray.judges.opinion import Corrector, Judge
 from trace_ray.judges.usage import Usage
 from trace_ray.model.engine import EngineFailedError
+from trace_ray.pairs import Category
 from trace_ray.runtime import environment, metrics
+from trace_ray.storage import traffic
 from trace_ray.storage.location import Location
+from trace_ray.triage.account import written
 from trace_ray.triage.block import UNSETTLED, Bench
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.decide import Correction, decide_block
@@ -66,15 +69,18 @@ class Task:
     def guard(self, place: str, size: int) -> Guard:
         """Returns the guard of one block's spans; ``place`` names its folder."""
         witness = Witness(self.driver, this_node, in_service, lambda: _refuse_many_deaths(self))
-        return Guard(self.work.attempts / place, size, witness)
+        return Guard(self.work.attempts / place, size, witness, self.work.deaths)
 
-    def bench(self, name: str, judge: Judge, place: str) -> Bench:
-        """Returns a judge with its store and its guard; ``place`` names the guard's folder."""
+    def opened(self) -> dict[str, VerdictStore]:
+        """Returns the verdict stores, each to be listed once: for all blocks of one worker."""
+        return {name: VerdictStore(place) for name, place in self.stores.items()}
+
+    def bench(self, name: str, judge: Judge, place: str, stores: Mapping[str, VerdictStore]) -> Bench:
+        """Returns a judge with its store, of those ``opened``, and its guard; ``place`` names the guard's folder."""
         config = self.config
         mortal = [c for c in (self.judge_config(name), config.first_judge) if c is not None and c.backend != "rules"]
         spans = self.guard(f"{place}/{name}", self.judge_config(name).batch_rows).judge if mortal else unguarded
-        store = VerdictStore(self.stores[name]) if name in self.stores else None
-        return Bench(judge, store, spans, config.clauses_from if names_clauses(config) else None)
+        return Bench(judge, stores.get(name), spans, config.clauses_from if names_clauses(config) else None)
 
     def judge_config(self, name: str) -> JudgeConfig:
         second = self.config.second_judge
@@ -97,6 +103,7 @@ class DecideActor:
     def __init__(self, task: Task, decision: Decision, reviewed: Mapping[str, Label]) -> None:
         environment.prepare()
         self.task, self.decision, self.reviewed = task, decision, reviewed
+        self.stores = task.opened()
         self.judge: Judge | None = None
         self.corrector: Corrector | None = None
         if task.config.correct:
@@ -128,12 +135,20 @@ class DecideActor:
             (work.triaged / work.part(block)).write_parquet(decided.triaged)
         if decided.rejects.num_rows:
             (work.rejects / work.part(block)).write_parquet(decided.rejects)
-        undecided = decided.triaged.filter(pc.equal(decided.triaged["category"], "ABSTAIN"))
+        undecided = decided.triaged.filter(pc.equal(decided.triaged["category"], Category.ABSTAIN.value))
         if undecided.num_rows:
             work.review(block).write_text("".join(map(review_line, undecided.to_pylist())))
         metrics.count_each("pairs_judged", "category", decided.triaged["category"].to_pylist())
         metrics.count_each("rejects", "reason", decided.rejects["reason"].to_pylist(), stage="triage")
-        tally = {"rows": pairs.num_rows, "counts": dict(decided.counts), "used": self.usage.take()}
+        tally = {
+            "block": block,
+            "rows": pairs.num_rows,
+            "counts": dict(decided.counts),
+            "used": self.usage.take(),
+            "written": written(decided.triaged, decided.rejects),
+            "review": undecided.num_rows,
+            "traffic": traffic.take(),
+        }
         work.finish("decide", block, tally)
         return {"block": block, "tally": json.dumps(tally)}
 
@@ -141,7 +156,7 @@ class DecideActor:
         if self.judge is None or self.corrector is None:
             return None
         place = f"correct-{block:06d}"
-        bench = replace(self.task.bench("judge", self.judge, place), clauses_from=None)
+        bench = replace(self.task.bench("judge", self.judge, place, self.stores), clauses_from=None)
         config = self.task.config
         if corrector_kind(self.task.policy, config) in ("code", "gold"):
             return Correction(self.corrector, bench)
@@ -157,7 +172,7 @@ def unfinished(work: Work, block: int, usage: Usage) -> Item:
 
 
 def _refuse_many_deaths(task: Task) -> None:
-    died = deaths(task.work.attempts) - task.deaths
+    died = deaths(task.work.deaths) - task.deaths
     if died > task.config.max_judge_deaths:
         remedy = "the judge's processes keep dying; look at their logs and memory, then run the same command again"
         raise UserError("triage.max_judge_deaths", f"{died} deaths, limit {task.config.max_judge_deaths}", remedy)

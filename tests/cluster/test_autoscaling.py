@@ -1,0 +1,98 @@
+"""An autoscaler (v2) with two labelled kinds of nodes: a stage's pool has its nodes at once, and they go when it is over."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.autoscaling import AutoscalingCluster
+from trace_ray.cluster.connection import ensure_ray, pooled
+from trace_ray.config import JudgeConfig, RayConfig
+
+pytestmark = pytest.mark.slow
+
+MOST = 3
+GROUPS = {
+    "judge": {"resources": {"CPU": 1}, "labels": {"trace-ray/pool": "judge"}, "max_workers": MOST},
+    "trainer": {"resources": {"CPU": 1}, "labels": {"trace-ray/pool": "trainer"}, "max_workers": MOST},
+}
+
+
+class Works:
+    """Stands for a judge: says where it ran."""
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        import ray
+
+        time.sleep(item["seconds"])
+        return {"node": ray.get_runtime_context().get_node_id()}
+
+
+class BreaksError(Exception):
+    """The end of a stage by an error."""
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[AutoscalingCluster]:
+    import ray
+
+    ray.shutdown()  # another test's
+    for name in ("RAY_TMPDIR", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_enable_autoscaler_v2", "1")
+    with AutoscalingCluster(GROUPS, idle_minutes=0.1) as started:
+        wait(lambda: connected(started), 90, "the head")
+        yield started
+        ray.shutdown()
+
+
+def connected(cluster: AutoscalingCluster) -> bool:
+    try:
+        ensure_ray(RayConfig(address=cluster.address))
+    except (ConnectionError, TimeoutError):
+        return False
+    return True
+
+
+def wait(happened: Callable[[], bool], seconds: float, what: str) -> float:
+    started = time.monotonic()
+    while not happened():
+        assert time.monotonic() < started + seconds, f"no sign of {what} after {seconds} s"
+        time.sleep(0.5)
+    return time.monotonic() - started
+
+
+def nodes() -> Counter[str]:
+    """Live nodes by the label of their pool."""
+    import ray
+
+    labels = [node["Labels"].get("trace-ray/pool", "head") for node in ray.nodes() if node["Alive"]]
+    return Counter(label for label in labels if label != "head")
+
+
+def test_a_pool_has_its_nodes_within_two_minutes_and_they_go_after_it(cluster: AutoscalingCluster) -> None:
+    assert nodes() == {}
+    pool = JudgeConfig(actors=1, max_actors=MOST, num_cpus=1, label_selector={"trace-ray/pool": "judge"})
+    started, grown, used = time.monotonic(), 0.0, set()
+    for row in pooled(Works, (), [{"seconds": 2.0}] * 80, pool, in_flight=2):
+        used.add(row["node"])
+        if not grown and nodes()["judge"] == MOST:
+            grown = time.monotonic() - started
+    assert 0 < grown < 120
+    assert len(used) == MOST, "each node had a judge"
+    assert nodes()["trainer"] == 0
+    shrunk = wait(lambda: nodes()["judge"] == 0, 120, "an empty cluster")
+    print(f"all {MOST} judge nodes after {grown:.0f} s, none {shrunk:.0f} s after the end")
+
+
+def test_they_go_after_an_error_too(cluster: AutoscalingCluster) -> None:
+    pool = JudgeConfig(actors=1, max_actors=MOST, num_cpus=1, label_selector={"trace-ray/pool": "trainer"})
+    rows = pooled(Works, (), [{"seconds": 1.0}] * 80, pool, in_flight=2)
+    next(iter(rows))
+    wait(lambda: nodes()["trainer"] == MOST, 120, "the nodes")
+    rows.close()  # as where its user raises
+    wait(lambda: nodes()["trainer"] == 0, 120, "an empty cluster")
