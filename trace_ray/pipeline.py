@@ -125,7 +125,7 @@ def decide_run(run: Run, before: Config, config: Config) -> bool:
 def _driving(run: Run, config: Config) -> Iterator[None]:
     """Holds the run for this process; a mistake that a process of the cluster met is raised as itself."""
     try:
-        with driver_lock(run.place, doing=doing), remembered(run.place), watched(config):
+        with driver_lock(run.place, doing=doing), remembered(run.place), watched(config.ray, config.plan):
             yield
     except Exception as error:
         mistake = user_error_in(error)

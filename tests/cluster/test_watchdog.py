@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from trace_ray.cluster.watchdog import Limits, watched
-from trace_ray.config import Config
+from trace_ray.config import PlanConfig, RayConfig
 from trace_ray.errors import StalledError, UserError
 from trace_ray.runtime.endings import told
 from trace_ray.runtime.progress import Meter, done, working
@@ -60,9 +59,8 @@ def test_a_meter_and_a_stage_count_as_done() -> None:
     assert done() == before + 4
 
 
-def held(**limits: float) -> Config:
-    config = Config()
-    return replace(config, ray=replace(config.ray, **limits))  # type: ignore[arg-type]
+def held(**limits: float) -> tuple[RayConfig, PlanConfig]:
+    return RayConfig(**limits), PlanConfig()  # type: ignore[arg-type]
 
 
 class Clock:
@@ -89,7 +87,7 @@ def test_a_body_that_hangs_is_interrupted() -> None:
         begun.set()
         threading.Event().wait()
 
-    with pytest.raises(StalledError, match="nothing done for 30 minutes"), watched(limits, Clock(), begun):
+    with pytest.raises(StalledError, match="nothing done for 30 minutes"), watched(*limits, Clock(), begun):
         hang()
 
 
@@ -104,7 +102,7 @@ def test_a_background_job_hears_the_watchdog_and_nobody_else() -> None:
             begun.set()
             threading.Event().wait()
 
-        with pytest.raises(StalledError), watched(held(stall_minutes=30), Clock(), begun):
+        with pytest.raises(StalledError), watched(*held(stall_minutes=30), Clock(), begun):
             hang()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
@@ -112,13 +110,13 @@ def test_a_background_job_hears_the_watchdog_and_nobody_else() -> None:
 
 
 def test_an_error_of_the_bodys_own_stays() -> None:
-    with pytest.raises(KeyError), watched(held(stall_minutes=30), Clock(), lambda _seconds: True):
+    with pytest.raises(KeyError), watched(*held(stall_minutes=30), Clock(), lambda _seconds: True):
         raise KeyError("own")
 
 
 def test_a_body_without_limits_is_not_watched() -> None:
     names = [thread.name for thread in threading.enumerate()]
-    with watched(held()):
+    with watched(*held()):
         assert [thread.name for thread in threading.enumerate()] == names
 
 
@@ -129,7 +127,7 @@ from tests.cluster.test_watchdog import Begun, Clock, held
 from trace_ray.cluster import watchdog
 watchdog.GRACE_S = 0.0
 begun = Begun()
-with watchdog.watched(held(stall_minutes=30), Clock(), begun):
+with watchdog.watched(*held(stall_minutes=30), Clock(), begun):
     while True:
         try:
             begun.set()

@@ -5,6 +5,7 @@ Worker processes joined by gloo, without Ray. Those of one number of workers tra
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,5 +118,7 @@ class TestStudyTrainsAsTheStage:
         folder = Path(trained.run.impact.place.path) / "adapter_init"
         model = load_adapter(load_model(config.model), folder, trainable=True)
         seen: list[Any] = []
-        train(model, trained.run.scored.read(), config, STEPS, lambda training: seen.append(training.metrics[-1]))
+        realign = replace(config.realign, max_steps=STEPS)
+        scored = trained.run.scored.read()
+        train(model, scored, config.objective, realign, lambda training: seen.append(training.metrics[-1]))
         assert_same(seen, trained.made["one"]["metrics"])

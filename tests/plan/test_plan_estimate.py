@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from trace_ray.cluster.capacity import NodeGroup
-from trace_ray.config import Config
+from trace_ray.config import Config, PlanConfig, RayConfig
 from trace_ray.config.load import load_config
 from trace_ray.config.sources import conf_folder
 from trace_ray.errors import UserError
@@ -303,11 +303,16 @@ def test_what_the_cluster_lacks_is_said_for_every_stage() -> None:
     assert list(check_resources(config, STAGES, Resources(cpus=8, gpus=8))) == []
 
 
+def sized(*settings: str) -> tuple[RayConfig, PlanConfig]:
+    config = config_of(*settings)
+    return config.ray, config.plan
+
+
 def test_the_clusters_size_is_the_manifests_unless_given() -> None:
     groups = [NodeGroup(name="judge", cpus=7, gpus=1, most=4), NodeGroup(name="cpu", cpus=8, gpus=0, most=2)]
-    assert cluster_size(config_of(), groups) == Resources(cpus=44, gpus=4)
-    assert cluster_size(config_of("plan.cpus=20", "plan.gpus=2"), groups) == Resources(cpus=20, gpus=2)
-    assert cluster_size(config_of("ray.local_cpus=3"), []) == Resources(cpus=3, gpus=0)
+    assert cluster_size(*sized(), groups) == Resources(cpus=44, gpus=4)
+    assert cluster_size(*sized("plan.cpus=20", "plan.gpus=2"), groups) == Resources(cpus=20, gpus=2)
+    assert cluster_size(*sized("ray.local_cpus=3"), []) == Resources(cpus=3, gpus=0)
 
 
 def test_a_stage_that_does_not_fit_the_memory_is_named() -> None:

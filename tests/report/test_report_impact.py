@@ -22,7 +22,7 @@ from trace_ray.triage.categories import categorise
 
 
 def top(run: Run, config: Config) -> Sequence[BrowsedPair]:
-    browser = browser_section(run, replace(config, report=replace(config.report, sample=0)), 0.5)
+    browser = browser_section(run, config.objective, replace(config.report, sample=0), 0.5)
     assert browser is not None
     return browser.pairs
 
@@ -100,7 +100,8 @@ def test_a_sample_holds_every_category_and_split(tmp_path: Path) -> None:
         place = made.run.triaged.place / f"{name}.parquet"
         rows = [row | {"split": "test" if row["row"] % 4 == 0 else "train"} for row in place.read_parquet().to_pylist()]
         place.write_parquet(pa.Table.from_pylist(rows, schema=TRIAGED_SCHEMA))
-    browsers = [browser_section(made.run, config_of("report.sample=40"), 0.5) for _ in range(2)]
+    config = config_of("report.sample=40")
+    browsers = [browser_section(made.run, config.objective, config.report, 0.5) for _ in range(2)]
     assert browsers[0] is not None
     assert browsers[0] == browsers[1]
     there = Counter((row["category"], row["split"]) for row in made.run.triaged.read().to_pylist())
@@ -132,6 +133,6 @@ def test_a_pair_is_near_within_a_fifth_of_the_threshold(tmp_path: Path, p: float
         row = made.pair(number) | {"p_violates_chosen": p, "p_violates_rejected": 0.99}
         place = made.run.triaged.place / f"part-{number}.parquet"
         place.write_parquet(pa.Table.from_pylist([row], schema=TRIAGED_SCHEMA))
-    browser = browser_section(made.run, config_of(), 0.5)
+    browser = browser_section(made.run, config_of().objective, config_of().report, 0.5)
     assert browser is not None
     assert {pair.certainty for pair in browser.pairs} == {certainty}

@@ -85,7 +85,7 @@ def test_every_method_takes_the_same_steps_and_u2a_as_many_a_round(triaged: pa.T
     hook.remove()
     assert taken.pop("u2a") == 9
     assert set(taken.values()) == {3}
-    assert [step_budget(pairs, cell("trace", variant="one epoch")) for pairs in (80, 81)] == [5, 6]
+    assert [step_budget(pairs, cell("trace", variant="one epoch").realign) for pairs in (80, 81)] == [5, 6]
 
 
 @pytest.mark.parametrize("method", [*METHODS, *ABLATIONS])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from trace_ray.config import Config
+from trace_ray.config import PlanConfig, RayConfig
 from trace_ray.errors import StalledError, UserError
 from trace_ray.runtime.progress import doing, done
 
@@ -58,14 +58,16 @@ class Limits:
 
 
 @contextmanager
-def watched(config: Config, clock: Callable[[], float] = time.monotonic, wait: Wait | None = None) -> Iterator[None]:
+def watched(
+    ray: RayConfig, plan: PlanConfig, clock: Callable[[], float] = time.monotonic, wait: Wait | None = None
+) -> Iterator[None]:
     """Holds the body to ``ray.stall_minutes`` and ``ray.max_cost``; only the main thread is.
 
     Args:
-        clock, wait: for tests; ``wait`` is called between two looks.
+        plan: whose prices count; clock, wait: for tests; ``wait`` is called between two looks.
     Raises: StalledError or UserError in the body's place.
     """
-    limits = Limits(config.ray.stall_minutes, config.ray.max_cost)
+    limits = Limits(ray.stall_minutes, ray.max_cost)
     if not (limits.stall_minutes or limits.max_cost) or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -74,7 +76,7 @@ def watched(config: Config, clock: Callable[[], float] = time.monotonic, wait: W
 
     def watch() -> None:
         while not (wait or over.wait)(LOOK_S):
-            problem = limits.look(clock(), done(), _price(config))
+            problem = limits.look(clock(), done(), _price(plan) if limits.max_cost else 0.0)
             if problem is not None:
                 _interrupt(problem, found, over, turn)
                 return
@@ -126,13 +128,13 @@ def _heard(found: list[Exception]) -> Iterator[None]:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _price(config: Config) -> float:
+def _price(plan: PlanConfig) -> float:
     """Of an hour of what the cluster has now, at the plan's prices; 0 before Ray runs."""
     ray = sys.modules.get("ray")
-    if not config.ray.max_cost or ray is None or not ray.is_initialized():
+    if ray is None or not ray.is_initialized():
         return 0.0
     have = ray.cluster_resources()
-    return float(have.get("CPU", 0) * config.plan.cpu_hour_price + have.get("GPU", 0) * config.plan.gpu_hour_price)
+    return float(have.get("CPU", 0) * plan.cpu_hour_price + have.get("GPU", 0) * plan.gpu_hour_price)
 
 
 def _end(problem: Exception) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from trace_ray.config import Config
 from trace_ray.config.fields import leaves
+from trace_ray.config.policy import PolicyConfig
 from trace_ray.errors import UserError
 from trace_ray.objective.losses import shared_numbers
 
@@ -146,7 +147,7 @@ def bound_problems(config: Config) -> Iterator[UserError]:
     """Yields every number that is out of its bounds, or at odds with another."""
     endless = list(_not_finite(config))
     yield from endless
-    yield from _bad_words(config)
+    yield from _bad_words(config.policy)
     said = {problem.where for problem in endless}
     for name, (holds, remedy) in BOUNDS.items():
         value = attrgetter(name)(config)
@@ -162,9 +163,9 @@ def _not_finite(config: Config) -> Iterator[UserError]:
                 yield UserError(name, number, "give a finite number")
 
 
-def _bad_words(config: Config) -> Iterator[UserError]:
+def _bad_words(policy: PolicyConfig) -> Iterator[UserError]:
     """The limits of the policy's rules, which stand in a list and so have no row in BOUNDS."""
-    for clause in config.policy.clauses:
+    for clause in policy.clauses:
         for name in ("max_words", "min_words"):
             words = getattr(clause.rule, name) if clause.rule is not None else 0
             if words < 0:

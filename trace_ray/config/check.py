@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from trace_ray.config import COLUMN_NAMES, Config, JudgeConfig, TriageConfig
+from trace_ray.config import COLUMN_NAMES, Config, JudgeConfig, ObjectiveConfig, RealignConfig, TriageConfig
 from trace_ray.config.bounds import bound_problems
 from trace_ray.config.engine import check_trust, refuse_code
 from trace_ray.config.fields import leaves
@@ -87,7 +87,7 @@ def _at_odds(config: Config) -> Iterator[UserError]:
             yield UserError("corpus.columns", name, remedy)
         elif not all(path.split(".")):
             yield UserError(f"corpus.columns.{name}", path or "empty", "give a column's name, or a dotted path")
-    yield from _check_realign(config)
+    yield from _check_realign(config.realign)
     yield from _check_parameters(config)
 
 
@@ -117,8 +117,7 @@ def check_needed(config: Config, stages: Sequence[str]) -> None:
         raise UserError("corpus.holdout", 0, remedy)
 
 
-def _check_realign(config: Config) -> Iterator[UserError]:
-    realign = config.realign
+def _check_realign(realign: RealignConfig) -> Iterator[UserError]:
     for name, share in realign.shares.items():
         if name not in TRAINED:
             known = ", ".join(TRAINED)
@@ -153,23 +152,23 @@ def _check_parameters(config: Config) -> Iterator[UserError]:
         yield UserError("impact.parameters", "full", remedy)
     yield from select_problems(config)
     if realign.kl_reference == "top_k":
-        yield from _reference_problems(config)
+        yield from _reference_problems(config.objective)
     if realign.kl_reference == "frozen_copy" and realign.tune == "lora":
         yield UserError(
             "realign.kl_reference", "frozen_copy", "an adapter needs no second copy: use same_weights or top_k"
         )
 
 
-def _reference_problems(config: Config) -> Iterator[UserError]:
+def _reference_problems(objective: ObjectiveConfig) -> Iterator[UserError]:
     """Stored distributions are of one response of RETAIN, and of its likeliest tokens alone."""
-    for name, term in named_terms(config.objective):
+    for name, term in named_terms(objective):
         retain = name.startswith("objective.RETAIN")
         if term.entry.needs_reference_logits and not (retain and term.entry.top_k_value):
             remedy = "realign.kl_reference=top_k serves a kl on RETAIN only: use another loss, or another reference"
             yield UserError(f"{name}.loss", term.loss, remedy)
-    if len(config.objective.compared("RETAIN")) > 1:
+    if len(objective.compared("RETAIN")) > 1:
         remedy = "realign.kl_reference=top_k stores one response's distributions: prefer the same in each term"
-        yield UserError("objective.RETAIN", list(config.objective.compared("RETAIN")), remedy)
+        yield UserError("objective.RETAIN", list(objective.compared("RETAIN")), remedy)
 
 
 def triage_judges(triage: TriageConfig) -> dict[str, JudgeConfig]:

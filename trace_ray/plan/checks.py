@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from trace_ray.cluster.capacity import NodeGroup, unmet
-from trace_ray.config import Config
+from trace_ray.config import Config, PlanConfig, RayConfig, StorageConfig
 from trace_ray.config.check import check_needed
 from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
@@ -64,9 +64,9 @@ def check_begun(uri: str, config: Config, stages: Sequence[str]) -> None:
     hold_settings(run, config, stages)
 
 
-def check_run_folder(uri: str, config: Config) -> None:
+def check_run_folder(uri: str, storage: StorageConfig) -> None:
     """Raises UserError where the run's folder cannot be written to."""
-    probe = locate(uri, config.storage) / f".trace-ray-plan-{uuid.uuid4().hex}"
+    probe = locate(uri, storage) / f".trace-ray-plan-{uuid.uuid4().hex}"
     try:
         probe.write_text("")
         probe.fs.delete_file(probe.path)
@@ -75,11 +75,11 @@ def check_run_folder(uri: str, config: Config) -> None:
         raise UserError("--run", uri, remedy) from None
 
 
-def cluster_size(config: Config, groups: Sequence[NodeGroup]) -> Resources:
+def cluster_size(ray: RayConfig, plan: PlanConfig, groups: Sequence[NodeGroup]) -> Resources:
     """Returns the cluster as ``plan`` gives it, else its worker groups at their largest, else this machine's cores."""
-    cpus = sum(group.cpus * group.most for group in groups) or config.ray.local_cpus or float(os.cpu_count() or 1)
+    cpus = sum(group.cpus * group.most for group in groups) or ray.local_cpus or float(os.cpu_count() or 1)
     gpus = sum(group.gpus * group.most for group in groups)
-    return Resources(cpus=config.plan.cpus or cpus, gpus=config.plan.gpus or gpus)
+    return Resources(cpus=plan.cpus or cpus, gpus=plan.gpus or gpus)
 
 
 def check_resources(config: Config, stages: Sequence[str], have: Resources) -> Iterator[UserError]:

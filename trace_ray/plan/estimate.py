@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from trace_ray.config import Config, ObjectiveConfig
+from trace_ray.config import Config, ImpactConfig, ObjectiveConfig, PlanConfig
 from trace_ray.judges.backends import needs_model_for_corrections
 from trace_ray.plan.asked import Asked
 from trace_ray.plan.judges import CORRECTOR, EVALUATION, FIRST, JUDGE, SECOND, used_judges
@@ -47,7 +47,7 @@ def estimate(
     """Returns those of triage, impact, realign, evaluate and the panel's judges, on a machine where nothing is running yet."""
     figures: dict[str, Callable[[], list[StageEstimate]]] = {
         "triage": lambda: [_triage(load, asked, rates, config, have)],
-        "impact": lambda: [_impact(load, rates, config, have)],
+        "impact": lambda: [_impact(load, rates, config.impact, config.plan, have)],
         "realign": lambda: [_realign(load, asked, rates, config, have)],
         "evaluate": lambda: [_evaluate(load, asked, rates, config, have), *_panel(load, asked, rates, config)],
     }
@@ -60,12 +60,13 @@ def _triage(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config
     judging, correcting = (
         [asking.by_actors(workers) for asking in asked if asking.pool == pool] for pool in ("judge", "correct")
     )
-    judges = [name for name in used_judges(config) if name in (JUDGE, FIRST, SECOND)]
-    correctors = [name for name in used_judges(config) if name in (JUDGE, FIRST, CORRECTOR)]
-    seconds, memory = pool_time(judging, judges, rates, config, workers)
+    used = used_judges(config)
+    judges = [name for name in used if name in (JUDGE, FIRST, SECOND)]
+    correctors = [name for name in used if name in (JUDGE, FIRST, CORRECTOR)]
+    seconds, memory = pool_time(judging, judges, rates, used, workers)
     seconds = None if seconds is None else RAY_START_S + seconds
     if correcting:  # once all is judged, by other actors; plain tasks where there is no model to keep
-        more, other = pool_time(correcting, correctors, rates, config, workers)
+        more, other = pool_time(correcting, correctors, rates, used, workers)
         starting = POOL_START_S if needs_model_for_corrections(config.policy, config.triage) else 0.0
         seconds = None if seconds is None or more is None else seconds + starting + more
         memory = max(memory, other)
@@ -80,33 +81,32 @@ def _triage(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config
     )
 
 
-def shard_count(load: Workload, config: Config) -> int:
+def shard_count(load: Workload, impact: ImpactConfig) -> int:
     """Returns how many shards are scored, and so how many parts scored/ has."""
-    return max(1, math.ceil(load.rows / config.impact.shard_rows))
+    return max(1, math.ceil(load.rows / impact.shard_rows))
 
 
-def impact_workers(load: Workload, config: Config, have: Resources) -> int:
+def impact_workers(load: Workload, impact: ImpactConfig, have: Resources) -> int:
     """Returns how many scoring tasks run at once."""
-    return at_once(shard_count(load, config), config.impact.num_cpus, config.impact.num_gpus, have)
+    return at_once(shard_count(load, impact), impact.num_cpus, impact.num_gpus, have)
 
 
-def impact_seconds(load: Workload, rates: Rates, config: Config, have: Resources) -> float:
+def impact_seconds(load: Workload, rates: Rates, impact: ImpactConfig, have: Resources) -> float:
     """Returns the time of making the direction and scoring every conflict once."""
     gold = load.gold_tokens / rates.scoring.gold_tokens_s
     scores = load.scored_tokens / rates.scoring.tokens_s
-    return IMPACT_STARTS * rates.train.start_s + (gold + scores) / impact_workers(load, config, have)
+    return IMPACT_STARTS * rates.train.start_s + (gold + scores) / impact_workers(load, impact, have)
 
 
-def _impact(load: Workload, rates: Rates, config: Config, have: Resources) -> StageEstimate:
-    impact = config.impact
-    workers = impact_workers(load, config, have)
+def _impact(load: Workload, rates: Rates, impact: ImpactConfig, plan: PlanConfig, have: Resources) -> StageEstimate:
+    workers = impact_workers(load, impact, have)
     return stage_row(
         "impact",
-        f"{config.impact.gold_size} gold pairs, {load.trained['INVERT'] + load.trained['PUNISH']:,} conflicts scored",
+        f"{impact.gold_size} gold pairs, {load.trained['INVERT'] + load.trained['PUNISH']:,} conflicts scored",
         load.gold_tokens + load.scored_tokens,
-        [Reserved(impact_seconds(load, rates, config, have), workers, impact.num_cpus, impact.num_gpus)],
+        [Reserved(impact_seconds(load, rates, impact, have), workers, impact.num_cpus, impact.num_gpus)],
         DRIVER_GIB + rates.scoring.peak_gib * workers,
-        config.plan,
+        plan,
     )
 
 
@@ -122,14 +122,14 @@ def _realign(load: Workload, asked: Sequence[Asked], rates: Rates, config: Confi
     forwards = passes * (load.reference_tokens - stored)
     training = passes * load.policy_tokens / train.train_tokens_s + forwards / train.forward_tokens_s
     seconds = EXPORT_STARTS * train.start_s + rounds * (TRAINER_STARTS * train.start_s + training / realign.workers)
-    seconds += (rounds - 1) * impact_seconds(load, rates, config, have)
+    seconds += (rounds - 1) * impact_seconds(load, rates, config.impact, have)
     tokens = rounds * (passes * load.policy_tokens + forwards) + (rounds - 1) * (load.gold_tokens + load.scored_tokens)
     if stored:  # the reference's distributions are made once, before training, a task a part
-        tasks = at_once(shard_count(load, config), realign.num_cpus, gpus, have)
+        tasks = at_once(shard_count(load, config.impact), realign.num_cpus, gpus, have)
         seconds += train.start_s + stored / train.forward_tokens_s / tasks
     workers_gib = training_gib(train, config) + realign.workers * stored * TOP_K_BYTES * realign.top_k / 2**30
     # Ray keeps the scoring workers for a while, idle but loaded.
-    idle = train.memory_gib * impact_workers(load, config, have)
+    idle = train.memory_gib * impact_workers(load, config.impact, have)
     measuring = selection(load, asked, rates, config, have)
     work = f"{f'{rounds} rounds of ' if rounds > 1 else ''}{samples:,} pairs, {epochs:.3g} epochs, {steps:,} steps"
     return stage_row(
@@ -179,7 +179,7 @@ def _evaluate(load: Workload, asked: Sequence[Asked], rates: Rates, config: Conf
     judge = evaluate.judge
     judges = at_once(judge.max_actors, judge.num_cpus, judge.num_gpus, have)
     judged = [asking.with_answers(answer) for asking in asked if asking.pool == "evaluate"]
-    judging, judge_gib = pool_time(judged, [EVALUATION], rates, config, judges)
+    judging, judge_gib = pool_time(judged, [EVALUATION], rates, {EVALUATION: judge}, judges)
     generating = 2 * (POOL_START_S + policy.start_s) + written / policy.answer_tokens_s
     drifting = rates.train.start_s + 2 * load.drift_tokens / rates.train.forward_tokens_s if load.drift_tokens else 0.0
     attacks = f" and {load.attacks.number:,} harmful requests" if load.attacks.number else ""
@@ -206,7 +206,7 @@ def _panel(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config)
     answer = rates.policy.answer_tokens or load.answer_tokens
     for asking in (asking.with_answers(answer) for asking in asked if asking.pool == "panel"):
         judge = used_judges(config)[asking.judge]
-        judging, memory = pool_time([asking], [asking.judge], rates, config, 1)
+        judging, memory = pool_time([asking], [asking.judge], rates, {asking.judge: judge}, 1)
         seconds = None if judging is None else RAY_START_S + judging
         work = f"after the run, by rate panel{in_words([asking])}"
         reserved = [Reserved(seconds, 1, judge.num_cpus, judge.num_gpus)]

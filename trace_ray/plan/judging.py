@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from trace_ray.config import Config
+from trace_ray.config import JudgeConfig
 from trace_ray.plan.asked import Asked
-from trace_ray.plan.judges import used_judges
 from trace_ray.plan.rates import BARE_GIB, Rates
 
 RULES_RESPONSES_S = 10_000.0
@@ -21,22 +20,26 @@ def in_words(asked: Sequence[Asked]) -> str:
 
 
 def pool_time(
-    asked: Sequence[Asked], held: Sequence[str], rates: Rates, config: Config, workers: int
+    asked: Sequence[Asked], held: Sequence[str], rates: Rates, judges: Mapping[str, JudgeConfig], workers: int
 ) -> tuple[float | None, float]:
-    """(Seconds, GiB) of a pool each of whose actors holds some judges; no seconds where one's speed is not known."""
+    """(Seconds, GiB) of a pool each of whose actors holds some judges; no seconds where one's speed is not known.
+
+    Args:
+        held: names of the judges that each actor holds; judges: {name: judge} of those that are asked, at least.
+    """
     engines = [rates.judges[name] for name in held if name in rates.judges]
     memory = sum(engine.memory_gib for engine in engines) if engines else BARE_GIB
-    seconds = [_judging(asking, rates, config) for asking in asked]
+    seconds = [_judging(asking, rates, judges[asking.judge]) for asking in asked]
     known = [each for each in seconds if each is not None]
     if len(known) < len(seconds):
         return None, memory * workers
     return sum(engine.start_s for engine in engines) + sum(known) / workers, memory * workers
 
 
-def _judging(asked: Asked, rates: Rates, config: Config) -> float | None:
+def _judging(asked: Asked, rates: Rates, judge: JudgeConfig) -> float | None:
     """Seconds that one actor takes for a kind of question."""
     engine = rates.judges.get(asked.judge)
-    if used_judges(config)[asked.judge].backend == "rules":
+    if judge.backend == "rules":
         return asked.prompts / RULES_RESPONSES_S
     if engine is None or (asked.written and not engine.answer_tokens_s):
         return None

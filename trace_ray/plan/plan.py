@@ -63,9 +63,9 @@ def make_plan(
     problems: list[UserError] = []
     manifest = config.plan.manifest
     groups = (checks.attempt(problems, lambda: read_groups(manifest)) or []) if manifest else []
-    have = checks.cluster_size(config, groups)
+    have = checks.cluster_size(config.ray, config.plan, groups)
     if run_uri:
-        checks.attempt(problems, lambda: checks.check_run_folder(run_uri, config))
+        checks.attempt(problems, lambda: checks.check_run_folder(run_uri, config.storage))
         checks.attempt(problems, lambda: checks.check_begun(run_uri, config, stages))
     if groups:
         problems += [*shortages(config, groups), *strays(config, groups)]

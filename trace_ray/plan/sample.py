@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from trace_ray.chat.text import RefusedText, accepted
-from trace_ray.config import Config
+from trace_ray.config import Config, CorpusConfig, ModelConfig
+from trace_ray.config.policy import PolicyConfig
 from trace_ray.corpus.check import SAMPLED_ROWS, check_corpus, refusal
 from trace_ray.corpus.files import count_rows
 from trace_ray.corpus.read import Chunk, Source, read_sources
@@ -61,7 +62,7 @@ def read_sample(sources: Sequence[Source], config: Config) -> Sample:
     kinds = [[s for s in sources if s.split != Split.TEST], [s for s in sources if s.split == Split.TEST]]
     tables, stands_for, rows = [], [], 0
     for setting, files, most in zip(("paths", "test_paths"), kinds, (limit, 0), strict=True):
-        found = list(_chunks(files, config, most)) if files else []
+        found = list(_chunks(files, config.corpus, config.plan.sample_rows, most)) if files else []
         if files and not any(chunk.pairs.num_rows for chunk in found):
             looked_at = check_corpus(files[:1], config.corpus, SAMPLED_ROWS).files[0]
             raise UserError(f"corpus.{setting}", list(getattr(config.corpus, setting)), refusal(looked_at))
@@ -73,23 +74,23 @@ def read_sample(sources: Sequence[Source], config: Config) -> Sample:
         rows += there
     table = pa.concat_tables(tables)
     if any(clause.rule is not None for clause in config.policy.clauses):
-        table = decided_by_rules(table, config)
+        table = decided_by_rules(table, config.policy)
     table = table.append_column("corrected", pa.array(known_corrections(table, config), pa.string()))
     by = readers(config)
     evaluate, storage = config.evaluate, config.storage
     return Sample(
-        _in_figures(table, stands_for, by, config),
+        _in_figures(table, stands_for, by, config.model),
         rows,
         table,
         {name: reader.questions(table) for name, reader in by.items()},
-        _prompts(own_prompts(evaluate, storage), by, config) if evaluate.prompt_file else None,
-        _prompts(attacking_prompts(evaluate.attacks, storage), by, config),
+        _prompts(own_prompts(evaluate, storage), by, config.model) if evaluate.prompt_file else None,
+        _prompts(attacking_prompts(evaluate.attacks, storage), by, config.model),
     )
 
 
-def _prompts(rows: Sequence[Row], by: Mapping[str, Reader], config: Config) -> Prompts:
+def _prompts(rows: Sequence[Row], by: Mapping[str, Reader], model: ModelConfig) -> Prompts:
     """Prompts of a file in figures: the models are sent ``ask``, which an attack wraps; judges read the plain one."""
-    chat = load_chat_tokenizer(config.model)
+    chat = load_chat_tokenizer(model)
     sent = accepted(chat.prompts([row["ask"] if "ask" in row else row["prompt"] for row in rows]))
     plain = [prompt_text(row["prompt"]) for row in rows]
     asked = {name: reader for name, reader in by.items() if name.startswith((EVALUATION, PANEL))}
@@ -97,9 +98,8 @@ def _prompts(rows: Sequence[Row], by: Mapping[str, Reader], config: Config) -> P
     return Prompts(number=len(rows), sent=sum(map(len, sent)), read=read)
 
 
-def decided_by_rules(pairs: pa.Table, config: Config) -> pa.Table:
+def decided_by_rules(pairs: pa.Table, policy: PolicyConfig) -> pa.Table:
     """Returns the pairs with ``category`` as the policy's rules have it."""
-    policy = config.policy
     requests = pa.array([prompt_text(prompt) for prompt in pairs["prompt"].to_pylist()], pa.string())
     complies = [
         [not bit for bit in rules.violates(policy, requests, pairs[name].combine_chunks()).to_pylist()]
@@ -123,13 +123,12 @@ def known_corrections(pairs: pa.Table, config: Config) -> list[str | None]:
     return [response if name == Category.PUNISH else None for response, name in zip(found, categories, strict=True)]
 
 
-def _chunks(sources: Sequence[Source], config: Config, limit: int) -> Iterator[Chunk]:
-    rows = config.plan.sample_rows
+def _chunks(sources: Sequence[Source], corpus: CorpusConfig, rows: int, limit: int) -> Iterator[Chunk]:
     files = sources[:: max(1, len(sources) // COUNTED_FILES)][:COUNTED_FILES]
     for source in files:
         share = -(-rows // len(files))
         capped = min(share, limit) if limit else share
-        yield from read_sources([source], config.corpus, capped, _ALL_BYTES)
+        yield from read_sources([source], corpus, capped, _ALL_BYTES)
 
 
 def corpus_rows(sources: Sequence[Source]) -> int:
@@ -140,9 +139,9 @@ def corpus_rows(sources: Sequence[Source]) -> int:
 
 
 def _in_figures(
-    table: pa.Table, stands_for: Sequence[float], by: dict[str, Reader], config: Config
+    table: pa.Table, stands_for: Sequence[float], by: dict[str, Reader], model: ModelConfig
 ) -> list[SampledPair]:
-    tokenizer = load_chat_tokenizer(config.model)
+    tokenizer = load_chat_tokenizer(model)
     rows = table.to_pylist()
     responses = [{name: row[name] for name in RESPONSE_NAMES if row.get(name) is not None} for row in rows]
     rendered = tokenizer.pairs([row["prompt"] for row in rows], responses)

@@ -41,7 +41,7 @@ def selection(load: Workload, asked: Sequence[Asked], rates: Rates, config: Conf
     written = round(times * load.dev.number * answer)
     judges = at_once(judge.max_actors, judge.num_cpus, judge.num_gpus, have)
     judged = [asking.with_answers(answer) for asking in asked if asking.pool == "select"]
-    judging, _ = pool_time(judged, [EVALUATION], rates, config, judges)
+    judging, _ = pool_time(judged, [EVALUATION], rates, {EVALUATION: judge}, judges)
     generating = STARTS * (POOL_START_S + policy.start_s) + written / policy.answer_tokens_s
     drifting = 2 * (times - 1) * load.drift_tokens
     measuring = generating + (rates.train.start_s + drifting / rates.train.forward_tokens_s if drifting else 0.0)

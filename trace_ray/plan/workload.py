@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from trace_ray.config import Config, ObjectiveConfig, PlanConfig
+from trace_ray.config.realign import SelectConfig
 from trace_ray.pairs import CONFLICTS, TRAINED
 from trace_ray.plan.judges import EVALUATION, PANEL
 
@@ -106,7 +107,7 @@ def workload(
     objective = config.objective
     train = [pair for pair in sample if not pair.test]
     trained, tokens = {}, {}
-    shares = category_shares(train, config)
+    shares = category_shares(train, config.plan)
     for name, share in shares.items():
         number, mean = _usable(train, name, objective)
         trained[name] = number * (share if train and train[0].category is None else 1.0)
@@ -124,35 +125,34 @@ def workload(
         scored_tokens=round(sum(tokens[name] for name in scored)),
         policy_tokens=round(sum(tokens.values())),
         reference_tokens=round(sum(tokens[name] for name in TRAINED if objective.compared(name))),
-        prompts=own or held_out_prompts(sample, config),
+        prompts=own or held_out_prompts(sample, config.evaluate.prompts, config.realign.select),
         attacks=attacks,
         answer_tokens=min(_mean(sample, lambda p: p.responses["chosen"]), config.evaluate.max_new_tokens),
-        drift_tokens=round(_drift_tokens(sample, config)),
-        dev=_prompts(sample, _dev_number(sample, config)),
+        drift_tokens=round(_drift_tokens(sample, config.plan, config.evaluate.drift_pairs)),
+        dev=_prompts(sample, _dev_number(sample, config.realign.select)),
     )
 
 
-def _drift_tokens(sample: Sequence[SampledPair], config: Config) -> float:
+def _drift_tokens(sample: Sequence[SampledPair], plan: PlanConfig, most: int) -> float:
     every = sum(pair.stands_for for pair in sample)
     known = [pair for pair in sample if pair.category is not None]
     retain = [pair for pair in known if pair.category == "RETAIN"] or sample
-    pairs = min(every * category_shares(sample, config)["RETAIN"], config.evaluate.drift_pairs)
+    pairs = min(every * category_shares(sample, plan)["RETAIN"], most)
     return pairs * _mean(retain, lambda p: p.prompt + p.responses["chosen"])
 
 
-def held_out_prompts(sample: Sequence[SampledPair], config: Config) -> Prompts:
-    """Returns the corpus' held-out prompts; their lengths are those of all prompts."""
-    left = _held_out(sample) - _dev_number(sample, config)
-    return _prompts(sample, min(left, config.evaluate.prompts or math.inf))
+def held_out_prompts(sample: Sequence[SampledPair], most: int, select: SelectConfig) -> Prompts:
+    """Returns the corpus' held-out prompts, ``most`` of them, 0 = all, without those that a selection takes; their lengths are those of all prompts."""
+    left = _held_out(sample) - _dev_number(sample, select)
+    return _prompts(sample, min(left, most or math.inf))
 
 
 def _held_out(sample: Sequence[SampledPair]) -> float:
     return sum(pair.stands_for for pair in sample if pair.test and not pair.repeated)
 
 
-def _dev_number(sample: Sequence[SampledPair], config: Config) -> float:
+def _dev_number(sample: Sequence[SampledPair], select: SelectConfig) -> float:
     """Of the held-out prompts, how many a selection takes."""
-    select = config.realign.select
     return min(select.prompts, _held_out(sample) / 2) if select.steps else 0.0
 
 
@@ -170,13 +170,13 @@ def _tokens_around(judge: str, pair: SampledPair) -> int:
     return pair.tokens(judge, "prompt")
 
 
-def category_shares(pairs: Sequence[SampledPair], config: Config) -> dict[str, float]:
+def category_shares(pairs: Sequence[SampledPair], plan: PlanConfig) -> dict[str, float]:
     """Returns the share of each trained category among pairs: counted where rules decide, else as ``plan`` assumes."""
     known = [pair for pair in pairs if pair.category is not None]
     if known:
         every = sum(pair.stands_for for pair in known)
         return {n.value: sum(p.stands_for for p in known if p.category == n) / every for n in TRAINED}
-    return assumed_shares(config.plan)
+    return assumed_shares(plan)
 
 
 def assumed_shares(plan: PlanConfig) -> dict[str, float]:

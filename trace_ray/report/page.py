@@ -62,7 +62,7 @@ def report_sections(run: Run, config: Config) -> dict[str, Any]:
         "training": training_section(run, objective, config.realign.epochs),
         "change": change,
         "answers": answers_section(run, report),
-        "browser": browser_section(run, config, judge.threshold if judge else config.triage.threshold),
+        "browser": browser_section(run, objective, report, judge.threshold if judge else config.triage.threshold),
         "cost": cost,
         "lineage": lineage,
         "problems": problems,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from trace_ray.config import Config, JudgeConfig
+from trace_ray.config import Config, JudgeConfig, TriageConfig
 from trace_ray.judges.backends import make_judge
 from trace_ray.judges.opinion import Judge
 from trace_ray.pairs import TRIAGED_SCHEMA, Category, Split, pair_id
@@ -41,12 +41,12 @@ def judged_corpus(pairs: int, seed: int, judge: Judge, config: Config) -> pa.Tab
     """Returns the world of a seed in TRIAGED_SCHEMA: so many training pairs and the test pairs, a correction for each."""
     world = generate(seed, pairs, TEST_PAIRS)
     block = [*_rows(world.train, Split.TRAIN), *_rows(world.test, Split.TEST)]
-    return pa.Table.from_pylist(lend_corrections(_judged(block, judge, config), seed), schema=TRIAGED_SCHEMA)
+    return pa.Table.from_pylist(lend_corrections(_judged(block, judge, config.triage), seed), schema=TRIAGED_SCHEMA)
 
 
-def _judged(rows: list[dict[str, Any]], judge: Judge, config: Config) -> list[dict[str, Any]]:
+def _judged(rows: list[dict[str, Any]], judge: Judge, triage: TriageConfig) -> list[dict[str, Any]]:
     requests = [row["prompt"][0]["content"] for row in rows]
-    threshold, band = config.triage.threshold, config.triage.abstain_band
+    threshold, band = triage.threshold, triage.abstain_band
     said = {
         side: [opinion.p_violates for opinion in judge.opinions(requests, [row[side] for row in rows])]
         for side in ("chosen", "rejected")

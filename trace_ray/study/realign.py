@@ -72,7 +72,7 @@ def realign_cell(triaged: pa.Table, config: Config, on_step: Callable[[Any, Trai
     model = new_adapter(load_model(config.model), config.lora, config.impact.seed).eval()
     noisy = noisy_table(triaged, config.corpus.noise)
     look = partial(on_step, model) if on_step else None
-    steps = step_budget(triaged["split"].to_pylist().count("train"), config)
+    steps = step_budget(triaged["split"].to_pylist().count("train"), config.realign)
     with used.phase("direction"):
         direction = make_direction(model, noisy, config)
     with used.phase("scoring"):
@@ -81,7 +81,7 @@ def realign_cell(triaged: pa.Table, config: Config, on_step: Callable[[Any, Trai
         return used.trained(model, _rounds(model, noisy, unweighed, config, used, look))
     scored, facts = weigh(unweighed, config)
     with used.phase("training"):
-        kl_seconds = train(model, scored, config, steps, look)
+        kl_seconds = train(model, scored, config.objective, replace(config.realign, max_steps=steps), look)
     used.add("kl", kl_seconds)
     return used.trained(model, facts | {"steps": steps})
 
@@ -111,8 +111,8 @@ def _rounds(
             weight = reweighed(weight, gain, objective.u2a_eta)
         at = chosen.column_names.index("weight")
         table = chosen.set_column(at, "weight", pa.array(weight))
-        turned = replace(config, realign=replace(realign, seed=realign.seed + number))
+        turned = replace(realign, seed=realign.seed + number, max_steps=each)
         with used.phase("training"):
-            kl_seconds = train(model, table, turned, each, look)
+            kl_seconds = train(model, table, objective, turned, look)
         used.add("kl", kl_seconds)
     return facts | {"steps": each * objective.u2a_rounds}

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from trace_ray.config import Config
+from trace_ray.config import ObjectiveConfig, RealignConfig
 from trace_ray.model.sharing import sharing_rule
 from trace_ray.objective.batch import SequenceGroup
 from trace_ray.realign.data import TrainingRows
@@ -19,12 +19,11 @@ from trace_ray.realign.policy_module import HybridPolicy
 from trace_ray.realign.training import Training
 
 
-def step_budget(pairs: int, config: Config) -> int:
+def step_budget(pairs: int, realign: RealignConfig) -> int:
     """Returns T_max, or without one the optimizer steps of ``realign.epochs`` over so many pairs.
 
     Every method of a study gets the same: one that skips a category would else train for fewer steps on the same data.
     """
-    realign = config.realign
     return realign.max_steps or realign.epochs * -(-pairs // realign.batch)
 
 
@@ -47,9 +46,13 @@ class _Timed(HybridPolicy):
 
 
 def train(
-    model: Any, scored: pa.Table, config: Config, steps: int, on_step: Callable[[Training], None] | None = None
+    model: Any,
+    scored: pa.Table,
+    objective: ObjectiveConfig,
+    realign: RealignConfig,
+    on_step: Callable[[Training], None] | None = None,
 ) -> float:
-    """Trains the adapter for ``steps`` steps as stage 3 does on one worker, over as many epochs as that takes.
+    """Trains the adapter as stage 3 does on one worker, for ``realign.max_steps`` steps over as many epochs as these take.
 
     A training that is dead is no error here as it is in a run: that a method dies is what a study is to find.
 
@@ -58,11 +61,11 @@ def train(
         on_step: called after each step.
     Returns: the CPU seconds that the KL took of it.
     """
-    realign = replace(config.realign, epochs=10**6, max_steps=steps)
+    realign = replace(realign, epochs=10**6)
     policy = _Timed(model)
-    rows = TrainingRows.of(scored, config.objective)
+    rows = TrainingRows.of(scored, objective)
     rows.share_prompts(sharing_rule(model))
-    training = Training(rows, config.objective, realign, lambda total: PlainEngine(policy, realign, total))
+    training = Training(rows, objective, realign, lambda total: PlainEngine(policy, realign, total))
     training.run(lambda: on_step(training) if on_step else None)
     policy.eval()
     return policy.kl_seconds

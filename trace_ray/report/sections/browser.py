@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trace_ray.config import Config, ObjectiveConfig, TermConfig
+from trace_ray.config import ObjectiveConfig, ReportConfig, TermConfig
 from trace_ray.pairs import RESPONSE_NAMES, Category, hash_fraction, prompt_text
 from trace_ray.report.redact import Excerpt, excerpt
 from trace_ray.runs.artifacts import Run
@@ -79,12 +79,13 @@ class Browser:
         return sorted(set(flat))
 
 
-def browser_section(run: Run, config: Config, threshold: float) -> Browser | None:
+def browser_section(run: Run, objective: ObjectiveConfig, report: ReportConfig, threshold: float) -> Browser | None:
     """Returns the pairs; None before triage is done."""
     if not run.triaged.done():
         return None
-    scored = _scored(run, config)
-    rows = {row["pair_id"]: row for row in _sample(run, config.report.sample)}
+    ranked_by = _ranked_by(objective)
+    scored = _scored(run, ranked_by, report.top_pairs)
+    rows = {row["pair_id"]: row for row in _sample(run, report.sample)}
     lacking = set(scored) - set(rows)
     if lacking:
         wanted = pa.array(sorted(lacking), pa.string())
@@ -92,9 +93,8 @@ def browser_section(run: Run, config: Config, threshold: float) -> Browser | Non
             found = table.filter(pc.is_in(table["pair_id"], value_set=wanted))
             rows |= {row["pair_id"]: row for row in found.to_pylist()}
     scored |= _figures(run, set(rows) - set(scored))
-    shown = [_shown(row, scored.get(pair_id, {}), threshold, config) for pair_id, row in rows.items()]
+    shown = [_shown(row, scored.get(name, {}), threshold, objective, report.redact) for name, row in rows.items()]
     judged = run.triaged.manifest()["counts"].get("triaged", len(shown))
-    ranked_by = _ranked_by(config.objective)
     return Browser(sorted(shown, key=lambda pair: (-(getattr(pair, ranked_by) or 0.0), pair.pair_id)), judged)
 
 
@@ -124,15 +124,14 @@ def _in_turn(groups: Sequence[Sequence[Any]]) -> Iterator[Any]:
         yield from (group[at] for group in groups if at < len(group))
 
 
-def _scored(run: Run, config: Config) -> dict[str, Mapping[str, Any]]:
-    """Returns weight, impact and trained category of the pairs of highest weight, of impact where all weigh alike."""
+def _scored(run: Run, ranked_by: str, number: int) -> dict[str, Mapping[str, Any]]:
+    """Returns weight, impact and trained category of the ``number`` pairs of highest ``ranked_by``."""
     if not run.scored.done():
         return {}
-    ranked_by = _ranked_by(config.objective)
     best: list[Mapping[str, Any]] = []
     for table in run.scored.tables(["pair_id", "category", "weight", "impact"]):
         weighed = table.filter(pc.is_finite(table["impact"])).to_pylist()  # an anchor's is null
-        best = heapq.nsmallest(config.report.top_pairs, [*best, *weighed], key=lambda r: (-r[ranked_by], r["pair_id"]))
+        best = heapq.nsmallest(number, [*best, *weighed], key=lambda r: (-r[ranked_by], r["pair_id"]))
     return {row["pair_id"]: row for row in best}
 
 
@@ -147,10 +146,12 @@ def _figures(run: Run, ids: Iterable[str]) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def _shown(row: Mapping[str, Any], scored: Mapping[str, Any], threshold: float, config: Config) -> BrowsedPair:
+def _shown(
+    row: Mapping[str, Any], scored: Mapping[str, Any], threshold: float, objective: ObjectiveConfig, redact: str
+) -> BrowsedPair:
     p = {side: row[f"p_violates_{side}"] for side in SIDES}
     told = [value for value in p.values() if value is not None]
-    prompt, mode = prompt_text(row["prompt"]), config.report.redact
+    prompt = prompt_text(row["prompt"])
     texts = {name: row[name] for name in RESPONSE_NAMES if row[name] is not None}
     return BrowsedPair(
         pair_id=row["pair_id"],
@@ -164,9 +165,9 @@ def _shown(row: Mapping[str, Any], scored: Mapping[str, Any], threshold: float, 
         weight=scored.get("weight"),
         impact=scored.get("impact"),
         characters=len(prompt) + sum(map(len, texts.values())),
-        prompt=excerpt(prompt, mode),
-        responses={name: excerpt(text, mode) for name, text in texts.items()},
-        roles=_roles(scored, config.objective),
+        prompt=excerpt(prompt, redact),
+        responses={name: excerpt(text, redact) for name, text in texts.items()},
+        roles=_roles(scored, objective),
     )
 
 

@@ -136,7 +136,7 @@ def _advice(
         return "keep", said, ""
     if "data read" in failed:
         said = f"Fix the data first: {checks['data read'].seen}."
-        return "fix", said, f"trace-ray check {_paths(config)}"
+        return "fix", said, f"trace-ray check {' '.join(map(shlex.quote, config.corpus.paths))}"
     if change is None:
         done = "the corpus is judged" if gap else "the corpus is not judged yet"
         return "go on", f"Go on: {done}; the model has not been realigned and evaluated yet.", _on(run)
@@ -190,7 +190,3 @@ def _on(run: Run) -> str:
 
 def _again(run: Run, setting: str) -> str:
     return f"trace-ray run -c {_configuration(run)} {setting} --run {NEXT_RUN}"
-
-
-def _paths(config: Config) -> str:
-    return " ".join(shlex.quote(path) for path in config.corpus.paths)
