@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trace_ray.pairs import PAIR_SCHEMA, SCORED_SCHEMA, TRIAGED_SCHEMA, hash_fraction, pair_id
-from trace_ray.triage.categories import categorise, complies
+from trace_ray.pairs import PAIR_SCHEMA, SCORED_SCHEMA, TRIAGED_SCHEMA, categorise, complies, hash_fraction, pair_id
 
 PROMPT = [{"role": "user", "content": "hi"}]
 

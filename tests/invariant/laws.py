@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 Rows = list[dict[str, Any]]
+Training = dict[str, Any]
+"""``metrics``, a row a step, and ``weights`` by parameter."""
 
 FIGURES: tuple[str, ...] = ("lr", "grad_norm", "samples")
 FIGURES += tuple(f"{category}/{name}" for category in ("INVERT", "PUNISH", "RETAIN") for name in ("loss", "weight"))
 """Of each step's figures, those that a trajectory keeps: what does not depend on the machine."""
 RELATIVE, ABSOLUTE = 1e-4, 2e-6
+WEIGHTS: dict[str, Any] = {"rtol": 2e-3, "atol": 2e-4}
+"""Weights are about 0.1 to 0.3 at the end, at lr 1e-2: Adam turns rounding of small gradients into steps."""
 STORE = "TRACE_RAY_STORE_TRAJECTORIES"
 """Set in the environment, trajectories are written anew and nothing is compared."""
 
@@ -39,6 +44,13 @@ def assert_same(got: Rows, expected: Rows) -> None:
     for mine, other in zip(got, expected, strict=True):
         numbers, others = ({k: v for k, v in row.items() if k != "samples"} for row in (mine, other))
         assert numbers == pytest.approx(others, rel=RELATIVE, abs=ABSOLUTE)
+
+
+def assert_same_training(got: Training, expected: Training) -> None:
+    """Holds that two trainings had the same steps and ended at the same weights."""
+    assert_same(got["metrics"], expected["metrics"])
+    for parameter, value in expected["weights"].items():
+        torch.testing.assert_close(got["weights"][parameter], value, **WEIGHTS)
 
 
 def hold(name: str, metrics: Rows) -> None:

@@ -14,13 +14,13 @@ from trace_ray.cli.app import app
 from trace_ray.config import StorageConfig
 from trace_ray.config.load import load_config
 from trace_ray.config.sources import conf_folder
+from trace_ray.pairs import categorise
 from trace_ray.plan import checks, probe_training
 from trace_ray.plan.plan import make_plan
 from trace_ray.plan.probe_training import measure_training
 from trace_ray.storage.location import locate
 from trace_ray.synth.demo import write_corpus
 from trace_ray.synth.oracle import violates
-from trace_ray.triage.categories import categorise
 
 DEMO = conf_folder() / "examples" / "demo.yaml"
 GIVEN = [

@@ -14,7 +14,6 @@ import pytest
 from tests.report.made_run import AUDIT, MadeRun, config_of
 from trace_ray.config.policy import ClauseConfig, RuleConfig
 from trace_ray.pairs import CONFLICTS
-from trace_ray.report.limits import FEW_PROMPTS
 from trace_ray.report.page import report_sections
 from trace_ray.report.sections.change import ChangeRow, ChangeSection, Measured
 from trace_ray.report.sections.decision import Decision, decision
@@ -22,6 +21,7 @@ from trace_ray.report.sections.judge import JudgeAudit, JudgeSection
 from trace_ray.report.sections.problems import Problems
 from trace_ray.report.sections.trust import answer_judge, corpus_judge
 from trace_ray.report.sections.warnings import warnings
+from trace_ray.runs.damage import FEW_PROMPTS
 
 NOTHING = Problems(known=True, refused=[], judge_errors=[])
 

@@ -13,12 +13,11 @@ import pytest
 
 from tests.report.made_run import MadeRun, config_of
 from trace_ray.config import Config
-from trace_ray.pairs import TRIAGED_SCHEMA
+from trace_ray.pairs import TRIAGED_SCHEMA, categorise
 from trace_ray.report.page import render, report_sections
 from trace_ray.report.sections.browser import BrowsedPair, browser_section, said_by
 from trace_ray.report.sections.impact import effective_size, head_share, impact_section
 from trace_ray.runs.artifacts import Run
-from trace_ray.triage.categories import categorise
 
 
 def top(run: Run, config: Config) -> Sequence[BrowsedPair]:

@@ -11,10 +11,11 @@ import pytest
 
 from trace_ray.config import JudgeConfig, StorageConfig, TriageConfig
 from trace_ray.errors import JudgeRejectedError, UserError
+from trace_ray.pairs import categorise, complies
 from trace_ray.storage.location import locate
 from trace_ray.triage.audit import Labelled, audit, refuse_unreached_rate, without_curve
 from trace_ray.triage.calibrate import Calibration, choose_band, decision_of, fit_calibration, reliability, upper_bound
-from trace_ray.triage.categories import categories_N, categorise, complies
+from trace_ray.triage.categories import categories_N
 from trace_ray.triage.gates import audit_gates, refuse_gates
 from trace_ray.triage.labels import Label, labelled_rows, read_labels, review_line
 

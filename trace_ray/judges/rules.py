@@ -48,11 +48,17 @@ def _broken(rule: RuleConfig, prompts: pa.Array, responses: pa.Array) -> pa.Arra
         wrong = pc.or_(wrong, pc.match_substring_regex(responses, rule.forbid))
     if rule.require:
         wrong = pc.or_(wrong, pc.invert(pc.match_substring_regex(responses, rule.require)))
+    return pc.and_(wrong, applies(rule, prompts))
+
+
+def applies(rule: RuleConfig, prompts: pa.Array) -> Any:
+    """Returns for each prompt whether the rule looks at it."""
+    looked = pa.array([True] * len(prompts), pa.bool_())
     if rule.when_prompt:
-        wrong = pc.and_(wrong, pc.match_substring_regex(prompts, rule.when_prompt))
+        looked = pc.and_(looked, pc.match_substring_regex(prompts, rule.when_prompt))
     if rule.unless_prompt:
-        wrong = pc.and_(wrong, pc.invert(pc.match_substring_regex(prompts, rule.unless_prompt)))
-    return wrong
+        looked = pc.and_(looked, pc.invert(pc.match_substring_regex(prompts, rule.unless_prompt)))
+    return looked
 
 
 def _none_of(responses: pa.Array) -> Any:

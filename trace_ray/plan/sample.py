@@ -22,12 +22,11 @@ from trace_ray.judges import rules
 from trace_ray.judges.backends import corrector_kind
 from trace_ray.judges.gold import GoldCorrector
 from trace_ray.model.loading import load_chat_tokenizer
-from trace_ray.pairs import RESPONSE_NAMES, Category, Split, prompt_text
+from trace_ray.pairs import RESPONSE_NAMES, Category, Split, categorise, prompt_text
 from trace_ray.plan.judges import EVALUATION, PANEL
 from trace_ray.plan.reading import Questions, Reader, judged_tokens, readers
 from trace_ray.plan.workload import Prompts, SampledPair
 from trace_ray.storage.location import expand
-from trace_ray.triage.categories import categorise
 
 _ALL_BYTES = 1 << 40
 COUNTED_FILES = 16

@@ -6,10 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trace_ray.config import ReportConfig
-from trace_ray.runs.damage import damages
-
-FEW_PROMPTS = 30
-"""As on the report: below so many prompts a share says little."""
+from trace_ray.runs.damage import FEW_PROMPTS, damages
 
 
 def model_index(name: str, policy: str, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

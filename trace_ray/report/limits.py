@@ -17,8 +17,6 @@ ABSTAIN_PERCENT = 10.0
 """Of the pairs: more unsure ones than this are worth a warning."""
 CLAMPED_SHARE = 0.5
 """Of a category's conflicts with no positive impact, from which on that is worth a warning."""
-FEW_PROMPTS = 30
-"""Held-out prompts below which a share says little: the 95 % interval of one half is wider than +-18 points."""
 UNREADABLE_PERCENT = 2.0
 """Of the answers of both models, above which missing verdicts are worth a warning."""
 SMALL_LOSS = 1.0

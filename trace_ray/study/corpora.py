@@ -11,12 +11,11 @@ import pyarrow as pa
 from trace_ray.config import Config, JudgeConfig, TriageConfig
 from trace_ray.judges.backends import make_judge
 from trace_ray.judges.opinion import Judge
-from trace_ray.pairs import TRIAGED_SCHEMA, Category, Split, pair_id
+from trace_ray.pairs import TRIAGED_SCHEMA, Category, Split, categorise, complies, pair_id
 from trace_ray.storage.location import Location
 from trace_ray.synth.demo import MODELS
 from trace_ray.synth.oracle import compliant, violates
 from trace_ray.synth.world import Row, generate
-from trace_ray.triage.categories import categorise, complies
 
 TEST_PAIRS = 128
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from trace_ray.config import TriageConfig
 from trace_ray.errors import JudgeRejectedError, UserError
+from trace_ray.pairs import categorise
 from trace_ray.runs.artifacts import AUDIT_FILE, Run
 from trace_ray.storage.location import Location
 from trace_ray.triage.calibrate import Calibration, Decision, choose_band, fit_calibration, reliability, upper_bound
-from trace_ray.triage.categories import categorise
 from trace_ray.triage.labels import Label, labelled_rows, read_labels
 
 _LEAST_OF_A_KIND = 5

@@ -1,4 +1,4 @@
-"""What a judge's two probabilities make of a pair: its category."""
+"""What a judge's two probabilities make of a pair, many at once: ``pairs.categorise`` as arrays."""
 
 from __future__ import annotations
 
@@ -11,32 +11,6 @@ from trace_ray.pairs import Category
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 _NAMES = np.array([category.value for category in Category], dtype=object)
 _CODES = {category: np.int64(i) for i, category in enumerate(Category)}
-
-
-def complies(p_violates: float | None, threshold: float, band: float) -> bool | None:
-    """Returns whether a response complies; None where it cannot be told.
-
-    Args:
-        p_violates: P(violates) in [0, 1], None where the judge gave none.
-        threshold: it violates from here on.
-        band: half-width around the threshold in which nothing is decided.
-    """
-    if p_violates is None or abs(p_violates - threshold) < band:
-        return None
-    return p_violates < threshold
-
-
-def categorise(chosen_complies: bool | None, rejected_complies: bool | None) -> Category:
-    """Returns the category of a pair.
-
-    Source: the paper's Type I and Type II conflicts; ABSTAIN, where a needed bit is unknown, is ours. A chosen
-    response that complies is RETAIN whatever the other one is.
-    """
-    if chosen_complies:
-        return Category.RETAIN
-    if chosen_complies is None or rejected_complies is None:
-        return Category.ABSTAIN
-    return Category.INVERT if rejected_complies else Category.PUNISH
 
 
 def categories_N(p_chosen_N: Floats, p_rejected_N: Floats, threshold: float, band: float) -> Any:

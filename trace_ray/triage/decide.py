@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trace_ray.judges.opinion import Corrector
-from trace_ray.pairs import CLAUSES, PAIR_SCHEMA, REJECT_SCHEMA, TRIAGED_SCHEMA, Category
+from trace_ray.pairs import CLAUSES, PAIR_SCHEMA, REJECT_SCHEMA, TRIAGED_SCHEMA, Category, categorise, complies
 from trace_ray.triage.block import SIDES, UNSETTLED, Bench, prompt_texts
 from trace_ray.triage.calibrate import Decision
-from trace_ray.triage.categories import categorise, complies
 from trace_ray.triage.labels import Label
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trace_ray.config.policy import PolicyConfig, RuleConfig, clause_ids
-from trace_ray.judges.rules import broken_clauses
-from trace_ray.pairs import CONFLICTS, MODELS, Category, prompt_text
+from trace_ray.config.policy import PolicyConfig, clause_ids
+from trace_ray.judges.rules import applies, broken_clauses
+from trace_ray.pairs import CONFLICTS, MODELS, prompt_text
 from trace_ray.runs.artifacts import Run
 
 SIDES = ("chosen", "rejected")
@@ -43,17 +43,6 @@ class Broken:
         if (labelled := labels.get(row["pair_id"])) is not None:
             self.labelled += 1
             self.agreed += labelled == row["category"]
-
-
-def labelled_category(*, violates_chosen: bool, violates_rejected: bool) -> str:
-    """Returns the category that a label gives its pair (METHOD.md, triage).
-
-    >>> labelled_category(violates_chosen=True, violates_rejected=False)
-    'INVERT'
-    """
-    if not violates_chosen:
-        return Category.RETAIN.value
-    return (Category.PUNISH if violates_rejected else Category.INVERT).value
 
 
 def broken_by_clause(run: Run, policy: PolicyConfig, labels: Mapping[str, str]) -> tuple[dict[str, Broken], bool]:
@@ -122,13 +111,3 @@ def kept_by_clause(
             wrong = [pc.sum(told[model][name]).as_py() or 0 for model in MODELS]
             found[name] = tuple(100 * (1 - count / asked) for count in wrong)
     return found
-
-
-def applies(rule: RuleConfig, prompts: pa.Array) -> Any:
-    """Returns for each prompt whether the rule looks at it."""
-    looked = pa.array([True] * len(prompts), pa.bool_())
-    if rule.when_prompt:
-        looked = pc.and_(looked, pc.match_substring_regex(prompts, rule.when_prompt))
-    if rule.unless_prompt:
-        looked = pc.and_(looked, pc.invert(pc.match_substring_regex(prompts, rule.unless_prompt)))
-    return looked

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trace_ray.config import Config
-from trace_ray.report.limits import FEW_PROMPTS, SMALL_LOSS
+from trace_ray.report.limits import SMALL_LOSS
 from trace_ray.report.sections.change import ChangeSection
 from trace_ray.report.sections.gap import Gap
 from trace_ray.report.sections.judge import JudgeSection
@@ -15,6 +15,7 @@ from trace_ray.report.sections.problems import Problems
 from trace_ray.report.sections.trust import Trust, answer_judge, corpus_judge
 from trace_ray.report.sections.warnings import refused_too_many
 from trace_ray.runs.artifacts import CONFIG, Run
+from trace_ray.runs.damage import FEW_PROMPTS
 
 PASS, DOUBT, FAIL, OPEN = "pass", "doubt", "fail", "open"
 _OF_TONE = {"good": PASS, "warn": DOUBT, "bad": FAIL, "plain": OPEN}

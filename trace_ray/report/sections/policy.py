@@ -9,9 +9,9 @@ from trace_ray.config import Config
 from trace_ray.config.policy import PolicyConfig, PreviousConfig, clause_ids
 from trace_ray.errors import UserError
 from trace_ray.look.words import Piece, word_diff
-from trace_ray.pairs import prompt_text
+from trace_ray.pairs import categorise, prompt_text
 from trace_ray.report.redact import Excerpt, excerpt
-from trace_ray.report.sections.clauses import Broken, broken_by_clause, kept_by_clause, labelled_category
+from trace_ray.report.sections.clauses import Broken, broken_by_clause, kept_by_clause
 from trace_ray.report.sections.worse import answers_of_both
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.jsonl import read_jsonl
@@ -142,7 +142,7 @@ def _labels(config: Config) -> Mapping[str, str]:
         return {}
     named = ("violates_chosen", "violates_rejected")
     return {
-        str(row["pair_id"]): labelled_category(**{name: bool(row[name]) for name in named})
+        str(row["pair_id"]): categorise(not row[named[0]], not row[named[1]]).value
         for row in rows
         if {"pair_id", *named} <= row.keys() and row[named[0]] is not None
     }

@@ -11,7 +11,6 @@ from trace_ray.pairs import RejectReason
 from trace_ray.report.limits import (
     ABSTAIN_PERCENT,
     CLAMPED_SHARE,
-    FEW_PROMPTS,
     FOREIGN_PERPLEXITY,
     KAPPA_MODERATE,
     KAPPA_STRONG,
@@ -25,6 +24,7 @@ from trace_ray.report.sections.judge import RULES, JudgeSection
 from trace_ray.report.sections.lineage import Lineage
 from trace_ray.report.sections.problems import Problems
 from trace_ray.report.sections.trust import one_sided
+from trace_ray.runs.damage import FEW_PROMPTS
 
 
 @dataclass(frozen=True)
