@@ -3,43 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from trace_ray.chat.join import TRIMS, Join, TemplateRefusesError, UnfitTemplateError, find_join, find_trim
 from trace_ray.chat.source import TemplateSource, TemplateSourceError, template_source
 from trace_ray.errors import UserError, nearest
 from trace_ray.pairs import Message
 
-_QUESTION, _ANSWER = "\x02QUESTION\x03", "\x02RESPONSE\x03"
-_AWKWARD = '"it\'s" <b>a & b</b> {x}\n\n- one\t two  three\\n'
-"""What a template that quotes or escapes would not write as it is."""
-_PROBES = (
-    [{"role": "user", "content": _QUESTION}],
-    [{"role": "system", "content": "be brief"}, {"role": "user", "content": _QUESTION}],
-    [
-        {"role": "user", "content": "first"},
-        {"role": "assistant", "content": "second"},
-        {"role": "user", "content": _QUESTION},
-    ],
-)
-"""A template must take the first; one that refuses system turns, or several, refuses those rows alone."""
-_TRIMS: tuple[Callable[[str], str], ...] = (
-    lambda text: text,
-    str.strip,
-    str.lstrip,
-    str.rstrip,
-    lambda text: text.strip("\n"),
-    lambda text: text.lstrip("\n"),
-    lambda text: text.rstrip("\n"),
-)
 THINKING = {"enable_thinking": False, "thinking": False}
 """The switches that templates know, and how they stand unless ``chat_template_kwargs`` says otherwise."""
 _GIVEN = {"messages", "add_generation_prompt", "tools", "documents", "bos_token", "eos_token", "strftime_now"}
-
-
-class TemplateRefusesError(ValueError):
-    """The template does not take this dialogue: its roles, their order, or an answer that it cannot write after them."""
 
 
 class Asked(Protocol):
@@ -51,22 +25,6 @@ class Asked(Protocol):
     def chat_template_kwargs(self) -> dict[str, Any]: ...
     @property
     def chat_template_date(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class Join:
-    """How prompt and answer meet.
-
-    Args:
-        drop, add: what the rendering with ``add_generation_prompt`` loses and gains at its end to be the prompt.
-        lead: blanks that the answer begins with.
-        end: what the template writes behind the last answer.
-    """
-
-    drop: str
-    add: str
-    lead: str
-    end: str
 
 
 class ChatTemplate:
@@ -96,7 +54,7 @@ class ChatTemplate:
         self.parts = False
         self.join = self._probed()
         self.end = self.join.end.rstrip() or self._eos()
-        self.trim = self._trim()
+        self.trim = find_trim(self.write, self.join)
 
     def _mistake(self, remedy: str) -> UserError:
         return UserError(f"{self.where}.chat_template", self.tokenizer.name_or_path, remedy)
@@ -147,19 +105,15 @@ class ChatTemplate:
         if not dialogues:
             return []
         try:
-            return [self._cut(text) for text in self._written(dialogues, generate=True)]
+            return [self.join.cut(text) for text in self._written(dialogues, generate=True)]
         except TemplateRefusesError as error:
             if len(dialogues) == 1:
                 return [error]
         return [ids for dialogue in dialogues for ids in self.prompts([dialogue])]
 
-    def _cut(self, text: str) -> str:
-        join = self.join
-        return text.removesuffix(join.drop) + join.add if join.drop or join.add else text
-
     def prompt(self, turns: Sequence[Message]) -> str:
         """As ``prompts``, of one dialogue. Raises TemplateRefusesError."""
-        return self._cut(self.write(turns, generate=True))
+        return self.join.cut(self.write(turns, generate=True))
 
     def pieces(self, turns: Sequence[Message], prompt: str) -> list[str] | None:
         """Returns the prompt's text in pieces: marks, a turn's text, marks, ..., marks; None where they cannot be told apart.
@@ -177,7 +131,7 @@ class ChatTemplate:
             marks.append(before)
         found_at, pieces = len(marks[0]), [marks[0]]
         for turn, after in zip(turns, [*marks[1:], rest], strict=True):
-            texts = (trim(turn["content"]) for trim in _TRIMS)
+            texts = (trim(turn["content"]) for trim in TRIMS)
             text = next((text for text in texts if prompt.startswith(text + after, found_at)), None)
             if text is None:
                 return None
@@ -205,63 +159,12 @@ class ChatTemplate:
         failed: list[str] = []
         for self.parts in (False, True):
             try:
-                joins = {self._joined(_PROBES[0])}
+                return find_join(self.write, thinks=self.thinks)
             except TemplateRefusesError as error:
                 failed.append(str(error))
-                continue
-            for probe in _PROBES[1:]:
-                try:
-                    joins.add(self._joined(probe))
-                except TemplateRefusesError:  # such rows are refused one by one
-                    continue
-            if len(joins) > 1:
-                raise self._mistake("its chat template does not end a prompt as an answer begins; give another")
-            return joins.pop()
+            except UnfitTemplateError as error:
+                raise self._mistake(str(error)) from None
         raise self._mistake(f"its chat template cannot write a question and its answer: {failed[0]}; give another")
-
-    def _joined(self, turns: list[dict[str, str]]) -> Join:
-        begun = self.write(turns, generate=True)
-        whole = self.write([*turns, {"role": "assistant", "content": _ANSWER}], generate=False)
-        if whole.count(_ANSWER) != 1 or begun.count(_QUESTION) != 1:
-            raise TemplateRefusesError("it drops, changes or repeats a turn's text")
-        head, _, end = whole.partition(_ANSWER)
-        common = common_start(begun, head)
-        drop, add = begun[len(common) :], head[len(common) :]
-        if not drop and (self.thinks or not add.strip()):
-            return Join("", "", add, end)
-        blank = not drop.strip() and not add
-        if not blank and (_QUESTION not in common or (self.thinks and drop)):
-            raise self._mistake(
-                "its chat template does not end a prompt as an answer begins"
-                + ("; leave thinking off, its dialogues show no thoughts" if self.thinks else "; give another")
-            )
-        return Join(drop, add, "", end)
-
-    def _trim(self) -> Callable[[str], str] | None:
-        """Returns what the template does to an answer, which is to trim it at most; None where each must be looked at."""
-        turns = _PROBES[0]
-        head = self.prompt(turns) + self.join.lead
-
-        def written(text: str) -> str | None:
-            whole = self.write([*turns, {"role": "assistant", "content": text}], generate=False)
-            fits = whole.startswith(head) and whole.endswith(self.join.end)
-            return whole[len(head) : len(whole) - len(self.join.end)] if fits else None
-
-        if written(_AWKWARD + "x") != _AWKWARD + "x":
-            return None
-        blanks = f"\n \n {_ANSWER} \n \n"
-        seen = written(blanks)
-        return next((trim for trim in _TRIMS if trim(blanks) == seen), None)
-
-
-def common_start(text: str, other: str) -> str:
-    """Returns what both texts begin with.
-
-    >>> common_start("assistant", "assign")
-    'assi'
-    """
-    pairs = enumerate(zip(text, other, strict=False))
-    return text[: next((at for at, (a, b) in pairs if a != b), min(len(text), len(other)))]
 
 
 def template_text(tokenizer: Any, asked: str, where: str = "model") -> str:

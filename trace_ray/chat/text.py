@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from trace_ray.chat.cut import cut, without
-from trace_ray.chat.template import Asked, ChatTemplate, TemplateRefusesError, common_start
+from trace_ray.chat.join import TemplateRefusesError, common_start
+from trace_ray.chat.template import Asked, ChatTemplate
 from trace_ray.chat.tokens import Encoded, Tokens
 from trace_ray.config import ModelConfig
 from trace_ray.pairs import Message, RejectReason

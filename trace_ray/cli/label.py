@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trace_ray.config.load import load_config, load_storage
 from trace_ray.errors import UserError
 from trace_ray.storage.location import locate
+
+if TYPE_CHECKING:
+    from trace_ray.config import Config
+    from trace_ray.runs.artifacts import Run
+    from trace_ray.triage.labelling.sample import Candidate
 
 label_app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -29,29 +35,20 @@ def sample(
 
     It downloads labels.jsonl for triage.audit_labels (the judge against them) or triage.review_labels (they overrule it).
     """
-    from dataclasses import replace
-
-    from trace_ray.corpus.sources import corpus_sources
-    from trace_ray.pipeline import run_folder, stored_config
     from trace_ray.triage.labelling.page import label_page
-    from trace_ray.triage.labelling.sample import of_corpus, of_run
+    from trace_ray.triage.labelling.sample import of_run
 
     if bool(run) == bool(config):
         raise UserError(
             "label sample", "--run and --config", "name a run, or, before judging, a configuration: one of them"
         )
     if run:
-        opened = run_folder(run, load_storage(overrides or []))
-        settings = stored_config(opened, run)
-        threshold = float(opened.triaged.manifest()["decision"]["threshold"])
+        opened, settings, threshold = _opened(run, overrides or [])
         pairs = of_run(opened, threshold, number, seed)
     else:
         settings = load_config(config or [], overrides or [])
         threshold = settings.triage.threshold
-        named = replace(settings.corpus, paths=tuple(corpus), test_paths=()) if corpus else settings.corpus
-        if not named.paths:
-            raise UserError("--corpus", "none", "name the files to draw from, or set corpus.paths")
-        pairs = of_corpus(corpus_sources(named, settings.storage), named, number, seed)
+        pairs = _of_corpus(settings, corpus or [], number, seed)
     if not pairs:
         raise UserError("label sample", run or list(corpus or []), "no pair to label there")
     locate(out, settings.storage).write_text(label_page(pairs, settings.policy, threshold))
@@ -59,6 +56,24 @@ def sample(
         f"trace-ray decide --run {run} triage.review_labels=labels.jsonl" if run else "triage.audit_labels=labels.jsonl"
     )
     print(f"{out}: {len(pairs)} pairs; open it in a browser, download labels.jsonl, then {again}")
+
+
+def _opened(run: str, overrides: list[str]) -> tuple[Run, Config, float]:
+    """Returns a triaged run, its configuration and its threshold."""
+    from trace_ray.pipeline import run_folder, stored_config
+
+    opened = run_folder(run, load_storage(overrides))
+    return opened, stored_config(opened, run), float(opened.triaged.manifest()["decision"]["threshold"])
+
+
+def _of_corpus(settings: Config, files: list[str], number: int, seed: int) -> list[Candidate]:
+    from trace_ray.corpus.sources import corpus_sources
+    from trace_ray.triage.labelling.sample import of_corpus
+
+    named = replace(settings.corpus, paths=tuple(files), test_paths=()) if files else settings.corpus
+    if not named.paths:
+        raise UserError("--corpus", "none", "name the files to draw from, or set corpus.paths")
+    return of_corpus(corpus_sources(named, settings.storage), named, number, seed)
 
 
 @label_app.command()
@@ -88,15 +103,12 @@ def merge(
 
 
 def _adjudication(page: str, run: str, differ: list[str]) -> None:
-    from trace_ray.pipeline import run_folder, stored_config
     from trace_ray.triage.labelling.page import label_page
     from trace_ray.triage.labelling.sample import named_in
 
     if not run:
         raise UserError("--page", page, "the texts are in the run: name it with --run")
-    opened = run_folder(run, load_storage([]))
-    settings = stored_config(opened, run)
-    threshold = float(opened.triaged.manifest()["decision"]["threshold"])
+    opened, settings, threshold = _opened(run, [])
     pairs = named_in(opened, differ, threshold)
     locate(page, settings.storage).write_text(label_page(pairs, settings.policy, threshold))
     print(f"{page}: {len(pairs)} pairs to decide; give its labels.jsonl as --decided")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,22 +77,27 @@ def collect(run: Run) -> RunRecord:
             "judged": judge_tokens(triaged.get("used", {})) or 0,
             "trained": int(realign.get("tokens", 0)),
         },
-        facts={
-            "policy": "{name} {version}, {hash}".format(**triaged["policy"]),
-            "base model": str(model["base model"]),
-            "triage judge": str(triaged["judge"]),
-            "evaluation judge": str(metrics["judge"]),
-            "weight_norm": str(scored.get("weight_norm", "")),
-            "pairs": str(triaged["counts"]["triaged"]),
-            "corpus": corpus_fact(triaged),
-            "label noise": ", ".join(f"{k} {v}" for k, v in sorted(scored.get("noise", {}).items())) or "none",
-            "prompts": f"{metrics['n']['all']}, set {_prompt_set(run)}",
-            "unclear answers under attack": str(attacks.get("unclear_counts_as", "not asked")),
-            CIRCULAR: "yes" if metrics.get("judge_is_triage_judge") else "no",
-        },
+        facts=_facts(run, manifests, metrics),
         settings=run_settings([triaged, scored, model, manifests["evaluate"]]),
         lineage=metrics.get("lineage", []),
     )
+
+
+def _facts(run: Run, manifests: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, Any]) -> dict[str, str]:
+    triaged, scored = manifests["triage"], manifests["impact"]
+    return {
+        "policy": "{name} {version}, {hash}".format(**triaged["policy"]),
+        "base model": str(manifests["realign"]["base model"]),
+        "triage judge": str(triaged["judge"]),
+        "evaluation judge": str(metrics["judge"]),
+        "weight_norm": str(scored.get("weight_norm", "")),
+        "pairs": str(triaged["counts"]["triaged"]),
+        "corpus": corpus_fact(triaged),
+        "label noise": ", ".join(f"{k} {v}" for k, v in sorted(scored.get("noise", {}).items())) or "none",
+        "prompts": f"{metrics['n']['all']}, set {_prompt_set(run)}",
+        "unclear answers under attack": str(metrics.get("attacks", {}).get("unclear_counts_as", "not asked")),
+        CIRCULAR: "yes" if metrics.get("judge_is_triage_judge") else "no",
+    }
 
 
 def _name(method: str, folder: str) -> str:
