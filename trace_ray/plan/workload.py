@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from trace_ray.config import Config, ObjectiveConfig, PlanConfig
-from trace_ray.config.realign import SelectConfig
+from trace_ray.config import Config, ObjectiveConfig, PlanConfig, SelectConfig
 from trace_ray.pairs import CONFLICTS, TRAINED
 from trace_ray.plan.judges import EVALUATION, PANEL
 
@@ -142,7 +141,7 @@ def _drift_tokens(sample: Sequence[SampledPair], plan: PlanConfig, most: int) ->
 
 
 def held_out_prompts(sample: Sequence[SampledPair], most: int, select: SelectConfig) -> Prompts:
-    """Returns the corpus' held-out prompts, ``most`` of them, 0 = all, without those that a selection takes; their lengths are those of all prompts."""
+    """Returns the held-out prompts that a selection leaves, at most ``most``, 0 = all; their lengths are those of all."""
     left = _held_out(sample) - _dev_number(sample, select)
     return _prompts(sample, min(left, most or math.inf))
 
