@@ -29,6 +29,10 @@ PROMPTS = 24
 WARM_UP = 6
 """Every sixth prompt goes first: an engine's first batch costs seconds more, once."""
 ANSWER_TOKENS = 128
+FEW_TOKENS = 8
+"""Written by each of the prompts to see how long whole answers would take."""
+PATIENCE_S = 6.0
+"""For more answers or verdicts than the first few."""
 
 
 def main(piece: str, config_file: str, sample_file: str, begun: float) -> None:
@@ -55,12 +59,19 @@ def _judge(config: Config, name: str, rows: list[dict[str, Any]], begun: float) 
     requests = [prompt_text(row["prompt"]) for row in rows] * 2
     responses = [row[name] for name in ("chosen", "rejected") for row in rows]
     reader.opinions(requests[::WARM_UP], responses[::WARM_UP])
-    start, before = time.time() - begun, reader.prompt_tokens
+    start = time.time() - begun
     cold = [i for i in range(len(requests)) if i % WARM_UP]
-    seconds = _timed(lambda: reader.opinions([requests[i] for i in cold], [responses[i] for i in cold]))
+    first, rest = cold[: len(cold) // 4], cold[len(cold) // 4 :]
+    before, seconds = reader.prompt_tokens, _judging(reader, requests, responses, first)
+    if seconds * len(rest) / len(first) < PATIENCE_S:
+        seconds += _judging(reader, requests, responses, rest)
     rate = (reader.prompt_tokens - before) / seconds
     written = _drafting(reader, requests[:PROMPTS], responses[:PROMPTS]) if name == writer(config) else 0.0
     return EngineRates(start_s=start, memory_gib=peak_gib(), prompt_tokens_s=rate, answer_tokens_s=written)
+
+
+def _judging(reader: Any, requests: list[str], responses: list[str], which: list[int]) -> float:
+    return _timed(lambda: reader.opinions([requests[i] for i in which], [responses[i] for i in which]))
 
 
 def _drafting(reader: Any, requests: list[str], responses: list[str]) -> float:
@@ -95,18 +106,33 @@ def _policy(config: Config, rows: list[dict[str, Any]], begun: float) -> EngineR
     prompts = accepted(chat.prompts([row["prompt"] for row in rows[:PROMPTS]]))
     engine.generate(prompts[:1], 2)
     start = time.time() - begun
-    answers: list[str] = []
-    seconds = _timed(lambda: answers.extend(engine.generate(prompts, limit)))
-    lengths = [len(ids) for ids in engine.tokenizer(answers)["input_ids"]]
-    # An answer that was cut at this limit would go on to the run's own.
-    full = [evaluate.max_new_tokens if n >= limit - 1 else n for n in lengths]
+    speed, length = _answering(engine, prompts, limit, evaluate.max_new_tokens)
     return EngineRates(
         start_s=start,
         memory_gib=peak_gib(),
         prompt_tokens_s=0.0,
-        answer_tokens_s=sum(lengths) / seconds,
-        answer_tokens=sum(full) / len(full),
+        answer_tokens_s=speed,
+        answer_tokens=length,
     )
+
+
+def _answering(engine: Any, prompts: list[list[int]], limit: int, longest: int) -> tuple[float, float]:
+    """Returns (new tokens a second, mean length of an answer); without waiting for whole ones where these take long: 0.
+
+    Args:
+        limit: of the answers that are waited for; longest: of a run's.
+    """
+    read = _timed(lambda: engine.generate(prompts, 1))
+    begun = min(FEW_TOKENS, limit)
+    step = _timed(lambda: engine.generate(prompts, begun)) / begun  # the prompts are in the prefix cache by now
+    if step * limit > PATIENCE_S:
+        return len(prompts) * limit / (read + step * limit), 0.0
+    answers: list[str] = []
+    written = _timed(lambda: answers.extend(engine.generate(prompts, limit)))
+    lengths = [len(ids) for ids in engine.tokenizer(answers)["input_ids"]]
+    # An answer that was cut at this limit would go on to the run's own.
+    full = [longest if n >= limit - 1 else n for n in lengths]
+    return sum(lengths) / (read + written), sum(full) / len(full)
 
 
 def _timed(work: Callable[[], object]) -> float:

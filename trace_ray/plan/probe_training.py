@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trace_ray.config import Config
-from trace_ray.model.batches import token_batches
-from trace_ray.plan.rates import TrainRates, peak_gib
-from trace_ray.realign.layout import plan_step
+from trace_ray.config import Config, ModelConfig
+from trace_ray.plan.rates import GIB, TrainRates, held_bytes, peak_gib
+from trace_ray.plan.units import BACKWARD, Unit, affordable, forward_units, rate, training_units, whole_peak
+from trace_ray.runs.memory import PeakMemory
 
 if TYPE_CHECKING:
     from trace_ray.model.packing import Packed
 
-SECONDS = {"forward": 6.0, "train": 15.0}
+SECONDS = {"forward": 2.0, "train": 5.0}
 """At least this long is measured; steps of training differ more than batches of forwards."""
 SIDES = ("chosen", "rejected")
+_SAMPLE_S = 0.01
 
 
 def measure_training(config: Config, rows: list[dict[str, Any]], begun: float) -> TrainRates:
     """Returns speed and peak memory of forwards in full batches, and of steps as a worker of stage 3 runs them.
+
+    Where these would take long, smaller ones are timed, and the memory of full ones is told from theirs.
 
     Args:
         rows: with prompt, chosen and rejected; both responses are run, as dpo and npo on both do.
@@ -29,89 +31,104 @@ def measure_training(config: Config, rows: list[dict[str, Any]], begun: float) -
     """
     import torch
 
-    from trace_ray.chat.text import accepted
-    from trace_ray.model.loading import load_chat_tokenizer, load_model, new_adapter
-    from trace_ray.model.log_probs import response_log_probs
     from trace_ray.model.modes import checkpoint_layers, training_mode
-    from trace_ray.model.packing import Packed, pack
     from trace_ray.model.sharing import sharing_rule
 
     impact, realign = config.impact, config.realign
-    model = load_model(config.model)
-    full = realign.tune == "full"
-    model = model.requires_grad_(True) if full else new_adapter(model, config.lora, impact.seed)
+    model = policy_model(config, full=realign.tune == "full")
     start = time.time() - begun
-    pairs = load_chat_tokenizer(config.model).pairs(
-        [row["prompt"] for row in rows], [{side: row[side] for side in SIDES} for row in rows]
-    )
-    apart = [[Packed(pair.prompt_ids, (pair.response_ids[side],)) for side in SIDES] for pair in accepted(pairs)]
-    sequences = [row for rows in apart for row in rows]
-    lengths = [len(row) for row in sequences]
-    pays = sharing_rule(model)
-
-    def joined(rows: Sequence[Packed]) -> Packed:
-        return Packed(rows[0].prompt_ids, tuple(ids for row in rows for ids in row.response_ids))
-
-    trained = [[joined(rows)] if pays(*_sizes(rows)) else rows for rows in apart]
-
-    def forward(indices: Sequence[int]) -> None:
-        with torch.inference_mode():
-            response_log_probs(model, pack([sequences[i] for i in indices]))
-
-    def train(samples: Sequence[int]) -> None:
-        mine = [trained[i] for i in samples]
-        tokens = [[len(row) for row in rows] for rows in mine]
-        anchored, shared = [[False] * len(rows) for rows in mine], [len(rows) == 1 for rows in mine]
-        layout = {"workers": 1, "budget": realign.micro_tokens, "overhead": realign.forward_overhead}
-        for micro_step in plan_step(tokens, anchored, shared, **layout):
-            flat = [row for i in micro_step.samples[0] for row in mine[i]]
-            batches = [pack([flat[s] for s in group]) for group in micro_step.groups[0]]
-            loss: Any = sum(response_log_probs(model, batch).sum() for batch in batches)
-            loss.backward()
+    apart, pays = rows_apart(config.model, rows), sharing_rule(model)
+    sequences = [row for pair in apart for row in pair]
+    together = [[_joined(pair)] if pays(*_sizes(pair)) else pair for pair in apart]
 
     torch.set_num_threads(max(1, int(impact.num_cpus)))
-    forward_rate = _rate(forward, token_batches(lengths, impact.batch_tokens), lengths, SECONDS["forward"])
-    memory = peak_gib()
+    token_s = seconds_a_token(model, sequences)
+    budgets = impact.batch_tokens, affordable(impact.batch_tokens, token_s)
+    whole, timed = (forward_units(sequences, budget) for budget in budgets)
+    forward_rate, forward_gib = _timed(lambda unit: forward(model, unit), timed, whole, SECONDS["forward"])
+
     torch.set_num_threads(max(1, int(realign.num_cpus)))
     if realign.gradient_checkpointing:
         checkpoint_layers(model)
         training_mode(model)
+    budgets = realign.micro_tokens, affordable(realign.micro_tokens, BACKWARD * token_s)
     size = -(-realign.batch // realign.workers)
-    steps = [list(range(at, min(at + size, len(rows)))) for at in range(0, len(rows), size)]
-    sums = [sum(lengths[2 * i : 2 * i + 2]) for i in range(len(rows))]
-    train_rate = _rate(train, steps, sums, SECONDS["train"])
+    whole, timed = (training_units(together, size, budget, realign.forward_overhead) for budget in budgets)
+    _train(model, min(timed, key=lambda unit: unit.tokens))  # its gradients stay, whatever is run
+    train_rate, train_gib = _timed(lambda unit: _train(model, unit), timed, whole, SECONDS["train"])
     return TrainRates(
         start_s=start,
         forward_tokens_s=forward_rate,
         train_tokens_s=train_rate,
-        memory_gib=memory,
-        train_gib=peak_gib(),
+        memory_gib=forward_gib,
+        train_gib=max(forward_gib, train_gib),
         parameters=model.num_parameters(),
         trained=model.num_parameters(only_trainable=True),
     )
 
 
-def _sizes(rows: Sequence[Packed]) -> tuple[int, list[int]]:
+def policy_model(config: Config, *, full: bool) -> Any:
+    """Returns the model, all of it to be trained or a new adapter on it."""
+    from trace_ray.model.loading import load_model, new_adapter
+
+    model = load_model(config.model)
+    return model.requires_grad_(True) if full else new_adapter(model, config.lora, config.impact.seed)
+
+
+def rows_apart(model: ModelConfig, rows: list[dict[str, Any]]) -> list[list[Packed]]:
+    """Returns the pairs that the model takes, each as two rows of one response."""
+    from trace_ray.chat.text import accepted
+    from trace_ray.model.loading import load_chat_tokenizer
+    from trace_ray.model.packing import Packed
+
+    texts = [{side: row[side] for side in SIDES} for row in rows]
+    pairs = accepted(load_chat_tokenizer(model).pairs([row["prompt"] for row in rows], texts))
+    return [[Packed(pair.prompt_ids, (pair.response_ids[side],)) for side in SIDES] for pair in pairs]
+
+
+def _joined(pair: Sequence[Packed]) -> Packed:
+    from trace_ray.model.packing import Packed
+
+    return Packed(pair[0].prompt_ids, tuple(ids for row in pair for ids in row.response_ids))
+
+
+def _sizes(pair: Sequence[Packed]) -> tuple[int, list[int]]:
     """Tokens of the prompt, and of each response."""
-    return len(rows[0].prompt_ids), [len(ids) for row in rows for ids in row.response_ids]
+    return len(pair[0].prompt_ids), [len(ids) for row in pair for ids in row.response_ids]
 
 
-def _rate(
-    step: Callable[[Sequence[int]], None], batches: Sequence[Sequence[int]], tokens: Sequence[int], least: float
-) -> float:
-    """Unpadded tokens a second over batches spread through the list, for ``least`` seconds after one as a warm-up."""
-    step(batches[-1])
-    done, started = 0, time.perf_counter()
-    for indices in itertools.cycle(_spread(batches)):
-        step(indices)
-        done += sum(tokens[i] for i in indices)
-        if (seconds := time.perf_counter() - started) > least:
-            return done / seconds
-    raise AssertionError("no batch")
+def seconds_a_token(model: Any, sequences: Sequence[Packed]) -> float:
+    """Returns what a token of a forward takes, of one sequence of middle length; its first run is a warm-up."""
+    middle = sorted(sequences, key=len)[len(sequences) // 2]
+    unit = Unit([[middle]], len(middle))
+    forward(model, unit)
+    return 1 / rate(lambda unit: forward(model, unit), [unit], 0.0)
 
 
-def _spread(batches: Sequence[Sequence[int]]) -> Iterator[Sequence[int]]:
-    """The batches in an order whose every beginning is a fair sample of long and short ones."""
-    stride = max(1, len(batches) // 8)
-    for start in range(stride):
-        yield from batches[start::stride]
+def forward(model: Any, unit: Unit) -> None:
+    """Runs a forward, without gradients."""
+    import torch
+
+    with torch.inference_mode():
+        _log_probs(model, unit)
+
+
+def _train(model: Any, unit: Unit) -> None:
+    _log_probs(model, unit).backward()
+
+
+def _log_probs(model: Any, unit: Unit) -> Any:
+    from trace_ray.model.log_probs import response_log_probs
+    from trace_ray.model.packing import pack
+
+    return sum(response_log_probs(model, pack(group)).sum() for group in unit.groups)
+
+
+def _timed(
+    run: Callable[[Unit], None], timed: Sequence[Unit], whole: Sequence[Unit], least_s: float
+) -> tuple[float, float]:
+    """Returns the tokens a second of some units, and the peak in GiB of whole ones."""
+    held = held_bytes()
+    with PeakMemory(_SAMPLE_S, held_bytes) as memory:
+        speed = rate(run, timed, least_s)
+    return speed, max(peak_gib(), whole_peak(held, memory.peak_bytes, timed, whole) / GIB)

@@ -10,6 +10,7 @@ from trace_ray.config import Config, PlanConfig
 from trace_ray.errors import UserError
 from trace_ray.plan.judges import reading_judges
 
+GIB = 2**30
 SCORE_FORWARDS = 2.4
 """Cost of a score in forwards of the same tokens, where only these are given (trace_ray/impact/README.md)."""
 BARE_GIB = 0.3
@@ -165,5 +166,14 @@ def given(config: Config) -> Rates:
 
 def peak_gib() -> float:
     """Returns the most memory this process has held so far. Source: VmHWM of proc(5)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 2**20
+    return _status_bytes("VmHWM") / GIB
+
+
+def held_bytes() -> int:
+    """Returns the memory this process holds now. Source: VmRSS of proc(5)."""
+    return _status_bytes("VmRSS")
+
+
+def _status_bytes(name: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return 1024 * int(line.split()[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -20,10 +21,14 @@ class PeakMemory:
 
     Pages that processes share are counted once (proportional set size) where the system tells, so Ray's object store does
     not count once a worker. A local Ray's workers are children of this process; on a cluster only this node is seen.
+
+    Args:
+        every_s: between two samples; read: says how much is held.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every_s: float = _SAMPLE_SECONDS, read: Callable[[], int] | None = None) -> None:
         self.peak_bytes = 0
+        self._every_s, self._read = every_s, read or tree_bytes
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -34,11 +39,11 @@ class PeakMemory:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop.set()
         self._thread.join()
-        self.peak_bytes = max(self.peak_bytes, tree_bytes())
+        self.peak_bytes = max(self.peak_bytes, self._read())
 
     def _watch(self) -> None:
-        while not self._stop.wait(_SAMPLE_SECONDS):
-            self.peak_bytes = max(self.peak_bytes, tree_bytes())
+        while not self._stop.wait(self._every_s):
+            self.peak_bytes = max(self.peak_bytes, self._read())
 
 
 def tree_bytes() -> int:
