@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from trace_ray.cluster.capacity import unmet
+from trace_ray.cluster.stray import without_stray_line
 from trace_ray.cluster.watchdog import watched
 from trace_ray.config import Config, JudgeConfig
 from trace_ray.config.check import check_needed, unfilled
@@ -125,7 +126,12 @@ def decide_run(run: Run, before: Config, config: Config) -> bool:
 def _driving(run: Run, config: Config) -> Iterator[None]:
     """Holds the run for this process; a mistake that a process of the cluster met is raised as itself."""
     try:
-        with driver_lock(run.place, doing=doing), remembered(run.place), watched(config.ray, config.plan):
+        with (
+            without_stray_line(),
+            driver_lock(run.place, doing=doing),
+            remembered(run.place),
+            watched(config.ray, config.plan),
+        ):
             yield
     except Exception as error:
         mistake = user_error_in(error)
