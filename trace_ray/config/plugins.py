@@ -19,6 +19,8 @@ from trace_ray.errors import UserError, nearest
 
 KINDS = ("judges", "formats", "trackers")
 """A group of entry points is ``trace_ray.`` and one of these."""
+OWN = {"judges": {"rules": "trace_ray.judges.rules_judge:RulesJudge"}}
+"""Ours that are made as another package's are: a judge is a file and a row here. An engine's and an endpoint's take more."""
 
 
 @functools.cache
@@ -36,7 +38,11 @@ def is_plugin(kind: str, name: object) -> bool:
     >>> is_plugin("judges", "my_package.judges:Mine"), is_plugin("judges", "vlm")
     (True, False)
     """
-    return isinstance(name, str) and (":" in name or name in brought(kind))
+    return isinstance(name, str) and (":" in name or name in _paths(kind))
+
+
+def _paths(kind: str) -> dict[str, str]:
+    return brought(kind) | OWN.get(kind, {})
 
 
 def plugin(kind: str, name: str, setting: str) -> Any:
@@ -44,7 +50,7 @@ def plugin(kind: str, name: str, setting: str) -> Any:
 
     Raises: UserError, naming ``setting``, where there is no such package or nothing of that name in it.
     """
-    path = brought(kind).get(name, name)
+    path = _paths(kind).get(name, name)
     module, _, attribute = path.partition(":")
     try:
         return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from trace_ray.config import CorpusConfig
 from trace_ray.config.plugins import plugin
-from trace_ray.corpus.formats import compared, preference, ranked
+from trace_ray.corpus import formats
+from trace_ray.corpus.formats import preference
 from trace_ray.corpus.formats.base import (
     Format,
     RawPair,
@@ -33,9 +36,17 @@ from trace_ray.pairs import RejectReason
 
 __all__ = ["FORMATS", "RawPair", "RejectedRowError", "detect_format", "fit_length", "parse_row"]
 
-FORMATS: dict[str, Format] = {
-    format_.name: format_ for format_ in (*preference.FORMATS, *compared.FORMATS, *ranked.FORMATS)
-}
+
+def _own() -> dict[str, Format]:
+    """The FORMATS of every file of the folder; ``preference`` first, since its columns are what others may have besides."""
+    files = sorted(
+        (found.name for found in pkgutil.iter_modules(formats.__path__)), key=lambda name: name != "preference"
+    )
+    modules = [importlib.import_module(f"{formats.__name__}.{name}") for name in files]
+    return {format_.name: format_ for module in modules for format_ in getattr(module, "FORMATS", ())}
+
+
+FORMATS = _own()
 """Every format by its name; the first whose columns a row has is the row's."""
 
 _UNREAD = ("tools", "functions", "images", "image", "videos", "video", "audios", "audio", "documents")

@@ -16,7 +16,7 @@ from trace_ray.judges.gold import GoldCorrector
 from trace_ray.judges.openai_judge import OpenAIJudge
 from trace_ray.judges.opinion import Corrector, Judge
 from trace_ray.judges.prompt import PROMPT_VERSION
-from trace_ray.judges.rules_judge import RulesJudge, WordLimitCorrector
+from trace_ray.judges.rules_judge import WordLimitCorrector
 from trace_ray.judges.vllm_judge import VllmJudge
 from trace_ray.storage.location import locate
 from trace_ray.storage.staging import shared_settings
@@ -38,8 +38,6 @@ def make_judge(
     Args:
         where: the setting that ``config`` comes from, for what is said of a mistake in it.
     """
-    if config.backend == "rules":
-        return RulesJudge(policy)
     if is_plugin("judges", config.backend):
         made: Judge = plugin("judges", config.backend, f"{where}.backend")(policy, config)
         return made

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from trace_ray.config import JudgeConfig
 from trace_ray.config.policy import PolicyConfig
 from trace_ray.judges import rules
 from trace_ray.judges.opinion import Draft, Opinion
@@ -16,7 +17,7 @@ _BROKEN, _KEPT = Opinion(1.0), Opinion(0.0)
 class RulesJudge:
     """Decides exactly, by the rules in the policy's clauses."""
 
-    def __init__(self, policy: PolicyConfig) -> None:
+    def __init__(self, policy: PolicyConfig, _config: JudgeConfig | None = None) -> None:
         self.policy = policy
         self.judged = 0
 
