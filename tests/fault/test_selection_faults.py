@@ -124,8 +124,12 @@ def measurers(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
 def assert_same(run: Path, undisturbed: Path) -> None:
     assert choice(run) == choice(undisturbed)
     mine, theirs = measured(run), measured(undisturbed)
-    assert [(one.step, one.tpa, one.prompts) for one in mine] == [(one.step, one.tpa, one.prompts) for one in theirs]
-    assert [one.drift for one in mine] == pytest.approx([one.drift for one in theirs], rel=1e-2, abs=1e-4)
+    assert [(candidate.step, candidate.tpa, candidate.prompts) for candidate in mine] == [
+        (candidate.step, candidate.tpa, candidate.prompts) for candidate in theirs
+    ]
+    assert [candidate.drift for candidate in mine] == pytest.approx(
+        [candidate.drift for candidate in theirs], rel=1e-2, abs=1e-4
+    )
     exported = load_file(run / "model" / "adapter" / "adapter_model.safetensors")
     kept = load_file(run / "realign" / choice(run)["checkpoint"] / "adapter" / "adapter_model.safetensors")
     assert all(bool((exported[name] == value).all()) for name, value in kept.items())
@@ -145,10 +149,10 @@ def undisturbed(drills: Selected) -> Path:
 
 @pytest.mark.slow
 def test_a_selection_measures_every_candidate_and_exports_the_one_it_keeps(undisturbed: Path) -> None:
-    steps = [one.step for one in measured(undisturbed)]
+    steps = [candidate.step for candidate in measured(undisturbed)]
     last = json.loads((undisturbed / "realign" / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     assert steps == sorted({0, *range(12, last + 1, 12), last})
-    best = max(measured(undisturbed), key=lambda one: (one.tpa["all"], -one.step))
+    best = max(measured(undisturbed), key=lambda candidate: (candidate.tpa["all"], -candidate.step))
     assert best.tpa["all"] > measured(undisturbed)[0].tpa["all"], "the drills would compare a choice of nothing"
     assert choice(undisturbed)["step"] == best.step
     assert measured(undisturbed)[0].drift == 0 < measured(undisturbed)[-1].drift

@@ -80,7 +80,7 @@ def test_each_candidate_answers_the_dev_prompts_and_is_judged() -> None:
     generating, drifting = 2 * (POOL_START_S + 20) + 8 * 10 * 25 / 50, 5 + 7 * 2 * 40 / 400
     assert selecting.seconds - plain.seconds == pytest.approx(generating + drifting + 2 * POOL_START_S)
     asked = evaluation_asked(load, config_of("realign.select.steps=8"))
-    assert [(one.what, one.pool, one.prompts) for one in asked] == [
+    assert [(ask.what, ask.pool, ask.prompts) for ask in asked] == [
         ("answers violate?", "evaluate", 200),
         ("dev answers violate?", "select", 80),
     ]

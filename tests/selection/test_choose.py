@@ -26,7 +26,7 @@ def test_a_candidate_beyond_a_budget_is_not_kept() -> None:
     select = SelectConfig(steps=10, max_drift=0.5, max_category_loss=5.0)
     curve = [measured(0, 40), measured(10, 90), measured(20, 99, drift=0.51), measured(30, 99, RETAIN=74.9)]
     assert choose(curve, select) == Choice(10, None)
-    assert [over_budget(one, curve[0], select) for one in curve] == [
+    assert [over_budget(candidate, curve[0], select) for candidate in curve] == [
         "",
         "",
         "drift 0.51 nats a token",

@@ -96,11 +96,11 @@ def test_figures_are_those_of_the_answers_and_only_what_is_left_is_made(run: Run
     answered(run, 20, complying=40)
     assert {chunk.model for chunk in unfinished(todo, run.realign.place / "selection" / "responses")} == {"step-000040"}
     drift_file(run, 20).write_text(json.dumps({"kl_to_base": 0.125}))
-    one = publish(run, 20, len(PROMPTS), 8.0)
-    assert one.tpa == {"all": 50.0, "INVERT": 50.0, "RETAIN": 50.0}
-    assert one.prompts == {"all": 80, "INVERT": 40, "RETAIN": 40}
-    assert (one.drift, one.tokens) == (0.125, 2 * 100 + 2 * 10)
-    assert validations(run) == [one]
+    published = publish(run, 20, len(PROMPTS), 8.0)
+    assert published.tpa == {"all": 50.0, "INVERT": 50.0, "RETAIN": 50.0}
+    assert published.prompts == {"all": 80, "INVERT": 40, "RETAIN": 40}
+    assert (published.drift, published.tokens) == (0.125, 2 * 100 + 2 * 10)
+    assert validations(run) == [published]
     assert waiting(run) == [40]
 
 

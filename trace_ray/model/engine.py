@@ -50,7 +50,7 @@ def with_adapters(rank: int) -> dict[str, Any]:
     >>> with_adapters(24)["max_lora_rank"]
     32
     """
-    room = next((one for one in LORA_RANKS if one >= rank), rank)
+    room = next((known for known in LORA_RANKS if known >= rank), rank)
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
 
 

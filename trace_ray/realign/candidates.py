@@ -42,7 +42,7 @@ def candidate_place(run: Run, step: int) -> Location:
 def candidates(run: Run) -> dict[int, str]:
     """Returns {step: hash of its adapter} of those that are whole, in order."""
     told = [json.loads(file.read_text()) for file in (selection_place(run) / CANDIDATES).files(".json")]
-    return {int(one["step"]): str(one["sha256"]) for one in told}
+    return {int(line["step"]): str(line["sha256"]) for line in told}
 
 
 def write_candidate(run: Run, model: Any, weights: dict[str, Any], step: int) -> None:

@@ -45,7 +45,7 @@ class Validation:
 
 def with_validations(rows: Sequence[Mapping[str, Any]], measured: Sequence[Validation]) -> list[dict[str, Any]]:
     """Returns a training's figures step by step with those of the candidates among them, which may come before or after."""
-    known = {one.step: one.figures() for one in measured}
+    known = {validation.step: validation.figures() for validation in measured}
     steps = {row["step"]: dict(row) for row in rows}
     return [{"step": step} | steps.get(step, {}) | known.get(step, {}) for step in sorted(steps.keys() | known.keys())]
 
@@ -57,9 +57,9 @@ def validations_place(run: Run) -> Location:
 def validations(run: Run) -> list[Validation]:
     """Returns every candidate's figures so far, in the order of their steps; none where nothing is selected."""
     found = [Validation(**read_json(file)) for file in validations_place(run).files(".json")]
-    return sorted(found, key=lambda one: one.step)
+    return sorted(found, key=lambda validation: validation.step)
 
 
-def write_validation(run: Run, name: str, one: Validation) -> None:
+def write_validation(run: Run, name: str, validation: Validation) -> None:
     """Writes a candidate's figures under its name."""
-    (validations_place(run) / f"{name}.json").write_text(json.dumps(asdict(one), indent=1))
+    (validations_place(run) / f"{name}.json").write_text(json.dumps(asdict(validation), indent=1))

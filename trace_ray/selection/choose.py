@@ -30,17 +30,17 @@ def choose(measured: Sequence[Validation], select: SelectConfig) -> Choice:
     """
     base = kept = measured[0]
     waited = 0
-    for one in measured[1:]:
-        if not over_budget(one, base, select) and one.tpa["all"] > kept.tpa["all"]:
-            kept, waited = one, 0
+    for candidate in measured[1:]:
+        if not over_budget(candidate, base, select) and candidate.tpa["all"] > kept.tpa["all"]:
+            kept, waited = candidate, 0
         else:
             waited += 1
         if select.patience and waited >= select.patience:
-            return Choice(kept.step, one.step)
+            return Choice(kept.step, candidate.step)
     return Choice(kept.step, None)
 
 
-def over_budget(one: Validation, base: Validation, select: SelectConfig) -> str:
+def over_budget(candidate: Validation, base: Validation, select: SelectConfig) -> str:
     """Returns which budget a candidate exceeds, in words; empty where it exceeds none.
 
     >>> base = Validation(step=0, adapter="", tpa={"all": 50.0, "RETAIN": 80.0}, prompts={}, drift=0, seconds=0, tokens=0)
@@ -48,9 +48,9 @@ def over_budget(one: Validation, base: Validation, select: SelectConfig) -> str:
     >>> over_budget(one, base, SelectConfig(max_category_loss=5.0))
     'RETAIN fell from 80.0 to 70.0 %'
     """
-    if select.max_drift and not one.drift <= select.max_drift:
-        return f"drift {one.drift:.3g} nats a token"
+    if select.max_drift and not candidate.drift <= select.max_drift:
+        return f"drift {candidate.drift:.3g} nats a token"
     for group, before in base.tpa.items():
-        if group != "all" and one.tpa[group] < before - select.max_category_loss:
-            return f"{group} fell from {before:.1f} to {one.tpa[group]:.1f} %"
+        if group != "all" and candidate.tpa[group] < before - select.max_category_loss:
+            return f"{group} fell from {before:.1f} to {candidate.tpa[group]:.1f} %"
     return ""

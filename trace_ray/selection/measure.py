@@ -27,7 +27,7 @@ def waiting(run: Run) -> list[int]:
     What was measured of another adapter than the one that is there, as a run folder that was copied together may hold, is
     deleted.
     """
-    known = {one.step: one.adapter for one in validations(run)}
+    known = {validation.step: validation.adapter for validation in validations(run)}
     whole = candidates(run)
     for step, adapter in whole.items():
         if step in known and known[step] != adapter:
@@ -81,7 +81,7 @@ def publish(run: Run, step: int, prompts: int, seconds: float) -> Validation:
         raise RuntimeError(f"selection lost answers: {len(rows)} of {prompts} of step {step}")
     by_group = compliance(rows, "category")[candidate_name(step)]
     drift = json.loads(drift_file(run, step).read_text()) if step else {}
-    one = Validation(
+    validation = Validation(
         step=step,
         adapter=candidates(run)[step] if step else "",
         tpa={group: percent(values) for group, values in by_group.items()},
@@ -90,5 +90,5 @@ def publish(run: Run, step: int, prompts: int, seconds: float) -> Validation:
         seconds=round(seconds, 2),
         tokens=tokens_of(_parts(run, GENERATED, step)) + tokens_of(_parts(run, RESPONSES, step)),
     )
-    write_validation(run, candidate_name(step), one)
-    return one
+    write_validation(run, candidate_name(step), validation)
+    return validation

@@ -136,7 +136,7 @@ class Measuring:
 
     def base(self) -> None:
         """Measures the model as it is, before any training: a judge that cannot be read stops the run here."""
-        if not any(one.step == 0 for one in validations(self.run)):
+        if not any(validation.step == 0 for validation in validations(self.run)):
             self._measure([0], None)
 
     def measure(self) -> bool:
@@ -192,18 +192,18 @@ def _pool(worker: type, arguments: tuple[Any, ...], todo: Sequence[Any], pool: J
 def _tell(run: Run, config: Config, choice: Choice) -> None:
     """Says on the terminal and to the trackers what was measured."""
     measured = validations(run)
-    base, kept = measured[0], next(one for one in measured if one.step == choice.step)
+    base, kept = measured[0], next(validation for validation in measured if validation.step == choice.step)
     shown = f"dev TPA {base.tpa['all']:.1f} -> {kept.tpa['all']:.1f} over {base.prompts['all']} prompts"
     if choice.step == 0:
-        beyond = {over_budget(one, base, config.realign.select) for one in measured[1:]} - {""}
+        beyond = {over_budget(validation, base, config.realign.select) for validation in measured[1:]} - {""}
         why = f"; over budget: {min(beyond)}" if beyond else ""
         warn(f"realign.select: no candidate is better than the model before training, which is kept{why}")
     else:
         warn(f"realign.select: step {choice.step} is kept, {shown}, drift {kept.drift:.3g} nats a token")
     trackers = make_trackers(config.realign.trackers, run.realign.place, run.place.uri, 0)
     for tracker in trackers:
-        for one in measured:
-            tracker.log(one.step, one.figures())
+        for validation in measured:
+            tracker.log(validation.step, validation.figures())
         tracker.flush()
 
 
@@ -211,12 +211,12 @@ def _facts(run: Run, choice: Choice) -> Mapping[str, Any]:
     """What realign/'s manifest says of the selection and of what it cost."""
     measured: list[Validation] = validations(run)
     trained = sum(row["seconds"] for row in training_figures(run))
-    seconds = sum(one.seconds for one in measured)
+    seconds = sum(validation.seconds for validation in measured)
     return {
         "step": choice.step,
         "stopped": choice.stopped,
-        "candidates": [one.step for one in measured],
+        "candidates": [validation.step for validation in measured],
         "seconds": round(seconds, 2),
-        "tokens": sum(one.tokens for one in measured),
+        "tokens": sum(validation.tokens for validation in measured),
         "share_of_training": round(seconds / max(1e-9, trained), 4),
     }

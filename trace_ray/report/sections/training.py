@@ -97,8 +97,8 @@ def selection_curves(measured: Sequence[Validation]) -> dict[str, dict[str, Curv
     if not measured:
         return {}
     groups = [name for name in (*TRAINED, "all") if name in measured[0].tpa]
-    agreement = {name: [(float(one.step), one.tpa[name]) for one in measured] for name in groups}
-    drift = {"all": [(float(one.step), one.drift) for one in measured]}
+    agreement = {name: [(float(candidate.step), candidate.tpa[name]) for candidate in measured] for name in groups}
+    drift = {"all": [(float(candidate.step), candidate.drift) for candidate in measured]}
     return {"compliant answers to dev prompts, %": agreement, "dev drift, nats a token": drift}
 
 
@@ -110,7 +110,7 @@ def chosen_said(facts: Mapping[str, Any], measured: Sequence[Validation]) -> str
     """
     if not facts:
         return ""
-    by_step = {one.step: one for one in measured}
+    by_step = {candidate.step: candidate for candidate in measured}
     base, kept = by_step[0], by_step[facts["step"]]
     said = (
         f"Step {kept.step} is kept of {len(measured) - 1} candidates: {kept.tpa['all']:.1f} % of the answers to "
