@@ -49,7 +49,8 @@ def test_the_rate_is_of_what_was_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second a look: the first is the start, and the third unit is the first after more than two seconds."""
     ticks = itertools.count()
     monkeypatch.setattr(units, "perf_counter", lambda: next(ticks))
-    some, seen = [Unit([], n) for n in (10, 20, 60)], []
+    some = [Unit([], n) for n in (10, 20, 60)]
+    seen: list[Unit] = []
     assert rate(seen.append, some, 2.0) == 90 / 3
     assert seen == some
 

@@ -56,6 +56,7 @@ def without_stray_line() -> Iterator[None]:
 
 def _is_own(stream: IO[str] | None) -> bool:
     try:
-        return stream is not None and stream is sys.__stderr__ and stream.fileno() == 2
+        own = sys.__stderr__
+        return own is not None and stream is own and own.fileno() == 2
     except OSError:  # io.UnsupportedOperation
         return False

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trace_ray.config import Config, ModelConfig
+from trace_ray.config import Config, ImpactConfig, ModelConfig, RealignConfig
 from trace_ray.plan.rates import GIB, TrainRates, held_bytes, peak_gib
 from trace_ray.plan.units import BACKWARD, Unit, affordable, forward_units, rate, training_units, whole_peak
 from trace_ray.runs.memory import PeakMemory
@@ -29,33 +29,18 @@ def measure_training(config: Config, rows: list[dict[str, Any]], begun: float) -
         rows: with prompt, chosen and rejected; both responses are run, as dpo and npo on both do.
         begun: time at which the process was started.
     """
-    import torch
-
-    from trace_ray.model.modes import checkpoint_layers, training_mode
     from trace_ray.model.sharing import sharing_rule
 
-    impact, realign = config.impact, config.realign
+    realign = config.realign
     model = policy_model(config, full=realign.tune == "full")
     start = time.time() - begun
     apart, pays = rows_apart(config.model, rows), sharing_rule(model)
     sequences = [row for pair in apart for row in pair]
     together = [[_joined(pair)] if pays(*_sizes(pair)) else pair for pair in apart]
-
-    torch.set_num_threads(max(1, int(impact.num_cpus)))
+    _set_threads(config.impact.num_cpus)
     token_s = seconds_a_token(model, sequences)
-    budgets = impact.batch_tokens, affordable(impact.batch_tokens, token_s)
-    whole, timed = (forward_units(sequences, budget) for budget in budgets)
-    forward_rate, forward_gib = _timed(lambda unit: forward(model, unit), timed, whole, SECONDS["forward"])
-
-    torch.set_num_threads(max(1, int(realign.num_cpus)))
-    if realign.gradient_checkpointing:
-        checkpoint_layers(model)
-        training_mode(model)
-    budgets = realign.micro_tokens, affordable(realign.micro_tokens, BACKWARD * token_s)
-    size = -(-realign.batch // realign.workers)
-    whole, timed = (training_units(together, size, budget, realign.forward_overhead) for budget in budgets)
-    _train(model, min(timed, key=lambda unit: unit.tokens))  # its gradients stay, whatever is run
-    train_rate, train_gib = _timed(lambda unit: _train(model, unit), timed, whole, SECONDS["train"])
+    forward_rate, forward_gib = _forwards(model, sequences, config.impact, token_s)
+    train_rate, train_gib = _steps(model, together, realign, token_s)
     return TrainRates(
         start_s=start,
         forward_tokens_s=forward_rate,
@@ -65,6 +50,36 @@ def measure_training(config: Config, rows: list[dict[str, Any]], begun: float) -
         parameters=model.num_parameters(),
         trained=model.num_parameters(only_trainable=True),
     )
+
+
+def _set_threads(cpus: float) -> None:
+    import torch
+
+    torch.set_num_threads(max(1, int(cpus)))
+
+
+def _forwards(model: Any, sequences: Sequence[Packed], impact: ImpactConfig, token_s: float) -> tuple[float, float]:
+    """Returns the tokens a second of forwards, and the peak in GiB of full ones."""
+    budgets = impact.batch_tokens, affordable(impact.batch_tokens, token_s)
+    whole, timed = (forward_units(sequences, budget) for budget in budgets)
+    return _timed(lambda unit: forward(model, unit), timed, whole, SECONDS["forward"])
+
+
+def _steps(
+    model: Any, pairs: Sequence[Sequence[Packed]], realign: RealignConfig, token_s: float
+) -> tuple[float, float]:
+    """Returns the tokens a second of training, and the peak in GiB of whole micro-steps, without an optimizer."""
+    from trace_ray.model.modes import checkpoint_layers, training_mode
+
+    _set_threads(realign.num_cpus)
+    if realign.gradient_checkpointing:
+        checkpoint_layers(model)
+        training_mode(model)
+    budgets = realign.micro_tokens, affordable(realign.micro_tokens, BACKWARD * token_s)
+    size = -(-realign.batch // realign.workers)
+    whole, timed = (training_units(pairs, size, budget, realign.forward_overhead) for budget in budgets)
+    _train(model, min(timed, key=lambda unit: unit.tokens))  # its gradients stay, whatever is run
+    return _timed(lambda unit: _train(model, unit), timed, whole, SECONDS["train"])
 
 
 def policy_model(config: Config, *, full: bool) -> Any:
