@@ -28,6 +28,8 @@ from trace_ray.runs.validations import Validation, validations
 from trace_ray.storage.location import locate
 from trace_ray.synth.demo import write_corpus
 
+pytestmark = pytest.mark.timeout(3600)
+
 ROOT = Path(__file__).parents[2]
 PAIRS = 240
 SETTINGS = [
@@ -185,7 +187,7 @@ def test_a_killed_measuring_process_changes_no_choice(drills: Selected, undistur
 @pytest.mark.slow
 def test_where_patience_runs_out_the_training_ends_and_a_run_killed_then_ends_with_the_same(drills: Selected) -> None:
     """No candidate may be kept under such a budget: patience runs out with the second, whatever was trained until then."""
-    impatient = ["realign.select.patience=2", "realign.select.max_drift=1e-9", "realign.epochs=40"]
+    impatient = ["realign.select.patience=2", "realign.select.max_drift=1e-9", "realign.epochs=200"]
     run = drills.copy("patience")
     driver = drills.start("realign", run, *impatient)
     wait_until((run / "realign" / "selection" / "stop.json").exists, driver, drills, run)

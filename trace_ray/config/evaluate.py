@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from trace_ray.config.fields import ENGINE, LABELS, choice, resource
+from trace_ray.config.fields import ENGINE, LABELS, choice, later, resource
 from trace_ray.config.judges import JudgeConfig
 
 
@@ -56,6 +56,8 @@ class EvaluateConfig:
         prompts: held-out prompts at most, the first by hash; 0 = all.
         prompt_file: own prompts instead of the held-out ones, with source and category if known: `evaluate/prompt_files.py`.
         max_new_tokens: length of a greedy answer.
+        audit_labels: JSONL file of labels as ``triage.audit_labels`` takes it: the judge is asked about these pairs'
+            responses too, and agreement is also given corrected for its errors. Empty = neither.
         resamples: bootstrap resamples of an interval; seed: of that and of nothing else.
         max_unreadable: the stage stops where the judge leaves a larger share of the answers without a verdict that can be
             read; each of them counts as not compliant.
@@ -69,6 +71,7 @@ class EvaluateConfig:
     prompts: int = 0
     prompt_file: str = ""
     max_new_tokens: int = 256
+    audit_labels: str = later("")
     resamples: int = 2000
     seed: int = 0
     attacks: AttackConfig = field(default_factory=AttackConfig)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import time
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
@@ -14,6 +15,8 @@ from trace_ray.config.policy import policy_identity
 from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import AnswerJudge, Chunk, Generator, chunks, tokens_of
 from trace_ray.evaluate.attacks import attack_metrics, attacking_prompts
+from trace_ray.evaluate.audit import AUDIT, audit_figures, judged_labels, write_labelled
+from trace_ray.evaluate.corrected import Rates, corrected_metrics
 from trace_ray.evaluate.drift_sum import DriftSum
 from trace_ray.evaluate.models import measure_capability, measure_drift
 from trace_ray.evaluate.prompt_files import Row
@@ -26,7 +29,8 @@ from trace_ray.evaluate.prompts import (
     own_prompts,
 )
 from trace_ray.evaluate.refused import taken
-from trace_ray.evaluate.tpa import evaluation_metrics
+from trace_ray.evaluate.tpa import compliance, evaluation_metrics
+from trace_ray.judges.labels import Label, read_labels
 from trace_ray.judges.unreadable import Unread, unread_tally
 from trace_ray.model.loading import load_chat_tokenizer
 from trace_ray.pairs import MODELS, Split
@@ -53,7 +57,7 @@ def evaluate_inputs(run: Run, config: Config) -> dict[str, Any]:
     if judge.backend == "vllm":
         merged["evaluate.judge: model files"] = model_identity(judge.model, judge.revision, config.storage)
     files = {"prompt_file": evaluate.prompt_file, "attacks.prompts": evaluate.attacks.prompts}
-    files["attacks.templates"] = evaluate.attacks.templates
+    files |= {"attacks.templates": evaluate.attacks.templates, "audit_labels": evaluate.audit_labels}
     folder = evaluate.capability.task_folder
     if folder:
         tasks = {file.name: file.fingerprint() for file in locate(folder, config.storage).files()}
@@ -69,7 +73,7 @@ def _file(path: str, config: Config, setting: str) -> Location:
 
 
 def run_evaluate(run: Run, config: Config) -> None:
-    """Writes evaluation/: generated/, responses/, attacks/ and metrics.json."""
+    """Writes evaluation/: generated/, responses/, attacks/, audit/ and metrics.json."""
     inputs = evaluate_inputs(run, config)
     started = time.monotonic()
     if not begin(run, "evaluate", inputs):
@@ -88,6 +92,7 @@ def run_evaluate(run: Run, config: Config) -> None:
     attacks = taken(attacking, tokenizer, place / REFUSED / "attacks.parquet") if attacking else []
     ensure_ray(config.ray)
     todo = [*chunks(RESPONSES, prompts), *chunks(ATTACKS, attacks)]
+    labels = _audit_labels(config)
     for model in MODELS:
         mine = [chunk for chunk in todo if chunk.model == model]
         merged = None if model == MODELS[0] else run.model.place / "merged"
@@ -96,7 +101,8 @@ def run_evaluate(run: Run, config: Config) -> None:
             num_cpus=evaluate.num_cpus, num_gpus=evaluate.num_gpus, label_selector=evaluate.label_selector
         )
         _run_pool(f"evaluate: {model}", Generator, arguments, mine, [place / GENERATED], pool)
-    judged = [place / RESPONSES, place / ATTACKS]
+    judged = [place / RESPONSES, place / ATTACKS, place / AUDIT]
+    todo += write_labelled(run, labels, place / GENERATED) if labels else []
     _run_pool("evaluate: judge", AnswerJudge, (config, place / GENERATED, place), todo, judged, evaluate.judge)
     answers = _answers(place / RESPONSES, prompts)
     refuse_unreadable(evaluate, answers)
@@ -104,6 +110,7 @@ def run_evaluate(run: Run, config: Config) -> None:
     if attacks:
         rows = _answers(place / ATTACKS, attacks)
         metrics["attacks"] = attack_metrics(rows, evaluate.attacks, evaluate.resamples, evaluate.seed)
+    metrics |= _audited(place, labels, answers)
     metrics |= _model_metrics(run, config)
     facts = {"judge": judge_name(evaluate.judge), "judge_is_triage_judge": same}
     facts |= {"lineage": lineage(config.model.path, config.storage)}
@@ -112,6 +119,22 @@ def run_evaluate(run: Run, config: Config) -> None:
     counts["refused_prompts"] = len(asked) - len(prompts) + len(attacking) - len(attacks)
     tokens = tokens_of(part for folder in (place / GENERATED, *judged) for part in folder.files(".parquet"))
     run.evaluation.publish(counts=counts, seconds=time.monotonic() - started, tokens=tokens, **facts)
+
+
+def _audit_labels(config: Config) -> Mapping[str, Label]:
+    setting, path = "evaluate.audit_labels", config.evaluate.audit_labels
+    return read_labels(_file(path, config, setting), setting) if path else {}
+
+
+def _audited(place: Location, labels: Mapping[str, Label], answers: list[Row]) -> dict[str, Any]:
+    """Returns how good the judge of the answers is, and the agreement corrected by that; nothing without labels."""
+    if not labels:
+        return {}
+    judged = judged_labels(place / AUDIT, labels)
+    corrected = corrected_metrics(compliance(answers, "category"), Rates.of(judged))
+    if not corrected:
+        warn("evaluate.audit_labels: too few labels of a kind, or a judge no better than chance: nothing is corrected")
+    return {"judge_audit": audit_figures(judged), **corrected}
 
 
 def same_judge(judge: JudgeConfig, other: JudgeConfig) -> bool:

@@ -48,7 +48,8 @@ def publish_model(run: Run, config: Config, started: float) -> None:
 
     trained = trained_place(run)
     ensure_ray(config.ray)
-    card = card_facts(run, config, training_figures(run))
+    kept = run.realign.manifest().get("selection", {}).get("step")  # None = the last step
+    card = card_facts(run, config, training_figures(run)[:kept])
     realign = config.realign
     options = {"num_cpus": realign.num_cpus, "max_retries": realign.max_failures}
     task = ray.remote(label_selector=realign.label_selector or None, **options)(_export_task)

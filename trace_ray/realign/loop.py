@@ -21,6 +21,7 @@ from trace_ray.realign.setup import load_policy, make_engine, together
 from trace_ray.realign.trackers import Tracker, make_trackers
 from trace_ray.realign.training import Training
 from trace_ray.realign.weights import gathered_weights
+from trace_ray.runs.alarms import ALARMS, UNWEIGHED, alarms, unweighed, wrong_reference
 from trace_ray.runs.artifacts import TRAINING_METRICS, Run
 from trace_ray.runtime import metrics
 from trace_ray.runtime.progress import pause
@@ -38,7 +39,7 @@ class Trainer(Training):
     """
 
     def __init__(self, run: Run, config: Config, rank: int, workers: int) -> None:
-        self.run_folder = run
+        self.run_folder, self.dtype = run, config.model.dtype
         stored = reference_place(run) if config.realign.kl_reference == "top_k" else None
         rows, (self.model, reference) = together(
             lambda: (TrainingRows.read(run.scored, config.objective, stored), load_policy(run, config))
@@ -53,6 +54,7 @@ class Trainer(Training):
         self._logged = 0
         self._leaving: set[str] = set()
         self._stopped = False
+        self._alarmed: set[str] = set()
 
     @property
     def over(self) -> bool:
@@ -69,6 +71,7 @@ class Trainer(Training):
         cursor = load_checkpoint(self.deepspeed, self.model, folder)
         self.step, self.metrics = cursor["step"], cursor["metrics"]
         self.saved, self._logged = self.step, len(self.metrics)
+        self._alarmed = {name for row in self.metrics for name in row.get(ALARMS, {})}
 
     def raises_flag(self) -> bool:
         """Whether it is time to ask for preemption notices, which all workers do together."""
@@ -77,9 +80,11 @@ class Trainer(Training):
     def tell(self) -> None:
         """Tells the last step's figures to who watches.
 
-        Raises: UserError, on all workers alike, where the last steps trained nothing.
+        Raises: UserError, on all workers alike, where the last steps trained nothing, or the first one shows that the stored
+            reference is another model.
         """
         figures = self.metrics[-1]
+        self._alarm(figures)
         if self.rank == 0:
             metrics.count("training_tokens", figures["tokens"])
             metrics.gauge("training_tokens_per_second", figures["tokens_per_s"])
@@ -87,6 +92,22 @@ class Trainer(Training):
         if self.rank == 0 and time.monotonic() - self._written > self._pause:
             self.write_metrics()
         self._refuse_death()
+
+    def _alarm(self, figures: dict[str, Any]) -> None:
+        """Refuses a wrong reference, and notes in the step's figures what says for the first time that training is sick."""
+        rounds = self.objective.weights == "u2a"  # the later ones start from the one before, not from the reference
+        if self.step == 1 and not rounds:
+            wrong = wrong_reference(figures, self.objective, self.dtype)
+            if wrong:
+                remedy = "it was scored with another model, template or length than is trained: run impact again in a new run"
+                raise UserError(self.run_folder.scored.place.uri, wrong, remedy)
+        scored = self.run_folder.scored.manifest()["counts"] if self.step == 1 else {}
+        if names := unweighed(scored, self.rows.counts, self.objective):
+            figures[UNWEIGHED] = names
+        now = alarms(self.metrics, self.objective)
+        if new := {name: text for name, text in now.items() if name not in self._alarmed}:
+            figures[ALARMS] = new
+            self._alarmed |= new.keys()
 
     def _refuse_death(self) -> None:
         realign = self.realign

@@ -40,6 +40,8 @@ def make_optimizer(parameters: list[Any], realign: RealignConfig, steps: int) ->
 def converged(grad_norms: Sequence[float], epsilon: float, steps: int) -> bool:
     """Returns whether the last ``steps`` gradient norms are all below ``epsilon`` (Algorithm 1's stop); never at 0.
 
+    Of a state that is displaced or collapsed (``runs.alarms``) it does not count.
+
     >>> converged([1.0, 0.1, 0.2], epsilon=0.5, steps=2), converged([0.1], epsilon=0.5, steps=2)
     (True, False)
     """

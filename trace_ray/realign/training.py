@@ -22,6 +22,7 @@ from trace_ray.realign.layout import MicroStep, plan_step
 from trace_ray.realign.order import Indices, StepPlan
 from trace_ray.realign.row_index import NAMES
 from trace_ray.realign.schedule import converged
+from trace_ray.runs.alarms import sick
 
 
 class Training:
@@ -54,9 +55,10 @@ class Training:
 
     @property
     def over(self) -> bool:
-        """Whether the plan is done or the gradient has vanished."""
+        """Whether the plan is done or the gradient has vanished, unless it has for a state that is no end (``runs.alarms``)."""
         norms = [row["grad_norm"] for row in self.metrics[-self.realign.epsilon_steps :]]
-        return self.step >= self.plan.steps or converged(norms, self.realign.epsilon, self.realign.epsilon_steps)
+        vanished = converged(norms, self.realign.epsilon, self.realign.epsilon_steps)
+        return self.step >= self.plan.steps or (vanished and not sick(self.metrics, self.objective))
 
     def run(self, on_step: Callable[[], None]) -> None:
         """Makes the steps that are left; ``on_step`` is called after each, on all workers alike."""

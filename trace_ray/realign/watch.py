@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from trace_ray.errors import UserError
+from trace_ray.runs.alarms import raised
 from trace_ray.runs.artifacts import Run
 from trace_ray.runs.figures import training_figures
-from trace_ray.runtime.progress import Meter, pause
+from trace_ray.runtime.progress import Meter, pause, warn
 
 _POLL_SECONDS = 2.0
 
@@ -34,11 +35,14 @@ def watch(run: Run, stop: threading.Event) -> None:
     with Meter("realign", 0, "steps") as meter:
         before = _written(run)
         meter.skip(before[-1]["step"] if before else 0)
-        took = 0.0
+        took, told = 0.0, len(raised(before))
         while not stop.wait(pause(_POLL_SECONDS, took)):
             started = time.monotonic()
             rows = _written(run)
             took = time.monotonic() - started
+            for step, text in raised(rows)[told:]:
+                warn(f"realign, step {step}: {text}")
+            told = len(raised(rows)) if rows else told
             if rows:
                 meter.total = rows[-1]["steps"]
                 meter.advance(rows[-1]["step"] - meter.done, live_note(rows[-1]))

@@ -55,11 +55,12 @@ def report_sections(run: Run, config: Config) -> dict[str, Any]:
     problems = problems_section(run, report.redact)
     cost = cost_section(run)
     lineage = lineage_section(run, config)
+    training = training_section(run, objective, config.realign.epochs)
     return {
         "gap": gap,
         "judge": judge,
         "impact": impact,
-        "training": training_section(run, objective, config.realign.epochs),
+        "training": training,
         "change": change,
         "answers": answers_section(run, report),
         "browser": browser_section(run, objective, report, judge.threshold if judge else config.triage.threshold),
@@ -74,6 +75,7 @@ def report_sections(run: Run, config: Config) -> dict[str, Any]:
             problems=problems,
             lineage=lineage,
             anchored=objective.anchored("RETAIN"),
+            training=training,
         ),
         "cards": headline(gap, judge, impact, change, cost),
         "decision": decision(run, config, gap, judge, change, problems),

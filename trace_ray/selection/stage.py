@@ -47,6 +47,8 @@ from trace_ray.selection.measure import answer_chunks, drift_file, judged_answer
 from trace_ray.storage.location import copy_files
 
 _LOOK_S = 2.0
+_AT_ONCE = 8
+"""Candidates measured by one start of each engine at most: patience is asked after them."""
 Row = dict[str, Any]
 
 
@@ -141,7 +143,7 @@ class Measuring:
 
     def measure(self) -> bool:
         """Measures the candidates that are there; returns whether there were any."""
-        steps = waiting(self.run)
+        steps = waiting(self.run)[:_AT_ONCE]
         if steps:
             self._measure(steps, self.place / CANDIDATES)
         return bool(steps)

@@ -22,12 +22,32 @@ class Measure:
 def other_measures(metrics: Mapping[str, Any], damaged: Collection[str] = ()) -> dict[str, list[Measure]]:
     """Returns title -> lines of what metrics.json holds; ``damaged``: which of drift, perplexity and diversity are bad."""
     tables = {
+        "Agreement corrected for the judge's errors on labelled responses": corrected(metrics),
         "Attacks: share of harmful requests that get a violating answer": attacks(metrics.get("attacks") or {}),
         "Capability": capability(metrics.get("capability") or {}),
         "Drift on answers that were to be kept": drift(metrics.get("drift") or {}, damaged),
         "Diversity of the answers": diversity(metrics.get("diversity") or {}, damaged),
     }
     return {title: lines for title, lines in tables.items() if lines}
+
+
+def corrected(metrics: Mapping[str, Any]) -> list[Measure]:
+    """Returns the agreement of each group corrected for what the judge gets wrong, with its interval, and what that is."""
+    shares: Mapping[str, Mapping[str, float]] = metrics.get("tpa_corrected", {})
+    if not shares:
+        return []
+
+    def cell(model: str, group: str) -> str:
+        low, high = metrics["tpa_corrected_interval"][model][group]
+        return f"{shares[model][group]:.1f} % ({low:.0f}–{high:.0f})"  # noqa: RUF001 - a range
+
+    groups = sorted(shares["base"], key=lambda group: (group != "all", group))
+    audit = metrics["judge_audit"]
+    right = [f"{audit[f'{kind}_called_so']} of {audit[kind]}" for kind in ("violating", "compliant")]
+    told = Measure(
+        "the judge: violating and compliant responses called so", f"violating {right[0]}", f"compliant {right[1]}"
+    )
+    return [*(Measure(group, cell("base", group), cell("realigned", group)) for group in groups), told]
 
 
 def attacks(figures: Mapping[str, Any]) -> list[Measure]:

@@ -9,6 +9,7 @@ from typing import Any
 from trace_ray.config import ObjectiveConfig
 from trace_ray.pairs import TRAINED
 from trace_ray.report.sections.cost import duration
+from trace_ray.runs.alarms import raised
 from trace_ray.runs.artifacts import Run
 from trace_ray.runs.figures import training_figures
 from trace_ray.runs.validations import Validation, validations
@@ -28,6 +29,7 @@ class TrainingSection:
     Args:
         curves: title -> {series name -> points}; the categories' names, or ``all``.
         trained: pairs seen by category.
+        alarms: (step, text) of what said that the training is sick.
         chosen: which step is kept and why, in a sentence; empty where none was chosen.
         caption: what the curves should do, which depends on each category's loss.
     """
@@ -41,6 +43,7 @@ class TrainingSection:
     trained: Mapping[str, int]
     caption: str
     chosen: str = ""
+    alarms: Sequence[tuple[int, str]] = ()
 
 
 def training_section(run: Run, objective: ObjectiveConfig, epochs: int) -> TrainingSection | None:
@@ -59,6 +62,7 @@ def training_section(run: Run, objective: ObjectiveConfig, epochs: int) -> Train
         curves=curves,
         trained={name: sum(row.get(f"{name}/pairs", 0) for row in rows) for name in TRAINED},
         caption=training_caption(objective, margin=MARGIN in curves),
+        alarms=raised(rows),
         chosen=chosen_said(run.realign.manifest().get("selection", {}), measured) if run.realign.done() else "",
     )
 

@@ -23,6 +23,7 @@ from trace_ray.report.sections.impact import ImpactSection
 from trace_ray.report.sections.judge import RULES, JudgeSection
 from trace_ray.report.sections.lineage import Lineage
 from trace_ray.report.sections.problems import Problems
+from trace_ray.report.sections.training import TrainingSection
 from trace_ray.report.sections.trust import one_sided
 from trace_ray.runs.damage import FEW_PROMPTS
 
@@ -45,6 +46,7 @@ def warnings(
     problems: Problems,
     lineage: Lineage,
     anchored: bool,
+    training: TrainingSection | None = None,
 ) -> list[Caution]:
     """Returns the warnings, ``bad`` ones first; ``anchored``: whether the method holds RETAIN pairs by a KL."""
     found = [
@@ -53,6 +55,7 @@ def warnings(
         *(_of_gap(gap, problems) if gap else ()),
         *_of_cuts(problems),
         *(_of_impact(impact) if impact else ()),
+        *(_of_training(training) if training else ()),
         *(_of_change(change, anchored) if change else ()),
     ]
     return sorted(found, key=lambda warning: warning.level != "bad")
@@ -141,6 +144,12 @@ def _of_impact(impact: ImpactSection) -> Iterator[Caution]:
         if impact.weights_kind == "impact" and row["share_clamped"] >= CLAMPED_SHARE:
             text = f"{100 * row['share_clamped']:.0f} % of the {name} conflicts have no positive impact: weight 0."
             yield Caution("note", text, "try objective.weights=uniform, or a larger impact.gold_size")
+
+
+def _of_training(training: TrainingSection) -> Iterator[Caution]:
+    for step, text in training.alarms:
+        seen, _, remedy = text.rpartition("; ")
+        yield Caution("bad", f"Training, from step {step}: {seen}.", remedy)
 
 
 def _of_change(change: ChangeSection, anchored: bool) -> Iterator[Caution]:

@@ -1,0 +1,135 @@
+"""Each alarm of a training is provoked, by figures or by a training; what is displaced or collapsed has not converged."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.realign import handmade
+from trace_ray.config import Config, ObjectiveConfig
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
+from trace_ray.model.loading import load_model, new_adapter
+from trace_ray.pairs import SCORED_SCHEMA
+from trace_ray.realign.data import TrainingRows
+from trace_ray.realign.engine import PlainEngine
+from trace_ray.realign.policy_module import HybridPolicy
+from trace_ray.realign.training import Training
+from trace_ray.runs.alarms import ALARMS, STEPS, UNWEIGHED, alarms, raised, sick, unweighed, wrong_reference
+
+POLICY = ["policy.text=Be brief."]
+
+
+def objective(*settings: str) -> ObjectiveConfig:
+    return load_config([conf_folder() / "methods" / "trace.yaml"], [*POLICY, *settings]).objective
+
+
+TRACE = objective()
+
+
+def rows(count: int = STEPS, **figures: float) -> list[dict[str, Any]]:
+    """``count`` steps with the same figures; INVERT_raised is its reward, and so on."""
+    names = {"raised": "reward_raised", "lowered": "reward_lowered", "loss": "loss"}
+    own = {f"{key.split('_')[0]}/{names[key.split('_')[1]]}": value for key, value in figures.items()}
+    return [{"step": step, "tokens": 100, "INVERT/pairs": 2} | own for step in range(1, count + 1)]
+
+
+def test_a_preferred_response_that_sinks_is_displaced() -> None:
+    beta = TRACE.beta
+    assert list(alarms(rows(INVERT_raised=-10.1 * beta), TRACE)) == ["INVERT displaced"]
+    assert not alarms(rows(INVERT_raised=-9.9 * beta), TRACE)
+    assert not alarms(rows(STEPS - 1, INVERT_raised=-99 * beta), TRACE), "a few steps say nothing"
+    recovered = [*rows(30, INVERT_raised=-20 * beta), *rows(INVERT_raised=1.0)]
+    assert not alarms(recovered, TRACE)
+    own = objective("objective.INVERT={loss: dpo, prefer: rejected, suppress: [chosen], beta: 2.0}")
+    assert alarms(rows(INVERT_raised=-20.2), own)
+    assert not alarms(rows(INVERT_raised=-19.8), own)
+
+
+def test_what_is_suppressed_without_a_target_collapses() -> None:
+    beta = TRACE.beta
+    assert list(alarms(rows(PUNISH_lowered=-51 * beta), TRACE)) == ["PUNISH collapsed"]
+    assert not alarms(rows(PUNISH_lowered=-49 * beta), TRACE)
+    assert not alarms(rows(INVERT_lowered=-500 * beta), TRACE), "a relation keeps its other side"
+
+
+def test_anchors_that_lose_the_reference_are_adrift() -> None:
+    assert list(alarms(rows(RETAIN_loss=1.1), TRACE)) == ["RETAIN adrift"]
+    assert not alarms(rows(RETAIN_loss=0.9), TRACE)
+    unanchored = objective("objective.RETAIN={loss: dpo, prefer: chosen, suppress: [rejected]}")
+    assert not alarms(rows(RETAIN_loss=1.1), unanchored), "a loss that is no KL"
+
+
+def test_steps_without_a_category_do_not_hide_it() -> None:
+    mixed = [row for sunk in rows(INVERT_raised=-9.0) for row in (sunk, {"step": sunk["step"]})]
+    assert list(alarms(mixed, TRACE)) == ["INVERT displaced"]
+
+
+@pytest.mark.parametrize(("nats", "dtype", "wrong"), [(0.05, "float32", False), (3.0, "float32", True)])
+def test_the_first_step_shows_a_reference_that_is_another_model(nats: float, dtype: str, wrong: bool) -> None:
+    """25 tokens a sequence: noise of 0.01 nats a token is 0.2 in all, in bfloat16 ten times that."""
+    figures = rows(1, INVERT_raised=nats * TRACE.beta, INVERT_lowered=0.0, INVERT_loss=0.65)[0]
+    assert bool(wrong_reference(figures, TRACE, dtype)) == wrong
+    assert not wrong_reference(figures | {"INVERT/reward_raised": 1.9 * TRACE.beta}, TRACE, "bfloat16")
+    assert wrong_reference(figures | {"INVERT/reward_raised": math.nan}, TRACE, dtype)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return handmade.tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def training(config: Config) -> Training:
+    model = load_model(config.model)
+    scored = handmade.scored_rows(model, 12)
+    policy = HybridPolicy(new_adapter(model, config.lora, 0))
+    table = pa.Table.from_pylist(scored, schema=SCORED_SCHEMA)
+    rows = TrainingRows.of(table, config.objective)
+    return Training(rows, config.objective, config.realign, lambda steps: PlainEngine(policy, config.realign, steps))
+
+
+DPO_THAT_LOWERS_WHAT_IT_PREFERS = [
+    "objective.INVERT=[{loss: dpo}, {loss: npo, suppress: [rejected], weight: 30}]",
+    "objective.PUNISH={loss: skip, prefer: '', suppress: []}",
+    "objective.RETAIN={loss: skip, prefer: '', suppress: []}",
+]
+
+
+def test_a_training_that_displaces_says_so_and_does_not_stop_as_converged(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gradient is below epsilon throughout, so that it would stop at once. So small a model cannot sink by 10 nats."""
+    monkeypatch.setattr("trace_ray.runs.alarms.DISPLACED", -1.5)
+    asked = {"epsilon": 1e9, "epsilon_steps": 1, "epochs": 200, "learning_rate": 3e-2, "max_steps": 60}
+    config = handmade.tiny_config(model_folder, objective(*DPO_THAT_LOWERS_WHAT_IT_PREFERS), **asked)
+    made = training(config)
+    made.train_step()
+    assert made.over, "a healthy one ends here"
+    while not sick(made.metrics, config.objective) and made.step < 60:
+        made.train_step()
+    assert list(alarms(made.metrics, config.objective)) == ["INVERT displaced"]
+    assert not made.over
+    while made.step < 60:
+        made.train_step()
+    assert made.over, "the plan's end is an end"
+
+
+def test_a_category_without_weight_is_named() -> None:
+    scored, trained = {"INVERT": 4, "PUNISH": 3, "RETAIN": 9, "untrained": 7}, {"INVERT": 2, "RETAIN": 9}
+    assert unweighed(scored, trained, TRACE) == ["PUNISH"]
+    assert unweighed(scored, {"INVERT": 2, "PUNISH": 1, "RETAIN": 9}, TRACE) == []
+    skipped = objective("objective.PUNISH={loss: skip, prefer: '', suppress: []}")
+    assert unweighed(scored, trained, skipped) == [], "nobody asked for it"
+    made = [rows(1)[0] | {UNWEIGHED: ["PUNISH"]}, *rows(3)]
+    (name, text), *others = alarms(made, TRACE).items()
+    assert (name, others) == ("PUNISH unweighed", [])
+    assert text.startswith("PUNISH: no pair has a weight above 0")
+    assert not sick(made, TRACE), "it says nothing of the end"
+
+
+def test_what_was_raised_is_read_back_from_the_figures() -> None:
+    assert raised([{"step": 1}, {"step": 7, ALARMS: {"INVERT displaced": "said"}}]) == [(7, "said")]
