@@ -23,8 +23,8 @@ def test_tasks_of_impact() -> None:
     def work() -> None:
         """Stands for the scoring of a shard."""
 
-    assert task(work, placed("impact"))._default_options["label_selector"] == WHERE
-    assert task(work, placed("realign"))._default_options.get("label_selector") is None
+    assert task(work, placed("impact").impact, cpus=1)._default_options["label_selector"] == WHERE
+    assert task(work, placed("realign").impact, cpus=1)._default_options.get("label_selector") is None
 
 
 def test_workers_of_training(tmp_path: Path) -> None:

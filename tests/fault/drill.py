@@ -62,7 +62,7 @@ class Work:
 
 WORK = {
     "triage": Work("triaged/work/judge/*.json", 4, "JudgeActor"),
-    "impact": Work("impact/scores/*.json", 4, "score_rows"),
+    "impact": Work("impact/scores/*.json", 4, "ImpactWorker"),
     # The second one is written after the first was reported: there is one to go on from.
     "realign": Work("realign/checkpoints/checkpoint_*/cursor.json", 2, "RayTrainWorker"),
     "evaluate": Work("evaluation/generated/*.parquet", 1, "Generator"),

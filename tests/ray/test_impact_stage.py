@@ -61,6 +61,8 @@ def test_other_shards_and_a_killed_worker_give_the_same_scores(
     lora: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second run scores in shards of 5; the worker of one of them is killed once, at its first task."""
+    import ray
+
     run = triaged_run(tmp_path)
     marker = str(tmp_path / "killed")
 
@@ -73,8 +75,21 @@ def test_other_shards_and_a_killed_worker_give_the_same_scores(
     monkeypatch.setattr(stage, "score_rows", dying)
     run_impact(run, config(shard_rows=5))
     assert os.path.exists(marker)
+    assert run.impact.manifest()["model_loads"] <= ray.cluster_resources()["CPU"] + 1
     assert tiny.relative_error(impacts(run), impacts(lora)) <= 1e-4
     assert len((run.impact.place / SCORES).files(".json")) == -(-PAIRS // 5)
+
+
+def test_actors_load_the_model_once_whatever_the_shards(lora: Run, tmp_path: Path) -> None:
+    """Gold shards, curvature products and more than 40 shards of pairs on two actors."""
+    import ray
+
+    run = triaged_run(tmp_path)
+    solve = {"curvature": "gauss_newton", "curvature_pairs": 5, "gamma": 0.01, "cg_tolerance": 1e-2}
+    run_impact(run, config(shard_rows=2, num_cpus=ray.cluster_resources()["CPU"] / 2, **solve))
+    assert len((run.impact.place / SCORES).files(".json")) > 40
+    assert 1 <= run.impact.manifest()["model_loads"] <= 2
+    assert len(impacts(run)) == len(impacts(lora))
 
 
 def test_the_manifest_reports_each_category(lora: Run) -> None:

@@ -1,12 +1,13 @@
-"""The direction on Ray tasks: gold shards' gradients summed part by part, and the Gauss-Newton solve where asked for."""
+"""The direction on Ray: gold shards' gradients summed part by part, and the Gauss-Newton solve where asked for."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from trace_ray.config import Config
+from trace_ray.config import Config, ImpactConfig
 from trace_ray.errors import UserError
+from trace_ray.impact.pool_stage import ActorPool
 from trace_ray.impact.tasks import (
     DIRECTION,
     GOLD,
@@ -21,26 +22,15 @@ from trace_ray.runs.artifacts import Run
 from trace_ray.runtime.progress import Meter
 
 
-def task(function: Any, config: Config) -> Any:
-    """Returns the function as a Ray task with the stage's resources, retried where its worker or node is lost."""
+def task(function: Any, impact: ImpactConfig, *, cpus: float) -> Any:
+    """Returns the function as a Ray task without a GPU, retried where its worker or node is lost."""
     import ray
 
-    impact = config.impact
-    options = {"num_cpus": impact.num_cpus, "num_gpus": impact.num_gpus or None, "max_retries": impact.max_retries}
+    options = {"num_cpus": cpus, "max_retries": impact.max_retries}
     return ray.remote(label_selector=impact.label_selector or None, **options)(function)
 
 
-def slots(config: Config) -> int:
-    """Returns how many of the stage's tasks the cluster runs at once, now."""
-    import ray
-
-    impact, have = config.impact, ray.cluster_resources()
-    counts = [have.get("CPU", 1.0) / impact.num_cpus] if impact.num_cpus else []
-    counts += [have.get("GPU", 0.0) / impact.num_gpus] if impact.num_gpus else []
-    return max(1, int(min(counts, default=1.0)))
-
-
-def write_direction(run: Run, config: Config) -> dict[str, Any]:
+def write_direction(run: Run, config: Config, pool: ActorPool) -> dict[str, Any]:
     """Writes v and then ``direction.json``; returns what that says of it.
 
     The driver holds no gradient: the i-th parts of all gold shards meet in one task that writes their sum.
@@ -51,9 +41,8 @@ def write_direction(run: Run, config: Config) -> dict[str, Any]:
     if place.exists():
         return dict(json.loads(place.read_text()))
     size = (run.impact.place / GOLD).read_parquet(["pair_id"]).num_rows
-    shard = task(gold_shard, config).options(num_returns="streaming")
-    shards = [shard.remote(run, config, start, stop) for start, stop in spans(size, slots(config))]
-    summing = task(sum_part, config)
+    shards = pool.streams(gold_shard, [(run, config, *span) for span in spans(size, pool.slots())])
+    summing = task(sum_part, config.impact, cpus=0)  # the actors hold what CPUs there are, and wait for the sums
     written: list[Any] = []
     with Meter("impact: direction", 0, "parts") as meter:
         while True:
@@ -74,12 +63,12 @@ def write_direction(run: Run, config: Config) -> dict[str, Any]:
     about: dict[str, Any] = {"parts": [fact["file"] for fact in facts], "norm": norm, "gold_pairs": size}
     about["curvature"] = config.impact.curvature
     if config.impact.curvature == "gauss_newton":
-        about |= _solve(run, config, about)
+        about |= _solve(run, config, about, pool)
     place.write_text(json.dumps(about, indent=1))
     return about
 
 
-def _solve(run: Run, config: Config, about: dict[str, Any]) -> dict[str, Any]:
+def _solve(run: Run, config: Config, about: dict[str, Any], pool: ActorPool) -> dict[str, Any]:
     """Puts (G + gamma I)^-1 g_J in the place of g_J / gamma; the products are summed over RETAIN shards on tasks.
 
     The driver holds the vectors of the solve (four of them): with ``full`` that is four times the model in float32.
@@ -93,15 +82,14 @@ def _solve(run: Run, config: Config, about: dict[str, Any]) -> dict[str, Any]:
     place = run.impact.place
     gold = {name: value * impact.gamma for name, value in read_parts(run, about["parts"]).items()}
     rows = (place / RETAIN_SAMPLE).read_parquet(["pair_id"]).num_rows
-    shard = task(curvature_shard, config)
     with Meter("impact: conjugate gradients", impact.cg_iterations, "products") as meter:
 
         def product(vector: dict[str, Any]) -> dict[str, Any]:
             stored = ray.put({name: value.numpy() for name, value in vector.items()})
-            done = [shard.remote(run, config, stored, start, stop) for start, stop in spans(rows, slots(config))]
+            calls = [(run, config, stored, *span) for span in spans(rows, pool.slots())]
             total = {name: value.new_zeros(value.shape) for name, value in vector.items()}
-            for future in done:
-                for name, value in ray.get(future).items():
+            for image in pool.gathered(curvature_shard, calls):
+                for name, value in image.items():
                     total[name] += total[name].new_tensor(value)
             meter.advance(1)
             return {name: value / rows for name, value in total.items()}

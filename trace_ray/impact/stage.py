@@ -1,9 +1,8 @@
-"""Stage 2 on Ray tasks: initial adapter, gold batch, direction, then one idempotent task a shard, which tells its sums."""
+"""Stage 2 on Ray tasks: initial adapter, gold batch, direction, then actors score shard after shard."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 from trace_ray.chat.told import cut_warning
 from trace_ray.cluster.connection import ensure_ray
 from trace_ray.config import Config, settings
-from trace_ray.impact.direction_stage import slots, task, write_direction
+from trace_ray.impact.direction_stage import task, write_direction
 from trace_ray.impact.gold import pick_gold, pick_retain, tokenize_gold, tokenize_retain
+from trace_ray.impact.pool_stage import ActorPool
 from trace_ray.impact.rows import retain_share
 from trace_ray.impact.shard import SHARD_SCHEMA
 from trace_ray.impact.survey import SURVEY, Survey, groups, survey
@@ -49,10 +49,12 @@ def run_impact(run: Run, config: Config) -> None:
     ensure_ray(config.ray)
     found = _survey(run, config)
     _write_adapter(run, config)
-    direction = write_direction(run, config)
     shards = list(plan_shards(run, found.rows, config))
-    told = _score(run, config, shards, _shares(found.seen, config))
-    _publish(run, config, told, started, {"direction": direction, "noise": dict(found.noise)})
+    with ActorPool(config.impact) as pool:
+        direction = write_direction(run, config, pool)
+        told = _score(run, config, shards, _shares(found.seen, config), pool)
+    about = {"direction": direction, "noise": dict(found.noise), "model_loads": pool.loads}
+    _publish(run, config, told, started, about)
 
 
 def _shares(seen: Mapping[str, int], config: Config) -> Shares:
@@ -66,7 +68,7 @@ def _write_adapter(run: Run, config: Config) -> None:
 
     place = run.impact.place / ADAPTER_INIT
     if config.impact.parameters == "lora" and not (place / "adapter_model.safetensors").exists():
-        ray.get(task(make_adapter, config).remote(place, config))
+        ray.get(task(make_adapter, config.impact, cpus=config.impact.num_cpus).remote(place, config))
 
 
 def _survey(run: Run, config: Config) -> Survey:
@@ -87,8 +89,7 @@ def _surveyed(run: Run, config: Config, *, gold: bool, retain: bool) -> Survey:
     import ray
 
     names = run.triaged.manifest()["parts"]
-    options = {"max_retries": config.impact.max_retries, "label_selector": config.impact.label_selector or None}
-    look = ray.remote(num_cpus=1, **options)(survey)
+    look = task(survey, config.impact, cpus=1)
     waiting = {look.remote(run, config, some, gold=gold, retain=retain): len(some) for some in groups(names)}
     total = Survey()
     with Meter("impact: triaged pairs", len(names), "parts") as meter:
@@ -121,26 +122,16 @@ def plan_shards(run: Run, rows: Mapping[str, int], config: Config) -> Iterator[S
             yield Shard(run.triaged.place / name, start, min(count, start + config.impact.shard_rows))
 
 
-def _score(run: Run, config: Config, shards: list[Shard], shares: Shares) -> Tally:
+def _score(run: Run, config: Config, shards: list[Shard], shares: Shares, pool: ActorPool) -> Tally:
     """Has the shards scored that are not; returns the tally of all."""
-    import ray
-
     finished = {place.name.removesuffix(".json") for place in (run.impact.place / SCORES).files(".json")}
-    todo = deque(shard for shard in shards if shard.name not in finished)
-    score = task(score_rows, config)
-    in_flight: dict[Any, Shard] = {}
+    todo = [shard for shard in shards if shard.name not in finished]
     total = _told(run, [shard for shard in shards if shard.name in finished])
     with Meter("impact: scores", sum(s.stop - s.start for s in shards)) as meter:
         meter.skip(sum(s.stop - s.start for s in shards if s.name in finished))
-        while todo or in_flight:
-            while todo and len(in_flight) < 4 * slots(config):
-                shard = todo.popleft()
-                in_flight[score.remote(run, config, shard, shares)] = shard
-            ready, _ = ray.wait(list(in_flight), num_returns=1)
-            for future, told in zip(ready, ray.get(ready), strict=True):
-                total += told
-                shard = in_flight.pop(future)
-                meter.advance(shard.stop - shard.start)
+        for shard, told in pool.each(score_rows, ((shard, (run, config, shard, shares)) for shard in todo)):
+            total += told
+            meter.advance(shard.stop - shard.start)
     return total
 
 

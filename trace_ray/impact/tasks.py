@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +23,19 @@ _LOADED: dict[str, tuple[str, Any]] = {}
 """What this worker process has loaded, one of a kind: tasks of one run share it, another run's replaces it."""
 
 
+_MADE: Counter[str] = Counter()
+
+
+def models_loaded() -> int:
+    """Returns how often this process has loaded a model."""
+    return _MADE["model"]
+
+
 def _loaded(kind: str, key: str, make: Callable[[], Any]) -> Any:
     if _LOADED.get(kind, ("", None))[0] != key:
         _LOADED.pop(kind, None)  # before the next is made: two models need not fit
         _LOADED[kind] = (key, make())
+        _MADE[kind] += 1
     return _LOADED[kind][1]
 
 
@@ -59,19 +69,22 @@ def theta_ref(run: Run, config: Config, *, trainable: bool) -> Any:
     device = use_resources(config.impact)
     place = run.impact.place / ADAPTER_INIT
 
-    def make() -> Any:
+    def make() -> tuple[Any, list[Any]]:
         if config.impact.parameters == "full":
-            model = load_model(config.model).requires_grad_(trainable)
+            model = load_model(config.model).requires_grad_(True)
         else:
             with download_folder(place) as folder:
-                model = load_adapter(load_model(config.model), folder, trainable=trainable)
+                model = load_adapter(load_model(config.model), folder, trainable=True)
         model = model.eval().to(device)
         check_log_probs(model, config.model.path)
         if config.impact.gradient_checkpointing:
             checkpoint_layers(model)
-        return model
+        return model, [parameter for parameter in model.parameters() if parameter.requires_grad]
 
-    return _loaded("model", f"{place.uri} {config.model} {config.impact.parameters} {trainable}", make)
+    model, trained = _loaded("model", f"{place.uri} {config.model} {config.impact.parameters}", make)
+    for parameter in trained:
+        parameter.requires_grad_(trainable)
+    return model
 
 
 def gold_shard(run: Run, config: Config, start: int, stop: int) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,152 @@
+"""The actors of stage 2: each loads the model once, and works on gold shards, curvature products and scores alike."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from trace_ray.config import ImpactConfig
+from trace_ray.impact.tasks import models_loaded
+
+_LOOK_S = 10.0
+"""Seconds after which the pool looks whether nodes have joined that more actors fit on."""
+
+
+class ImpactWorker:
+    """What runs in an actor: functions of ``impact.tasks``, which share the model that the process holds."""
+
+    def __init__(self) -> None:
+        self.name = uuid.uuid4().hex
+
+    def ready(self) -> None:
+        """Answers when the actor has been placed."""
+
+    def work(self, function: Callable[..., Any], *arguments: Any) -> tuple[Any, tuple[str, int]]:
+        """Returns what the function returns, and how often this process has loaded a model so far."""
+        return function(*arguments), self.loads()
+
+    def stream(self, function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+        yield from function(*arguments)
+
+    def loads(self) -> tuple[str, int]:
+        return self.name, models_loaded()
+
+
+class ActorPool:
+    """As many actors as the cluster holds, and some that wait for nodes which an autoscaler may add.
+
+    An actor that dies is started again and does its call anew, ``impact.max_retries`` times; where a node goes whose end
+    was announced, that does not count.
+    """
+
+    def __init__(self, impact: ImpactConfig) -> None:
+        self.impact = impact
+        self._actors: dict[Any, Any] = {}
+        self._told: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for actor in list(self._actors.values()):
+            self._release(actor)
+
+    @property
+    def loads(self) -> int:
+        """Models loaded, as far as the calls that ended have told."""
+        return sum(self._told.values())
+
+    def slots(self) -> int:
+        """Returns how many actors the cluster holds at once, now."""
+        import ray
+
+        impact, have = self.impact, ray.cluster_resources()
+        counts = [have.get("CPU", 1.0) / impact.num_cpus] if impact.num_cpus else []
+        counts += [have.get("GPU", 0.0) / impact.num_gpus] if impact.num_gpus else []
+        return max(1, int(min(counts, default=1.0)))
+
+    def streams(self, function: Callable[..., Iterator[Any]], calls: Sequence[Sequence[Any]]) -> list[Any]:
+        """Returns a generator of references a call, each on an actor of its own."""
+        actors = self._grown(len(calls))
+        return [
+            actor.stream.options(num_returns="streaming").remote(function, *arguments)
+            for actor, arguments in zip(actors, calls, strict=False)
+        ]
+
+    def gathered(self, function: Callable[..., Any], calls: Sequence[Sequence[Any]]) -> Iterator[Any]:
+        """Yields what each call returns, in order; each is on an actor of its own."""
+        import ray
+
+        actors = self._grown(len(calls))
+        waiting = [actor.work.remote(function, *arguments) for actor, arguments in zip(actors, calls, strict=False)]
+        for call in waiting:
+            yield self._result(ray.get(call))
+
+    def each(
+        self, function: Callable[..., Any], calls: Iterable[tuple[Any, Sequence[Any]]]
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yields (key, what its call returns) as calls end; an actor gets one when it is free, and ends when none is left.
+
+        Args:
+            calls: (key, arguments) of each.
+        """
+        import ray
+
+        todo, busy, free = deque(calls), dict[Any, Any](), list[Any]()
+        starting, known, looked = dict[Any, Any](), set[Any](), float("-inf")
+        while todo or busy:
+            if todo and time.monotonic() - looked >= _LOOK_S:
+                self._grown(min(len(todo) + len(busy), 4 * self.slots()))
+                looked = time.monotonic()
+            starting |= {ready: actor for ready, actor in self._actors.items() if ready not in known}
+            known |= self._actors.keys()
+            while todo and free:
+                actor, (key, arguments) = free.pop(), todo.popleft()
+                busy[actor.work.remote(function, *arguments)] = actor, key
+            ended, _ = ray.wait([*busy, *starting], timeout=_LOOK_S)
+            for reference in ended:
+                if reference in starting:
+                    ray.get(reference)
+                    actor = starting.pop(reference)
+                else:
+                    actor, key = busy.pop(reference)
+                    yield key, self._result(ray.get(reference))
+                free.append(actor)
+            if not todo:
+                for actor in (*free, *starting.values()):
+                    self._release(actor)
+                free, starting = [], {}
+
+    def _grown(self, count: int) -> list[Any]:
+        import ray
+
+        impact = self.impact
+        actor = ray.remote(
+            num_cpus=impact.num_cpus,
+            num_gpus=impact.num_gpus or None,
+            label_selector=impact.label_selector or None,
+            max_restarts=impact.max_retries,
+            max_task_retries=impact.max_retries,
+        )(ImpactWorker)
+        while len(self._actors) < count:
+            made = actor.remote()
+            self._actors[made.ready.remote()] = made
+        return list(self._actors.values())
+
+    def _result(self, told: tuple[Any, tuple[str, int]]) -> Any:
+        result, (name, loads) = told
+        self._told[name] = loads
+        return result
+
+    def _release(self, actor: Any) -> None:
+        """Ends an actor: what it holds of a device is free for others."""
+        import ray
+
+        ray.kill(actor)
+        self._actors = {ready: other for ready, other in self._actors.items() if other is not actor}
