@@ -41,8 +41,8 @@ def sum_of(numbers: Iterable[int]) -> int:
 def test_the_sum_is_of_splitmix64s_published_outputs_and_tells_first_rows_apart() -> None:
     assert [sum_of([0]), sum_of([1234567])] == [0xE220A8397B1DCDAF, 6457827717110365317]
     firsts = [index << 40 for index in range(4)]
-    assert len({sum_of([one]) for one in firsts}) == 4
-    assert sum_of(firsts) == sum(map(sum_of, ([one] for one in firsts))) % 2**64
+    assert len({sum_of([first]) for first in firsts}) == 4
+    assert sum_of(firsts) == sum(map(sum_of, ([first] for first in firsts))) % 2**64
     assert sum_of([firsts[1], firsts[1]]) != sum_of(firsts[1:3])  # one lost, another doubled
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.regrouped import regrouped
 from tests.triage.test_triage_account import outcome, run_with, tallied
-from trace_ray.config import Config, CorpusConfig, StorageConfig
+from trace_ray.config import CorpusConfig, StorageConfig, TriageConfig
+from trace_ray.config.policy import PolicyConfig
 from trace_ray.corpus.read import Source, read_sources
 from trace_ray.corpus.row_sums import row_sum
 from trace_ray.corpus.rows import RejectedRowError, parse_row
@@ -112,11 +113,11 @@ def test_triages_account_holds_with_several_pairs_a_row(tmp_path: Path) -> None:
     total = row_sum(pa.chunked_array([numbers]))
     read = ReadRows(2, total, 1, 2)
     run = run_with(tmp_path / "good", numbers[:2] + numbers[3:], numbers[2:3])
-    publish(run, Config(), outcome(read, tallied(run)), 0.0)
+    publish(run, PolicyConfig(), TriageConfig(), outcome(read, tallied(run)), 0.0)
     counts = run.triaged.manifest()["counts"]
     assert counts == {"rows_in": 2, "extra_pairs": 2, "rejects": 1, "triaged": 3}
     assert counts["rows_in"] + counts["extra_pairs"] == counts["triaged"] + counts["rejects"]
     run = run_with(tmp_path / "bad", numbers[:2], numbers[2:3])
     told = tallied(run)
     with pytest.raises(RuntimeError, match="triage lost or doubled rows: 4 read, 3 written"):
-        publish(run, Config(), outcome(read, told), 0.0)
+        publish(run, PolicyConfig(), TriageConfig(), outcome(read, told), 0.0)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from trace_ray.config import Config, JudgeConfig, StorageConfig, TriageConfig
+from trace_ray.config import JudgeConfig, StorageConfig, TriageConfig
+from trace_ray.config.policy import PolicyConfig
 from trace_ray.corpus.row_sums import row_sum
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.runs.artifacts import Run
@@ -49,7 +50,7 @@ def outcome(read: ReadRows, decided: DecidedCorpus) -> TriageOutcome:
 
 def test_rows_in_are_rows_out_and_rejects(tmp_path: Path) -> None:
     run = run_with(tmp_path, [0, 2, 3, 1 << 40], [1, (1 << 40) + 1])
-    publish(run, Config(), outcome(READ_ROWS, tallied(run)), 0.0)
+    publish(run, PolicyConfig(), TriageConfig(), outcome(READ_ROWS, tallied(run)), 0.0)
     assert run.triaged.manifest()["counts"] == {"rows_in": 6, "rejects": 2, "triaged": 4}
     assert run.rejects.manifest()["counts"] == {"rows_in": 6, "rejects": 2, "broken_json": 2}
 
@@ -58,7 +59,7 @@ def test_the_decision_that_triage_took_is_published(tmp_path: Path) -> None:
     """An audit's file may have chosen it: the configuration alone does not say."""
     run = run_with(tmp_path, [0, 2, 3, 1 << 40], [1, (1 << 40) + 1])
     rules = TriageConfig(judge=JudgeConfig(backend="rules", model="left/over"))
-    publish(run, Config(triage=rules), outcome(READ_ROWS, tallied(run)), 0.0)
+    publish(run, PolicyConfig(), rules, outcome(READ_ROWS, tallied(run)), 0.0)
     assert run.triaged.manifest()["judge"] == "rules"
     stored = decision_of(run.triaged.manifest()["decision"])
     assert (stored.calibration.kind, stored.threshold, stored.band) == ("platt", 0.6, 0.05)
@@ -80,7 +81,7 @@ def test_a_lost_or_doubled_row_publishes_nothing(tmp_path: Path, triaged: list[i
     run = run_with(tmp_path, triaged, rejects)
     told = tallied(run)
     with pytest.raises(RuntimeError, match="triage lost or doubled rows: 6 read"):
-        publish(run, Config(), outcome(READ_ROWS, told), 0.0)
+        publish(run, PolicyConfig(), TriageConfig(), outcome(READ_ROWS, told), 0.0)
     assert not run.triaged.done()
     assert not run.rejects.done()
 
@@ -91,13 +92,13 @@ def test_a_part_that_is_gone_is_noticed_and_one_that_nobody_wrote_goes(tmp_path:
     run = run_with(tmp_path, *good)
     told, extra = tallied(run), run.rejects.place / "part-read-000000-000007.parquet"
     extra.write_parquet(run.rejects.parts()[0].read_parquet().slice(0, 1))
-    publish(run, Config(), outcome(READ_ROWS, told), 0.0)
+    publish(run, PolicyConfig(), TriageConfig(), outcome(READ_ROWS, told), 0.0)
     assert run.rejects.manifest()["parts"] == ["part-0.parquet"]
     lost = run_with(tmp_path / "lost", *good)
     told = tallied(lost)
     lost.triaged.place.fs.delete_file((lost.triaged.place / "part-0.parquet").path)
     with pytest.raises(RuntimeError, match=r"1 files are gone that were written, such as part-0\.parquet"):
-        publish(lost, Config(), outcome(READ_ROWS, told), 0.0)
+        publish(lost, PolicyConfig(), TriageConfig(), outcome(READ_ROWS, told), 0.0)
 
 
 def test_rows_that_could_not_be_read_are_in_the_account(tmp_path: Path) -> None:
@@ -107,5 +108,5 @@ def test_rows_that_could_not_be_read_are_in_the_account(tmp_path: Path) -> None:
     decided.account.add(written(triaged, rejects.slice(0, 0)), "part-0.parquet")
     refused = Refused({"broken_json": 2}, row_sum(rejects["row"]), ("part-0.parquet",))
     decided.account.add_refused(refused)
-    publish(run, Config(), outcome(READ_ROWS, decided), 0.0)
+    publish(run, PolicyConfig(), TriageConfig(), outcome(READ_ROWS, decided), 0.0)
     assert run.rejects.manifest()["counts"] == {"rows_in": 6, "rejects": 2, "broken_json": 2}

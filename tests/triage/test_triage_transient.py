@@ -42,8 +42,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEndpoint]:
 def triage(fake: FakeEndpoint, folder: Path, **more: Any) -> tuple[Any, dict[str, Any]]:
     config = Config(triage=TriageConfig(judge=asking(fake, max_retries=0), min_canary_pass=0.0, **more))
     known = task(folder, PUNISH, config.triage)
-    counts = judge_corpus(config, known, READ, {})
-    decided = decide_corpus(config, known, READ.made, Decision(Calibration(), 0.5, 0.0), {}, counts)
+    counts = judge_corpus(known, READ, {})
+    decided = decide_corpus(known, READ.made, Decision(Calibration(), 0.5, 0.0), {}, counts)
     rows = known.work.triaged.files(".parquet")[0].read_parquet().to_pylist()
     return decided, {row["chosen"]: row for row in rows}
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.fake_endpoint import FakeEndpoint
 from tests.support.in_process import blocks_in_process
 from tests.triage.test_triage_workers import asking, run, task
-from trace_ray.config import Config, EvaluateConfig, TriageConfig
+from trace_ray.config import EvaluateConfig, TriageConfig
 from trace_ray.errors import JudgeRejectedError
 from trace_ray.evaluate.stage import refuse_unreadable
 from trace_ray.judges.unreadable import Unread
@@ -37,7 +37,7 @@ def rows(*kinds: dict[str, str]) -> list[dict[str, str]]:
 
 def judge(folder: Path, config: TriageConfig, pairs: list[dict[str, str]], blocks: int) -> Any:
     known = task(folder, pairs, config, blocks=blocks)
-    return judging.judge_corpus(Config(triage=config), known, ReadRows(len(pairs), 0, blocks), {})
+    return judging.judge_corpus(known, ReadRows(len(pairs), 0, blocks), {})
 
 
 def test_a_judge_that_cannot_read_one_candidate_is_refused_before_the_corpus(

@@ -96,7 +96,7 @@ def test_a_judge_refused_while_it_judges_leaves_its_audit_for_the_report(
     known = task(tmp_path, PUNISH, config, blocks=16)
     ids = [pair for block in range(16) for pair in known.work.pairs(block)["pair_id"].to_pylist()]
     with pytest.raises(JudgeRejectedError):
-        judge_corpus(Config(triage=config), known, ReadRows(3, 0, 16), dict.fromkeys(ids, Label(True, True)))
+        judge_corpus(known, ReadRows(3, 0, 16), dict.fromkeys(ids, Label(True, True)))
     assert json.loads((known.work.triaged / "audit.json").read_text())["auc"] is None
 
 
@@ -111,8 +111,8 @@ def test_judging_and_correcting_share_a_budget_that_resumes_keep(
         judge = asking(fake, max_requests=limit)
         config = Config(triage=TriageConfig(judge=judge, correct=True, corrector="judge"), policy=POLICY)
         known = task(tmp_path, PUNISH, config.triage)
-        judged = judge_corpus(config, known, plan, {})
-        return decide_corpus(config, known, plan.made, decision, {}, judged)
+        judged = judge_corpus(known, plan, {})
+        return decide_corpus(known, plan.made, decision, {}, judged)
 
     for limit, asked in (
         (asked_to_judge - 1, asked_to_judge - 1),  # spent before the block is judged

@@ -114,10 +114,10 @@ def finish_again(run: Run, config: Config) -> None:
         again=True,
     )
     rows = before["counts"].get("triaged", 0)
-    decided = decide_corpus(config, task, rows, decision, given.overruled, before["used"])
+    decided = decide_corpus(task, rows, decision, given.overruled, before["used"])
     used = merge_counts([before["used"], decided.used, *work.unfinished_use()])
     outcome = TriageOutcome(_read(run), used, decided, decision, figures)
-    publish_again(run, config, outcome, time.monotonic() - started)
+    publish_again(run, config.policy, config.triage, outcome, time.monotonic() - started)
 
 
 def _read(run: Run) -> ReadRows:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trace_ray.config import Config, TriageConfig
+from trace_ray.config import TriageConfig
 from trace_ray.judges.backends import needs_model_for_corrections
 from trace_ray.runtime.progress import Meter
 from trace_ray.storage.traffic import Traffic
@@ -47,7 +47,6 @@ def decision_for(triage: TriageConfig, given: Decision | None, figures: Mapping[
 
 
 def decide_corpus(
-    config: Config,
     task: Task,
     rows: int,
     decision: Decision,
@@ -60,7 +59,7 @@ def decide_corpus(
         rows: of all blocks, for the progress shown.
         overruled: labels by pair_id that decide their pairs.
     """
-    triage = config.triage
+    triage = task.config
     done, total = task.work.finished("decide"), DecidedCorpus()
     for block, tally in done.items():
         total.add(task.work, block, tally)
@@ -71,7 +70,7 @@ def decide_corpus(
         asked = ("judge", "first_judge", "corrector_judge") if triage.correct else ()
         return replace(task, config=within_budget(task.config, spent, asked)), decision, overruled
 
-    models = needs_model_for_corrections(config.policy, triage)
+    models = needs_model_for_corrections(task.policy, triage)
     with Meter("triage: decide", rows) as meter:
         meter.skip(sum(tally["rows"] for tally in done.values()))
         for tally in each_block(DecideActor, arguments, blocks, triage.judge if models else None):

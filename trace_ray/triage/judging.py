@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from trace_ray.config import Config, TriageConfig, judge_name
+from trace_ray.config import TriageConfig, judge_name
 from trace_ray.judges.backends import needs_model_to_judge
 from trace_ray.judges.unreadable import FIRST, Unread
 from trace_ray.runtime.progress import Meter
@@ -23,7 +23,7 @@ from trace_ray.triage.workers import Task
 
 
 def judge_corpus(
-    config: Config, task: Task, read: ReadRows, labels: Mapping[str, Label] | None, requests: Traffic | None = None
+    task: Task, read: ReadRows, labels: Mapping[str, Label] | None, requests: Traffic | None = None
 ) -> dict[str, int]:
     """Judges the blocks that are not yet judged; returns what was counted over all.
 
@@ -32,7 +32,7 @@ def judge_corpus(
         requests: gets those that were made of object stores.
     Raises: JudgeRejectedError as soon as canaries, what is judged first, or unreadable answers refuse the judge.
     """
-    triage = config.triage
+    triage = task.config
     done = task.work.finished("judge")
     counts, requests = Counter[str](), requests or Traffic()
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trace_ray.config import Config, judge_name
-from trace_ray.config.policy import policy_hash, unruled
+from trace_ray.config import TriageConfig, judge_name
+from trace_ray.config.policy import PolicyConfig, policy_hash, unruled
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.runs.artifacts import CANARIES, GATES, MANIFEST, REVIEW, Run, read_json
 from trace_ray.triage.account import ReadRows
@@ -32,7 +32,7 @@ class TriageOutcome:
     figures: dict[str, Any] | None
 
 
-def publish(run: Run, config: Config, outcome: TriageOutcome, started: float) -> None:
+def publish(run: Run, policy: PolicyConfig, triage: TriageConfig, outcome: TriageOutcome, started: float) -> None:
     """Checks that no row is lost, then publishes rejects/ and triaged/ and removes the work folder."""
     outcome.decided.account.check(run, outcome.read)
     rejects = dict(outcome.decided.account.reasons)
@@ -46,16 +46,16 @@ def publish(run: Run, config: Config, outcome: TriageOutcome, started: float) ->
     gates = json.loads(place.read_text()) if place.exists() else []
     run.rejects.publish(counts=found | rejects, seconds=seconds, schema=REJECT_SCHEMA)
     kept = {"canaries": canaries, "gates": gates, "hub": dict(outcome.read.hub)}
-    _publish_triaged(run, config, outcome, found | decided, kept, seconds)
+    _publish_triaged(run, policy, triage, outcome, found | decided, kept, seconds)
     tell_refused(rejects, outcome.read.rows)
 
 
-def unchecked_by_rules(config: Config) -> list[str]:
+def unchecked_by_rules(policy: PolicyConfig, triage: TriageConfig) -> list[str]:
     """Returns the ids of the clauses that nobody checks: those without a rule, where rules judge."""
-    return unruled(config.policy) if config.triage.judge.backend == "rules" else []
+    return unruled(policy) if triage.judge.backend == "rules" else []
 
 
-def publish_again(run: Run, config: Config, outcome: TriageOutcome, seconds: float) -> None:
+def publish_again(run: Run, policy: PolicyConfig, triage: TriageConfig, outcome: TriageOutcome, seconds: float) -> None:
     """Publishes rows that were decided again: none more and none fewer, by the counts of the manifests that are there."""
     refused, before = (read_json(artifact.place / MANIFEST) for artifact in (run.rejects, run.triaged))
     counts = outcome.decided.counts
@@ -65,12 +65,13 @@ def publish_again(run: Run, config: Config, outcome: TriageOutcome, seconds: flo
     seconds += before["seconds"]
     run.rejects.publish(counts=refused["counts"], seconds=refused["seconds"], schema=REJECT_SCHEMA)
     kept = {name: before.get(name) for name in ("canaries", "gates", "hub")}
-    _publish_triaged(run, config, outcome, found | counts, kept, seconds)
+    _publish_triaged(run, policy, triage, outcome, found | counts, kept, seconds)
 
 
 def _publish_triaged(
     run: Run,
-    config: Config,
+    policy: PolicyConfig,
+    triage: TriageConfig,
     outcome: TriageOutcome,
     counts: Mapping[str, int],
     kept: Mapping[str, Any],
@@ -79,9 +80,9 @@ def _publish_triaged(
     """Args: kept: facts of reading and judging: ``hub``, commits; ``canaries``; ``gates``, a list of ``gates.Gate``."""
     work = Work.of(run)
     facts = {
-        "policy": {"name": config.policy.name, "version": config.policy.version, "hash": policy_hash(config.policy)},
-        "judge": judge_name(config.triage.judge),
-        "unchecked_clauses": unchecked_by_rules(config),
+        "policy": {"name": policy.name, "version": policy.version, "hash": policy_hash(policy)},
+        "judge": judge_name(triage.judge),
+        "unchecked_clauses": unchecked_by_rules(policy, triage),
         "used": outcome.used,
         "decision": asdict(outcome.decision),
         "audit": without_curve(outcome.figures) if outcome.figures else None,

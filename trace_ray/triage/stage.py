@@ -14,7 +14,8 @@ from dataclasses import replace
 
 from trace_ray.cluster.connection import ensure_ray
 from trace_ray.cluster.shared_paths import refuse_unseen
-from trace_ray.config import Config
+from trace_ray.config import Config, TriageConfig
+from trace_ray.config.policy import PolicyConfig
 from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.judges.backends import check_corrector
@@ -54,7 +55,7 @@ def run_triage(run: Run, config: Config) -> None:
     if is_again(run):
         finish_again(run, config)
         return
-    _tell_unchecked(config)
+    _tell_unchecked(config.policy, config.triage)
     ensure_ray(config.ray)
     refuse_unseen(_local_paths(run, sources))
     read = read_corpus(config, sources, work)
@@ -71,17 +72,17 @@ def run_triage(run: Run, config: Config) -> None:
     requests = Traffic()
     for step, told in read.requests.items():
         requests.add(step, told)
-    counts = judge_corpus(config, task, read, given.labels, requests)
+    counts = judge_corpus(task, read, given.labels, requests)
     figures = audit_verdicts(work, config.triage, given.labels, read.blocks, read.made)
     if figures is not None:
         write_audit(work, figures)
         refuse_audited(figures, config.triage)
     decision = decision_for(config.triage, given.decision, figures)
-    decided = decide_corpus(config, task, read.made, decision, given.overruled, counts)
+    decided = decide_corpus(task, read.made, decision, given.overruled, counts)
     decided.account.add_refused(read.refused)
     decided.requests.steps = requests.steps | decided.requests.steps
     used = merge_counts([counts, decided.used, *work.unfinished_use()])
-    publish(run, config, TriageOutcome(read, used, decided, decision, figures), started)
+    publish(run, config.policy, config.triage, TriageOutcome(read, used, decided, decision, figures), started)
 
 
 def _local_paths(run: Run, sources: Sequence[Source]) -> dict[str, str]:
@@ -90,8 +91,8 @@ def _local_paths(run: Run, sources: Sequence[Source]) -> dict[str, str]:
     return {setting: place.path for setting, place in places.items() if place.is_local}
 
 
-def _tell_unchecked(config: Config) -> None:
-    if unchecked := unchecked_by_rules(config):
-        every = len(config.policy.clauses)
+def _tell_unchecked(policy: PolicyConfig, triage: TriageConfig) -> None:
+    if unchecked := unchecked_by_rules(policy, triage):
+        every = len(policy.clauses)
         checked = f"by rules, {every - len(unchecked)} of {every} clauses checked; nobody checks {', '.join(unchecked)}"
         warn(f"triage: {checked}: give them rules, or a judge that reads")
