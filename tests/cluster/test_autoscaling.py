@@ -44,6 +44,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[AutoscalingCluster]:
     for name in ("RAY_TMPDIR", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_enable_autoscaler_v2", "1")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with AutoscalingCluster(GROUPS, idle_minutes=0.1) as started:
         wait(lambda: connected(started), 90, "the head")
         yield started

@@ -65,6 +65,7 @@ class AutoscalingCluster:
             "worker_start_ray_commands": [],
         }
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        self.environment["RAY_AUTH_MODE"] = "disabled"  # else a token that a user has is asked for
 
     def __enter__(self) -> Self:
         (self.folder / "config.yaml").write_text(json.dumps(self.config))
@@ -89,6 +90,8 @@ class AutoscalingCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends the processes of this cluster alone: those that name its folder or its port."""
+        if kind is not None:
+            print((self.folder / "head.log").read_text()[-3000:])
         for process in self._all():
             try:
                 process.kill()

@@ -26,6 +26,7 @@ from trace_ray.triage.guard import deaths
 from trace_ray.triage.inputs import deciding_inputs
 from trace_ray.triage.labelled import audit_verdicts, refuse_audited, write_audit
 from trace_ray.triage.publish import TriageOutcome, publish_again
+from trace_ray.triage.store import listed
 from trace_ray.triage.stores import verdict_stores
 from trace_ray.triage.work import Work
 from trace_ray.triage.workers import Task
@@ -103,12 +104,14 @@ def finish_again(run: Run, config: Config) -> None:
     elif (work.triaged / AUDIT_FILE).exists():
         work.triaged.fs.delete_file((work.triaged / AUDIT_FILE).path)
     decision = decision_for(config.triage, given.decision, figures)
+    stores = verdict_stores(config) if config.triage.correct else {}
     task = Task(
         policy=config.policy,
         config=with_gold(config),
         work=work,
         blocks=_read(run).blocks,
-        stores=verdict_stores(config) if config.triage.correct else {},
+        stores=stores,
+        stored={name: listed(store) for name, store in stores.items()},
         deaths=deaths(work.deaths),
         driver=uuid.uuid4().hex[:8],
         again=True,

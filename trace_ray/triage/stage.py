@@ -33,6 +33,7 @@ from trace_ray.triage.judging import judge_corpus
 from trace_ray.triage.labelled import audit_verdicts, refuse_audited, write_audit
 from trace_ray.triage.publish import TriageOutcome, publish, unchecked_by_rules
 from trace_ray.triage.reading import read_corpus
+from trace_ray.triage.store import listed
 from trace_ray.triage.stores import verdict_stores
 from trace_ray.triage.work import Work
 from trace_ray.triage.workers import Task
@@ -60,12 +61,14 @@ def run_triage(run: Run, config: Config) -> None:
     refuse_unseen(_local_paths(run, sources))
     read = read_corpus(config, sources, work)
     work = replace(work, files=read.files)
+    stores = verdict_stores(config)
     task = Task(
         policy=config.policy,
         config=triage,
         work=work,
         blocks=read.blocks,
-        stores=verdict_stores(config),
+        stores=stores,
+        stored={name: listed(store) for name, store in stores.items()},
         deaths=deaths(work.deaths),
         driver=uuid.uuid4().hex[:8],
     )

@@ -44,12 +44,12 @@ class VerdictStore:
     """
 
     place: Location
-    names: list[str] | None = None
+    names: Sequence[str] | None = None
 
     def read(self, start: int, stop: int) -> dict[bytes, Opinion]:
         """Returns the stored opinions on prompts of slots start..stop."""
         if self.names is None:
-            self.names = [place.name for place in self.place.files(".parquet")]
+            self.names = listed(self.place)
         known: dict[bytes, Opinion] = {}
         for name in self.names:
             first, end = (int(text, 16) for text in name.split("-")[1:3])
@@ -75,6 +75,11 @@ class VerdictStore:
             schema=STORE_SCHEMA,
         )
         (self.place / f"v-{start:05x}-{stop:05x}-{uuid.uuid4().hex[:12]}.parquet").write_parquet(table)
+
+
+def listed(place: Location) -> list[str]:
+    """Returns the names of a store's files."""
+    return [file.name for file in place.files(".parquet")]
 
 
 def _opinions(table: pa.Table) -> dict[bytes, Opinion]:

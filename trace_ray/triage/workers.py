@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import pyarrow.compute as pc
@@ -50,6 +50,8 @@ class Task:
     Args:
         blocks: how many the corpus has.
         stores: {``judge`` | ``second``: where its verdicts are kept across runs}.
+        stored: {the same: names of the files that were there when this process of the run began}; without, a worker lists
+            them: what others of this run write meanwhile is not looked for, so that counts depend on no race.
         deaths: how often judges had died before this process of the run began.
         driver: names that process, see ``guard.Witness``.
         first: what is judged before the corpus, if anything.
@@ -65,6 +67,7 @@ class Task:
     driver: str = ""
     first: First | None = None
     again: bool = False
+    stored: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def guard(self, place: str, size: int) -> Guard:
         """Returns the guard of one block's spans; ``place`` names its folder."""
@@ -72,8 +75,8 @@ class Task:
         return Guard(self.work.attempts / place, size, witness, self.work.deaths)
 
     def opened(self) -> dict[str, VerdictStore]:
-        """Returns the verdict stores, each to be listed once: for all blocks of one worker."""
-        return {name: VerdictStore(place) for name, place in self.stores.items()}
+        """Returns the verdict stores, for all blocks of one worker."""
+        return {name: VerdictStore(place, self.stored.get(name)) for name, place in self.stores.items()}
 
     def bench(self, name: str, judge: Judge, place: str, stores: Mapping[str, VerdictStore]) -> Bench:
         """Returns a judge with its store, of those ``opened``, and its guard; ``place`` names the guard's folder."""
