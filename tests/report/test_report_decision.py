@@ -167,7 +167,7 @@ def test_a_loss_beyond_a_point_is_a_doubt_and_where_it_is_clear_a_failure(
 
 
 @pytest.mark.parametrize(
-    ("every", "one", "state"),
+    ("every", "single", "state"),
     [(FEW_PROMPTS, FEW_PROMPTS, "pass"), (FEW_PROMPTS, FEW_PROMPTS - 1, "doubt"), (FEW_PROMPTS - 1, 5, "fail")],
 )
 def test_few_prompts_are_a_doubt_in_a_category_and_a_failure_in_all(
