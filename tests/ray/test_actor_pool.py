@@ -23,7 +23,7 @@ def pool() -> Iterator[ActorPool]:
         yield made
 
 
-def test_every_call_is_answered_by_two_actors(pool: ActorPool) -> None:
+def test_every_call_is_answered_by_two_actors(pool: ActorPool, capfd: pytest.CaptureFixture[str]) -> None:
     def square(number: int) -> tuple[int, int]:
         return number * number, os.getpid()
 
@@ -36,6 +36,7 @@ def test_every_call_is_answered_by_two_actors(pool: ActorPool) -> None:
     streams = pool.streams(counted, [(3,), (5,)])
     assert [[ray.get(part) for part in stream] for stream in streams] == [[0, 1, 2], [0, 1, 2, 3, 4]]
     assert [value for value, _ in pool.gathered(square, [(7,), (3,)])] == [49, 9]
+    assert "retr" not in "".join(capfd.readouterr())
 
 
 def test_a_call_whose_actor_died_is_made_again(pool: ActorPool, tmp_path: Path) -> None:

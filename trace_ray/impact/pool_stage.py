@@ -30,7 +30,9 @@ class ImpactWorker:
         return function(*arguments), self.loads()
 
     def stream(self, function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
-        yield from function(*arguments)
+        # Not `yield from`: Ray sends values into this generator, which the function's iterator need not take.
+        for part in function(*arguments):  # noqa: UP028
+            yield part
 
     def loads(self) -> tuple[str, int]:
         return self.name, models_loaded()
@@ -148,5 +150,7 @@ class ActorPool:
         """Ends an actor: what it holds of a device is free for others."""
         import ray
 
+        for ready in [ready for ready, other in self._actors.items() if other is actor]:
+            ray.cancel(ready)  # else Ray tells the terminal that it will try again
+            self._actors.pop(ready)
         ray.kill(actor)
-        self._actors = {ready: other for ready, other in self._actors.items() if other is not actor}
