@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from trace_ray.config.check import check_needed
 from trace_ray.config.load import load_config
 from trace_ray.config.sources import conf_folder
 from trace_ray.errors import UserError
@@ -61,3 +62,27 @@ def test_shares_of_a_step_are_not_all_zero() -> None:
     with pytest.raises(UserError, match=r"^realign\.shares: 0: give some category a share above 0"):
         load_config([DEMO], ["realign.shares={INVERT: 0, RETAIN: 0}"])
     load_config([DEMO], ["realign.shares={INVERT: 0, RETAIN: 1}"])
+
+
+SELECT = "realign.select.steps=10"
+
+
+def test_a_selection_is_of_the_adapters_of_a_single_training() -> None:
+    full = ["realign.tune=full", "impact.parameters=full", "realign.kl_reference=frozen_copy"]
+    with pytest.raises(UserError, match=r"^realign\.select\.steps: 10: only adapters .*realign\.tune=lora"):
+        load_config([DEMO], [SELECT, *full])
+    load_config([DEMO], full)
+    with pytest.raises(UserError, match=r"^realign\.select\.steps: 10: u2a trains in rounds"):
+        load_config([DEMO], [SELECT], method="u2a")
+
+
+def test_a_selection_needs_held_out_prompts_and_the_judge_of_the_answers() -> None:
+    given = ["corpus.paths=[pairs.jsonl]", "model.path=m"]
+    apart = [*given, "corpus.holdout=0.1"]
+    with pytest.raises(UserError, match=r"^corpus\.holdout: 0.*: dev prompts are held-out ones"):
+        check_needed(load_config([DEMO], [SELECT, *given, "corpus.holdout=0"]), ["realign"])
+    check_needed(load_config([DEMO], [SELECT, *apart]), ["realign"])
+    judged = "evaluate.judge={backend: vllm, model: ''}"
+    with pytest.raises(UserError, match=r"^evaluate\.judge\.model: empty"):
+        check_needed(load_config([DEMO], [SELECT, *apart, judged]), ["realign"])
+    check_needed(load_config([DEMO], [*apart, judged]), ["realign"])
