@@ -34,7 +34,13 @@ ROOT = Path(__file__).parents[2]
 PAIRS = 240
 SETTINGS = [
     *("triage.judge={backend: rules}", "triage.audit_labels=''", "objective.weights=uniform"),
-    *("realign.num_cpus=1", "realign.epochs=3", "realign.checkpoint_steps=5", "realign.trackers=[]"),
+    *(
+        "realign.num_cpus=1",
+        "realign.epochs=3",
+        "realign.learning_rate=2e-3",
+        "realign.checkpoint_steps=5",
+        "realign.trackers=[]",
+    ),
     *("realign.select.steps=12", "realign.select.prompts=32", "evaluate.drift_pairs=24"),
 ]
 

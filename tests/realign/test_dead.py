@@ -69,7 +69,7 @@ def test_steps_all_clipped_to_less_than_a_thousandth_are_none() -> None:
 @pytest.mark.parametrize(
     ("shift", "max_grad_norm", "cause"),
     [
-        (1e6, 1.0, "scored: PUNISH: the mean log-ratio to the reference is 1e+06 nats at the first step, not 0"),
+        (1e6, 1.0, "scored: PUNISH: the mean log-ratio to the reference is -1e+06 nats at the first step, not 0"),
         (0.0, 1e-9, "realign.learning_rate: 0.01: each gradient was clipped to less than a thousandth"),
         (float("-inf"), 1.0, "realign.learning_rate: 0.01: PUNISH/loss is not finite at step 1"),
     ],
