@@ -44,7 +44,8 @@ class AutoscalingCluster:
             "idle_timeout_minutes": idle_minutes,
             "upscaling_speed": 1.0,
             "provider": {
-                "type": "fake_multinode",
+                "type": "external",  # as which it needs no file of defaults
+                "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
                 "gcs_address": self.address,
                 "head_node_id": FAKE_HEAD_NODE_ID,
                 "launch_multiple": True,
