@@ -75,6 +75,23 @@ def test_a_repeated_pair_is_audited_once(tmp_path: Path) -> None:
     assert audit(labelled, config)["pairs"] == 2
 
 
+def test_what_others_of_a_run_store_meanwhile_is_asked_for_again_and_counted(tmp_path: Path) -> None:
+    """Two judges of one piece of the first look: whoever ends last tells how much was judged."""
+    known = task(
+        tmp_path,
+        PUNISH,
+        TriageConfig(judge=RULES),
+        stores={"judge": locate(str(tmp_path / "store"), StorageConfig())},
+        stored={"judge": []},
+    )
+    for _ in range(2):
+        JudgeActor(known, {})({"block": 0})
+        assert known.work.finished("judge")[0]["counts"]["responses_judged"] == 6
+    later = replace(known, stored={})  # another run's worker, which lists the store itself
+    JudgeActor(later, {})({"block": 0})
+    assert later.work.finished("judge")[0]["counts"]["responses_from_store"] == 6
+
+
 def test_canaries_are_tried_though_the_first_block_is_empty(fake: FakeEndpoint, tmp_path: Path) -> None:
     known = task(tmp_path, PUNISH[:1], TriageConfig(judge=asking(fake)), blocks=16)
     assert known.work.pairs(0).num_rows == 0
