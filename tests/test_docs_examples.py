@@ -27,7 +27,7 @@ from trace_ray.corpus.formats import compared
 from trace_ray.corpus.formats.base import Format
 from trace_ray.corpus.rows import FORMATS, RejectedRowError
 from trace_ray.judges.backends import make_judge
-from trace_ray.judges.opinion import Judge, Opinion
+from trace_ray.judges.opinion import Clauses, Judge, Opinion
 from trace_ray.objective.losses import Response
 from trace_ray.pairs import SCORED_SCHEMA
 from trace_ray.runs.artifacts import Artifact, Run
@@ -75,7 +75,8 @@ def test_the_example_of_a_loss_is_an_entry() -> None:
 
 
 def test_the_example_of_a_judge_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: dict[str, Any] = {"Sequence": Sequence, "Opinion": Opinion, "PolicyConfig": Any, "JudgeConfig": Any}
+    made: dict[str, Any] = dict.fromkeys(("PolicyConfig", "JudgeConfig"), Any)
+    made |= {"Sequence": Sequence, "Opinion": Opinion, "Clauses": Clauses}
     exec(example(GUIDE, "A judge"), made)
     (row,) = re.findall(r'(?m)^# in OWN\["judges"\] of (?:\S+): {5}(.+),$', example(GUIDE, "A judge"))
     ((name, path),) = eval(f"{{{row}}}").items()

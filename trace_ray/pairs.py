@@ -5,7 +5,9 @@ A triaged row, as a dict::
     {"row": 7, "pair_id": "3f0c...", "source": "pku", "split": "train",
      "prompt": [{"role": "user", "content": "How do I ...?"}], "chosen": "No.", "rejected": "Like this: ...",
      "p_violates_chosen": 0.98, "p_violates_rejected": 0.03, "category": "INVERT", "corrected": None, "judge_error": None,
-     "raw_violates_chosen": 0.91, "raw_violates_rejected": 0.08, "clauses_chosen": ["flat_refusal"], "clauses_rejected": None}
+     "raw_violates_chosen": 0.91, "raw_violates_rejected": 0.08, "clauses_chosen": ["flat_refusal"], "clauses_rejected": None,
+     "clause_p_chosen": [{"clause": "flat_refusal", "p": 0.9}, {"clause": "medical", "p": 0.1}], "clause_p_rejected": None,
+     "rationale_chosen": "It declines a harmless request.", "rationale_rejected": None}
 """
 
 from __future__ import annotations
@@ -125,6 +127,8 @@ REJECT_SCHEMA = pa.schema(
 """One refused row; ``detail`` is the start of what was read."""
 
 CLAUSES = pa.list_(pa.string())
+CLAUSE_P = pa.list_(pa.struct([("clause", pa.string()), ("p", pa.float64())]))
+"""P(breaks) of each clause that could be read, in the policy's order."""
 
 TRIAGED_SCHEMA = pa.schema(
     [
@@ -138,11 +142,16 @@ TRIAGED_SCHEMA = pa.schema(
         ("raw_violates_rejected", pa.float64()),
         ("clauses_chosen", CLAUSES),
         ("clauses_rejected", CLAUSES),
+        ("clause_p_chosen", CLAUSE_P),
+        ("clause_p_rejected", CLAUSE_P),
+        ("rationale_chosen", pa.string()),
+        ("rationale_rejected", pa.string()),
     ]
 )
 """A judged pair. A null probability has its cause in ``judge_error``; ``corrected`` is a y_c that was judged compliant.
 ``p_violates_*`` is calibrated where an audit calibrates, ``raw_violates_*`` what the judge said. ``clauses_*``: ids of
-the clauses a violating response breaks, null where nobody asked."""
+the clauses that a violating response breaks, likeliest first, null where nobody asked; ``clause_p_*``: P of each clause.
+``rationale_*``: the reasons of a judge that gives them."""
 
 TOKENS = pa.list_(pa.int32())
 
@@ -194,9 +203,17 @@ RESPONSE_SCHEMA = pa.schema(
         ("p_violates", pa.float64()),
         ("compliant", pa.bool_()),
         ("judge_error", pa.string()),
+        ("clause_p", CLAUSE_P),
     ]
 )
 """One answer of one of the MODELS to one held-out prompt."""
+
+
+def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Returns the table in a schema; columns that it lacks, as those of earlier versions do, are null."""
+    have = set(table.column_names)
+    columns = [table[f.name] if f.name in have else pa.nulls(table.num_rows, f.type) for f in schema]
+    return pa.table(columns, schema=schema)
 
 
 def pair_id(prompt: Sequence[Message], chosen: str, rejected: str) -> str:

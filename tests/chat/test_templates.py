@@ -10,8 +10,8 @@ from tests.chat.written import TEMPLATES, TRL, tokenizer
 from trace_ray.chat.text import ChatTokenizer, RefusedText, TokenizedPair
 from trace_ray.config import JudgeConfig, ModelConfig
 from trace_ray.errors import UserError
+from trace_ray.judges.frames import frame_tokens
 from trace_ray.judges.prompt import JUDGED
-from trace_ray.judges.vllm_judge import frame_tokens
 
 USER = {"role": "user", "content": "Where is the harbour?"}
 DIALOGUES = {

@@ -13,7 +13,7 @@ from trace_ray.evaluate.rating.items import Item, blind_items, items_csv
 from trace_ray.evaluate.rating.page import rater_page
 from trace_ray.evaluate.rating.panel import panel_votes
 from trace_ray.evaluate.rating.results import Rating, rating_results, read_ratings, win_rates
-from trace_ray.judges.opinion import Opinion
+from trace_ray.judges.opinion import Clauses, Opinion
 
 
 def answers(system: str, count: int, same: int = 0) -> dict[str, dict[str, Any]]:
@@ -152,7 +152,7 @@ class Known:
     def opinions(self, requests: Any, responses: Any) -> list[Opinion]:
         return [Opinion(None, "x") if text == "?" else Opinion(float(text)) for text in responses]
 
-    def clauses(self, requests: Any, responses: Any) -> list[tuple[str, ...]]:
+    def clauses(self, requests: Any, responses: Any) -> list[Clauses]:
         return [() for _ in responses]
 
     def counts(self) -> dict[str, int]:

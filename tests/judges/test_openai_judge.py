@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
-from tests.support.fake_endpoint import FakeEndpoint
-from trace_ray.config import EndpointConfig, JudgeConfig, StorageConfig
+from tests.support.fake_endpoint import FakeEndpoint, drawn
+from trace_ray.config import EndpointConfig, JudgeConfig, PromptConfig, StorageConfig
 from trace_ray.config.policy import ClauseConfig, PolicyConfig
 from trace_ray.errors import UserError
+from trace_ray.judges.clauses import broken
 from trace_ray.judges.endpoint import Reply, retry_after
 from trace_ray.judges.openai_judge import OpenAIJudge, _first_token
 from trace_ray.judges.opinion import Draft, Opinion
+from trace_ray.judges.prompt import OPPOSITE, QUESTION
 from trace_ray.judges.unreadable import unread_tally
 from trace_ray.storage.location import locate
 from trace_ray.triage.block import Bench
@@ -74,8 +76,8 @@ def test_429s_and_500s_are_tried_again_and_retry_after_is_honoured(fake: FakeEnd
 def test_a_time_out_is_tried_again(fake: FakeEndpoint) -> None:
     fake.delay = 0.5
     with pytest.raises(UserError, match="failed for every request"):
-        judge(fake, timeout_s=0.2, max_retries=1).opinions(["q"], ["slow"])
-    assert fake.asked["slow"] == 2
+        (judging := judge(fake, timeout_s=0.2, max_retries=1)).opinions(["q"], ["slow"])
+    assert judging.counts()["requests"] == 2 * 2  # the response, and the harmless text after it
 
 
 def test_one_that_always_fails_is_unreadable_and_not_final(fake: FakeEndpoint) -> None:
@@ -148,19 +150,20 @@ def test_the_key_comes_from_the_environment_alone(fake: FakeEndpoint, monkeypatc
 
 def test_clauses_and_corrections(fake: FakeEndpoint) -> None:
     judging = judge(fake)
-    assert judging.clauses(["q"], ["BAD"]) == [("two",)]
+    assert broken(judging.clauses(["q"], ["BAD two"])[0], 0.5) == ["two"]
     assert judging.drafts(["q"], ["BAD"]) == [Draft("GOOD, corrected")]
     for reason, draft in (("stop", "whole"), ("length", None)):
         fake.odd = {"BAD": {"choices": [{"message": {"content": "whole"}, "finish_reason": reason}]}}
         assert judging.drafts(["q"], ["BAD"]) == [Draft(draft)]
 
 
-def test_no_clause_is_lost_past_the_last_letter(fake: FakeEndpoint) -> None:
+def test_any_number_of_clauses_has_a_probability_each(fake: FakeEndpoint) -> None:
     judging = judge(fake)
     judging.policy = PolicyConfig(clauses=[ClauseConfig(id=f"c{i}", text="t") for i in range(60)])
-    texts = [f"BREAKS c{i}." for i in (0, 25, 26, 40, 59)]
-    assert judging.clauses(["q"] * 5, texts) == [("c0",), ("c25",), ("c26",), ("c40",), ("c59",)]
-    assert sum(fake.asked.values()) == 5 * 4  # three groups, and those that they named
+    told = judging.clauses(["q"] * 2, ["BREAKS c26.", "BREAKS c59 and c0."])
+    assert [broken(one, 0.5) for one in told] == [["c26"], ["c0", "c59"]]
+    assert [len(one or ()) for one in told] == [60, 60]
+    assert sum(fake.asked.values()) == 120
 
 
 def test_a_clause_that_the_endpoint_did_not_get_to_is_asked_for_again(fake: FakeEndpoint, tmp_path: Path) -> None:
@@ -169,7 +172,7 @@ def test_a_clause_that_the_endpoint_did_not_get_to_is_asked_for_again(fake: Fake
     opinions, _ = Bench(judge(fake, max_retries=0), store, unguarded, 0.5).opinions(
         ["q"] * 2, ["BAD one", "BAD two"], [1, 1], (0, 9)
     )
-    assert [(named.clauses, named.final) for named in opinions if named] == [(None, False), (("two",), True)]
+    assert [(broken(one.clauses, 0.5), one.final) for one in opinions if one] == [(None, False), (["two"], True)]
     assert len(VerdictStore(store.place).read(0, 9)) == 1
 
 
@@ -206,3 +209,62 @@ def test_what_a_content_filter_refuses_is_counted_apart_and_is_final(fake: FakeE
     assert unread_tally([opinions[0][:2]])["unreadable"] == {"content filter": 1}
     busy = Reply(None, "endpoint 503: the content management plane is busy", final=False)
     assert _first_token(busy) == Opinion(None, busy.error, final=False), "what may pass is asked again"
+
+
+def voting(fake: FakeEndpoint, mode: str, **more: Any) -> OpenAIJudge:
+    endpoint = EndpointConfig(base_url=fake.url, backoff_s=0.02, reasons=more.pop("reasons", False))
+    config = JudgeConfig(backend="openai", model="m", mode=mode, samples=9, endpoint=endpoint, **more)
+    return OpenAIJudge(POLICY, config, with_ids=True)
+
+
+def test_without_log_probs_p_is_a_share_of_votes_that_the_seeds_decide(fake: FakeEndpoint) -> None:
+    texts = ["BAD", "UNSURE", "fine", "UNSURE too"]
+    said = voting(fake, "vote").opinions(["q"] * 4, texts)
+    shares = {
+        text: sum(drawn({"seed": i}, text)["choices"][0]["message"]["content"] == "Yes" for i in range(9))
+        for text in texts
+    }
+    assert [one.p_violates for one in said] == pytest.approx([shares[text] / 9 for text in texts])
+    assert voting(fake, "vote").opinions(["q"] * 4, texts[::-1])[::-1] == said
+    assert voting(fake, "vote", seed=100).opinions(["q"] * 4, texts) != said
+    assert not any("logprobs" in one for one in fake.payloads)
+
+
+def test_reasons_are_asked_for_as_json_and_kept(fake: FakeEndpoint) -> None:
+    (bad, fine) = voting(fake, "reason", prompt=PromptConfig(system="You judge.")).opinions(["q"] * 2, ["BAD", "fine"])
+    assert bad.p_violates is not None
+    assert bad.p_violates > 0.5 > (fine.p_violates or 0.0)
+    assert dict(bad.clauses or ()) == {"one": 0.0, "two": bad.p_violates}
+    assert str(bad.rationale).startswith("seed ")
+    payload = fake.payloads[0]
+    assert payload["messages"][0] == {"role": "system", "content": "You judge."}
+    assert payload["response_format"]["json_schema"]["schema"]["properties"]["clauses"]["items"]["enum"] == [
+        "one",
+        "two",
+    ]
+
+
+def test_a_model_that_reasons_is_sent_no_temperature_and_room_to_think(fake: FakeEndpoint) -> None:
+    voting(fake, "reason", reasons=True, reason_tokens=700).opinions(["q"], ["BAD"])
+    assert {one["max_completion_tokens"] for one in fake.payloads} == {700}
+    assert not any({"temperature", "max_tokens", "logprobs"} & set(one) for one in fake.payloads)
+
+
+def test_a_vote_that_the_endpoint_did_not_get_to_leaves_the_verdict_open(fake: FakeEndpoint) -> None:
+    fake.fault = lambda text, before: (503, {}) if text == "BAD" and before >= 4 else None
+    endpoint = EndpointConfig(base_url=fake.url, backoff_s=0.01, max_retries=0, concurrency=1)
+    config = JudgeConfig(backend="openai", model="m", mode="vote", samples=9, endpoint=endpoint)
+    bad, fine = OpenAIJudge(POLICY, config).opinions(["q"] * 2, ["BAD", "fine"])
+    assert (bad.p_violates, bad.final) == (None, False)
+    assert fine.final
+
+
+def test_both_polarities_are_asked_and_averaged(fake: FakeEndpoint) -> None:
+    """The fake says Yes to a BAD response whatever is asked: all of that is bias."""
+    endpoint = EndpointConfig(base_url=fake.url, backoff_s=0.02)
+    both = JudgeConfig(backend="openai", model="m", prompt=PromptConfig(polarity="both"), endpoint=endpoint)
+    (said,) = OpenAIJudge(POLICY, both).opinions(["q"], ["BAD"])
+    assert said.p_violates == pytest.approx(0.5)
+    assert said.yes_bias == pytest.approx(0.45)
+    asked = [one["messages"][0]["content"].splitlines()[-1] for one in fake.payloads]
+    assert asked == [QUESTION, OPPOSITE]

@@ -16,5 +16,5 @@ def test_it_loads(path: object) -> None:
     config = load_config([conf_folder() / "policies" / "contextual_harm.yaml", str(path)])
     assert config.policy.name == "contextual_harm"
     assert ("triage.first_judge" in triage_judges(config.triage)) == (
-        str(path).endswith(("cascade.yaml", "guard.yaml"))
+        str(path).endswith(("cascade.yaml", "guard.yaml", "shieldgemma.yaml", "distilled.yaml"))
     )

@@ -103,34 +103,42 @@ def test_a_second_judge_reads_everything_too() -> None:
     assert (figures(second), second.bound) == ((200, 100 * 114, 0), "")
 
 
-def test_the_clause_is_asked_of_what_violates_by_either_judge() -> None:
+def test_the_clauses_are_asked_of_what_violates_by_the_first_of_two_judges() -> None:
     found = asked(config_of(SECOND, "triage.clauses=true"))
     # chosen of 20 INVERT; both of 10 PUNISH; at most the rejected of 70 RETAIN
-    assert figures(found["triage.judge", "which clause?"]) == (110, 30 * 57 + 80 * 67, 0)
-    assert figures(found["triage.second_judge", "which clause?"]) == (110, 30 * 59 + 80 * 69, 0)
-    assert found["triage.judge", "which clause?"].bound.startswith("at most")
-    assert "shares" not in found["triage.judge", "which clause?"].bound
+    assert figures(found["triage.judge", "which clauses?"]) == (110, 30 * 57 + 80 * 67, 0)
+    assert ("triage.second_judge", "which clauses?") not in found
+    assert found["triage.judge", "which clauses?"].bound.startswith("at most")
+    assert "shares" not in found["triage.judge", "which clauses?"].bound
     no_clause = config_of("triage.clauses=true", "policy.clauses=[]", EVALUATED)
-    assert ("triage.judge", "which clause?") not in asked(no_clause)
+    assert ("triage.judge", "which clauses?") not in asked(no_clause)
 
 
 def test_of_a_cascade_whoever_decides_names_the_clauses() -> None:
     found = asked(config_of(FIRST, "triage.clauses=true"))
-    assert [judge for judge, what in found if what == "which clause?"] == ["triage.first_judge", "triage.judge"]
+    assert [judge for judge, what in found if what == "which clauses?"] == ["triage.first_judge", "triage.judge"]
 
 
-def test_more_clauses_than_letters_take_more_questions() -> None:
+def test_each_clause_is_a_question() -> None:
     config = config_of("triage.clauses=true")
-    readings = {name: replace(reading, clause_prompts=3) for name, reading in READINGS.items()}
-    found = {(ask.judge, ask.what): ask for ask in triage_asked(SAMPLE, readings, config)}
-    assert figures(found["triage.judge", "which clause?"]) == (3 * 110, 3 * (30 * 57 + 80 * 67), 0)
+    readings = {name: replace(one, clause_prompts=3) for name, one in READINGS.items()}
+    found = {(one.judge, one.what): one for one in triage_asked(SAMPLE, readings, config)}
+    assert figures(found["triage.judge", "which clauses?"]) == (3 * 110, 30 * (3 * 50 + 7) + 80 * (3 * 60 + 7), 0)
+
+
+def test_a_verdict_by_clauses_asks_nothing_else() -> None:
+    config = config_of("triage.clauses=true", "triage.judge.verdict_by=clauses")
+    readings = {name: replace(one, clause_prompts=0, verdict_prompts=3) for name, one in READINGS.items()}
+    found = {(one.judge, one.what): one for one in triage_asked(SAMPLE, readings, config)}
+    assert figures(found["triage.judge", "violates?"]) == (600, 100 * 110, 0)
+    assert ("triage.judge", "which clauses?") not in found
 
 
 def test_where_only_a_judge_can_tell_the_plans_shares_decide_and_that_is_said() -> None:
     unknown = [pair(None)] * 10
     shares = ["plan.invert_share=0.3", "plan.punish_share=0.2", "triage.clauses=true", "triage.correct=true"]
     found = asked(config_of(*shares), unknown)
-    clauses, drafts = found["triage.judge", "which clause?"], found["triage.judge", "corrections"]
+    clauses, drafts = found["triage.judge", "which clauses?"], found["triage.judge", "corrections"]
     assert figures(clauses) == (50 + 70, 50 * 57 + 70 * 67, 0)
     assert drafts.prompts == 20
     assert all("shares as plan.* assumes" in ask.bound for ask in (clauses, drafts))
@@ -140,7 +148,7 @@ def test_a_response_too_long_for_the_judge_costs_no_tokens() -> None:
     long = {**JUDGED, "triage.judge": {**JUDGED["triage.judge"], "rejected": 0}}
     found = asked(config_of("triage.clauses=true"), [replace(sampled, judged=long) for sampled in SAMPLE])
     assert found["triage.judge", "violates?"].tokens == 100 * 50
-    assert found["triage.judge", "which clause?"].tokens == 30 * 57
+    assert found["triage.judge", "which clauses?"].tokens == 30 * 57
 
 
 def test_corrections_by_the_judge_are_written_and_then_judged() -> None:
@@ -354,6 +362,6 @@ def test_the_table_says_what_is_only_bounded() -> None:
 
     assert "expected" in line("triage.first_judge", "violates?")
     assert UNSURE in line("triage.judge ", " violates?")
-    assert "at most" in line("triage.judge", "which clause?")
+    assert "at most" in line("triage.judge", "which clauses?")
     assert "at most" in line("triage.judge", "corrections ")
     assert "11,000" in line("triage.judge ", " violates?")

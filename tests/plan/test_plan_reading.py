@@ -62,13 +62,10 @@ class Recorder:
         return html.unescape(request), html.unescape(response)
 
     def yes_no(self, prompts: Sequence[list[int]], _yes: list[int], _no: list[int]) -> list[tuple[float, float]]:
-        self.asked["opinion"] += prompts
+        for ids in prompts:
+            self.asked["clause" if "violate [" in self.tokenizer.decode(ids[-64:]) else "opinion"].append(ids)
         yes = [0.5 if self.unsure else float(violates(*self._text(ids))) for ids in prompts]
         return [(said, 1 - said) for said in yes]
-
-    def first_token_log_probs(self, prompts: Sequence[list[int]], _ids: Sequence[int]) -> list[dict[int, float]]:
-        self.asked["clause"] += prompts
-        return [{} for _ in prompts]
 
     def whole_answers(self, prompts: Sequence[list[int]], _limit: int) -> list[str | None]:
         self.asked["draft"] += prompts
@@ -143,23 +140,25 @@ def test_the_plan_counts_what_triage_asks_of_every_judge(corpus: list[str], engi
     sample, plan = planned(config)
     block = sample.table.select(SLOT_SCHEMA.names).sort_by("row")
     assert block.num_rows == PAIRS
+    clauses = len(config.policy.clauses)
     both: Any = make_triage_judge(config.policy, config.triage)
     second: Any = make_judge(config.policy, config.triage.second_judge)  # type: ignore[arg-type]
     first, main, other = both.first.engine, both.strong.engine, second.engine
-    benches = [Bench(reader, None, unguarded, config.triage.threshold) for reader in (both, second)]
+    asks = {both: config.triage.threshold, second: None}
+    benches = [Bench(one, None, unguarded, clauses_from) for one, clauses_from in asks.items()]
     judged, _ = judge_block(block, benches[0], benches[1], (0, SLOTS))
     assert len({ask.tokens for (_, what), ask in plan.items() if what == "violates?"}) == 3
     assert figures(plan["triage.first_judge", "violates?"]) == first.take("opinion")
     assert figures(plan["triage.judge", "violates?"]) == main.take("opinion")
     assert figures(plan["triage.second_judge", "violates?"]) == other.take("opinion")
-    for name, engine in (("triage.judge", main), ("triage.second_judge", other)):
-        prompts, tokens = engine.take("clause")
-        bound = plan[name, "which clause?"]
-        assert 0 < prompts <= bound.prompts
-        # Every RETAIN pair whose rejected response complies is what the bound has too much.
-        spare = sum(not violates(*_side(row, "rejected")) for row in block.to_pylist() if not _breaks(row))
-        assert prompts == bound.prompts - spare
-        assert tokens <= bound.tokens < tokens + (spare + 1) * 512
+    prompts, tokens = main.take("clause")
+    bound = plan["triage.judge", "which clauses?"]
+    assert 0 < prompts <= bound.prompts
+    # Every RETAIN pair whose rejected response complies is what the bound has too much.
+    spare = sum(not violates(*_side(row, "rejected")) for row in block.to_pylist() if not _breaks(row))
+    assert prompts == bound.prompts - spare * clauses
+    assert tokens <= bound.tokens < tokens + (spare + 1) * clauses * 512
+    assert other.take("clause") == (0, 0)
     correction = Correction(make_corrector(config.policy, config.triage, both), benches[0])  # type: ignore[arg-type]
     decided = decide_block(block, judged, Decision(Calibration(), 0.5, 0.0), {}, correction, (0, SLOTS))
     assert "PUNISH" in decided.triaged["category"].to_pylist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import re
 import signal
 import threading
@@ -37,6 +38,7 @@ class FakeEndpoint:
         self.asked: Counter[str] = Counter()
         self.times: list[tuple[str, float]] = []
         self.keys: set[str] = set()
+        self.payloads: list[dict[str, Any]] = []
         self.in_flight = self.most_in_flight = self.kills = 0
         self.lock = threading.Lock()
         outer = self
@@ -68,12 +70,13 @@ class FakeEndpoint:
 
     def handle(self, handler: BaseHTTPRequestHandler) -> None:
         payload = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-        match = RESPONSE.search(payload["messages"][0]["content"])
+        match = RESPONSE.search(payload["messages"][-1]["content"])
         text = match[1] if match else ""
         with self.lock:
             before = self.asked[text]
             self.asked[text] += 1
             self.times.append((text, time.monotonic()))
+            self.payloads.append(payload)
             self.keys.add(handler.headers.get("Authorization", ""))
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -106,16 +109,25 @@ class FakeEndpoint:
                 os.kill(connection.pid, signal.SIGKILL)
 
 
+def drawn(payload: dict[str, Any], text: str) -> dict[str, Any]:
+    """One of several answers: by its seed, Yes as often as ``p_yes`` says; with reasons where JSON is asked for."""
+    violates = random.Random(f"{text} {payload['seed']}").random() < p_yes(text)
+    said = "Yes" if violates else "No."
+    if "response_format" in payload:
+        said = json.dumps({"reasoning": f"seed {payload['seed']}", "violates": violates, "clauses": ["two"] * violates})
+    choice = {"message": {"content": said}, "finish_reason": "stop" if "response_format" in payload else "length"}
+    return {"choices": [choice], "usage": {"total_tokens": 30}}
+
+
 def answer(payload: dict[str, Any], text: str) -> dict[str, Any]:
+    if "seed" in payload:
+        return drawn(payload, text)
     if payload["max_tokens"] > 1:
         draft = "GOOD, corrected" if "HOPELESS" not in text else "still BAD"
         return {"choices": [{"message": {"content": draft}}], "usage": {"total_tokens": 20}}
-    yes = p_yes(text)
+    clause = re.search(r"violate \[(\w+)\]", payload["messages"][-1]["content"].rpartition("</response>")[2])
+    yes = p_yes(text) if clause is None else 0.9 if clause[1] in re.findall(r"\w+", text) else 0.1
     alternatives = [("Yes", yes * 0.9), (" no", (1 - yes) * 0.9), ("Maybe", 0.1)]
-    if "Answer with its letter" in payload["messages"][0]["content"]:
-        broken = re.search(r"BREAKS (\w+)", text)
-        letter = re.search(rf"\b([A-Z]): {broken[1]}\b", payload["messages"][0]["content"]) if broken else None
-        alternatives = [(letter[1] if letter else "A" if broken else "B", 0.9)]
     if "MUMBLE" in text:
         alternatives = [("Well", 0.9), ("Yes", 0.05)]
     top = [{"token": token, "logprob": math.log(p)} for token, p in alternatives]

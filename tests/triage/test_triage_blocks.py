@@ -15,7 +15,7 @@ import pytest
 from trace_ray.config import StorageConfig
 from trace_ray.corpus.read import SLOT_SCHEMA, SLOTS
 from trace_ray.errors import UserError
-from trace_ray.judges.opinion import Draft, Opinion
+from trace_ray.judges.opinion import Clauses, Draft, Opinion
 from trace_ray.pairs import TRIAGED_SCHEMA
 from trace_ray.storage.location import Location, locate
 from trace_ray.triage.block import Bench, judge_block
@@ -41,8 +41,8 @@ class Table:
         said = [text.split()[0] for text in responses]
         return [Opinion(None, "unreadable: mumbles") if p == "?" else Opinion(float(p) + self.shift) for p in said]
 
-    def clauses(self, _requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...]]:
-        return [(f"clause of {text}",) for text in responses]
+    def clauses(self, _requests: Sequence[str], responses: Sequence[str]) -> list[Clauses]:
+        return [((f"clause of {text}", 0.7), ("kept", 0.2)) for text in responses]
 
     def drafts(self, _requests: Sequence[str], responses: Sequence[str]) -> list[Draft]:
         return [Draft({"0.9 a": "0.1 better", "0.9 b": "0.8 still bad"}.get(text)) for text in responses]
@@ -147,6 +147,8 @@ def test_clauses_are_asked_for_violating_responses_only() -> None:
     decided = decide_block(block, judged, PLAIN, {}, None, WHOLE).triaged
     assert decided["clauses_chosen"].to_pylist() == [["clause of 0.9 x"]]
     assert decided["clauses_rejected"].to_pylist() == [None]
+    told = [{"clause": "clause of 0.9 x", "p": 0.7}, {"clause": "kept", "p": 0.2}]
+    assert (decided["clause_p_chosen"].to_pylist(), decided["clause_p_rejected"].to_pylist()) == ([told], [None])
 
 
 def test_calibration_moves_the_verdict_and_keeps_the_raw_one() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from trace_ray.errors import JudgeRejectedError
-from trace_ray.judges.opinion import Opinion
+from trace_ray.judges.opinion import Clauses, Opinion
 from trace_ray.triage.canaries import ATTACKS, SEEDS, canary_report, refuse_gullible_judge
 
 
@@ -25,7 +25,7 @@ class Reader:
             return Opinion(None, "too long for the judge")
         return Opinion(0.9 if "BAD" in text and not any(word in text for word in self.weaknesses) else 0.1)
 
-    def clauses(self, _requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...]]:
+    def clauses(self, _requests: Sequence[str], responses: Sequence[str]) -> list[Clauses]:
         return [()] * len(responses)
 
     def counts(self) -> dict[str, int]:

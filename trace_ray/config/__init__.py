@@ -5,7 +5,7 @@ from trace_ray.config.corpus import COLUMN_NAMES, FORMAT_NAMES, CorpusConfig, No
 from trace_ray.config.evaluate import AttackConfig, CapabilityConfig, EvaluateConfig
 from trace_ray.config.fields import settings
 from trace_ray.config.impact import ImpactConfig
-from trace_ray.config.judges import EndpointConfig, JudgeConfig, judge_name
+from trace_ray.config.judges import EndpointConfig, ExampleConfig, JudgeConfig, PromptConfig, judge_name
 from trace_ray.config.model import LoraSettings, ModelConfig
 from trace_ray.config.objective import ObjectiveConfig, TermConfig
 from trace_ray.config.realign import RealignConfig, SelectConfig
@@ -22,6 +22,7 @@ __all__ = [
     "CorpusConfig",
     "EndpointConfig",
     "EvaluateConfig",
+    "ExampleConfig",
     "ImpactConfig",
     "JudgeConfig",
     "LoraSettings",
@@ -29,6 +30,7 @@ __all__ = [
     "NoiseConfig",
     "ObjectiveConfig",
     "PlanConfig",
+    "PromptConfig",
     "RayConfig",
     "RealignConfig",
     "ReportConfig",

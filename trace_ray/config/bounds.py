@@ -45,6 +45,8 @@ BOUNDS: dict[str, Bound] = {
     "triage.threshold": _PROBABILITY,
     "triage.clauses_from": _PART,
     "triage.abstain_band": (lambda value: 0 <= value < 0.5, "give a half-width in [0, 0.5)"),
+    "triage.distil_pairs": _least(100, " pairs"),
+    "triage.distil_agreement": _PROBABILITY,
     "triage.audit_rows": _least(1, " pair"),
     "triage.audit_sample": _or_more("a number of pairs, or 0 for none"),
     "triage.min_kappa": (lambda value: 0 <= value <= 1, "give a kappa in [0, 1]; 0 is no limit"),

@@ -10,6 +10,8 @@ from trace_ray.config import COLUMN_NAMES, Config, JudgeConfig, ObjectiveConfig,
 from trace_ray.config.bounds import bound_problems
 from trace_ray.config.engine import check_trust, refuse_code
 from trace_ray.config.fields import leaves
+from trace_ray.config.judge_check import distilled_problems, judge_problems
+from trace_ray.config.judges import WITHOUT_MODEL
 from trace_ray.config.plugins import is_plugin
 from trace_ray.config.policy import check_policy
 from trace_ray.config.selection import select_problems, with_selection
@@ -51,7 +53,9 @@ def _problems(config: Config) -> Iterator[UserError]:
     if not misspelt:  # such a word would be at odds with much that is right
         yield from _at_odds(config)
     for name, judge in judges.items():
-        yield from _check_judge(name, judge)
+        yield from judge_problems(name, judge, config.policy)
+        if judge.backend == "distilled":
+            yield from distilled_problems(name, config.triage)
         yield from _check_engine(f"{name}.engine", judge.engine)
         yield from _raised(lambda n=name, j=judge: check_trust(n, j.model, j.trust_remote_code))  # type: ignore[misc]
     yield from _check_template_dates(config)
@@ -110,7 +114,7 @@ def check_needed(config: Config, stages: Sequence[str]) -> None:
         raise UserError("model.path", "empty", "name the model to realign: a hub id or a folder")
     stages = with_selection(config, stages)
     for name, judge in (triage_judges(config.triage) | {"evaluate.judge": config.evaluate.judge}).items():
-        if name.split(".")[0] in stages and judge.backend != "rules" and not judge.model:
+        if name.split(".")[0] in stages and judge.backend not in WITHOUT_MODEL and not judge.model:
             raise UserError(f"{name}.model", "empty", f"name the judge's model, or set {name}.backend=rules")
     if "evaluate" in asked and not (config.corpus.holdout or config.corpus.test_paths or config.evaluate.prompt_file):
         remedy = "nothing is held out to evaluate on: raise it, or name corpus.test_paths or evaluate.prompt_file"
@@ -196,36 +200,6 @@ def _check_template_dates(config: Config) -> Iterator[UserError]:
             dt.date.fromisoformat(day or "2000-01-01")
         except ValueError:
             yield UserError(f"{name}.chat_template_date", day, "give a day as 2026-01-31")
-
-
-def _check_judge(where: str, judge: JudgeConfig) -> Iterator[UserError]:
-    endpoint = judge.endpoint
-    if judge.backend == "openai" and not endpoint.base_url.startswith(("http://", "https://")):
-        remedy = "name the endpoint, such as http://127.0.0.1:8000/v1"
-        yield UserError(f"{where}.endpoint.base_url", endpoint.base_url or "empty", remedy)
-    if judge.backend == "openai" and judge.chat_template:
-        remedy = "an endpoint renders with the template that its server has: give it there, or use backend=vllm"
-        yield UserError(f"{where}.chat_template", judge.chat_template[:40], remedy)
-    of_endpoint = {
-        "top_logprobs": 1,
-        "concurrency": 1,
-        "timeout_s": 0.001,
-        "max_retries": 0,
-        "max_requests": 0,
-        "max_tokens": 0,
-        "backoff_s": 0,
-    }
-    for name, minimum in of_endpoint.items():
-        if getattr(endpoint, name) < minimum:
-            yield UserError(f"{where}.endpoint.{name}", getattr(endpoint, name), f"give at least {minimum}")
-    least = {"batch_rows": 1, "actors": 1, "max_model_len": 1, "num_cpus": 0, "num_gpus": 0, "kv_cache_gib": 0}
-    for name, minimum in least.items():
-        if getattr(judge, name) < minimum:
-            yield UserError(f"{where}.{name}", getattr(judge, name), f"give at least {minimum}")
-    if judge.max_actors < judge.actors:
-        yield UserError(f"{where}.max_actors", judge.max_actors, f"give at least {where}.actors = {judge.actors}")
-    if not 0 <= judge.min_mass <= 1:
-        yield UserError(f"{where}.min_mass", judge.min_mass, "give a probability in [0, 1]")
 
 
 def _check_engine(where: str, engine: Mapping[str, Any]) -> Iterator[UserError]:

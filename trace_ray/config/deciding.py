@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 DECIDING = (
     *("threshold", "abstain_band", "calibration", "false_invert_rate", "confidence"),
-    *("audit_labels", "audit_file", "audit_rows", "review_labels", "min_auc", "min_canary_pass"),
+    *("audit_labels", "audit_by", "audit_file", "audit_rows", "review_labels", "min_auc", "min_canary_pass"),
     *("correct", "gold_responses", "corrector", "corrector_judge", "corrector_tokens"),
 )
 """Below ``triage.``: what may be changed on a run without judging a response again. Corrections are drafted while deciding."""

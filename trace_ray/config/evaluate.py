@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from trace_ray.config.fields import ENGINE, LABELS, choice, later, resource
+from trace_ray.config.fields import ENGINE, LABELS, LATER, choice, later, resource
 from trace_ray.config.judges import JudgeConfig
 
 
@@ -53,6 +53,7 @@ class EvaluateConfig:
 
     Args:
         judge: who decides compliance; better not the judge of triage.
+        clauses: also ask of each clause whether an answer breaks it; rules say it unasked.
         prompts: held-out prompts at most, the first by hash; 0 = all.
         prompt_file: own prompts instead of the held-out ones, with source and category if known: `evaluate/prompt_files.py`.
         max_new_tokens: length of a greedy answer.
@@ -68,6 +69,7 @@ class EvaluateConfig:
     """
 
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    clauses: bool = field(default=False, metadata=LATER)
     prompts: int = 0
     prompt_file: str = ""
     max_new_tokens: int = 256

@@ -19,7 +19,12 @@ from trace_ray.errors import UserError, nearest
 
 KINDS = ("judges", "formats", "trackers")
 """A group of entry points is ``trace_ray.`` and one of these."""
-OWN = {"judges": {"rules": "trace_ray.judges.rules_judge:RulesJudge"}}
+OWN = {
+    "judges": {
+        "rules": "trace_ray.judges.rules_judge:RulesJudge",
+        "distilled": "trace_ray.judges.distilled:DistilledJudge",
+    }
+}
 """Ours that are made as another package's are: a judge is a file and a row here. An engine's and an endpoint's take more."""
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from trace_ray.config.cluster import RayConfig
 from trace_ray.config.corpus import CorpusConfig
 from trace_ray.config.evaluate import EvaluateConfig
-from trace_ray.config.fields import choice, resource
+from trace_ray.config.fields import LATER, choice, later_choice, resource
 from trace_ray.config.impact import ImpactConfig
 from trace_ray.config.judges import JudgeConfig
 from trace_ray.config.model import LoraSettings, ModelConfig
@@ -29,9 +29,12 @@ class TriageConfig:
         judge: who judges. Its actors hold the other judges below too.
         first_judge: a cheaper one that goes first; ``judge`` is asked only where the first one's P(violates) lies in
             [escalate_from, escalate_to] or cannot be read. null = none.
+        distil_pairs: pairs that ``judge`` judges first where ``first_judge.backend`` is distilled: it learns from half of them.
+        distil_agreement: it decides where, on the other half, at least this share of its verdicts is the judge's, with
+            ``confidence``; all else goes to the judge.
         second_judge: an independent one that judges everything too; pairs whose category differs are ABSTAIN. null = none.
-        clauses: also ask which clause each violating response breaks; rules say it unasked.
-        clauses_from: of those with P(violates), uncalibrated, from here on.
+        clauses: also ask of each clause whether a violating response breaks it; rules say it unasked.
+        clauses_from: of those with P(violates), uncalibrated, from here on; 0 = of all.
         threshold: a response violates from this (calibrated) P(violates) on.
         abstain_band: half-width around the threshold inside which a response is not decided.
         calibration: how labels turn what the judge says into a probability; needs ``audit_labels``.
@@ -40,6 +43,8 @@ class TriageConfig:
         confidence: with which that rate holds on fresh data.
         audit_labels: ``""`` = no audit; ``from_pairs`` = chosen complies and rejected violates; else a JSONL file
             with pair_id, violates_chosen and violates_rejected.
+        audit_by: ``source`` = where the labels of a source suffice, it has a calibration, a band and a bound of its own; the
+            others have those of all labels together, and the audit says which.
         audit_file: what `trace-ray audit` stored with an earlier run: its calibration, threshold and band are used.
         audit_rows: pairs audited under from_pairs, about: the first blocks, which the prompts' hash fills. Of labelled
             pairs so many are judged before the corpus.
@@ -66,6 +71,8 @@ class TriageConfig:
     first_judge: JudgeConfig | None = None
     escalate_from: float = 0.1
     escalate_to: float = 0.9
+    distil_pairs: int = field(default=2000, metadata=LATER)
+    distil_agreement: float = field(default=0.97, metadata=LATER)
     second_judge: JudgeConfig | None = None
     clauses: bool = False
     clauses_from: float = 0.5
@@ -75,6 +82,7 @@ class TriageConfig:
     false_invert_rate: float = 0.0
     confidence: float = 0.9
     audit_labels: str = ""
+    audit_by: str = later_choice("all", "source")
     audit_file: str = ""
     audit_rows: int = 2000
     audit_sample: int = resource(128)

@@ -22,7 +22,8 @@ NOISE_SCHEMA = pa.schema(
 )
 """One damaged row: ``kind`` is ``flip`` or ``swap``."""
 
-_SIDES = {f"{name}chosen": f"{name}rejected" for name in ("", "p_violates_", "raw_violates_", "clauses_")}
+_OF_A_SIDE = ("", "p_violates_", "raw_violates_", "clauses_", "clause_p_", "rationale_")
+_SIDES = {f"{name}chosen": f"{name}rejected" for name in _OF_A_SIDE}
 
 
 def with_label_noise(rows: Sequence[Mapping[str, Any]], noise: NoiseConfig) -> list[dict[str, Any]]:

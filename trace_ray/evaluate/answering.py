@@ -131,7 +131,10 @@ class AnswerJudge:
     """One judge; an answer without a readable verdict is not compliant."""
 
     def __init__(self, config: Config, generated: Location, out: Location) -> None:
-        self.judge = make_judge(config.policy, config.evaluate.judge, where="evaluate.judge")
+        evaluate = config.evaluate
+        asked = evaluate.judge.backend == "rules" or (evaluate.clauses and evaluate.judge.verdict_by == "question")
+        self.by_clause = bool(config.policy.clauses) and asked
+        self.judge = make_judge(config.policy, evaluate.judge, where="evaluate.judge", by_clause=self.by_clause)
         self.usage = Usage({"": self.judge})
         self.threshold = config.triage.threshold
         self.generated, self.out = generated, out
@@ -139,9 +142,12 @@ class AnswerJudge:
     def __call__(self, item: Row) -> Row:
         chunk: Chunk = item["chunk"]
         rows = (self.generated / chunk.name).read_parquet().to_pylist()
-        opinions = self.judge.opinions([row["prompt"] for row in rows], [row["response"] for row in rows])
-        for row, opinion in zip(rows, opinions, strict=True):
+        requests, responses = [row["prompt"] for row in rows], [row["response"] for row in rows]
+        opinions = self.judge.opinions(requests, responses)
+        clauses = self.judge.clauses(requests, responses) if self.by_clause else [one.clauses for one in opinions]
+        for row, opinion, told in zip(rows, opinions, clauses, strict=True):
             compliant = opinion.p_violates is not None and opinion.p_violates < self.threshold
             row |= {"p_violates": opinion.p_violates, "judge_error": opinion.error, "compliant": compliant}
+            row["clause_p"] = None if told is None else [{"clause": name, "p": p} for name, p in told]
         write_part(self.out / chunk.folder / chunk.name, rows, metrics.judge_tokens(self.usage.take()))
         return {"rows": len(rows)}

@@ -17,7 +17,7 @@ from trace_ray.impact.rows import tokenized_rows
 from trace_ray.impact.scores import Direction, Scorer
 from trace_ray.model.known import refuse_unknown_tokens
 from trace_ray.objective.slopes import pair_slopes, token_slopes
-from trace_ray.pairs import CONFLICTS, SCORED_SCHEMA, TRAINED, TRIAGED_SCHEMA, Split, hash_fraction
+from trace_ray.pairs import CONFLICTS, SCORED_SCHEMA, TRAINED, TRIAGED_SCHEMA, Split, fitted, hash_fraction
 
 Row = dict[str, Any]
 SHARD_SCHEMA = SCORED_SCHEMA.remove(SCORED_SCHEMA.get_field_index("weight"))
@@ -45,7 +45,7 @@ class Selection:
 
     def rows(self, triaged: pa.Table) -> list[Row]:
         """Returns the rows to train on, in order; those without a response that their term reads are left out."""
-        rows = triaged.select(TRIAGED_SCHEMA.names).to_pylist()
+        rows = fitted(triaged, TRIAGED_SCHEMA).to_pylist()
         drawn = hash_fraction([row["pair_id"] for row in rows], self.seed, "retain")
         return [row for row, number in zip(rows, drawn, strict=True) if self._takes(row, number)]
 

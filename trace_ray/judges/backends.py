@@ -7,23 +7,28 @@ import json
 from dataclasses import replace
 
 from trace_ray.config import JudgeConfig, TriageConfig, settings
+from trace_ray.config.judges import WITHOUT_MODEL
 from trace_ray.config.plugins import is_plugin, plugin
-from trace_ray.config.policy import PolicyConfig, policy_hash
+from trace_ray.config.policy import PolicyConfig, clause_ids, policy_hash
 from trace_ray.errors import UserError
 from trace_ray.judges import rules
 from trace_ray.judges.cascade import CascadeJudge
+from trace_ray.judges.clauses import ClausewiseJudge
 from trace_ray.judges.gold import GoldCorrector
 from trace_ray.judges.openai_judge import OpenAIJudge
 from trace_ray.judges.opinion import Corrector, Judge
-from trace_ray.judges.prompt import PROMPT_VERSION
+from trace_ray.judges.prompt import CLAUSES_VERSION, PROMPT_VERSION
 from trace_ray.judges.rules_judge import WordLimitCorrector
 from trace_ray.judges.vllm_judge import VllmJudge
 from trace_ray.storage.location import locate
 from trace_ray.storage.staging import shared_settings
 
 ReadingJudge = VllmJudge | OpenAIJudge
-WRITING = ("vllm", "openai")
-"""Backends that write corrections too."""
+
+
+def writes(judge: JudgeConfig) -> bool:
+    """Returns whether a judge writes corrections too: rules do not, nor do guard models."""
+    return judge.backend in ("vllm", "openai") and judge.prompt.form == "question"
 
 
 def make_judge(
@@ -32,29 +37,36 @@ def make_judge(
     correction_tokens: int = TriageConfig.corrector_tokens,
     *,
     where: str = "judge",
+    by_clause: bool = False,
 ) -> Judge:
     """Returns the judge that ``config.backend`` names.
 
     Args:
         where: the setting that ``config`` comes from, for what is said of a mistake in it.
+        by_clause: it will be asked for the clauses too.
     """
     if is_plugin("judges", config.backend):
         made: Judge = plugin("judges", config.backend, f"{where}.backend")(policy, config)
         return made
-    return _reading_judge(policy, config, correction_tokens, where)
+    by_clause = by_clause or config.verdict_by == "clauses"
+    reading = _reading_judge(policy, config, correction_tokens, where, by_clause=by_clause)
+    return ClausewiseJudge(reading, clause_ids(policy)) if config.verdict_by == "clauses" else reading
 
 
-def _reading_judge(policy: PolicyConfig, config: JudgeConfig, correction_tokens: int, where: str) -> ReadingJudge:
+def _reading_judge(
+    policy: PolicyConfig, config: JudgeConfig, correction_tokens: int, where: str, *, by_clause: bool
+) -> ReadingJudge:
     made = OpenAIJudge if config.backend == "openai" else VllmJudge
-    return made(policy, config, correction_tokens, where)
+    return made(policy, config, correction_tokens, where, with_ids=by_clause)
 
 
 def make_triage_judge(policy: PolicyConfig, config: TriageConfig) -> Judge:
     """Returns the judge of triage: ``judge``, behind ``first_judge`` where there is one."""
-    judge = make_judge(policy, config.judge, config.corrector_tokens, where="triage.judge")
+    by_clause = names_clauses(config)
+    judge = make_judge(policy, config.judge, config.corrector_tokens, where="triage.judge", by_clause=by_clause)
     if config.first_judge is None:
         return judge
-    first = make_judge(policy, config.first_judge, where="triage.first_judge")
+    first = make_judge(policy, config.first_judge, where="triage.first_judge", by_clause=by_clause)
     return CascadeJudge(first, judge, config.escalate_from, config.escalate_to)
 
 
@@ -68,7 +80,7 @@ def corrector_kind(policy: PolicyConfig, config: TriageConfig) -> str:
         return "other"
     if config.corrector != "auto":
         return config.corrector
-    return "code" if rules.word_limit(policy) or config.judge.backend not in WRITING else "judge"
+    return "code" if rules.word_limit(policy) or not writes(config.judge) else "judge"
 
 
 def check_corrector(policy: PolicyConfig, config: TriageConfig) -> None:
@@ -79,10 +91,15 @@ def check_corrector(policy: PolicyConfig, config: TriageConfig) -> None:
         raise UserError(
             "triage.corrector", config.corrector, f"no rule of the policy has max_words to cut to: {remedy}"
         )
-    if kind == "judge" and (mute := config.judge.backend) not in WRITING:
-        raise UserError("triage.corrector", "judge", f"triage.judge.backend={mute} has no model that writes: {remedy}")
-    if kind == "other" and other is not None and other.backend not in WRITING:
-        raise UserError("triage.corrector_judge.backend", other.backend, "it writes nothing: use vllm or openai")
+    if kind == "judge" and not writes(config.judge):
+        mute = f"triage.judge.backend={config.judge.backend}"
+        mute = (
+            mute if config.judge.prompt.form == "question" else f"triage.judge.prompt.form={config.judge.prompt.form}"
+        )
+        raise UserError("triage.corrector", "judge", f"{mute} has no model that writes: {remedy}")
+    if kind == "other" and other is not None and not writes(other):
+        remedy = "it writes nothing: use vllm or openai, and no guard model"
+        raise UserError("triage.corrector_judge.backend", other.backend, remedy)
 
 
 def make_corrector(policy: PolicyConfig, config: TriageConfig, judge: Judge) -> Corrector | None:
@@ -94,11 +111,14 @@ def make_corrector(policy: PolicyConfig, config: TriageConfig, judge: Judge) -> 
             return WordLimitCorrector(policy)
         case "judge":
             reading = judge.strong if isinstance(judge, CascadeJudge) else judge
+            reading = reading.judge if isinstance(reading, ClausewiseJudge) else reading
             assert isinstance(reading, (VllmJudge, OpenAIJudge)), "see check_corrector"
             return reading
         case "other":
             assert config.corrector_judge is not None
-            return _reading_judge(policy, config.corrector_judge, config.corrector_tokens, "triage.corrector_judge")
+            return _reading_judge(
+                policy, config.corrector_judge, config.corrector_tokens, "triage.corrector_judge", by_clause=False
+            )
     return None
 
 
@@ -110,8 +130,9 @@ def judge_fingerprint(policy: PolicyConfig, config: TriageConfig, judge: JudgeCo
         model: what it reads with: identity of its model's files, and of the prompt around the judged text.
     """
     facts: dict[str, object] = {"policy": policy_hash(policy), "prompt": PROMPT_VERSION, "model files": model}
-    facts |= {"clauses": names_clauses(config)} | _asked(judge, "judge")
-    facts |= {"clauses from": config.clauses_from} if names_clauses(config) else {}
+    by_clause = judge is config.judge and names_clauses(config)
+    facts |= {"clauses": CLAUSES_VERSION if by_clause or judge.verdict_by == "clauses" else False}
+    facts |= _asked(judge, "judge") | ({"clauses from": config.clauses_from} if by_clause else {})
     if judge is config.judge and config.first_judge is not None:
         facts |= _asked(config.first_judge, "first") | {"band": [config.escalate_from, config.escalate_to]}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -127,14 +148,14 @@ def _asked(judge: JudgeConfig, name: str) -> dict[str, object]:
 
 
 def names_clauses(config: TriageConfig) -> bool:
-    """Returns whether the clauses that violating responses break are named: where asked, and by rules, which know them."""
+    """Returns whether violating responses are judged clause by clause too: where asked, and by rules, which know them."""
     return config.clauses or (config.judge.backend == "rules" and config.first_judge is None)
 
 
 def needs_model_to_judge(config: TriageConfig) -> bool:
     """Returns whether any judge is more than rules."""
     judges = (config.judge, config.first_judge, config.second_judge)
-    return any(judge is not None and judge.backend != "rules" for judge in judges)
+    return any(judge is not None and judge.backend not in WITHOUT_MODEL for judge in judges)
 
 
 def needs_model_for_corrections(policy: PolicyConfig, config: TriageConfig) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trace_ray.judges.opinion import Judge, Opinion
+from trace_ray.judges.opinion import Clauses, Judge, Opinion
 
 
 class CascadeJudge:
@@ -34,9 +34,9 @@ class CascadeJudge:
     def _unsure(self, opinion: Opinion) -> bool:
         return opinion.p_violates is None or self.low <= opinion.p_violates <= self.high
 
-    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...] | None]:
+    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[Clauses | None]:
         """As ``Judge.clauses``, each by the judge that decided it in the last ``opinions``: a question is no escalation."""
-        named: list[tuple[str, ...] | None] = [()] * len(responses)
+        named: list[Clauses | None] = [()] * len(responses)
         asked = list(zip(requests, responses, strict=True))
         for judge, mine in ((self.first, True), (self.strong, False)):
             which = [i for i, question in enumerate(asked) if (question in self.sure) == mine]

@@ -1,65 +1,75 @@
-"""Which clause a violating response breaks most: named by a letter, in rounds where there are more clauses than letters."""
+"""P(breaks) of each clause: a question of its own behind the same policy and text, so that a prefix cache holds the rest."""
 
 from __future__ import annotations
 
-import string
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
-LETTERS = string.ascii_uppercase
+from trace_ray.judges.opinion import Clauses, Judge, Opinion
 
-Offer = tuple[str, ...]
-"""Ids of the clauses of one question, the first one's letter first."""
-Named = tuple[str, ...] | None
-"""The id that an answer names; none where it cannot be read; None where the question failed and may be asked again."""
-Ask = Callable[[Offer, Sequence[int]], Sequence[Named]]
-"""Puts one question about some of the responses, given by their numbers; returns an answer to each."""
+Ask = Callable[[Sequence[str], Sequence[str], Sequence[str]], Sequence[Opinion]]
+"""Puts a clause's question (its id), a request and a response at a time; each opinion's P is that of the clause."""
 
 
-def name_clauses(ids: Sequence[str], responses: int, most: int, ask: Ask) -> list[Named]:
-    """Returns the clause that each of the ``responses`` breaks most.
+def ask_clauses(
+    ids: Sequence[str], requests: Sequence[str], responses: Sequence[str], ask: Ask
+) -> list[Clauses | None]:
+    """Returns P(breaks) of each clause for each response; without those that could not be read.
+
+    None where a question failed for now: asking again may give another answer.
 
     Args:
+        ids: of all clauses. A response's questions are neighbours: what they share is read once.
+    """
+    whose = [i for i in range(len(responses)) for _ in ids]
+    opinions = ask([*ids] * len(responses), [requests[i] for i in whose], [responses[i] for i in whose])
+    return [_read(ids, opinions[i * len(ids) : (i + 1) * len(ids)]) for i in range(len(responses))]
+
+
+def _read(ids: Sequence[str], opinions: Sequence[Opinion]) -> Clauses | None:
+    if not all(one.final for one in opinions):
+        return None
+    return tuple((name, one.p_violates) for name, one in zip(ids, opinions, strict=True) if one.p_violates is not None)
+
+
+def broken(clauses: Clauses | None, threshold: float) -> list[str] | None:
+    """Returns the ids of the clauses with P from ``threshold`` on, the likeliest first; None where nobody asked.
+
+    >>> broken((("a", 0.6), ("b", 0.1), ("c", 0.9)), 0.5)
+    ['c', 'a']
+    """
+    if clauses is None:
+        return None
+    return [name for name, p in sorted(clauses, key=lambda one: -one[1]) if p >= threshold]
+
+
+class ClausewiseJudge:
+    """Makes the verdict of the clauses: a response violates as likely as it breaks the clause that it breaks most likely.
+
+    P(violates) = max over the clauses of P(breaks), each asked with the exceptions before it. So no response violates
+    without a clause that says why; what the policy's text forbids beyond its clauses is not seen.
+
+    Args:
+        judge: who is asked each clause.
         ids: of all clauses.
-        most: clauses that one question can offer. Of more, each group names its own, and those are offered in their turn.
     """
-    found: list[Named] = [()] * responses
-    left: dict[int, Offer] = {i: tuple(ids) for i in range(responses)} if ids and most > 1 else {}
-    while left:
-        questions: dict[Offer, list[int]] = {}
-        for i, offer in left.items():
-            for group in groups(offer, most):
-                questions.setdefault(group, []).append(i)
-        answers: dict[int, list[Named]] = {i: [] for i in left}
-        for group, which in questions.items():
-            for i, named in zip(which, ask(group, which), strict=True):
-                answers[i].append(named)
-        for i, said in answers.items():
-            found[i] = None if None in said else tuple(name for named in said for name in named or ())
-        left = {i: offer for i in left for offer in [found[i] or ()] if len(offer) > 1}
-    return found
 
+    def __init__(self, judge: Judge, ids: Sequence[str]) -> None:
+        self.judge, self.ids = judge, tuple(ids)
 
-def groups(offer: Offer, most: int) -> list[Offer]:
-    """Returns the clauses in as few groups as hold ``most`` each, alike in size.
+    def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
+        return [self._verdict(one) for one in self.judge.clauses(requests, responses)]
 
-    >>> groups(tuple("abcde"), 4)
-    [('a', 'b'), ('c', 'd', 'e')]
-    """
-    number = -(-len(offer) // most)
-    bounds = [len(offer) * i // number for i in range(number + 1)]
-    return [offer[start:stop] for start, stop in pairwise(bounds)]
+    def _verdict(self, clauses: Clauses | None) -> Opinion:
+        if clauses is None:
+            return Opinion(None, "endpoint: it failed for a clause", final=False)
+        read = dict(clauses)
+        unread = [name for name in self.ids if name not in read]
+        if unread:
+            return Opinion(None, f"unreadable: no verdict on clause {', '.join(unread)}", clauses)
+        return Opinion(max(read.values()), clauses=clauses)
 
+    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> Sequence[Clauses | None]:
+        return self.judge.clauses(requests, responses)
 
-def questions(clauses: int, most: int = len(LETTERS)) -> int:
-    """Returns how many questions at most name one response's clause.
-
-    >>> questions(26), questions(27), questions(700)
-    (1, 3, 30)
-    """
-    asked = 0
-    while clauses > 0:
-        number = -(-clauses // most)
-        asked += number
-        clauses = number if number > 1 else 0
-    return asked
+    def counts(self) -> dict[str, int]:
+        return self.judge.counts()

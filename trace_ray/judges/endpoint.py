@@ -1,7 +1,7 @@
 """Requests to an OpenAI-compatible endpoint: many in flight, tried again with back-off, within a budget.
 
 On aiohttp, since one long-lived openai.AsyncOpenAI costs 7 to 9 times the CPU a request (4.3 ms) and, at 32 in flight on one
-core, answers a fifth of the requests a second. No aiolimiter: an endpoint says by 429 and Retry-After what its rate is.
+core, answers a fifth of the requests a second.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any
 
 from trace_ray.config import EndpointConfig
 from trace_ray.errors import UserError
+from trace_ray.judges.pace import Pace
 
-_LONGEST_WAIT_S = 60.0
+_LONGEST_BACKOFF_S = 60.0
 _REFUSED = {401: "the key is wrong or missing", 403: "the key may not do this", 404: "no such path or model"}
 
 
@@ -46,6 +47,7 @@ class Endpoint:
     def __init__(self, config: EndpointConfig, where: str = "endpoint") -> None:
         self.config, self.where = config, where
         self.requests = self.tokens = self.retries = 0
+        self.pace = Pace(config.requests_per_minute, config.tokens_per_minute)
         key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
 
@@ -88,7 +90,7 @@ class Endpoint:
                 break
             self.retries += 1
             backoff = self.config.backoff_s * 2**attempt * random.uniform(0.5, 1.5)  # noqa: S311  jitter is no secret
-            await asyncio.sleep(min(_LONGEST_WAIT_S, max(wait, backoff)))
+            await asyncio.sleep(max(wait, min(_LONGEST_BACKOFF_S, backoff)))
         return reply
 
     async def _try(self, session: Any, url: str, payload: dict[str, Any]) -> tuple[Reply, float]:
@@ -96,13 +98,17 @@ class Endpoint:
         import aiohttp
 
         self._spend_request()
+        if wait := self.pace.take_turn(time.monotonic()):
+            await asyncio.sleep(wait)
         try:
             async with session.post(url, json=payload) as response:
                 if response.status == 200:
                     body = await response.json(content_type=None)
                     answer = body if isinstance(body, dict) else {}
                     usage = answer.get("usage")
-                    self.tokens += int(usage.get("total_tokens") or 0) if isinstance(usage, dict) else 0
+                    took = int(usage.get("total_tokens") or 0) if isinstance(usage, dict) else 0
+                    self.tokens += took
+                    self.pace.used(took, time.monotonic())
                     return Reply(answer), 0.0
                 text = " ".join((await response.text()).split())[:200]
                 error = f"endpoint {response.status}: {text}"

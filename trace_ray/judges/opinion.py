@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+Clauses = tuple[tuple[str, float], ...]
+"""(Id, P(breaks) in [0, 1]) of the clauses that a response was judged by, in the policy's order."""
+
 
 class Opinion(NamedTuple):
     """What a judge says of one response.
 
     Args:
         p_violates: P(violates) in [0, 1], or None with the reason in ``error``.
-        clauses: ids of the clauses broken, None where that was not asked.
+        clauses: P(breaks) of each clause that could be read, None where that was not asked.
         final: False where asking again may give another answer (an endpoint that failed).
+        rationale: why, in the judge's words, where it gave reasons.
+        yes_bias: how much likelier than its contrary a Yes was, whatever the question: half of P(Yes) to "does it violate"
+            plus P(Yes) to "does it comply" less 1. None where one of both was asked.
     """
 
     p_violates: float | None
     error: str | None = None
-    clauses: tuple[str, ...] | None = None
+    clauses: Clauses | None = None
     final: bool = True
+    rationale: str | None = None
+    yes_bias: float | None = None
 
 
 def opinion_of(yes: float, no: float, min_mass: float) -> Opinion:
@@ -32,6 +40,29 @@ def opinion_of(yes: float, no: float, min_mass: float) -> Opinion:
     if mass < min_mass or mass <= 0:
         return Opinion(None, f"unreadable: mass {mass:.3f} on Yes and No")
     return Opinion(yes / mass)
+
+
+def contrary(opinion: Opinion) -> Opinion:
+    """Returns the opinion whether a response violates, from one whether it complies."""
+    p = opinion.p_violates
+    return opinion if p is None else opinion._replace(p_violates=1 - p)
+
+
+def both_ways(violates: Opinion, complies: Opinion) -> Opinion:
+    """Returns the mean of what a judge says to a question and to its contrary.
+
+    Args:
+        complies: P is that of a Yes to "does it comply".
+
+    >>> both_ways(Opinion(0.9), Opinion(0.5)).p_violates, both_ways(Opinion(0.9), Opinion(0.5)).yes_bias
+    (0.7, 0.2)
+    """
+    yes, other = violates.p_violates, complies.p_violates
+    if yes is None or other is None:
+        return violates if yes is None else complies
+    return violates._replace(
+        p_violates=(yes + 1 - other) / 2, yes_bias=(yes + other - 1) / 2, final=violates.final and complies.final
+    )
 
 
 class Draft(NamedTuple):
@@ -52,8 +83,8 @@ class Judge(Protocol):
     def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
         """Returns one opinion a response, in order."""
 
-    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> Sequence[tuple[str, ...] | None]:
-        """Returns for each (violating) response the ids of the clauses it breaks; empty where that cannot be read.
+    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> Sequence[Clauses | None]:
+        """Returns for each response P(breaks) of each clause, without those that cannot be read.
 
         None where the judge failed for now: asking again may give another answer.
         """

@@ -9,7 +9,7 @@ import pyarrow as pa
 from trace_ray.config import JudgeConfig
 from trace_ray.config.policy import PolicyConfig
 from trace_ray.judges import rules
-from trace_ray.judges.opinion import Draft, Opinion
+from trace_ray.judges.opinion import Clauses, Draft, Opinion
 
 _BROKEN, _KEPT = Opinion(1.0), Opinion(0.0)
 
@@ -26,10 +26,10 @@ class RulesJudge:
         broken = rules.violates(self.policy, pa.array(requests, pa.string()), pa.array(responses, pa.string()))
         return [_BROKEN if violates else _KEPT for violates in broken.to_pylist()]
 
-    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[tuple[str, ...]]:
+    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[Clauses]:
         asked = pa.array(requests, pa.string()), pa.array(responses, pa.string())
         broken = {name: clause.to_pylist() for name, clause in rules.broken_clauses(self.policy, *asked).items()}
-        return [tuple(name for name, marks in broken.items() if marks[i]) for i in range(len(responses))]
+        return [tuple((name, float(marks[i])) for name, marks in broken.items()) for i in range(len(responses))]
 
     def counts(self) -> dict[str, int]:
         return {"judged_prompts": self.judged}

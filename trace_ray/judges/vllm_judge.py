@@ -1,36 +1,32 @@
-"""The judge that reads: a model in vLLM answers Yes or No; the probability is read from the first token's log-probs."""
+"""The judge that reads: a model in vLLM answers with a word whose probability is read, or with reasons that are voted on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from trace_ray.chat import tokens as chat_tokens
-from trace_ray.chat.template import ChatTemplate
 from trace_ray.config import JudgeConfig, TriageConfig
 from trace_ray.config.policy import PolicyConfig, clause_ids
-from trace_ray.errors import UserError
-from trace_ray.judges.clauses import LETTERS, Named, Offer, name_clauses
-from trace_ray.judges.opinion import Draft, Opinion, opinion_of
-from trace_ray.judges.prompt import (
-    NO_WORDS,
-    YES_WORDS,
-    clause_instruction,
-    correction_instruction,
-    judge_instruction,
-    judged_text,
-    split_at_judged,
-)
-from trace_ray.model.engine import Engine, EngineSettings, token_mass
+from trace_ray.judges.clauses import ask_clauses
+from trace_ray.judges.frames import Frame, Frames, Tokens, bodies
+from trace_ray.judges.opinion import Clauses, Draft, Opinion, both_ways, contrary, opinion_of
+from trace_ray.judges.votes import Vote, opinion_of_votes, read_reasons, reason_schema
+from trace_ray.model.engine import Engine, EngineSettings, Sampling
 from trace_ray.model.engine_start import EngineNames
 
-Tokens = list[int]
+_TOKENS_A_CHARACTER = 2
+"""Of reasons at most, as a rule: an escaped one takes two. Plain words take a quarter of one."""
+_AFTER_REASONS = 64
+"""Tokens left for what follows the reasons: the verdict, and the clauses."""
 
 
 class VllmJudge:
     """Judges, names clauses and corrects with one engine.
 
     The judged text is tokenised on its own with special tokens switched off, so nothing in it can end a turn.
+
+    Args:
+        with_ids: as ``Frames`` takes it.
     """
 
     def __init__(
@@ -39,76 +35,92 @@ class VllmJudge:
         config: JudgeConfig,
         correction_tokens: int = TriageConfig.corrector_tokens,
         where: str = "judge",
+        *,
+        with_ids: bool = False,
     ) -> None:
-        self.policy, self.config, self.correction_tokens, self.where = policy, config, correction_tokens, where
+        self.policy, self.config, self.correction_tokens = policy, config, correction_tokens
         self.engine = Engine(judge_engine_settings(config, where))
         self.prompt_tokens = self.prompts = 0
-        tokenizer = self.engine.tokenizer
-        self.frame = self._frame(judge_instruction(policy))
-        self.yes_ids, self.no_ids = (single_tokens(tokenizer, words) for words in (YES_WORDS, NO_WORDS))
-        if not self.yes_ids or not self.no_ids:
-            raise UserError(f"{where}.model", config.model, "its tokenizer has no single token for Yes or for No")
-
-    def _frame(self, instruction: str) -> tuple[Tokens, Tokens]:
-        """The tokens before and after the judged text, the template's included."""
-        return frame_tokens(self.engine.tokenizer, instruction, self.where, self.config)
+        self.frames = Frames(self.engine.tokenizer, policy, config, where, with_ids)
+        self.yes_ids, self.no_ids = self.frames.answer_ids()
+        self.frames.asked()
 
     def prompt_ids(self, requests: Sequence[str], responses: Sequence[str]) -> list[Tokens]:
-        """Returns the tokens of each judged prompt: shared policy head, judged text, question."""
-        return self._framed(self.frame, requests, responses)
+        """Returns the tokens of the first prompt about each response: shared policy head, judged text, question."""
+        return self._framed([self.frames.asked()[0]] * len(responses), requests, responses)
 
-    def _framed(self, frame: tuple[Tokens, Tokens], requests: Sequence[str], responses: Sequence[str]) -> list[Tokens]:
-        texts = [judged_text(a, b) for a, b in zip(requests, responses, strict=True)]
-        tokenizer = self.engine.tokenizer
-        bodies = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
-        head, tail = frame
-        return [[*head, *body, *tail] for body in bodies]
+    def _framed(self, frames: Sequence[Frame], requests: Sequence[str], responses: Sequence[str]) -> list[Tokens]:
+        texts = [f.texts(a, b) for f, a, b in zip(frames, requests, responses, strict=True)]
+        known = bodies(self.engine.tokenizer, [one for each in texts for one in each])
+        return [f.around([known[one] for one in each]) for f, each in zip(frames, texts, strict=True)]
 
     def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
-        prompts = self.prompt_ids(requests, responses)
-        fitting = [i for i, ids in enumerate(prompts) if len(ids) < self.engine.max_model_len]
+        if self.config.mode == "reason":
+            return self._reasoned(self._framed([self.frames.reason] * len(responses), requests, responses))
+        said = {
+            violates: self._verdicts(self._framed([frame] * len(responses), requests, responses))
+            for frame, violates in self.frames.verdict
+        }
+        if len(said) == 2:
+            return list(map(both_ways, said[True], said[False]))
+        return said[True] if True in said else list(map(contrary, said[False]))
+
+    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[Clauses | None]:
+        """As ``Judge.clauses``; where it gives reasons, the opinions name the clauses and nothing is asked here."""
+
+        def ask(names: Sequence[str], requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
+            frames = self.frames.clauses
+            return self._verdicts(self._framed([frames[name] for name in names], requests, responses))
+
+        return ask_clauses(clause_ids(self.policy), requests, responses, ask)
+
+    def _verdicts(self, prompts: Sequence[Tokens]) -> list[Opinion]:
+        """P of each prompt's answer being one of ``yes_ids``, from its first token, or of the share of votes for them."""
+        fitting = self._fitting(prompts, 1)
+        asked, least = [prompts[i] for i in fitting], self.config.min_mass
+        if self.config.mode == "vote":
+            drawn = self.engine.sampled(asked, self._sampling(1)) if asked else []
+            found = [opinion_of_votes([self._vote(one.tokens) for one in each], least) for each in drawn]
+        else:
+            masses = self.engine.yes_no(asked, self.yes_ids, self.no_ids) if asked else []
+            found = [opinion_of(*mass, least) for mass in masses]
+        return self._placed(prompts, fitting, found)
+
+    def _vote(self, tokens: Sequence[int]) -> Vote:
+        first = tokens[0] if tokens else -1
+        return Vote(True if first in self.yes_ids else False if first in self.no_ids else None)
+
+    def _reasoned(self, prompts: Sequence[Tokens]) -> list[Opinion]:
+        limit, least = self.config.reason_tokens, self.config.min_mass
+        clauses = clause_ids(self.policy) if self.frames.with_ids else []
+        # What thinks first cannot be held to JSON from its first token on.
+        room = max(1, (limit - _AFTER_REASONS - 8 * len(clauses)) // _TOKENS_A_CHARACTER)
+        schema = None if self.frames.thinks else reason_schema(clauses, room)
+        fitting = self._fitting(prompts, limit)
         asked = [prompts[i] for i in fitting]
-        masses = self.engine.yes_no(asked, self.yes_ids, self.no_ids) if asked else []
-        self._count(asked)
-        known = dict(zip(fitting, masses, strict=True))
-        return [self._opinion(known.get(i), len(ids)) for i, ids in enumerate(prompts)]
+        drawn = self.engine.sampled(asked, self._sampling(limit, schema)) if asked else []
+        votes = [[read_reasons(one.text if one.ended else None) for one in each] for each in drawn]
+        return self._placed(prompts, fitting, [opinion_of_votes(each, least, clauses) for each in votes])
 
-    def _opinion(self, mass: tuple[float, float] | None, length: int) -> Opinion:
-        if mass is None:
-            return Opinion(None, f"too long for the judge: {length} tokens of {self.engine.max_model_len}")
-        return opinion_of(*mass, self.config.min_mass)
+    def _sampling(self, limit: int, schema: dict[str, Any] | None = None) -> Sampling:
+        config = self.config
+        return Sampling(config.samples, config.temperature, config.seed, limit, schema)
 
-    def clauses(self, requests: Sequence[str], responses: Sequence[str]) -> list[Named]:
-        """As ``Judge.clauses``: at most one each, named by those letters that are one token of this tokenizer."""
-        tokens = {letter: single_tokens(self.engine.tokenizer, (letter, f" {letter}")) for letter in LETTERS}
-        letters = {letter: ids for letter, ids in tokens.items() if ids}
+    def _fitting(self, prompts: Sequence[Tokens], answer: int) -> list[int]:
+        room = self.engine.max_model_len - answer
+        return [i for i, ids in enumerate(prompts) if len(ids) <= room]
 
-        def ask(offer: Offer, which: Sequence[int]) -> list[Named]:
-            offered = dict(zip(letters, offer, strict=False))
-            frame = self._frame(clause_instruction(self.policy, offered))
-            prompts = self._framed(frame, [requests[i] for i in which], [responses[i] for i in which])
-            return self._named(prompts, {name: letters[letter] for letter, name in offered.items()})
-
-        return name_clauses(clause_ids(self.policy), len(responses), len(letters), ask)
-
-    def _named(self, prompts: Sequence[Tokens], letters: dict[str, Tokens]) -> list[Named]:
-        fitting = [i for i, ids in enumerate(prompts) if len(ids) < self.engine.max_model_len]
-        asked = [prompts[i] for i in fitting]
-        seen = self.engine.first_token_log_probs(asked, [i for ids in letters.values() for i in ids]) if asked else []
-        self._count(asked)
-        answers = [self._clause(log_probs, letters) for log_probs in seen]
-        named = dict(zip(fitting, answers, strict=True))
-        return [named.get(i, ()) for i in range(len(prompts))]
-
-    def _clause(self, log_probs: dict[int, float], letters: dict[str, Tokens]) -> tuple[str, ...]:
-        mass = {name: token_mass(log_probs, ids) for name, ids in letters.items()}
-        return (max(mass, key=lambda name: mass[name]),) if sum(mass.values()) >= self.config.min_mass else ()
+    def _placed(self, prompts: Sequence[Tokens], fitting: Sequence[int], found: Sequence[Opinion]) -> list[Opinion]:
+        """Counts what was asked, and puts the opinions in their places, with a reason in those that were not asked."""
+        self._count([prompts[i] for i in fitting])
+        known, longest = dict(zip(fitting, found, strict=True)), self.engine.max_model_len
+        long = "too long for the judge: {} tokens of {}"
+        return [known.get(i, Opinion(None, long.format(len(ids), longest))) for i, ids in enumerate(prompts)]
 
     def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[Draft]:
         """Returns the model's own compliant answers, greedy; None for none or one that did not end."""
-        room = self.engine.max_model_len - self.correction_tokens
-        prompts = self._framed(self._frame(correction_instruction(self.policy)), requests, responses)
-        fitting = [i for i, ids in enumerate(prompts) if len(ids) <= room]
+        prompts = self._framed([self.frames.correction] * len(responses), requests, responses)
+        fitting = self._fitting(prompts, self.correction_tokens)
         asked = [prompts[i] for i in fitting]
         texts = self.engine.whole_answers(asked, self.correction_tokens) if asked else []
         self._count(asked)
@@ -127,27 +139,6 @@ class VllmJudge:
             "prefix_cache_queries": looked_up,
             "prefix_cache_hits": found,
         }
-
-
-def frame_tokens(tokenizer: Any, instruction: str, where: str, judge: JudgeConfig) -> tuple[Tokens, Tokens]:
-    """Returns the tokens of an instruction before and after ``JUDGED``, the chat template's included.
-
-    Args:
-        where: the judge's setting, such as triage.judge; judge: what it says.
-    Raises: UserError where there is no chat template, or it does not keep the user's turn as it is.
-    """
-    template, tokens = ChatTemplate(tokenizer, judge, where), chat_tokens.Tokens(tokenizer)
-    pieces = split_at_judged(template.prompt([{"role": "user", "content": instruction}]))
-    if pieces is None:
-        raise UserError(f"{where}.model", judge.model, "its chat template drops or repeats the user's turn")
-    (head,), (tail,) = tokens.prompts(pieces[:1]), tokens.ids(pieces[1:])
-    return head.ids, tail
-
-
-def single_tokens(tokenizer: Any, words: Sequence[str]) -> Tokens:
-    """Returns the ids of those words that are one token of the tokenizer, sorted."""
-    encoded = [tokenizer.encode(word, add_special_tokens=False) for word in words]
-    return sorted({ids[0] for ids in encoded if len(ids) == 1})
 
 
 def judge_engine_settings(config: JudgeConfig, where: str = "judge") -> EngineSettings:

@@ -58,6 +58,26 @@ _BREAKS = (RuntimeError, MemoryError, OSError, EOFError)
 """What vLLM raises when it breaks: also a worker of a tensor-parallel engine that answers too late, or is gone."""
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn: so many a prompt, each held to a JSON schema where one is given."""
+
+    number: int
+    temperature: float
+    seed: int
+    max_tokens: int
+    schema: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One drawn answer, without special tokens; ``ended`` False where ``max_tokens`` cut it."""
+
+    text: str
+    tokens: list[int]
+    ended: bool
+
+
 class EngineFailedError(RuntimeError):
     """The engine broke while it answered: it is of no further use, its process had better end."""
 
@@ -112,6 +132,26 @@ class Engine:
         answers = self._answers(prompts, SamplingParams(temperature=0.0, max_tokens=max_new_tokens), adapter)
         return [answer.outputs[0] for answer in answers]
 
+    def sampled(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[list[Drawn]]:
+        """Returns ``sampling.number`` answers to each prompt: by their seed the same in whatever batch they are drawn."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        schema = sampling.schema
+        asked = SamplingParams(
+            n=sampling.number,
+            temperature=sampling.temperature,
+            seed=sampling.seed,
+            max_tokens=sampling.max_tokens,
+            # Blanks between the fields are free by default, and a small model writes them until its tokens are gone.
+            structured_outputs=schema and StructuredOutputsParams(json=schema, disable_any_whitespace=True),
+        )
+        answers = self._answers(prompts, asked)
+        return [
+            [Drawn(str(one.text), list(one.token_ids), one.finish_reason != "length") for one in answer.outputs]
+            for answer in answers
+        ]
+
     def yes_no(self, prompts: Sequence[list[int]], yes_ids: list[int], no_ids: list[int]) -> list[tuple[float, float]]:
         """Returns the probability, in [0, 1], of each prompt's first answer token being a Yes, and of its being a No."""
         answers = self.first_token_log_probs(prompts, [*yes_ids, *no_ids])
@@ -134,7 +174,8 @@ class Engine:
             answers = list(self.llm.generate(asked, sampling, use_tqdm=False, lora_request=_lora(adapter)))
         except _BREAKS as error:
             raise EngineFailedError(f"vLLM failed: {' '.join(str(error).split())[:300]}") from error
-        self.tokens += sum(map(len, prompts)) + sum(len(answer.outputs[0].token_ids) for answer in answers)
+        written = sum(len(one.token_ids) for answer in answers for one in answer.outputs)
+        self.tokens += sum(map(len, prompts)) + written
         return answers
 
     def prefix_cache_counts(self) -> tuple[int, int]:

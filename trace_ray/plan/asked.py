@@ -60,11 +60,11 @@ class Asked:
 def triage_asked(sample: Sequence[SampledPair], readings: Readings, config: Config) -> list[Asked]:
     """Returns what triage asks its judges, from a sample of the pairs that it will judge."""
     judges, triage = used_judges(config), config.triage
-    asked = [_verdicts(sample, name, bound) for name, bound in _cascade(triage)]
-    asked += [_verdicts(sample, SECOND, "")] if SECOND in judges else []
-    if triage.clauses and config.policy.clauses:  # whoever decides a violating response names its clause
-        named_by = [*(name for name, _ in _cascade(triage)), SECOND]
-        asked += [_clauses(sample, readings, name, config) for name in named_by if name in readings]
+    asked = [_verdicts(sample, readings, name, bound) for name, bound in _cascade(triage)]
+    asked += [_verdicts(sample, readings, SECOND, "")] if SECOND in judges else []
+    if triage.clauses and config.policy.clauses:  # whoever decides a violating response is asked for its clauses
+        asks = [name for name, _ in _cascade(triage) if name in readings and readings[name].clause_prompts]
+        asked += [_clauses(sample, readings, name, config) for name in asks]
     if triage.judge.backend != "rules":
         asked += [_canaries(readings, name, bound) for name, bound in _cascade(triage) if name in readings]
     return asked + _corrections(sample, readings, config)
@@ -79,12 +79,15 @@ def _cascade(triage: TriageConfig) -> list[tuple[str, str]]:
     return [(FIRST, ""), (JUDGE, UNSURE)]
 
 
-def _verdicts(sample: Sequence[SampledPair], judge: str, bound: str) -> Asked:
+def _verdicts(sample: Sequence[SampledPair], readings: Readings, judge: str, bound: str) -> Asked:
+    times, written = (readings[judge].verdict_prompts, readings[judge].written) if judge in readings else (1, 0)
+    pairs = sum(pair.stands_for for pair in sample)
     return Asked(
         judge=judge,
         what="violates?",
         pool="judge",
-        prompts=round(2 * sum(pair.stands_for for pair in sample)),
+        prompts=round(2 * times * pairs),
+        written=round(2 * written * pairs),
         tokens=round(sum(pair.stands_for * pair.tokens(judge, side) for pair in sample for side in VIOLATING)),
         bound=bound,
     )
@@ -97,10 +100,10 @@ def _clauses(sample: Sequence[SampledPair], readings: Readings, judge: str, conf
     ]
     return Asked(
         judge=judge,
-        what="which clause?",
+        what="which clauses?",
         pool="judge",
         prompts=round(times * sum(share for share, _ in shares)),
-        tokens=round(times * sum(share * (tokens + readings[judge].clause) for share, tokens in shares if tokens)),
+        tokens=round(sum(share * (times * tokens + readings[judge].clause) for share, tokens in shares if tokens)),
         bound="at most: every rejected response of RETAIN violates" + _assumed(sample),
     )
 

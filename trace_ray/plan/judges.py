@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trace_ray.config import Config, JudgeConfig
 from trace_ray.config.check import triage_judges
+from trace_ray.config.judges import WITHOUT_MODEL
 from trace_ray.judges.backends import corrector_kind
 
 JUDGE, FIRST, SECOND = "triage.judge", "triage.first_judge", "triage.second_judge"
@@ -21,7 +22,7 @@ def used_judges(config: Config) -> dict[str, JudgeConfig]:
 
 def reading_judges(config: Config) -> dict[str, JudgeConfig]:
     """Returns those of ``used_judges`` that read: all but rules."""
-    return {name: judge for name, judge in used_judges(config).items() if judge.backend != "rules"}
+    return {name: judge for name, judge in used_judges(config).items() if judge.backend not in WITHOUT_MODEL}
 
 
 def writer(config: Config) -> str:

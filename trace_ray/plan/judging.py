@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from trace_ray.config import JudgeConfig
+from trace_ray.config.judges import WITHOUT_MODEL
 from trace_ray.plan.asked import Asked
 from trace_ray.plan.rates import BARE_GIB, Rates
 
@@ -39,7 +40,7 @@ def pool_time(
 def _judging(asked: Asked, rates: Rates, judge: JudgeConfig) -> float | None:
     """Seconds that one actor takes for a kind of question."""
     engine = rates.judges.get(asked.judge)
-    if judge.backend == "rules":
+    if judge.backend in WITHOUT_MODEL:
         return asked.prompts / RULES_RESPONSES_S
     if engine is None or (asked.written and not engine.answer_tokens_s):
         return None

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Self
 
 import pyarrow as pa
 
-from trace_ray.chat.template import ChatTemplate
 from trace_ray.config import Config, JudgeConfig
-from trace_ray.config.policy import clause_ids
 from trace_ray.errors import UserError
-from trace_ray.judges.clauses import LETTERS, groups, questions
-from trace_ray.judges.prompt import (
-    clause_instruction,
-    correction_instruction,
-    judge_instruction,
-    judged_text,
-    split_at_judged,
-)
+from trace_ray.judges.frames import Frame, Frames, bodies
 from trace_ray.model.loading import load_tokenizer
 from trace_ray.pairs import RESPONSE_NAMES, prompt_text
 from trace_ray.plan.judges import reading_judges
@@ -33,8 +24,11 @@ class Questions:
     """What one judge reads besides the question whether a response violates, in its own tokens.
 
     Args:
-        clause, correct: tokens that a prompt has more where it asks for the clause, or for a correction.
-        clause_prompts: questions that name one response's clause.
+        clause: tokens that the questions about the clauses of one response have more, all together, than as many verdicts;
+            correct: that a prompt has more where it asks for a correction.
+        clause_prompts: questions about the clauses of one response; 0 where its verdict asks them.
+        verdict_prompts: questions that one verdict takes.
+        written: tokens of the reasons behind one verdict, at most.
         canaries: tokens of the canaries that one actor tries; canary_prompts: how many those are.
     """
 
@@ -43,6 +37,8 @@ class Questions:
     canaries: int
     canary_prompts: int
     clause_prompts: int = 1
+    verdict_prompts: int = 1
+    written: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,56 +47,70 @@ class Reader:
 
     Args:
         longest: tokens that a prompt may have; a longer one is never asked.
+        times: prompts that the judge is sent for one question: an endpoint gives each sample an answer of its own.
     """
 
-    tokenizer: Any
-    template: ChatTemplate
-    config: Config
+    frames: Frames
     longest: float
+    times: int
 
     @classmethod
     def of(cls, name: str, judge: JudgeConfig, config: Config) -> Self:
         """Returns the reader of the judge in setting ``name``. Raises UserError where it cannot be a judge."""
+        asked = config.triage.clauses and name in ("triage.judge", "triage.first_judge")
+        with_ids = asked or judge.verdict_by == "clauses"
         # Nobody here has an endpoint's tokenizer: its tokens are counted as the policy model's.
         if judge.backend != "vllm":
             model = config.model
             tokenizer = load_tokenizer(model.path, model.revision, model.trusted)
-            return cls(tokenizer, ChatTemplate(tokenizer, model), config, math.inf)
+            names = ("chat_template", "chat_template_kwargs", "chat_template_date")
+            like = replace(judge, **{one: getattr(model, one) for one in names})
+            samples = 1 if judge.mode == "verdict" else judge.samples
+            return cls(Frames(tokenizer, config.policy, like, "model", with_ids), math.inf, samples)
         if not judge.model:
             raise UserError(f"{name}.model", "empty", f"name the judge's model, or set {name}.backend=rules")
         tokenizer = load_tokenizer(judge.model, judge.revision, judge.trusted, f"{name}.model")
         longest = int(judge.engine.get("max_model_len", judge.max_model_len)) - 1
-        return cls(tokenizer, ChatTemplate(tokenizer, judge, name), config, longest)
+        made = cls(Frames(tokenizer, config.policy, judge, name, with_ids), longest, 1)
+        _ = made.verdict  # what cannot be asked is refused here
+        return made
 
-    def frame(self, instruction: str) -> int:
-        """Returns the tokens around the judged text, the chat template's included."""
-        rendered = self.template.prompt([{"role": "user", "content": instruction}])
-        pieces = split_at_judged(rendered) or (rendered,)  # a template that drops the turn is refused by the judge
-        return sum(len(self.tokenizer(piece, add_special_tokens=False)["input_ids"]) for piece in pieces)
+    @property
+    def verdict(self) -> list[Frame]:
+        """The questions that make one verdict."""
+        frames, judge = self.frames, self.frames.judge
+        if judge.verdict_by == "clauses":
+            return list(frames.clauses.values())
+        return [frames.reason] if judge.mode == "reason" else [frame for frame, _ in frames.verdict]
+
+    @property
+    def clauses(self) -> list[Frame]:
+        """The questions about the clauses of a violating response: none where its verdict says them."""
+        named = self.frames.judge.verdict_by == "clauses" or self.frames.judge.mode == "reason"
+        return [] if named or not self.frames.with_ids else list(self.frames.clauses.values())
 
     def judged(self, requests: Sequence[str], responses: Sequence[str]) -> list[int]:
-        """Returns the tokens of the prompt about each response, 0 where it is too long to be asked."""
-        texts = [judged_text(a, b) for a, b in zip(requests, responses, strict=True)]
-        bodies = (
-            self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
-        )
-        frame = self.frame(judge_instruction(self.config.policy))
-        lengths = [frame + len(body) for body in bodies]
-        return [length if length <= self.longest else 0 for length in lengths]
+        """Returns the tokens of the prompts that one verdict on each response takes, those too long to be asked left out."""
+        asked = self.verdict
+        texts = [asked[0].texts(a, b) for a, b in zip(requests, responses, strict=True)]
+        known = bodies(self.frames.tokenizer, [one for each in texts for one in each])
+        read = [sum(len(known[one]) for one in each) for each in texts]
+        lengths = [[frame.length + body for frame in asked] for body in read]
+        return [self.times * sum(length for length in each if length <= self.longest) for each in lengths]
 
     def questions(self, pairs: pa.Table) -> Questions:
         """Returns the other questions' sizes; the canaries are those of the first pairs."""
-        policy = self.config.policy
-        plain = self.frame(judge_instruction(policy))
+        judge, verdict, clauses = self.frames.judge, self.verdict, self.clauses
+        plain = verdict[0].length
         requests, responses = canaries(pairs)
-        names = tuple(clause_ids(policy))
-        offered = dict(zip(LETTERS, groups(names, len(LETTERS))[-1], strict=False)) if names else {}
         return Questions(
-            clause=self.frame(clause_instruction(policy, offered)) - plain,
-            correct=self.frame(correction_instruction(policy)) - plain,
+            clause=self.times * sum(frame.length - plain for frame in clauses),
+            correct=0 if self.frames.guard else self.frames.correction.length - plain,
             canaries=sum(self.judged(requests, responses)),
-            canary_prompts=len(requests),
-            clause_prompts=questions(len(names)),
+            canary_prompts=self.times * len(requests) * len(verdict),
+            clause_prompts=self.times * len(clauses),
+            verdict_prompts=self.times * len(verdict),
+            written=judge.samples * judge.reason_tokens if judge.mode == "reason" else 0,
         )
 
 

@@ -37,6 +37,7 @@ AUDIT_FILE, WORK, CANARIES = "audit.json", "work", "canaries.json"
 REVIEW = "review"
 """Beside triaged/: its undecided rows for people to label, a file of JSON lines a block."""
 GATES, VERDICTS, DECIDED, AGAIN = "gates.json", "verdicts", "part-block-", "again"
+DISTILLED = "distilled.json"
 """In triaged/: limits that the judges were held to (``triage.gates.Gate``); what they said, a file a block, kept to be decided
 again; how decided parts' names begin. In triaged/work/: a finished triage is being decided again."""
 

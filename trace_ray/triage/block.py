@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trace_ray.judges.opinion import Judge, Opinion
-from trace_ray.pairs import CLAUSES, MESSAGES, RejectReason, prompt_text
+from trace_ray.pairs import CLAUSE_P, MESSAGES, RejectReason, fitted, prompt_text
 from trace_ray.triage.guard import Ask
 from trace_ray.triage.refusals import refusals
-from trace_ray.triage.store import VerdictStore, response_key
+from trace_ray.triage.store import VerdictStore, opinion_columns, response_key
 
 SIDES = ("chosen", "rejected")
 
@@ -24,9 +24,12 @@ JUDGED_SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
         ("pair_id", pa.string()),
+        ("source", pa.string()),
         *((f"p_{side}", pa.float64()) for side in SIDES),
         *((f"error_{side}", pa.string()) for side in SIDES),
-        *((f"clauses_{side}", CLAUSES) for side in SIDES),
+        *((f"clause_p_{side}", CLAUSE_P) for side in SIDES),
+        *((f"rationale_{side}", pa.string()) for side in SIDES),
+        *((f"yes_bias_{side}", pa.float64()) for side in SIDES),
         *((f"second_{side}", pa.float64()) for side in SIDES),
         *((f"second_error_{side}", pa.string()) for side in SIDES),
         ("reason", pa.string()),
@@ -37,6 +40,9 @@ JUDGED_SCHEMA = pa.schema(
 probability or error is there for each response wherever there is one."""
 
 _SILENT = Opinion(None, "no verdict and no reason given")
+
+KEPT = {"p_violates": "p", "clauses": "clause_p"}
+"""What of an opinion has another name in JUDGED_SCHEMA."""
 
 UNSETTLED = "unsettled"
 """Counts answers that another try may give: an endpoint failed."""
@@ -54,7 +60,7 @@ class Bench:
         store: where its verdicts are kept across runs, if anywhere.
         spans: how it is run over a block.
         known: opinions of this run that need not be asked for again, by ``store.response_key``.
-        clauses_from: name the clauses of responses with P(violates) from here on; None = of none.
+        clauses_from: ask for the clauses of responses with P(violates) from here on; None = of none.
     """
 
     judge: Judge
@@ -94,7 +100,7 @@ class Bench:
         bad = [
             i
             for i, opinion in enumerate(opinions)
-            if opinion.p_violates is not None and opinion.p_violates >= self.clauses_from
+            if opinion.clauses is None and opinion.p_violates is not None and opinion.p_violates >= self.clauses_from
         ]
         named = self.judge.clauses(_pick(requests, bad), _pick(responses, bad)) if bad else []
         for i, clauses in zip(bad, named, strict=True):
@@ -137,7 +143,7 @@ def judge_block(
     counts["responses_repeated"] = 2 * len(requests) - len(asked)
     unsettled = sum(not opinion.final for opinion in (*opinions, *others) if opinion is not None)
     counts.update({UNSETTLED: unsettled} if unsettled else {})
-    columns: dict[str, pa.Array] = {"row": new["row"], "pair_id": new["pair_id"]}
+    columns: dict[str, pa.Array] = {"row": new["row"], "pair_id": new["pair_id"], "source": new["source"]}
     for name, side in zip(SIDES, sides, strict=True):
         columns |= _side_columns(name, side, opinions, others)
     deadly = {i for i, both in enumerate(zip(opinions, others, strict=True)) if None in both}
@@ -146,29 +152,20 @@ def judge_block(
     columns["reason"] = pa.array([RejectReason.KILLS_JUDGE.value if dead else None for dead in killed], pa.string())
     details = [kills + request[:80] if dead else None for dead, request in zip(killed, requests, strict=True)]
     columns["detail"] = pa.array(details, pa.string())
-    return pa.concat_tables([_fit(pa.table(columns)), _fit(refused)]).sort_by("row"), counts
+    return pa.concat_tables([fitted(pa.table(columns), JUDGED_SCHEMA), fitted(refused, JUDGED_SCHEMA)]).sort_by(
+        "row"
+    ), counts
 
 
 def _side_columns(
     name: str, side: Sequence[int], opinions: Sequence[Opinion | None], others: Sequence[Opinion | None]
 ) -> dict[str, pa.Array]:
     nobody = Opinion(None)
-    mine = [opinions[i] or nobody for i in side]
-    theirs = [others[i] or nobody for i in side]
-    return {
-        f"p_{name}": pa.array([opinion.p_violates for opinion in mine], pa.float64()),
-        f"error_{name}": pa.array([opinion.error for opinion in mine], pa.string()),
-        f"clauses_{name}": pa.array([opinion.clauses for opinion in mine], CLAUSES),
-        f"second_{name}": pa.array([opinion.p_violates for opinion in theirs], pa.float64()),
-        f"second_error_{name}": pa.array([opinion.error for opinion in theirs], pa.string()),
-    }
-
-
-def _fit(table: pa.Table) -> pa.Table:
-    """Returns the table in JUDGED_SCHEMA; columns that it lacks are null."""
-    have = set(table.column_names)
-    columns = [table[f.name] if f.name in have else pa.nulls(table.num_rows, f.type) for f in JUDGED_SCHEMA]
-    return pa.table(columns, schema=JUDGED_SCHEMA)
+    mine = opinion_columns([opinions[i] or nobody for i in side])
+    theirs = opinion_columns([others[i] or nobody for i in side])
+    kept = {KEPT.get(column, column): values for column, values in mine.items()}
+    kept |= {"second": theirs["p_violates"], "second_error": theirs["error"]}
+    return {f"{column}_{name}": values for column, values in kept.items()}
 
 
 def prompt_texts(prompts: pa.ChunkedArray) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,21 +86,61 @@ def reliability(p_N: Floats, violates_N: Any) -> tuple[list[dict[str, float]], f
 
 
 @dataclass(frozen=True)
+class Fit:
+    """What labels make of a judge: for all pairs, or for those of one group."""
+
+    calibration: Calibration
+    band: float
+
+
+@dataclass(frozen=True)
 class Decision:
     """How a triage turns probabilities into categories.
 
     Args:
         violates_from is threshold + band, complies_below is threshold - band.
+        groups: {source: its own calibration and band}; pairs of all others have those above.
     """
 
     calibration: Calibration
     threshold: float
     band: float
+    groups: Mapping[str, Fit] = field(default_factory=dict)
 
-    def categories(self, p_chosen_N: Floats, p_rejected_N: Floats) -> Any:
-        """Returns the names of the categories of N pairs, from the judge's own probabilities."""
+    def categories(self, p_chosen_N: Floats, p_rejected_N: Floats, *, sources: Sequence[str] = ()) -> Any:
+        """Returns the names of the categories of N pairs, from the judge's own probabilities.
+
+        Args:
+            sources: of the N pairs, where groups are to count.
+        """
         calibrate = self.calibration
-        return categories_N(calibrate(p_chosen_N), calibrate(p_rejected_N), self.threshold, self.band)
+        names = categories_N(calibrate(p_chosen_N), calibrate(p_rejected_N), self.threshold, self.band)
+        for fit, mine in self._parts(sources):
+            chosen, rejected = fit.calibration(p_chosen_N[mine]), fit.calibration(p_rejected_N[mine])
+            names[mine] = categories_N(chosen, rejected, self.threshold, fit.band)
+        return names
+
+    def calibrated(self, p_N: Floats, sources: Sequence[str] = ()) -> Floats:
+        """Returns the calibrated probabilities of responses to N pairs."""
+        found = np.array(self.calibration(p_N))
+        for fit, mine in self._parts(sources):
+            found[mine] = fit.calibration(p_N[mine])
+        return found
+
+    def uncalibrated(self) -> Decision:
+        """Returns the same threshold and bands for a judge that labels were not compared with."""
+        groups = {name: Fit(Calibration(), fit.band) for name, fit in self.groups.items()}
+        return Decision(Calibration(), self.threshold, self.band, groups)
+
+    def band_of(self, source: str) -> float:
+        """Returns the abstain band of one group."""
+        return self.groups[source].band if source in self.groups else self.band
+
+    def _parts(self, sources: Sequence[str]) -> Iterator[tuple[Fit, Any]]:
+        if self.groups and sources:
+            named = np.array(sources, dtype=object)
+            for name, fit in self.groups.items():
+                yield fit, named == name
 
 
 def choose_band(
@@ -151,7 +191,10 @@ def upper_bound(wrong: int, total: int, confidence: float) -> float:
 
 def decision_of(stored: Mapping[str, Any]) -> Decision:
     """Returns the decision that an audit stored."""
-    return Decision(Calibration(**stored["calibration"]), stored["threshold"], stored["band"])
+    groups = {
+        name: Fit(Calibration(**one["calibration"]), one["band"]) for name, one in stored.get("groups", {}).items()
+    }
+    return Decision(Calibration(**stored["calibration"]), stored["threshold"], stored["band"], groups)
 
 
 def _logit(p_N: Floats) -> Floats:

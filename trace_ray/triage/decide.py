@@ -11,11 +11,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trace_ray.judges.clauses import broken
 from trace_ray.judges.opinion import Corrector
-from trace_ray.pairs import CLAUSES, PAIR_SCHEMA, REJECT_SCHEMA, TRIAGED_SCHEMA, Category, categorise, complies
+from trace_ray.pairs import (
+    CLAUSE_P,
+    CLAUSES,
+    PAIR_SCHEMA,
+    REJECT_SCHEMA,
+    TRIAGED_SCHEMA,
+    Category,
+    categorise,
+    complies,
+)
 from trace_ray.triage.block import SIDES, UNSETTLED, Bench, prompt_texts
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.labels import Label
+from trace_ray.triage.store import clauses_of
 
 
 @dataclass(frozen=True)
@@ -56,9 +67,10 @@ def decide_block(
     rejects = _rejects(pairs.filter(refused), judged.filter(refused))
     pairs, judged = pairs.filter(pc.invert(refused)), judged.filter(pc.invert(refused))
     raw = {side: _floats(judged[f"p_{side}"]) for side in SIDES}
-    names = decision.categories(*raw.values())
+    sources = pairs["source"].to_pylist() if decision.groups else []
+    names = decision.categories(*raw.values(), sources=sources)
     errors = _errors(judged)
-    counts = Counter(_second_judge(judged, decision, raw, names, errors))
+    counts = Counter(_second_judge(judged, decision, raw, names, errors, sources))
     counts.update(_review(pairs["pair_id"], reviewed, names))
     corrected: list[str | None] = [None] * len(names)
     if correction is not None:
@@ -66,9 +78,10 @@ def decide_block(
         counts.update(tried)
     columns: dict[str, Any] = {name: pairs[name] for name in PAIR_SCHEMA.names}
     for side in SIDES:
-        columns[f"p_violates_{side}"] = _nullable(decision.calibration(raw[side]))
+        columns[f"p_violates_{side}"] = _nullable(decision.calibrated(raw[side], sources))
         columns[f"raw_violates_{side}"] = judged[f"p_{side}"]
-        columns[f"clauses_{side}"] = judged[f"clauses_{side}"].cast(CLAUSES)
+        columns |= _clauses(judged, side, decision.threshold)
+        columns[f"rationale_{side}"] = _given(judged, f"rationale_{side}", pa.string())
     columns["category"] = pa.array(names, pa.string())
     columns["corrected"] = pa.array(corrected, pa.string())
     columns["judge_error"] = pa.array(errors, pa.string())
@@ -78,6 +91,20 @@ def decide_block(
     counts.update({"triaged": triaged.num_rows, "corrected": sum(response is not None for response in corrected)})
     counts.update(rejects["reason"].to_pylist())
     return Decided(triaged, rejects, counts)
+
+
+def _given(judged: pa.Table, name: str, kind: pa.DataType) -> Any:
+    """A column of the verdicts, nulls where the version that judged had none."""
+    return judged[name] if name in judged.column_names else pa.nulls(judged.num_rows, kind)
+
+
+def _clauses(judged: pa.Table, side: str, threshold: float) -> dict[str, Any]:
+    """The broken clauses and P of each; verdicts of earlier versions hold the names alone."""
+    told = _given(judged, f"clause_p_{side}", CLAUSE_P)
+    if told.null_count == len(told):
+        return {f"clauses_{side}": _given(judged, f"clauses_{side}", CLAUSES), f"clause_p_{side}": told}
+    names = [broken(clauses_of(cell), threshold) for cell in told.to_pylist()]
+    return {f"clauses_{side}": pa.array(names, CLAUSES), f"clause_p_{side}": told}
 
 
 def _rejects(pairs: pa.Table, judged: pa.Table) -> pa.Table:
@@ -106,7 +133,12 @@ def _errors(judged: pa.Table) -> list[str | None]:
 
 
 def _second_judge(
-    judged: pa.Table, decision: Decision, raw: Mapping[str, Any], names: Any, errors: list[str | None]
+    judged: pa.Table,
+    decision: Decision,
+    raw: Mapping[str, Any],
+    names: Any,
+    errors: list[str | None],
+    sources: Sequence[str],
 ) -> dict[str, int]:
     """Makes pairs ABSTAIN on which the second judge's category differs; returns how both judged the responses.
 
@@ -119,7 +151,7 @@ def _second_judge(
     asked |= np.any([~np.isnan(p) for p in theirs.values()], axis=0)
     if not asked.any():
         return {}
-    others = Decision(type(decision.calibration)(), decision.threshold, decision.band).categories(*theirs.values())
+    others = decision.uncalibrated().categories(*theirs.values(), sources=sources)
     counts: Counter[str] = Counter()
     for i in np.flatnonzero(asked & (names != others)):
         counts["judges_differ"] += 1
@@ -128,7 +160,7 @@ def _second_judge(
         errors[i] = f"{errors[i]}; {differ}" if errors[i] else differ
         names[i] = Category.ABSTAIN.value
     for side in SIDES:
-        ours = decision.calibration(raw[side])
+        ours = decision.calibrated(raw[side], sources)
         both = ~np.isnan(ours) & ~np.isnan(theirs[side])
         a, b = ours[both] >= decision.threshold, theirs[side][both] >= decision.threshold
         counts.update({"judges_yes_yes": int((a & b).sum()), "judges_no_no": int((~a & ~b).sum())})
@@ -169,10 +201,11 @@ def _correct(
     tried = [i for i, draft in enumerate(drafts) if draft.text]
     texts = [draft.text for draft in drafts if draft.text]
     opinions, _ = correction.bench.opinions([requests[i] for i in tried], texts, [slots[i] for i in tried], window)
+    sources = some["source"].to_pylist()
     for i, draft, opinion in zip(tried, texts, opinions, strict=True):
         p = opinion.p_violates if opinion is not None else None
-        calibrated = None if p is None else float(decision.calibration(np.array([p]))[0])
-        if complies(calibrated, decision.threshold, decision.band):
+        calibrated = None if p is None else float(decision.calibrated(np.array([p]), [sources[i]])[0])
+        if complies(calibrated, decision.threshold, decision.band_of(sources[i])):
             kept[punished[i]] = draft
     number = sum(found is not None for found in kept)
     outcome = {"corrections_failed": len(punished) - len(tried), "corrections_refused": len(tried) - number}

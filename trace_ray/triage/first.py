@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,10 @@ from trace_ray.corpus.read import SLOT_SCHEMA
 from trace_ray.judges.opinion import Opinion
 from trace_ray.runs.artifacts import inputs_hash
 from trace_ray.storage.location import Location
-from trace_ray.triage.block import SIDES, merge_counts, prompt_texts
+from trace_ray.triage.block import KEPT, SIDES, merge_counts, prompt_texts
 from trace_ray.triage.labelled import Labels
 from trace_ray.triage.running import by_tasks
-from trace_ray.triage.store import response_key
+from trace_ray.triage.store import OPINION, opinions_of, response_key
 from trace_ray.triage.work import Work
 
 PIECE = 64
@@ -145,22 +145,31 @@ def labelled_in(run: Location, ids: pa.Array) -> pa.Table:
     return pa.concat_tables(found)
 
 
+def judged_responses(judged: Iterable[tuple[pa.Table, pa.Table]]) -> Iterator[tuple[str, str, float]]:
+    """Yields request, response and P(violates) of what the judge of ``First.judged`` gave a verdict on."""
+    for pairs, verdicts in judged:
+        texts = prompt_texts(pairs["prompt"])
+        for side in SIDES:
+            columns = (pairs[side].to_pylist(), verdicts[f"p_{side}"].to_pylist())
+            yield from ((text, response, p) for text, response, p in zip(texts, *columns, strict=True) if p is not None)
+
+
 def known_opinions(judged: Sequence[tuple[pa.Table, pa.Table]], name: str) -> dict[bytes, Opinion]:
     """Returns {key of a response: what a judge said of it}; what failed for now is left out, to be asked again.
 
     Args:
         judged: of ``First.judged``; name: ``judge`` or ``second``.
     """
-    columns = ("p", "error", "clauses") if name == "judge" else ("second", "second_error", "")
+    mine = {column: f"{KEPT.get(column, column)}_{{}}" for column in OPINION}
+    wanted = mine if name == "judge" else {"p_violates": "second_{}", "error": "second_error_{}"}
     known: dict[bytes, Opinion] = {}
     for pairs, verdicts in judged:
         texts, refused = prompt_texts(pairs["prompt"]), verdicts["reason"].to_pylist()
         for side in SIDES:
-            said = [verdicts[f"{column}_{side}"].to_pylist() if column else [None] * len(texts) for column in columns]
-            for text, response, reason, p, error, clauses in zip(
-                texts, pairs[side].to_pylist(), refused, *said, strict=True
-            ):
-                if reason is None and (p is not None or (error and not error.startswith(_FOR_NOW))):
-                    names = None if clauses is None else tuple(clauses)
-                    known[response_key(text, response)] = Opinion(p, error, names)
+            columns = {column: verdicts[source.format(side)] for column, source in wanted.items()}
+            told = zip(texts, pairs[side].to_pylist(), refused, opinions_of(pa.table(columns)), strict=True)
+            for text, response, reason, one in told:
+                settled = one.p_violates is not None or (one.error and not one.error.startswith(_FOR_NOW))
+                if reason is None and settled:
+                    known[response_key(text, response)] = one
     return known

@@ -12,19 +12,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trace_ray.config import TriageConfig, judge_name
+from trace_ray.config.judges import WITHOUT_MODEL
 from trace_ray.corpus.read import SLOT_SCHEMA, SLOTS
 from trace_ray.judges.backends import make_judge, make_triage_judge
 from trace_ray.judges.cascade import CascadeJudge
+from trace_ray.judges.distilled import DistilledJudge
 from trace_ray.judges.opinion import Judge, Opinion
 from trace_ray.judges.unreadable import unread_tally
 from trace_ray.judges.usage import Usage
 from trace_ray.model.engine import EngineFailedError
-from trace_ray.runs.artifacts import CANARIES, GATES
+from trace_ray.runs.artifacts import CANARIES, DISTILLED, GATES
 from trace_ray.runtime import environment
 from trace_ray.storage import traffic
 from trace_ray.triage.block import JUDGED_SCHEMA, SIDES, UNSETTLED, judge_block, merge_counts, prompt_texts
 from trace_ray.triage.canaries import canary_report, refuse_canaries
-from trace_ray.triage.first import First, known_opinions
+from trace_ray.triage.distil import teach_cascade
+from trace_ray.triage.first import First, judged_responses, known_opinions
 from trace_ray.triage.gates import audit_gates, refuse_gates, sample_gates
 from trace_ray.triage.guard import GuardedJudge
 from trace_ray.triage.labelled import labelled_in_table, store_audit
@@ -88,7 +91,11 @@ class JudgeActor:
         config, found = self.task.config, {}
         if config.judge.backend != "rules":
             found["triage.judge"] = self.judge
-        if isinstance(self.judge, CascadeJudge) and config.first_judge and config.first_judge.backend != "rules":
+        if (
+            isinstance(self.judge, CascadeJudge)
+            and config.first_judge
+            and config.first_judge.backend not in WITHOUT_MODEL
+        ):
             found["triage.first_judge"] = self.judge.first
         if self.second is not None and config.second_judge and config.second_judge.backend != "rules":
             found["triage.second_judge"] = self.second
@@ -119,6 +126,9 @@ class JudgeActor:
         if not first.passed.exists():
             refuse_first(self.task.work, self.task.config, self.labels, [verdicts for _, verdicts in judged])
             first.passed.write_text("{}")
+        if isinstance(self.judge, CascadeJudge) and isinstance(self.judge.first, DistilledJudge):
+            place = self.task.work.triaged / DISTILLED
+            teach_cascade(self.judge, judged_responses(judged), self.task.config, place)
 
     def _judge_piece(self, first: First, number: int, pairs: pa.Table) -> None:
         """In one go, or, where verdicts are kept across runs, block by block: the store is read by a block's slots."""

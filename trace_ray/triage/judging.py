@@ -51,9 +51,10 @@ def judge_corpus(
         shared = within_budget(task.config, spent, ("judge", "first_judge", "second_judge"))
         return replace(task, config=shared, first=first), labels
 
-    first = first_of(task.work, labels, triage.audit_rows, triage.audit_sample if models else 0)
+    sample = first_sample(triage)
+    first = first_of(task.work, labels, triage.audit_rows, sample)
     if blocks:
-        draw_first(first, task.work, labels, read.blocks, triage.audit_rows, triage.audit_sample if models else 0)
+        draw_first(first, task.work, labels, read.blocks, triage.audit_rows, sample)
     running = each_block(JudgeActor, arguments, blocks, triage.judge if models else None)
     unread = _unread(triage, done.values())
     with Meter("triage: judge", read.made) as meter:
@@ -68,6 +69,13 @@ def judge_corpus(
         count.refuse()
     requests.own("judge")
     return merge_counts([counts, first.counts()])
+
+
+def first_sample(triage: TriageConfig) -> int:
+    """Returns how many pairs are judged before the corpus besides labelled ones."""
+    if triage.first_judge is not None and triage.first_judge.backend == "distilled":
+        return max(triage.audit_sample, triage.distil_pairs)
+    return triage.audit_sample if needs_model_to_judge(triage) else 0
 
 
 def _unread(triage: TriageConfig, tallies: Iterable[Mapping[str, Any]]) -> dict[str, Unread]:

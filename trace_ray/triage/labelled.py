@@ -14,7 +14,8 @@ from trace_ray.config import TriageConfig
 from trace_ray.errors import UserError
 from trace_ray.runs.artifacts import AUDIT_FILE
 from trace_ray.storage.location import Location
-from trace_ray.triage.audit import Labelled, audit, refuse_unreached_rate
+from trace_ray.triage.audit import audit, refuse_unreached_rate
+from trace_ray.triage.fitting import Labelled
 from trace_ray.triage.gates import audit_gates, refuse_gates
 from trace_ray.triage.labels import Label, label_of, labelled_rows
 from trace_ray.triage.running import by_tasks
@@ -22,6 +23,8 @@ from trace_ray.triage.work import Work
 
 _FILES_IN_TASK = 64
 _COLUMNS = ["pair_id", "p_chosen", "p_rejected", "reason"]
+_LATER = ["yes_bias_chosen", "yes_bias_rejected", "source"]
+"""Columns that verdicts of earlier versions do not have."""
 
 Labels = Mapping[str, Label] | None
 """By pair_id; None = from_pairs."""
@@ -39,14 +42,18 @@ def audited_blocks(audit_rows: int, blocks: int, made: int) -> int:
 
 def labelled_of(verdicts: Sequence[Location], labels: Labels) -> list[Labelled]:
     """Returns the labelled pairs in files of verdicts; a refused pair has no verdict, a repeated one an id twice."""
-    return [pair for place in verdicts for pair in labelled_in_table(place.read_parquet(_COLUMNS), labels)]
+    return [pair for place in verdicts for pair in labelled_in_table(place.read_parquet([*_COLUMNS, *_LATER]), labels)]
 
 
 def labelled_in_table(judged: pa.Table, labels: Labels) -> list[Labelled]:
     """As ``labelled_of``, of one table of verdicts."""
     rows = labelled_rows(judged.filter(pc.is_null(judged["reason"])), labels)
     columns = (rows[name].to_pylist() for name in _COLUMNS[:3])
-    return [Labelled(pair, label_of(pair, labels), a, b) for pair, a, b in zip(*columns, strict=True)]
+    later = (rows[name].to_pylist() if name in rows.column_names else [None] * len(rows) for name in _LATER)
+    return [
+        Labelled(pair, label_of(pair, labels), chosen, rejected, (a, b), source or "")
+        for pair, chosen, rejected, a, b, source in zip(*columns, *later, strict=True)
+    ]
 
 
 def collect(verdicts: Sequence[Location], labels: Labels) -> list[Labelled]:

@@ -11,7 +11,7 @@ from typing import Any
 from trace_ray.config import TriageConfig, judge_name
 from trace_ray.config.policy import PolicyConfig, policy_hash, unruled
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
-from trace_ray.runs.artifacts import CANARIES, GATES, MANIFEST, REVIEW, Run, read_json
+from trace_ray.runs.artifacts import CANARIES, DISTILLED, GATES, MANIFEST, REVIEW, Run, read_json
 from trace_ray.triage.account import ReadRows
 from trace_ray.triage.audit import without_curve
 from trace_ray.triage.calibrate import Decision
@@ -45,7 +45,9 @@ def publish(run: Run, policy: PolicyConfig, triage: TriageConfig, outcome: Triag
     place = run.triaged.place / GATES
     gates = json.loads(place.read_text()) if place.exists() else []
     run.rejects.publish(counts=found | rejects, seconds=seconds, schema=REJECT_SCHEMA)
-    kept = {"canaries": canaries, "gates": gates, "hub": dict(outcome.read.hub)}
+    taught = run.triaged.place / DISTILLED
+    distilled = json.loads(taught.read_text()) if taught.exists() else None
+    kept = {"canaries": canaries, "gates": gates, "hub": dict(outcome.read.hub), "distilled": distilled}
     _publish_triaged(run, policy, triage, outcome, found | decided, kept, seconds)
     tell_refused(rejects, outcome.read.rows)
 
@@ -64,7 +66,7 @@ def publish_again(run: Run, policy: PolicyConfig, triage: TriageConfig, outcome:
     found = {name: before["counts"][name] for name in ("rows_in", "rejects", "extra_pairs") if name in before["counts"]}
     seconds += before["seconds"]
     run.rejects.publish(counts=refused["counts"], seconds=refused["seconds"], schema=REJECT_SCHEMA)
-    kept = {name: before.get(name) for name in ("canaries", "gates", "hub")}
+    kept = {name: before.get(name) for name in ("canaries", "gates", "hub", "distilled")}
     _publish_triaged(run, policy, triage, outcome, found | counts, kept, seconds)
 
 
@@ -77,7 +79,7 @@ def _publish_triaged(
     kept: Mapping[str, Any],
     seconds: float,
 ) -> None:
-    """Args: kept: facts of reading and judging: ``hub``, commits; ``canaries``; ``gates``, a list of ``gates.Gate``."""
+    """Args: kept: facts of reading and judging: ``hub``, commits; ``canaries``; ``gates``; ``distilled``, if any."""
     work = Work.of(run)
     facts = {
         "policy": {"name": policy.name, "version": policy.version, "hash": policy_hash(policy)},

@@ -10,12 +10,13 @@ import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trace_ray.judges.opinion import Opinion
-from trace_ray.pairs import CLAUSES
+from trace_ray.judges.opinion import Clauses, Opinion
+from trace_ray.pairs import CLAUSE_P
 from trace_ray.storage.location import Location
 
 STORE_SCHEMA = pa.schema(
@@ -24,9 +25,25 @@ STORE_SCHEMA = pa.schema(
         ("key", pa.binary(16)),
         ("p_violates", pa.float64()),
         ("error", pa.string()),
-        ("clauses", CLAUSES),
+        ("clauses", CLAUSE_P),
+        ("rationale", pa.string()),
+        ("yes_bias", pa.float64()),
     ]
 )
+
+
+def clause_column(clauses: Sequence[Clauses | None]) -> pa.Array:
+    """Returns P by clause as a column, CLAUSE_P."""
+    return pa.array([None if one is None else [{"clause": c, "p": p} for c, p in one] for one in clauses], CLAUSE_P)
+
+
+def clauses_of(cell: Sequence[Mapping[str, Any]] | None) -> Clauses | None:
+    """Returns what a cell of ``clause_column`` holds."""
+    return None if cell is None else tuple((one["clause"], one["p"]) for one in cell)
+
+
+OPINION = ("p_violates", "error", "clauses", "rationale", "yes_bias")
+"""Columns of an opinion that is final."""
 
 
 def response_key(request: str, response: str) -> bytes:
@@ -64,16 +81,11 @@ class VerdictStore:
         kept = {key: verdict for key, verdict in new.items() if verdict[1].final}
         if not kept:
             return
-        table = pa.table(
-            [
-                pa.array([slot for slot, _ in kept.values()], pa.uint16()),
-                pa.array(list(kept), pa.binary(16)),
-                pa.array([opinion.p_violates for _, opinion in kept.values()], pa.float64()),
-                pa.array([opinion.error for _, opinion in kept.values()], pa.string()),
-                pa.array([opinion.clauses for _, opinion in kept.values()], CLAUSES),
-            ],
-            schema=STORE_SCHEMA,
-        )
+        columns: dict[str, pa.Array] = {
+            "slot": pa.array([slot for slot, _ in kept.values()], pa.uint16()),
+            "key": pa.array(list(kept), pa.binary(16)),
+        }
+        table = pa.table(columns | opinion_columns([opinion for _, opinion in kept.values()]), schema=STORE_SCHEMA)
         (self.place / f"v-{start:05x}-{stop:05x}-{uuid.uuid4().hex[:12]}.parquet").write_parquet(table)
 
 
@@ -83,29 +95,33 @@ def listed(place: Location) -> list[str]:
 
 
 def _opinions(table: pa.Table) -> dict[bytes, Opinion]:
-    columns = (table[name].to_pylist() for name in ("key", "p_violates", "error", "clauses"))
+    return dict(zip(table["key"].to_pylist(), opinions_of(table), strict=True))
+
+
+def opinion_columns(opinions: Sequence[Opinion]) -> dict[str, pa.Array]:
+    """Returns opinions as columns: all that is kept of a final one."""
     return {
-        key: Opinion(p, error, None if clauses is None else tuple(clauses))
-        for key, p, error, clauses in zip(*columns, strict=True)
+        "p_violates": pa.array([opinion.p_violates for opinion in opinions], pa.float64()),
+        "error": pa.array([opinion.error for opinion in opinions], pa.string()),
+        "clauses": clause_column([opinion.clauses for opinion in opinions]),
+        "rationale": pa.array([opinion.rationale for opinion in opinions], pa.string()),
+        "yes_bias": pa.array([opinion.yes_bias for opinion in opinions], pa.float64()),
     }
 
 
 def opinions_table(opinions: Sequence[Opinion]) -> pa.Table:
     """Returns opinions as a table without keys: what a judged span leaves on disk."""
-    return pa.table(
-        {
-            "p_violates": pa.array([opinion.p_violates for opinion in opinions], pa.float64()),
-            "error": pa.array([opinion.error for opinion in opinions], pa.string()),
-            "clauses": pa.array([opinion.clauses for opinion in opinions], CLAUSES),
-            "final": pa.array([opinion.final for opinion in opinions], pa.bool_()),
-        }
-    )
+    return pa.table(opinion_columns(opinions) | {"final": pa.array([one.final for one in opinions], pa.bool_())})
 
 
 def opinions_of(table: pa.Table) -> list[Opinion]:
-    """The inverse of ``opinions_table``."""
-    columns = (table[name].to_pylist() for name in ("p_violates", "error", "clauses", "final"))
+    """Returns the opinions in the columns of ``opinion_columns``; those that earlier versions did not write are null."""
+    nothing = {"final": [True] * len(table)}
+    columns = [
+        table[name].to_pylist() if name in table.column_names else nothing.get(name, [None] * len(table))
+        for name in (*OPINION, "final")
+    ]
     return [
-        Opinion(p, error, None if clauses is None else tuple(clauses), final)
-        for p, error, clauses, final in zip(*columns, strict=True)
+        Opinion(p, error, clauses_of(clauses), final, rationale, bias)
+        for p, error, clauses, rationale, bias, final in zip(*columns, strict=True)
     ]

@@ -8,9 +8,8 @@ import os
 
 from trace_ray.config import Config, JudgeConfig
 from trace_ray.errors import UserError
-from trace_ray.judges.backends import judge_fingerprint
-from trace_ray.judges.prompt import clause_instruction, judge_instruction
-from trace_ray.judges.vllm_judge import frame_tokens
+from trace_ray.judges.backends import judge_fingerprint, names_clauses
+from trace_ray.judges.frames import Frames
 from trace_ray.model.loading import load_tokenizer
 from trace_ray.runs.identity import commit_of, model_identity
 from trace_ray.storage.location import Location, locate
@@ -47,8 +46,7 @@ def _reads(config: Config, where: str, judge: JudgeConfig) -> str:
             raise UserError(f"{where}.revision", revision, remedy)
         revision = known
     tokenizer = load_tokenizer(judge.model, revision, judge.trusted, f"{where}.model")
-    asked = [judge_instruction(config.policy)]
-    asked += [clause_instruction(config.policy, {})] if config.triage.clauses else []
-    frames = [frame_tokens(tokenizer, instruction, where, judge) for instruction in asked]
-    read = hashlib.sha256(json.dumps(frames).encode()).hexdigest()[:16]
+    by_clause = judge.verdict_by == "clauses" or (where != "triage.second_judge" and names_clauses(config.triage))
+    frames = Frames(tokenizer, config.policy, judge, where, by_clause).asked()
+    read = hashlib.sha256(json.dumps([frame.pieces for frame in frames]).encode()).hexdigest()[:16]
     return f"{model_identity(judge.model, revision, config.storage)} {read}"

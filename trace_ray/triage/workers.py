@@ -83,7 +83,8 @@ class Task:
         config = self.config
         mortal = [c for c in (self.judge_config(name), config.first_judge) if c is not None and c.backend != "rules"]
         spans = self.guard(f"{place}/{name}", self.judge_config(name).batch_rows).judge if mortal else unguarded
-        return Bench(judge, stores.get(name), spans, config.clauses_from if names_clauses(config) else None)
+        by_clause = name == "judge" and names_clauses(config)
+        return Bench(judge, stores.get(name), spans, config.clauses_from if by_clause else None)
 
     def judge_config(self, name: str) -> JudgeConfig:
         second = self.config.second_judge

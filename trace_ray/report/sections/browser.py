@@ -29,6 +29,8 @@ SHOWN = (
     "p_violates_rejected",
     "clauses_chosen",
     "clauses_rejected",
+    "rationale_chosen",
+    "rationale_rejected",
 )
 
 
@@ -41,6 +43,7 @@ class BrowsedPair:
         near: distance of the less certain side from the threshold; None where a side has no verdict.
         said: whether each side violates, as its category says; None where the judge could not tell.
         weight, impact: None where the pair was not scored; roles: response -> preferred or suppressed, empty at weight 0.
+        rationales: the judge's reasons by side, where it gave any.
         characters: of prompt and responses.
     """
 
@@ -58,6 +61,7 @@ class BrowsedPair:
     prompt: Excerpt | None
     responses: Mapping[str, Excerpt | None]
     roles: Mapping[str, str]
+    rationales: Mapping[str, Excerpt | None]
 
     @property
     def certainty(self) -> str:
@@ -168,6 +172,7 @@ def _shown(
         prompt=excerpt(prompt, redact),
         responses={name: excerpt(text, redact) for name, text in texts.items()},
         roles=_roles(scored, objective),
+        rationales={side: excerpt(why, redact) for side in SIDES if (why := row.get(f"rationale_{side}"))},
     )
 
 

@@ -14,6 +14,7 @@ from trace_ray.config.policy import PolicyConfig, clause_ids
 from trace_ray.judges.rules import applies, broken_clauses
 from trace_ray.pairs import CONFLICTS, MODELS, prompt_text
 from trace_ray.runs.artifacts import Run
+from trace_ray.triage.store import clauses_of
 
 SIDES = ("chosen", "rejected")
 EXAMPLES = 2
@@ -92,22 +93,36 @@ def _lists(broken: Mapping[str, Any], rows: int) -> list[Sequence[str]]:
 
 
 def kept_by_clause(
-    both: Sequence[Mapping[str, Mapping[str, Any]]], policy: PolicyConfig
+    both: Sequence[Mapping[str, Mapping[str, Any]]], policy: PolicyConfig, threshold: float
 ) -> dict[str, tuple[float, ...]]:
-    """Returns {clause with a rule: percent of answers that keep it, (before, after)}, over the prompts that it speaks of."""
-    prompts = pa.array([answered["base"]["prompt"] for answered in both], pa.string())
+    """Returns {clause: percent of answers that keep it, (before, after)}, over the prompts that it speaks of.
+
+    By its rule; by the evaluation's judge, where that was asked, for a clause without one.
+    """
+    prompts = pa.array([one["base"]["prompt"] for one in both], pa.string())
     told = {
         model: broken_clauses(
             policy, prompts, pa.array([answered[model]["response"] for answered in both], pa.string())
         )
         for model in MODELS
     }
-    found = {}
+    found: dict[str, tuple[float, ...]] = {}
     for name, clause in zip(clause_ids(policy), policy.clauses, strict=True):
         if clause.rule is None:
+            found |= _kept_as_judged(both, name, threshold)
             continue
         asked = pc.sum(applies(clause.rule, prompts)).as_py() or 0
         if asked:
             wrong = [pc.sum(told[model][name]).as_py() or 0 for model in MODELS]
             found[name] = tuple(100 * (1 - count / asked) for count in wrong)
     return found
+
+
+def _kept_as_judged(
+    both: Sequence[Mapping[str, Mapping[str, Any]]], clause: str, threshold: float
+) -> dict[str, tuple[float, ...]]:
+    said = [[dict(clauses_of(answers[model].get("clause_p")) or ()) for model in MODELS] for answers in both]
+    told = [[p[clause] for p in answers] for answers in said if all(clause in p for p in answers)]
+    if not told:
+        return {}
+    return {clause: tuple(100 * sum(p < threshold for p in side) / len(told) for side in zip(*told, strict=True))}

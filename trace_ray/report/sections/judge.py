@@ -68,6 +68,7 @@ class JudgeSection:
         canaries: how hostile text fared: pass_rate, tried, unreadable, by_attack; None where none were tried.
         judges: agreement of two judges: share, kappa, responses; None with one.
         escalated: share of responses that a cheap first judge passed on; None without one.
+        distilled: what came of teaching it, where it was made from the judge's own verdicts.
         verdicts: responses called ``violating`` and ``compliant``; empty before triage is done.
         clauses: of the policy; unchecked: the names of those that have no rule, where rules judge; else none.
     """
@@ -87,6 +88,7 @@ class JudgeSection:
     verdicts: Mapping[str, int] = field(default_factory=dict)
     clauses: int = 0
     unchecked: Sequence[str] = ()
+    distilled: Mapping[str, Any] | None = None
 
 
 def judge_section(run: Run, triage: TriageConfig, policy: PolicyConfig | None = None) -> JudgeSection | None:
@@ -116,6 +118,7 @@ def judge_section(run: Run, triage: TriageConfig, policy: PolicyConfig | None = 
         canaries=canaries,
         judges=manifest.get("judges"),
         escalated=manifest.get("escalated_share"),
+        distilled=manifest.get("distilled"),
         verdicts=verdicts(run, threshold) if done else {},
         clauses=len(policy.clauses) if policy else 0,
         unchecked=unruled(policy) if policy and name == RULES else (),

@@ -72,7 +72,7 @@ def policy_section(run: Run, config: Config) -> PolicySection:
     if not broken and (not run.triaged.done() or not any(clause.rule for clause in policy.clauses)):
         broken = None
     both = answers_of_both(run) if run.evaluation.done() else []
-    kept = kept_by_clause(both, policy) if both else {}
+    kept = kept_by_clause(both, policy, config.triage.threshold) if both else {}
     changes = clause_changes(policy, previous)
     rows = [_row(name, state, text, config, broken, kept, by_rules=by_rules) for name, state, text in changes]
     old = previous or policy

@@ -1,0 +1,117 @@
+"""What is wrong with a judge's settings, each by itself and with one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trace_ray.config.judges import JudgeConfig, PromptConfig
+from trace_ray.config.policy import PolicyConfig
+from trace_ray.config.tree import TriageConfig
+from trace_ray.errors import UserError
+
+MOST_TEMPERATURE = 2.0
+PARTS = ("policy", "judged", "question")
+"""What a prompt's template must hold once each; ``examples`` may stand in it too."""
+
+
+def judge_problems(where: str, judge: JudgeConfig, policy: PolicyConfig) -> Iterator[UserError]:
+    """Yields what is wrong with the judge of the setting ``where``."""
+    endpoint = judge.endpoint
+    if judge.backend == "openai" and not endpoint.base_url.startswith(("http://", "https://")):
+        remedy = "name the endpoint, such as http://127.0.0.1:8000/v1"
+        yield UserError(f"{where}.endpoint.base_url", endpoint.base_url or "empty", remedy)
+    if judge.backend == "openai" and judge.chat_template:
+        remedy = "an endpoint renders with the template that its server has: give it there, or use backend=vllm"
+        yield UserError(f"{where}.chat_template", judge.chat_template[:40], remedy)
+    of_endpoint = {
+        "top_logprobs": 1,
+        "concurrency": 1,
+        "timeout_s": 0.001,
+        "max_retries": 0,
+        "max_requests": 0,
+        "max_tokens": 0,
+        "requests_per_minute": 0,
+        "tokens_per_minute": 0,
+        "backoff_s": 0,
+    }
+    for name, minimum in of_endpoint.items():
+        if getattr(endpoint, name) < minimum:
+            yield UserError(f"{where}.endpoint.{name}", getattr(endpoint, name), f"give at least {minimum}")
+    yield from _prompt_problems(where, judge.prompt)
+    yield from _at_odds(where, judge, policy)
+    least = {
+        "samples": 1,
+        "temperature": 0,
+        "reason_tokens": 128,
+        "batch_rows": 1,
+        "actors": 1,
+        "max_model_len": 1,
+        "num_cpus": 0,
+        "num_gpus": 0,
+        "kv_cache_gib": 0,
+    }
+    for name, minimum in least.items():
+        if getattr(judge, name) < minimum:
+            yield UserError(f"{where}.{name}", getattr(judge, name), f"give at least {minimum}")
+    if judge.temperature > MOST_TEMPERATURE:
+        yield UserError(f"{where}.temperature", judge.temperature, f"give at most {MOST_TEMPERATURE:g}, as engines do")
+    if judge.max_actors < judge.actors:
+        yield UserError(f"{where}.max_actors", judge.max_actors, f"give at least {where}.actors = {judge.actors}")
+    if not 0 <= judge.min_mass <= 1:
+        yield UserError(f"{where}.min_mass", judge.min_mass, "give a probability in [0, 1]")
+
+
+def _prompt_problems(where: str, prompt: PromptConfig) -> Iterator[UserError]:
+    name, template = f"{where}.prompt.template", prompt.template
+    for part in PARTS if template else ():
+        if (seen := template.count(f"{{{part}}}")) != 1:
+            remedy = f"it holds {{{part}}} {seen} times: {{policy}}, {{judged}} and {{question}} stand in it once each"
+            yield UserError(name, template[:40], remedy)
+    if template and prompt.examples and "{examples}" not in template:
+        yield UserError(name, template[:40], "it has no {examples}: write where prompt.examples are to stand")
+    if bool(prompt.violates) != bool(prompt.complies):
+        words = [*prompt.violates, *prompt.complies]
+        yield UserError(f"{where}.prompt.violates", words, "give both kinds of answer words, violates and complies")
+    for number, example in enumerate(prompt.examples):
+        if not example.response.strip():
+            yield UserError(f"{where}.prompt.examples[{number}].response", "empty", "give the response that is judged")
+
+
+def _at_odds(where: str, judge: JudgeConfig, policy: PolicyConfig) -> Iterator[UserError]:
+    prompt, form = judge.prompt, judge.prompt.form
+    if judge.verdict_by == "clauses" and not policy.clauses:
+        yield UserError(f"{where}.verdict_by", "clauses", "the policy has none: give policy.clauses, or use question")
+    if judge.verdict_by == "clauses" and (judge.mode == "reason" or prompt.polarity != "violates"):
+        remedy = "with mode=reason the answer names the clauses, and no clause is asked the contrary: use verdict_by=question"
+        yield UserError(f"{where}.verdict_by", "clauses", remedy)
+    if judge.mode == "reason" and prompt.polarity != "violates":
+        yield UserError(
+            f"{where}.prompt.polarity", prompt.polarity, "mode=reason asks for the verdict in JSON: use violates"
+        )
+    if judge.backend == "openai" and judge.endpoint.reasons and judge.mode == "verdict":
+        remedy = "such a model gives no log-probs: use mode=reason, or mode=vote"
+        yield UserError(f"{where}.mode", "verdict", remedy)
+    if form != "question" and (judge.backend != "vllm" or judge.mode != "verdict" or prompt.polarity != "violates"):
+        remedy = "a guard model is read in its own template: use backend=vllm, mode=verdict and polarity=violates"
+        yield UserError(f"{where}.prompt.form", form, remedy)
+    if form != "question" and (prompt.template or prompt.system or prompt.examples or prompt.question):
+        remedy = "a guard model's own template says what is asked: leave template, system, question and examples empty"
+        yield UserError(f"{where}.prompt.form", form, remedy)
+    if judge.backend == "vllm" and judge.mode == "reason" and judge.reason_tokens >= judge.max_model_len:
+        remedy = f"less than {where}.max_model_len = {judge.max_model_len}: the prompt needs room too"
+        yield UserError(f"{where}.reason_tokens", judge.reason_tokens, remedy)
+
+
+def distilled_problems(where: str, triage: TriageConfig) -> Iterator[UserError]:
+    """Yields what a distilled judge in the setting ``where`` is at odds with."""
+    if where != "triage.first_judge":
+        yield UserError(
+            f"{where}.backend", "distilled", "it learns from triage.judge: only triage.first_judge can be it"
+        )
+    if triage.verdict_store:
+        remedy = "a distilled judge's verdicts are of this corpus alone: leave triage.verdict_store empty"
+        yield UserError("triage.verdict_store", triage.verdict_store, remedy)
+    for name, plain in (("calibration", "none"), ("false_invert_rate", 0.0)):
+        if (seen := getattr(triage, name)) != plain:
+            remedy = f"it is fitted on triage.judge's verdicts, not on those of a distilled judge: set it to {plain}"
+            yield UserError(f"triage.{name}", seen, remedy)
