@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 Clauses = tuple[tuple[str, float], ...]
 """(Id, P(breaks) in [0, 1]) of the clauses that a response was judged by, in the policy's order."""
+
+
+def clauses_of(cell: Sequence[Mapping[str, Any]] | None) -> Clauses | None:
+    """Returns what a cell of a column of kind ``pairs.CLAUSE_P`` holds."""
+    return None if cell is None else tuple((row["clause"], row["p"]) for row in cell)
 
 
 class Opinion(NamedTuple):
@@ -54,8 +59,8 @@ def both_ways(violates: Opinion, complies: Opinion) -> Opinion:
     Args:
         complies: P is that of a Yes to "does it comply".
 
-    >>> both_ways(Opinion(0.9), Opinion(0.5)).p_violates, both_ways(Opinion(0.9), Opinion(0.5)).yes_bias
-    (0.7, 0.2)
+    >>> both_ways(Opinion(0.75), Opinion(0.5)).p_violates, both_ways(Opinion(0.75), Opinion(0.5)).yes_bias
+    (0.625, 0.125)
     """
     yes, other = violates.p_violates, complies.p_violates
     if yes is None or other is None:

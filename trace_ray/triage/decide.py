@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trace_ray.judges.clauses import broken
-from trace_ray.judges.opinion import Corrector
+from trace_ray.judges.opinion import Corrector, clauses_of
 from trace_ray.pairs import (
     CLAUSE_P,
     CLAUSES,
@@ -26,7 +26,6 @@ from trace_ray.pairs import (
 from trace_ray.triage.block import SIDES, UNSETTLED, Bench, prompt_texts
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.labels import Label
-from trace_ray.triage.store import clauses_of
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,11 @@ import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trace_ray.judges.opinion import Clauses, Opinion
+from trace_ray.judges.opinion import Clauses, Opinion, clauses_of
 from trace_ray.pairs import CLAUSE_P
 from trace_ray.storage.location import Location
 
@@ -35,11 +34,6 @@ STORE_SCHEMA = pa.schema(
 def clause_column(clauses: Sequence[Clauses | None]) -> pa.Array:
     """Returns P by clause as a column, CLAUSE_P."""
     return pa.array([None if one is None else [{"clause": c, "p": p} for c, p in one] for one in clauses], CLAUSE_P)
-
-
-def clauses_of(cell: Sequence[Mapping[str, Any]] | None) -> Clauses | None:
-    """Returns what a cell of ``clause_column`` holds."""
-    return None if cell is None else tuple((one["clause"], one["p"]) for one in cell)
 
 
 OPINION = ("p_violates", "error", "clauses", "rationale", "yes_bias")

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trace_ray.config.policy import PolicyConfig, clause_ids
+from trace_ray.judges.opinion import clauses_of
 from trace_ray.judges.rules import applies, broken_clauses
 from trace_ray.pairs import CONFLICTS, MODELS, prompt_text
 from trace_ray.runs.artifacts import Run
-from trace_ray.triage.store import clauses_of
 
 SIDES = ("chosen", "rejected")
 EXAMPLES = 2
