@@ -45,7 +45,7 @@ def frames(judge: JudgeConfig, *, with_ids: bool = False) -> Frames:
 def text(made: Frames, frame: Any, request: str = "ASK", response: str = "SAY") -> str:
     texts = frame.texts(request, response)
     known = bodies(made.tokenizer, texts)
-    return str(made.tokenizer.decode(frame.around([known[one] for one in texts])))
+    return str(made.tokenizer.decode(frame.around([known[part] for part in texts])))
 
 
 def test_a_prompt_of_ones_own_is_what_is_read() -> None:
@@ -67,9 +67,9 @@ def test_a_prompt_of_ones_own_is_what_is_read() -> None:
 
 def test_both_polarities_share_all_but_the_question() -> None:
     made = frames(JudgeConfig(prompt=PromptConfig(polarity="both")))
-    (one, yes), (other, no) = made.verdict
+    (first, yes), (other, no) = made.verdict
     assert (yes, no) == (True, False)
-    assert one.pieces[0] == other.pieces[0]
+    assert first.pieces[0] == other.pieces[0]
     assert "comply with the policy?" in text(made, other)
 
 
@@ -153,7 +153,7 @@ def test_stored_verdicts_are_kept_by_the_tokens_that_are_read(tmp_path: Path) ->
         replace(plain, chat_template=DATED),
         replace(plain, chat_template=DATED, chat_template_date="2026-01-02"),
     ]
-    assert len({folder(tmp_path, one) for one in variants}) == len(variants)
+    assert len({folder(tmp_path, variant) for variant in variants}) == len(variants)
     assert folder(tmp_path, replace(plain, chat_template_date="2026-01-02")) == folder(tmp_path, plain)
 
 

@@ -161,8 +161,8 @@ def test_any_number_of_clauses_has_a_probability_each(fake: FakeEndpoint) -> Non
     judging = judge(fake)
     judging.policy = PolicyConfig(clauses=[ClauseConfig(id=f"c{i}", text="t") for i in range(60)])
     told = judging.clauses(["q"] * 2, ["BREAKS c26.", "BREAKS c59 and c0."])
-    assert [broken(one, 0.5) for one in told] == [["c26"], ["c0", "c59"]]
-    assert [len(one or ()) for one in told] == [60, 60]
+    assert [broken(clauses, 0.5) for clauses in told] == [["c26"], ["c0", "c59"]]
+    assert [len(clauses or ()) for clauses in told] == [60, 60]
     assert sum(fake.asked.values()) == 120
 
 
@@ -172,7 +172,10 @@ def test_a_clause_that_the_endpoint_did_not_get_to_is_asked_for_again(fake: Fake
     opinions, _ = Bench(judge(fake, max_retries=0), store, unguarded, 0.5).opinions(
         ["q"] * 2, ["BAD one", "BAD two"], [1, 1], (0, 9)
     )
-    assert [(broken(one.clauses, 0.5), one.final) for one in opinions if one] == [(None, False), (["two"], True)]
+    assert [(broken(opinion.clauses, 0.5), opinion.final) for opinion in opinions if opinion] == [
+        (None, False),
+        (["two"], True),
+    ]
     assert len(VerdictStore(store.place).read(0, 9)) == 1
 
 
@@ -224,10 +227,10 @@ def test_without_log_probs_p_is_a_share_of_votes_that_the_seeds_decide(fake: Fak
         text: sum(drawn({"seed": i}, text)["choices"][0]["message"]["content"] == "Yes" for i in range(9))
         for text in texts
     }
-    assert [one.p_violates for one in said] == pytest.approx([shares[text] / 9 for text in texts])
+    assert [opinion.p_violates for opinion in said] == pytest.approx([shares[text] / 9 for text in texts])
     assert voting(fake, "vote").opinions(["q"] * 4, texts[::-1])[::-1] == said
     assert voting(fake, "vote", seed=100).opinions(["q"] * 4, texts) != said
-    assert not any("logprobs" in one for one in fake.payloads)
+    assert not any("logprobs" in payload for payload in fake.payloads)
 
 
 def test_reasons_are_asked_for_as_json_and_kept(fake: FakeEndpoint) -> None:
@@ -246,8 +249,8 @@ def test_reasons_are_asked_for_as_json_and_kept(fake: FakeEndpoint) -> None:
 
 def test_a_model_that_reasons_is_sent_no_temperature_and_room_to_think(fake: FakeEndpoint) -> None:
     voting(fake, "reason", reasons=True, reason_tokens=700).opinions(["q"], ["BAD"])
-    assert {one["max_completion_tokens"] for one in fake.payloads} == {700}
-    assert not any({"temperature", "max_tokens", "logprobs"} & set(one) for one in fake.payloads)
+    assert {payload["max_completion_tokens"] for payload in fake.payloads} == {700}
+    assert not any({"temperature", "max_tokens", "logprobs"} & set(payload) for payload in fake.payloads)
 
 
 def test_a_vote_that_the_endpoint_did_not_get_to_leaves_the_verdict_open(fake: FakeEndpoint) -> None:
@@ -266,5 +269,5 @@ def test_both_polarities_are_asked_and_averaged(fake: FakeEndpoint) -> None:
     (said,) = OpenAIJudge(POLICY, both).opinions(["q"], ["BAD"])
     assert said.p_violates == pytest.approx(0.5)
     assert said.yes_bias == pytest.approx(0.45)
-    asked = [one["messages"][0]["content"].splitlines()[-1] for one in fake.payloads]
+    asked = [payload["messages"][0]["content"].splitlines()[-1] for payload in fake.payloads]
     assert asked == [QUESTION, OPPOSITE]

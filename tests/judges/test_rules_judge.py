@@ -79,9 +79,9 @@ def test_broken_clauses_are_named() -> None:
     ]
     judge = RulesJudge(refusal)
     told = judge.clauses(["q"] * 3, texts)
-    assert [broken(one, 0.5) for one in told] == [["stock_opening", "stock_phrase"], ["stock_phrase"], []]
-    assert all({p for _, p in one} <= {0.0, 1.0} for one in told)
-    assert [one.p_violates for one in judge.opinions(["q"] * 3, texts)] == [1.0, 1.0, 0.0]
+    assert [broken(clauses, 0.5) for clauses in told] == [["stock_opening", "stock_phrase"], ["stock_phrase"], []]
+    assert all({p for _, p in clauses} <= {0.0, 1.0} for clauses in told)
+    assert [opinion.p_violates for opinion in judge.opinions(["q"] * 3, texts)] == [1.0, 1.0, 0.0]
 
 
 def test_the_contextual_policy_is_whole() -> None:
@@ -111,7 +111,7 @@ def test_the_prompt_is_one_prefix_for_all_questions() -> None:
     for with_ids in (False, True):
         asked = [make(harm, with_ids=with_ids) for make in (judge_instruction, correction_instruction)]
         asked += [clause_instruction(harm, name) for name in clause_ids(harm)] if with_ids else []
-        heads = {one.split(JUDGED)[0] for one in asked}
+        heads = {question.split(JUDGED)[0] for question in asked}
         assert len(heads) == 1
         assert policy_text(harm, with_ids=with_ids) in heads.pop()
 

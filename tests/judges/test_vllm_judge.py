@@ -171,7 +171,7 @@ def test_clauses_cost_their_question_and_are_those_of_a_judge_that_is_asked_each
     computed = used["prefix_cache_queries"] - used["prefix_cache_hits"]
     shared = [len(prompt) - len(tail) for prompt in plain]
     of_questions = len(responses) * sum(frame.length - len(head) for frame in clauses.values())
-    by_block = {block: of_questions + len(ids) * sum(one % block for one in shared) for block in (16, BLOCK)}
+    by_block = {block: of_questions + len(ids) * sum(length % block for length in shared) for block in (16, BLOCK)}
     assert computed <= by_block[BLOCK], "the question, and what of the text fills no block"
     assert by_block[16] <= 30 * asked, f"{by_block[16] / asked:.1f} tokens a clause"
     for i in (0, 7, 19):
@@ -196,7 +196,7 @@ def masses(ids: list[int], *words: list[int]) -> list[float]:
 
     with torch.no_grad():
         log_probs = plain_model()(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
-    return [float(log_probs[one].exp().sum()) for one in words]
+    return [float(log_probs[word].exp().sum()) for word in words]
 
 
 @functools.cache
@@ -236,11 +236,11 @@ def test_a_guard_is_read_in_its_own_template_and_words(judge: VllmJudge) -> None
     tokenizer = judge.engine.tokenizer
     assert words == tuple([tokenizer.encode(word, add_special_tokens=False)[0]] for word in ("unsafe", "safe"))
     clauses = "".join(f"S{i}: {c.id}: {c.text.strip()}\n" for i, c in enumerate(policy().clauses, 1))
-    for request, response, one in zip(requests, responses, said, strict=True):
+    for request, response, opinion in zip(requests, responses, said, strict=True):
         pieces = [f"{clauses}user: ", request, "\nassistant: ", response, "\nAssessment:\n\n"]
         ids = [i for piece in pieces for i in tokenizer.encode(piece, add_special_tokens=False)]
         unsafe, safe = masses(ids, *words)
-        assert one.p_violates == pytest.approx(unsafe / (unsafe + safe), abs=TOLERANCE)
+        assert opinion.p_violates == pytest.approx(unsafe / (unsafe + safe), abs=TOLERANCE)
 
 
 def test_a_correction_that_has_not_ended_is_none(judge: VllmJudge, monkeypatch: pytest.MonkeyPatch) -> None:

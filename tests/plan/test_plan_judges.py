@@ -121,15 +121,15 @@ def test_of_a_cascade_whoever_decides_names_the_clauses() -> None:
 
 def test_each_clause_is_a_question() -> None:
     config = config_of("triage.clauses=true")
-    readings = {name: replace(one, clause_prompts=3) for name, one in READINGS.items()}
-    found = {(one.judge, one.what): one for one in triage_asked(SAMPLE, readings, config)}
+    readings = {name: replace(reading, clause_prompts=3) for name, reading in READINGS.items()}
+    found = {(ask.judge, ask.what): ask for ask in triage_asked(SAMPLE, readings, config)}
     assert figures(found["triage.judge", "which clauses?"]) == (3 * 110, 30 * (3 * 50 + 7) + 80 * (3 * 60 + 7), 0)
 
 
 def test_a_verdict_by_clauses_asks_nothing_else() -> None:
     config = config_of("triage.clauses=true", "triage.judge.verdict_by=clauses")
-    readings = {name: replace(one, clause_prompts=0, verdict_prompts=3) for name, one in READINGS.items()}
-    found = {(one.judge, one.what): one for one in triage_asked(SAMPLE, readings, config)}
+    readings = {name: replace(reading, clause_prompts=0, verdict_prompts=3) for name, reading in READINGS.items()}
+    found = {(ask.judge, ask.what): ask for ask in triage_asked(SAMPLE, readings, config)}
     assert figures(found["triage.judge", "violates?"]) == (600, 100 * 110, 0)
     assert ("triage.judge", "which clauses?") not in found
 

@@ -145,7 +145,7 @@ def test_the_plan_counts_what_triage_asks_of_every_judge(corpus: list[str], engi
     second: Any = make_judge(config.policy, config.triage.second_judge)  # type: ignore[arg-type]
     first, main, other = both.first.engine, both.strong.engine, second.engine
     asks = {both: config.triage.threshold, second: None}
-    benches = [Bench(one, None, unguarded, clauses_from) for one, clauses_from in asks.items()]
+    benches = [Bench(reader, None, unguarded, clauses_from) for reader, clauses_from in asks.items()]
     judged, _ = judge_block(block, benches[0], benches[1], (0, SLOTS))
     assert len({ask.tokens for (_, what), ask in plan.items() if what == "violates?"}) == 3
     assert figures(plan["triage.first_judge", "violates?"]) == first.take("opinion")

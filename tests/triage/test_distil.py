@@ -45,7 +45,11 @@ def test_of_the_synthetic_world_most_dear_calls_are_saved_at_the_agreement_asked
     said = json.loads((tmp_path / "taught.json").read_text())
     opinions = cascade.first.opinions([a for a, _, _ in fresh], [b for _, b, _ in fresh])
     both = zip(opinions, fresh, strict=True)
-    sure = [((one.p_violates or 0.0) >= 0.5) == (truth == 1) for one, (_, _, truth) in both if not cascade._unsure(one)]
+    sure = [
+        ((opinion.p_violates or 0.0) >= 0.5) == (truth == 1)
+        for opinion, (_, _, truth) in both
+        if not cascade._unsure(opinion)
+    ]
     agreement = np.mean(sure)
     assert said["at_least"] >= 0.97
     assert len(sure) / len(fresh) > 0.6, f"{len(sure) / len(fresh):.3f} saved"
@@ -60,7 +64,7 @@ def test_the_band_is_the_narrowest_whose_verdicts_agree_and_none_where_there_are
     sure = distance[None, :] > bands[:, None]
     at = choose_sure(sure, agrees, 0.9, 0.9)
     assert at is not None
-    bounds = [upper_bound(int((one & ~agrees).sum()), int(one.sum()), 0.9) for one in sure]
+    bounds = [upper_bound(int((band & ~agrees).sum()), int(band.sum()), 0.9) for band in sure]
     assert bounds[at] <= 0.1 < bounds[at + 1]
     assert 0.6 + 0.8 * bands[at] == pytest.approx(0.8, abs=0.1)  # half-way up, so that the mean beyond it is 0.9
     assert choose_sure(sure[:, :15], agrees[:15], 0.9, 0.9) is None

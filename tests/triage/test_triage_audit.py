@@ -157,12 +157,12 @@ def of_sources(rng: np.random.Generator, pairs: int) -> list[Labelled]:
     shift = {"shy": 1.2, "bold": -1.2, "few": 0.0}
     found = []
     for source, tilt in SOURCES.items():
-        for one in draw(rng, sizes[source], tilt=tilt):
+        for pair in draw(rng, sizes[source], tilt=tilt):
             chosen, rejected = (
                 float(1 / (1 + np.exp(-(np.log(p / (1 - p)) + shift[source]))))
-                for p in (one.p_chosen or 0.5, one.p_rejected or 0.5)
+                for p in (pair.p_chosen or 0.5, pair.p_rejected or 0.5)
             )
-            found.append(Labelled(f"{source}{one.pair_id}", one.label, chosen, rejected, source=source))
+            found.append(Labelled(f"{source}{pair.pair_id}", pair.label, chosen, rejected, source=source))
     return found
 
 
@@ -184,7 +184,7 @@ def test_a_source_with_labels_enough_has_a_fit_of_its_own_and_the_others_say_wha
 def test_the_stated_rate_holds_in_each_source_with_a_fit_of_its_own() -> None:
     """Of 25 draws of labels the true rate of a source is beyond the stated one in at most 10 % (99 % sure: 7 of 25)."""
     rng = np.random.default_rng(2)
-    fresh = {source: [one for one in of_sources(rng, 6000) if one.source == source] for source in ("shy", "bold")}
+    fresh = {source: [pair for pair in of_sources(rng, 6000) if pair.source == source] for source in ("shy", "bold")}
     config, wrong, own = replace(BY_SOURCE, false_invert_rate=0.15), Counter[str](), Counter[str]()
     for _ in range(25):
         decision = fit_all(of_sources(rng, 600), config).decision
@@ -201,11 +201,11 @@ def test_the_stated_rate_holds_in_each_source_with_a_fit_of_its_own() -> None:
 def test_deciding_by_source_is_deciding_each_source_alone() -> None:
     pairs = of_sources(np.random.default_rng(3), 400)
     decision = decision_of(audit(pairs, BY_SOURCE)["decision"])
-    p = np.array([[one.p_chosen, one.p_rejected] for one in pairs], dtype=float)
-    sources = [one.source for one in pairs]
+    p = np.array([[pair.p_chosen, pair.p_rejected] for pair in pairs], dtype=float)
+    sources = [pair.source for pair in pairs]
     together = decision.categories(*p.T, sources=sources)
     for source in SOURCES:
-        mine = np.array([one == source for one in sources])
+        mine = np.array([name == source for name in sources])
         fit = decision.groups.get(source, Fit(decision.calibration, decision.band))
         alone = Decision(fit.calibration, decision.threshold, fit.band)
         assert list(together[mine]) == list(alone.categories(*p[mine].T))

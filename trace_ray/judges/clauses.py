@@ -26,9 +26,13 @@ def ask_clauses(
 
 
 def _read(ids: Sequence[str], opinions: Sequence[Opinion]) -> Clauses | None:
-    if not all(one.final for one in opinions):
+    if not all(opinion.final for opinion in opinions):
         return None
-    return tuple((name, one.p_violates) for name, one in zip(ids, opinions, strict=True) if one.p_violates is not None)
+    return tuple(
+        (name, opinion.p_violates)
+        for name, opinion in zip(ids, opinions, strict=True)
+        if opinion.p_violates is not None
+    )
 
 
 def broken(clauses: Clauses | None, threshold: float) -> list[str] | None:
@@ -39,7 +43,7 @@ def broken(clauses: Clauses | None, threshold: float) -> list[str] | None:
     """
     if clauses is None:
         return None
-    return [name for name, p in sorted(clauses, key=lambda one: -one[1]) if p >= threshold]
+    return [name for name, p in sorted(clauses, key=lambda clause: -clause[1]) if p >= threshold]
 
 
 class ClausewiseJudge:
@@ -57,7 +61,7 @@ class ClausewiseJudge:
         self.judge, self.ids = judge, tuple(ids)
 
     def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
-        return [self._verdict(one) for one in self.judge.clauses(requests, responses)]
+        return [self._verdict(told) for told in self.judge.clauses(requests, responses)]
 
     def _verdict(self, clauses: Clauses | None) -> Opinion:
         if clauses is None:

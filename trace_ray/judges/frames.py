@@ -82,7 +82,9 @@ class Frames:
         if self.guard is not None:
             return [(self._dialogue(self.policy), True)]
         asked = {"violates": [False], "complies": [True], "both": [False, True]}[prompt.polarity]
-        texts = [judge_instruction(self.policy, prompt, with_ids=self.with_ids, opposite=one) for one in asked]
+        texts = [
+            judge_instruction(self.policy, prompt, with_ids=self.with_ids, opposite=opposite) for opposite in asked
+        ]
         return [(self._instruction(text), not opposite) for text, opposite in zip(texts, asked, strict=True)]
 
     @cached_property
@@ -90,7 +92,9 @@ class Frames:
         """{clause's id: its question}. Raises UserError where a guard's template takes no policy."""
         ids = clause_ids(self.policy)
         if self.guard is None:
-            return {one: self._instruction(clause_instruction(self.policy, one, self.judge.prompt)) for one in ids}
+            return {
+                clause: self._instruction(clause_instruction(self.policy, clause, self.judge.prompt)) for clause in ids
+            }
         if self.guard.variable not in self._source:
             remedy = (
                 "it judges by the policy that it was trained on, not by clauses of yours: leave them to another judge"

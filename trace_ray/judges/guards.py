@@ -39,7 +39,7 @@ class GuardModel:
 
 def _numbered(policy: PolicyConfig) -> Mapping[str, str]:
     """The clauses under the codes that Llama Guard was taught; of a policy without clauses its text."""
-    texts = [f"{name}: {one.text.strip()}" for name, one in zip(clause_ids(policy), policy.clauses, strict=True)]
+    texts = [f"{name}: {clause.text.strip()}" for name, clause in zip(clause_ids(policy), policy.clauses, strict=True)]
     said = [f"{text} Not: {' '.join(policy.exceptions)}" if policy.exceptions else text for text in texts]
     return {f"S{number}": text for number, text in enumerate(said or [policy_text(policy)], 1)}
 

@@ -119,12 +119,15 @@ class OpenAIJudge:
             schema = {"name": "verdict", "strict": True, "schema": reason_schema(clauses)}
             limits["response_format"] = {"type": "json_schema", "json_schema": schema}
         asked, prompts, answers = (
-            [one for one in texts for _ in range(number)] for texts in (instructions, requests, responses)
+            [text for text in texts for _ in range(number)] for texts in (instructions, requests, responses)
         )
         seeds = [config.seed + i for i in range(number)] * len(responses)
         replies = self._ask(asked, prompts, answers, limits, seeds)
         each = [replies[i : i + number] for i in range(0, len(replies), number)]
-        return [_not_there(one) or opinion_of_votes(list(map(read, one)), config.min_mass, clauses) for one in each]
+        return [
+            _not_there(samples) or opinion_of_votes(list(map(read, samples)), config.min_mass, clauses)
+            for samples in each
+        ]
 
     def drafts(self, requests: Sequence[str], responses: Sequence[str]) -> list[Draft]:
         """As ``VllmJudge.drafts``."""
@@ -221,8 +224,8 @@ def _no_answer(reply: Reply) -> Opinion | None:
 
 def _not_there(replies: Sequence[Reply]) -> Opinion | None:
     """The same of several answers to one question: a failed one leaves them open, one that was filtered stands for all."""
-    none = [one for one in map(_no_answer, replies) if one is not None]
-    return next((one for one in none if not one.final), none[0] if none else None)
+    none = [unanswered for unanswered in map(_no_answer, replies) if unanswered is not None]
+    return next((unanswered for unanswered in none if not unanswered.final), none[0] if none else None)
 
 
 def yes_no(

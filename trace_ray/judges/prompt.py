@@ -69,7 +69,7 @@ def correction_instruction(policy: PolicyConfig, *, with_ids: bool = False) -> s
 
 
 def _instruction(policy: PolicyConfig, prompt: PromptConfig, question: str, *, with_ids: bool) -> str:
-    shown = [_example(one, prompt) for one in prompt.examples]
+    shown = [_example(shown_before, prompt) for shown_before in prompt.examples]
     parts = {
         "policy": policy_text(policy, with_ids=with_ids),
         "examples": "".join(shown),

@@ -51,8 +51,8 @@ class VllmJudge:
 
     def _framed(self, frames: Sequence[Frame], requests: Sequence[str], responses: Sequence[str]) -> list[Tokens]:
         texts = [f.texts(a, b) for f, a, b in zip(frames, requests, responses, strict=True)]
-        known = bodies(self.engine.tokenizer, [one for each in texts for one in each])
-        return [f.around([known[one] for one in each]) for f, each in zip(frames, texts, strict=True)]
+        known = bodies(self.engine.tokenizer, [part for each in texts for part in each])
+        return [f.around([known[part] for part in each]) for f, each in zip(frames, texts, strict=True)]
 
     def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
         if self.config.mode == "reason":
@@ -80,7 +80,7 @@ class VllmJudge:
         asked, least = [prompts[i] for i in fitting], self.config.min_mass
         if self.config.mode == "vote":
             drawn = self.engine.sampled(asked, self._sampling(1)) if asked else []
-            found = [opinion_of_votes([self._vote(one.tokens) for one in each], least) for each in drawn]
+            found = [opinion_of_votes([self._vote(sample.tokens) for sample in each], least) for each in drawn]
         else:
             masses = self.engine.yes_no(asked, self.yes_ids, self.no_ids) if asked else []
             found = [opinion_of(*mass, least) for mass in masses]
@@ -99,7 +99,7 @@ class VllmJudge:
         fitting = self._fitting(prompts, limit)
         asked = [prompts[i] for i in fitting]
         drawn = self.engine.sampled(asked, self._sampling(limit, schema)) if asked else []
-        votes = [[read_reasons(one.text if one.ended else None) for one in each] for each in drawn]
+        votes = [[read_reasons(sample.text if sample.ended else None) for sample in each] for each in drawn]
         return self._placed(prompts, fitting, [opinion_of_votes(each, least, clauses) for each in votes])
 
     def _sampling(self, limit: int, schema: dict[str, Any] | None = None) -> Sampling:

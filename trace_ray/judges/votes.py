@@ -50,7 +50,9 @@ def read_reasons(text: str | None) -> Vote:
     violates, clauses, reasoning = said.get("violates"), said.get("clauses"), said.get("reasoning")
     if not isinstance(violates, bool):
         return Vote(None)
-    named = frozenset(one for one in clauses if isinstance(one, str)) if isinstance(clauses, list) else frozenset()
+    named = (
+        frozenset(clause for clause in clauses if isinstance(clause, str)) if isinstance(clauses, list) else frozenset()
+    )
     return Vote(violates, named, reasoning.strip() if isinstance(reasoning, str) else "")
 
 

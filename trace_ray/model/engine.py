@@ -148,7 +148,10 @@ class Engine:
         )
         answers = self._answers(prompts, asked)
         return [
-            [Drawn(str(one.text), list(one.token_ids), one.finish_reason != "length") for one in answer.outputs]
+            [
+                Drawn(str(output.text), list(output.token_ids), output.finish_reason != "length")
+                for output in answer.outputs
+            ]
             for answer in answers
         ]
 
@@ -174,7 +177,7 @@ class Engine:
             answers = list(self.llm.generate(asked, sampling, use_tqdm=False, lora_request=_lora(adapter)))
         except _BREAKS as error:
             raise EngineFailedError(f"vLLM failed: {' '.join(str(error).split())[:300]}") from error
-        written = sum(len(one.token_ids) for answer in answers for one in answer.outputs)
+        written = sum(len(output.token_ids) for answer in answers for output in answer.outputs)
         self.tokens += sum(map(len, prompts)) + written
         return answers
 

@@ -64,7 +64,7 @@ class Reader:
             model = config.model
             tokenizer = load_tokenizer(model.path, model.revision, model.trusted)
             names = ("chat_template", "chat_template_kwargs", "chat_template_date")
-            like = replace(judge, **{one: getattr(model, one) for one in names})
+            like = replace(judge, **{name_of: getattr(model, name_of) for name_of in names})
             samples = 1 if judge.mode == "verdict" else judge.samples
             return cls(Frames(tokenizer, config.policy, like, "model", with_ids), math.inf, samples)
         if not judge.model:
@@ -93,8 +93,8 @@ class Reader:
         """Returns the tokens of the prompts that one verdict on each response takes, those too long to be asked left out."""
         asked = self.verdict
         texts = [asked[0].texts(a, b) for a, b in zip(requests, responses, strict=True)]
-        known = bodies(self.frames.tokenizer, [one for each in texts for one in each])
-        read = [sum(len(known[one]) for one in each) for each in texts]
+        known = bodies(self.frames.tokenizer, [part for each in texts for part in each])
+        read = [sum(len(known[part]) for part in each) for each in texts]
         lengths = [[frame.length + body for frame in asked] for body in read]
         return [self.times * sum(length for length in each if length <= self.longest) for each in lengths]
 

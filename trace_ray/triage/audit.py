@@ -49,7 +49,7 @@ def audit(pairs: Sequence[Labelled], config: TriageConfig) -> dict[str, Any]:
         "checked_pairs": len(check),
         "responses": 2 * len(ordered),
         "readable": float(len(everything[0]) / (2 * len(ordered))) if ordered else 0.0,
-        "yes_bias": _mean([one for pair in ordered for one in pair.yes_bias if one is not None]),
+        "yes_bias": _mean([bias for pair in ordered for bias in pair.yes_bias if bias is not None]),
         "auc": _auc(*everything),
         "roc": _roc(*everything),
         **_decided(check, decision),
@@ -59,7 +59,7 @@ def audit(pairs: Sequence[Labelled], config: TriageConfig) -> dict[str, Any]:
     if config.false_invert_rate > 0:
         asked = {"asked": config.false_invert_rate, "confidence": config.confidence, "reached": fitted.reached}
         figures["false_invert"] = asked | {"upper_bound": false_invert_bound(check, decision, config.confidence)}
-    return figures | {"groups": [_group(*one, config) for one in fitted.groups]}
+    return figures | {"groups": [_group(*group, config) for group in fitted.groups]}
 
 
 def audit_run(run: Run, config: TriageConfig, labels: Location) -> dict[str, Any]:

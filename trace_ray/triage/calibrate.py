@@ -192,7 +192,7 @@ def upper_bound(wrong: int, total: int, confidence: float) -> float:
 def decision_of(stored: Mapping[str, Any]) -> Decision:
     """Returns the decision that an audit stored."""
     groups = {
-        name: Fit(Calibration(**one["calibration"]), one["band"]) for name, one in stored.get("groups", {}).items()
+        name: Fit(Calibration(**fit["calibration"]), fit["band"]) for name, fit in stored.get("groups", {}).items()
     }
     return Decision(Calibration(**stored["calibration"]), stored["threshold"], stored["band"], groups)
 

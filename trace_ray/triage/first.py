@@ -168,8 +168,8 @@ def known_opinions(judged: Sequence[tuple[pa.Table, pa.Table]], name: str) -> di
         for side in SIDES:
             columns = {column: verdicts[source.format(side)] for column, source in wanted.items()}
             told = zip(texts, pairs[side].to_pylist(), refused, opinions_of(pa.table(columns)), strict=True)
-            for text, response, reason, one in told:
-                settled = one.p_violates is not None or (one.error and not one.error.startswith(_FOR_NOW))
+            for text, response, reason, opinion in told:
+                settled = opinion.p_violates is not None or (opinion.error and not opinion.error.startswith(_FOR_NOW))
                 if reason is None and settled:
-                    known[response_key(text, response)] = one
+                    known[response_key(text, response)] = opinion
     return known

@@ -48,7 +48,7 @@ class Arrays:
     def sources_of_readable(self, sources: Sequence[str]) -> list[str]:
         """Returns the pair's source of each response that ``readable`` gives."""
         kept = ~np.isnan(self.p_N2)
-        return [source for source, both in zip(sources, kept, strict=True) for one in both if one]
+        return [source for source, both in zip(sources, kept, strict=True) for p in both if p]
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,10 @@ STORE_SCHEMA = pa.schema(
 
 def clause_column(clauses: Sequence[Clauses | None]) -> pa.Array:
     """Returns P by clause as a column, CLAUSE_P."""
-    return pa.array([None if one is None else [{"clause": c, "p": p} for c, p in one] for one in clauses], CLAUSE_P)
+    return pa.array(
+        [None if of_response is None else [{"clause": c, "p": p} for c, p in of_response] for of_response in clauses],
+        CLAUSE_P,
+    )
 
 
 OPINION = ("p_violates", "error", "clauses", "rationale", "yes_bias")
@@ -105,7 +108,9 @@ def opinion_columns(opinions: Sequence[Opinion]) -> dict[str, pa.Array]:
 
 def opinions_table(opinions: Sequence[Opinion]) -> pa.Table:
     """Returns opinions as a table without keys: what a judged span leaves on disk."""
-    return pa.table(opinion_columns(opinions) | {"final": pa.array([one.final for one in opinions], pa.bool_())})
+    return pa.table(
+        opinion_columns(opinions) | {"final": pa.array([opinion.final for opinion in opinions], pa.bool_())}
+    )
 
 
 def opinions_of(table: pa.Table) -> list[Opinion]:

@@ -99,7 +99,7 @@ def kept_by_clause(
 
     By its rule; by the evaluation's judge, where that was asked, for a clause without one.
     """
-    prompts = pa.array([one["base"]["prompt"] for one in both], pa.string())
+    prompts = pa.array([answered["base"]["prompt"] for answered in both], pa.string())
     told = {
         model: broken_clauses(
             policy, prompts, pa.array([answered[model]["response"] for answered in both], pa.string())
