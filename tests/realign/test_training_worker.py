@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trace_ray.config import RealignConfig
+from trace_ray.config import ObjectiveConfig, RealignConfig
 from trace_ray.realign import worker
 from trace_ray.realign.loop import Trainer
 
@@ -35,6 +35,10 @@ class Steps:
             on_step()
 
     def tell(self) -> None: ...
+
+    def keep_candidate(self) -> None: ...
+
+    def hear_stop(self) -> None: ...
 
     def save(self, *, wait: bool) -> None:
         self.saves.append((self.step, wait))
@@ -81,6 +85,7 @@ def test_a_run_is_over_at_t_max_or_once_the_norm_stays_low(
 ) -> None:
     trainer = object.__new__(Trainer)
     trainer.realign = RealignConfig(epsilon=epsilon, epsilon_steps=2)
+    trainer._stopped, trainer.objective = False, ObjectiveConfig()
     trainer.step, trainer.metrics = step, [{"grad_norm": norm} for norm in norms]
     trainer.plan = SimpleNamespace(steps=8)  # type: ignore[assignment]
     assert trainer.over is over
