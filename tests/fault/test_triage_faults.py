@@ -95,7 +95,8 @@ def quiet(fake: FakeEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reset(fake: FakeEndpoint, **behaviour: Any) -> None:
     fake.asked.clear()
     fake.times.clear()
-    fake.kills, fake.deadly, fake.kill_after, fake.delay = 0, "", 0, 0.0
+    fake.deadly, fake.kill_after, fake.delay = "", 0, 0.0
+    fake.killed.clear()
     for name, value in behaviour.items():
         setattr(fake, name, value)
 
@@ -145,7 +146,7 @@ def test_a_second_run_judges_only_what_is_new(fake: FakeEndpoint, quiet: Path) -
 def test_killed_and_slow_actors_change_nothing(fake: FakeEndpoint, quiet: Path) -> None:
     reset(fake, kill_after=120, delay=0.02)
     triage(quiet, "killed", fake.url)
-    assert fake.kills == 1
+    assert len(fake.killed) == 1
     assert rows(quiet, "killed")[:2] == rows(quiet, "run")[:2]
 
 
@@ -156,7 +157,7 @@ def test_a_poison_row_ends_in_the_rejects(fake: FakeEndpoint, quiet: Path) -> No
     undisturbed, refused, _ = rows(quiet, "run")
     assert rejects == refused | {33: "kills_judge"}
     assert triaged == {row: value for row, value in undisturbed.items() if row != 33}
-    assert fake.kills <= 12
+    assert len(fake.killed) <= 12
     assert manifest["counts"]["rejects"] == 3
 
 
@@ -164,7 +165,7 @@ def test_restarts_are_bounded(fake: FakeEndpoint, quiet: Path) -> None:
     reset(fake, deadly="c")
     done = triage(quiet, "hopeless", fake.url, "triage.max_judge_deaths=3", "triage.min_canary_pass=0", code=2)
     assert "triage.max_judge_deaths" in done.stderr
-    assert fake.kills < 12
+    assert len(fake.killed) < 12
 
 
 def test_a_killed_driver_resumes_to_the_same_rows(fake: FakeEndpoint, quiet: Path) -> None:

@@ -220,6 +220,28 @@ def changed(judge: VllmJudge, *, with_ids: bool = False, **settings: Any) -> Ite
         judge.config, judge.frames, judge.yes_ids, judge.no_ids = before
 
 
+def test_votes_are_those_of_their_seed_in_whatever_batch(judge: VllmJudge) -> None:
+    requests, responses = pairs(4)
+    with changed(judge, mode="vote", samples=5, temperature=2.0, min_mass=0.0):
+        said = judge.opinions(requests, responses)
+        assert judge.opinions(requests[::-1], responses[::-1])[::-1] == said
+        assert [judge.opinions([a], [b])[0] for a, b in zip(requests, responses, strict=True)] == said
+    with changed(judge, mode="vote", samples=5, temperature=2.0, min_mass=0.0, seed=1000):
+        assert judge.opinions(requests, responses) != said
+
+
+def test_reasons_are_held_to_their_form_whatever_the_model_is(judge: VllmJudge) -> None:
+    """The tiny judge knows no JSON: the engine's grammar alone makes its answers readable, and its reasons end in time."""
+    requests, responses = pairs(1)
+    with changed(judge, with_ids=True, mode="reason", samples=2, reason_tokens=300):
+        said = judge.opinions(requests, responses)
+        again = judge.opinions(requests[::-1], responses[::-1])[::-1]
+    assert [opinion.error for opinion in said] == [None, None]
+    assert all(opinion.p_violates in (0.0, 0.5, 1.0) for opinion in said)
+    assert all(dict(opinion.clauses or ()).keys() == {clause.id for clause in policy().clauses} for opinion in said)
+    assert again == said
+
+
 GUARD = (
     "{% for code, text in categories.items() %}{{ code }}: {{ text }}\n{% endfor %}"
     "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}\n{% endfor %}Assessment:"

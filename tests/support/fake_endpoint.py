@@ -39,7 +39,8 @@ class FakeEndpoint:
         self.times: list[tuple[str, float]] = []
         self.keys: set[str] = set()
         self.payloads: list[dict[str, Any]] = []
-        self.in_flight = self.most_in_flight = self.kills = 0
+        self.in_flight = self.most_in_flight = 0
+        self.killed: set[int] = set()  # processes: several requests of one may be at its end
         self.lock = threading.Lock()
         outer = self
 
@@ -103,9 +104,11 @@ class FakeEndpoint:
         """Kills the process at the other end of a connection: what a poisonous input does to an engine."""
         import psutil
 
+        ends = (port, self.server.server_port)  # the port alone may be that of another's connection, Ray's own too
         for connection in psutil.net_connections("tcp"):
-            if connection.laddr and connection.laddr.port == port and connection.pid not in (None, os.getpid()):
-                self.kills += 1
+            known = connection.laddr and connection.raddr and connection.pid not in (None, os.getpid())
+            if known and (connection.laddr.port, connection.raddr.port) == ends:
+                self.killed.add(connection.pid)
                 os.kill(connection.pid, signal.SIGKILL)
 
 

@@ -31,6 +31,7 @@ def reason_schema(clauses: Sequence[str], characters: int = 0) -> dict[str, Any]
     fields: dict[str, Any] = {"reasoning": reasoning, "violates": {"type": "boolean"}}
     if clauses:
         fields["clauses"] = {"type": "array", "items": {"type": "string", "enum": list(clauses)}}
+        fields["clauses"]["maxItems"] = len(clauses)  # a small model names them until its tokens are gone
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 

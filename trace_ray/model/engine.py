@@ -100,6 +100,8 @@ class Engine:
             "seed": 0,
             "max_logprobs": 64,
             "disable_log_stats": False,
+            # Blanks between JSON's fields are free by default, and a small model writes them until its tokens are gone.
+            "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
         } | dict(settings.extra)
         self.max_model_len = int(arguments["max_model_len"])
         try:
@@ -143,8 +145,7 @@ class Engine:
             temperature=sampling.temperature,
             seed=sampling.seed,
             max_tokens=sampling.max_tokens,
-            # Blanks between the fields are free by default, and a small model writes them until its tokens are gone.
-            structured_outputs=schema and StructuredOutputsParams(json=schema, disable_any_whitespace=True),
+            structured_outputs=schema and StructuredOutputsParams(json=schema),
         )
         answers = self._answers(prompts, asked)
         return [
