@@ -18,7 +18,8 @@ import trace_ray
 from trace_ray.config import JudgeConfig
 from trace_ray.config.policy import PolicyConfig
 from trace_ray.errors import EngineStartError, UserError
-from trace_ray.judges.vllm_judge import VllmJudge, judge_engine_settings
+from trace_ray.judges.frames import Frames
+from trace_ray.judges.vllm_judge import judge_engine_settings
 from trace_ray.model.engine import Engine, EngineFailedError, _readable
 from trace_ray.model.engine_start import EngineNames, start_fault
 from trace_ray.runtime.passing import passing
@@ -120,11 +121,10 @@ def test_another_tokenizer_than_transformers_is_read_anew() -> None:
 
 
 def test_a_judge_without_a_chat_template_is_one_line() -> None:
-    judge: Any = object.__new__(VllmJudge)
-    judge.engine = SimpleNamespace(tokenizer=SimpleNamespace(chat_template=None, name_or_path="base"))
-    judge.config, judge.where, judge.policy = JudgeConfig(model="base"), "triage.judge", PolicyConfig(text="x")
+    tokenizer = SimpleNamespace(chat_template=None, name_or_path="base")
+    frames = Frames(tokenizer, PolicyConfig(text="x"), JudgeConfig(model="base"), "triage.judge", with_ids=False)
     with pytest.raises(UserError, match=r"^triage.judge.model: base: its tokenizer has no chat template"):
-        judge._frame("x")
+        frames.asked()
 
 
 @pytest.mark.slow
