@@ -113,7 +113,8 @@ def test_an_evaluation_records_what_its_judge_read_beside_the_answers(
         actor({"chunk": chunk})
     read = sum(map(len, judge.prompt_ids(requests, responses)))
     assert len(parts) == 3
-    assert answering.tokens_of([generated, out / "responses", out / "attacks"]) == 3 * 11 + read
+    written = [part for folder in (generated, out / "responses") for part in folder.files(".parquet")]
+    assert answering.tokens_of(written) == 3 * 11 + read
 
 
 def test_hostile_text_holds_no_special_token_and_closes_nothing(judge: VllmJudge) -> None:
@@ -274,7 +275,7 @@ def test_a_correction_that_has_not_ended_is_none(judge: VllmJudge, monkeypatch: 
     judge.correction_tokens = 16
     assert [draft.text for draft in judge.drafts(requests, responses)] == [None] * 6
 
-    def ending(prompts: list[list[int]], sampling: SamplingParams) -> list[Any]:
+    def ending(prompts: list[list[int]], sampling: SamplingParams, *_: Any) -> list[Any]:
         ends = [*judge.yes_ids, *judge.no_ids]
         ended = SamplingParams(temperature=0.0, max_tokens=sampling.max_tokens, min_tokens=3, stop_token_ids=ends)
         return answers(prompts, ended)

@@ -238,7 +238,7 @@ def test_the_evaluation_judge_reads_the_policy_with_each_answer(
     asked, tokens = recorder.engine.take("opinion")
     answer = len(recorder.engine.tokenizer("Sure. " * 12, add_special_tokens=False)["input_ids"])
     assert asked == 64
-    assert tokens_of([out / chunk.folder]) == tokens
+    assert tokens_of((out / chunk.folder).files(".parquet")) == tokens
     planned_prompt = made.load.prompts.read["evaluate.judge"] / made.load.prompts.number
     assert planned_prompt + answer == pytest.approx(tokens / asked, rel=0.02)
     policy = len(recorder.engine.tokenizer(config.policy.text)["input_ids"])

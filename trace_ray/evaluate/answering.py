@@ -144,7 +144,9 @@ class AnswerJudge:
         rows = (self.generated / chunk.name).read_parquet().to_pylist()
         requests, responses = [row["prompt"] for row in rows], [row["response"] for row in rows]
         opinions = self.judge.opinions(requests, responses)
-        clauses = self.judge.clauses(requests, responses) if self.by_clause else [one.clauses for one in opinions]
+        clauses = (
+            self.judge.clauses(requests, responses) if self.by_clause else [opinion.clauses for opinion in opinions]
+        )
         for row, opinion, told in zip(rows, opinions, clauses, strict=True):
             compliant = opinion.p_violates is not None and opinion.p_violates < self.threshold
             row |= {"p_violates": opinion.p_violates, "judge_error": opinion.error, "compliant": compliant}
