@@ -27,6 +27,7 @@ from trace_ray.errors import StaleRunError
 from trace_ray.model.loading import load_chat_tokenizer
 from trace_ray.pipeline import run_folder, run_stages
 from trace_ray.realign.checkpoints import CHECKPOINTS
+from trace_ray.realign.node_copy import ROWS
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import upload_folder
 from trace_ray.storage.staging import download_folder
@@ -178,8 +179,10 @@ def test_status_and_audit_read_it_from_there(finished: tuple[Run, list[str]]) ->
 def test_the_models_were_staged_once(finished: tuple[Run, list[str]]) -> None:
     copies = [p for p in Path(os.environ["TRACE_RAY_CACHE"]).iterdir() if p.is_dir()]
     weights = [copy for copy in copies if list(copy.rglob("*.safetensors"))]
-    # The policy, the judge, the initial and the trained adapter, the merged model; both tokenizers, for the look ahead.
-    assert (len(weights), len(copies)) == (5, 7)
+    rows = [copy for copy in copies if (copy / ROWS).exists()]
+    # The policy, the judge, the initial and the trained adapter, the merged model; both tokenizers, for the look ahead; what
+    # is trained on.
+    assert (len(weights), len(rows), len(copies)) == (5, 1, 8)
 
 
 def test_a_lost_part_is_made_again(finished: tuple[Run, list[str]]) -> None:
