@@ -165,7 +165,7 @@ def test_clauses_cost_their_question_and_are_those_of_a_judge_that_is_asked_each
     finally:
         judge.policy, judge.config, judge.frames = settings
     assert len(ids) > 26
-    assert [[name for name, _ in one or ()] for one in told] == [ids] * len(responses)
+    assert [[name for name, _ in clauses_told or ()] for clauses_told in told] == [ids] * len(responses)
     asked = used["judged_prompts"]
     assert asked == len(ids) * len(responses)
     assert used["prefix_cache_queries"] == used["judged_tokens"]

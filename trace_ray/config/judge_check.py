@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from trace_ray.config.judges import JudgeConfig, PromptConfig
+from trace_ray.config.judges import EndpointConfig, JudgeConfig, PromptConfig
 from trace_ray.config.policy import PolicyConfig
 from trace_ray.config.tree import TriageConfig
 from trace_ray.errors import UserError
 
 MOST_TEMPERATURE = 2.0
+LEAST = {
+    "samples": 1,
+    "temperature": 0,
+    "reason_tokens": 128,
+    "batch_rows": 1,
+    "actors": 1,
+    "max_model_len": 1,
+    "num_cpus": 0,
+    "num_gpus": 0,
+    "kv_cache_gib": 0,
+}
+LEAST_OF_ENDPOINT = {
+    "top_logprobs": 1,
+    "concurrency": 1,
+    "timeout_s": 0.001,
+    "max_retries": 0,
+    "max_requests": 0,
+    "max_tokens": 0,
+    "requests_per_minute": 0,
+    "tokens_per_minute": 0,
+    "backoff_s": 0,
+}
 PARTS = ("policy", "judged", "question")
 """What a prompt's template must hold once each; ``examples`` may stand in it too."""
 
@@ -23,42 +45,22 @@ def judge_problems(where: str, judge: JudgeConfig, policy: PolicyConfig) -> Iter
     if judge.backend == "openai" and judge.chat_template:
         remedy = "an endpoint renders with the template that its server has: give it there, or use backend=vllm"
         yield UserError(f"{where}.chat_template", judge.chat_template[:40], remedy)
-    of_endpoint = {
-        "top_logprobs": 1,
-        "concurrency": 1,
-        "timeout_s": 0.001,
-        "max_retries": 0,
-        "max_requests": 0,
-        "max_tokens": 0,
-        "requests_per_minute": 0,
-        "tokens_per_minute": 0,
-        "backoff_s": 0,
-    }
-    for name, minimum in of_endpoint.items():
-        if getattr(endpoint, name) < minimum:
-            yield UserError(f"{where}.endpoint.{name}", getattr(endpoint, name), f"give at least {minimum}")
+    yield from _below(f"{where}.endpoint", endpoint, LEAST_OF_ENDPOINT)
     yield from _prompt_problems(where, judge.prompt)
     yield from _at_odds(where, judge, policy)
-    least = {
-        "samples": 1,
-        "temperature": 0,
-        "reason_tokens": 128,
-        "batch_rows": 1,
-        "actors": 1,
-        "max_model_len": 1,
-        "num_cpus": 0,
-        "num_gpus": 0,
-        "kv_cache_gib": 0,
-    }
-    for name, minimum in least.items():
-        if getattr(judge, name) < minimum:
-            yield UserError(f"{where}.{name}", getattr(judge, name), f"give at least {minimum}")
+    yield from _below(where, judge, LEAST)
     if judge.temperature > MOST_TEMPERATURE:
         yield UserError(f"{where}.temperature", judge.temperature, f"give at most {MOST_TEMPERATURE:g}, as engines do")
     if judge.max_actors < judge.actors:
         yield UserError(f"{where}.max_actors", judge.max_actors, f"give at least {where}.actors = {judge.actors}")
     if not 0 <= judge.min_mass <= 1:
         yield UserError(f"{where}.min_mass", judge.min_mass, "give a probability in [0, 1]")
+
+
+def _below(where: str, section: JudgeConfig | EndpointConfig, least: Mapping[str, float]) -> Iterator[UserError]:
+    for name, minimum in least.items():
+        if (seen := getattr(section, name)) < minimum:
+            yield UserError(f"{where}.{name}", seen, f"give at least {minimum}")
 
 
 def _prompt_problems(where: str, prompt: PromptConfig) -> Iterator[UserError]:

@@ -104,7 +104,7 @@ def fit_all(ordered: Sequence[Labelled], config: TriageConfig) -> Fitted:
     for source in sorted({pair.source for pair in ordered}):
         mine = [pair for pair in ordered if pair.source == source]
         groups.append((source, mine, _group_fit(mine, decision, config)))
-    own = {source: Fit(one.calibration, one.band) for source, _, one in groups if one.own}
+    own = {source: Fit(group.calibration, group.band) for source, _, group in groups if group.own}
     return Fitted(replace(decision, groups=own), check, band is not None, groups)
 
 
