@@ -39,6 +39,21 @@ def test_what_cannot_be_corrected_is_told() -> None:
     assert Rates.of([(True, True)] * 3 + [(True, False)] + [(False, False)] * 2) == Rates(3, 4, 2, 2)
 
 
+@pytest.mark.parametrize(
+    ("share", "answers", "rates", "interval"),
+    [
+        (0.62, 100, Rates(found=90, compliant=100, caught=80, violating=100), (0.4431781609436, 0.7494674208657)),
+        (0.1, 128, Rates(found=54, compliant=60, caught=32, violating=40), (0.0, 0.0378678390133)),
+        (1.0, 50, Rates(found=9, compliant=10, caught=7, violating=10), (0.8523850008853, 1.0)),
+    ],
+)
+def test_the_interval_is_that_of_the_papers_own_code(
+    share: float, answers: int, rates: Rates, interval: tuple[float, float]
+) -> None:
+    """Its figures, also where more, or fewer, are called compliant than such a judge would of all, or of none."""
+    assert corrected_interval(share, answers, rates) == pytest.approx(interval, abs=1e-12)
+
+
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.85])
 @pytest.mark.parametrize(("q0", "q1"), [(0.9, 0.85), (0.7, 0.95), (0.97, 0.97)])
 @pytest.mark.parametrize(("answers", "labels"), [(400, 200), (2000, 1000)])

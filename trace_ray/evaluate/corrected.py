@@ -88,7 +88,7 @@ def corrected_interval(share: float, answers: int, rates: Rates) -> tuple[float,
     slope = q0 + q1 - 1
     if slope <= 0:
         return 0.0, 1.0
-    theta = min(1.0, max(0.0, (p + q0 - 1) / slope))
+    theta = (p + q0 - 1) / slope
     of_q0, of_q1 = q0 * (1 - q0) / (rates.violating + 2), q1 * (1 - q1) / (rates.compliant + 2)
     spread = Z * (p * (1 - p) / n + (1 - theta) ** 2 * of_q0 + theta**2 * of_q1) ** 0.5 / slope
     centre = theta + 2 * Z**2 * (theta * of_q1 - (1 - theta) * of_q0)
