@@ -22,18 +22,17 @@ GROUPS = {
 }
 
 
-class Works:
-    """Stands for a judge: says where it ran."""
+def works() -> type:
+    """Stands for a judge: says where it ran. Made here, so that it travels by value: no node can import this file."""
 
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        import ray
+    class Works:
+        def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+            import ray
 
-        time.sleep(item["seconds"])
-        return {"node": ray.get_runtime_context().get_node_id()}
+            time.sleep(item["seconds"])
+            return {"node": ray.get_runtime_context().get_node_id()}
 
-
-class BreaksError(Exception):
-    """The end of a stage by an error."""
+    return Works
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_a_pool_has_its_nodes_within_two_minutes_and_they_go_after_it(cluster: A
     assert nodes() == {}
     pool = JudgeConfig(actors=1, max_actors=MOST, num_cpus=1, label_selector={"trace-ray/pool": "judge"})
     started, grown, used = time.monotonic(), 0.0, set()
-    for row in pooled(Works, (), [{"seconds": 2.0}] * 80, pool, in_flight=2):
+    for row in pooled(works(), (), [{"seconds": 2.0}] * 80, pool, in_flight=2):
         used.add(row["node"])
         if not grown and nodes()["judge"] == MOST:
             grown = time.monotonic() - started
@@ -92,7 +91,7 @@ def test_a_pool_has_its_nodes_within_two_minutes_and_they_go_after_it(cluster: A
 
 def test_they_go_after_an_error_too(cluster: AutoscalingCluster) -> None:
     pool = JudgeConfig(actors=1, max_actors=MOST, num_cpus=1, label_selector={"trace-ray/pool": "trainer"})
-    rows = pooled(Works, (), [{"seconds": 1.0}] * 80, pool, in_flight=2)
+    rows = pooled(works(), (), [{"seconds": 1.0}] * 80, pool, in_flight=2)
     next(iter(rows))
     wait(lambda: nodes()["trainer"] == MOST, 120, "the nodes")
     rows.close()  # as where its user raises
