@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.cluster import wait_for
 from tests.support.fake_endpoint import FakeEndpoint
 from trace_ray.config import StorageConfig
 from trace_ray.runs.artifacts import Run
@@ -200,3 +201,20 @@ def test_the_budget_stops_a_run_that_can_go_on(fake: FakeEndpoint, quiet: Path) 
     assert "max_requests" in done.stderr
     triage(quiet, "poor", fake.url, f"{limit}2000", "triage.min_canary_pass=0")
     assert rows(quiet, "poor")[0] == rows(quiet, "run")[0]
+
+
+def test_a_driver_that_is_terminated_says_so_and_the_same_command_goes_on(fake: FakeEndpoint, tmp_path: Path) -> None:
+    """As a pod that is evicted, or a Ray job that is stopped."""
+    corpus(tmp_path / "corpus.jsonl")
+    reset(fake, delay=0.2)
+    driver = subprocess.Popen(command(tmp_path, "run", fake.url), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: bool(list(tmp_path.glob("run/triaged/work/judge/*.json"))), 240, "the first block")
+    driver.terminate()
+    said = driver.communicate(timeout=120)[1]
+    assert driver.returncode == 143
+    assert "trace-ray: terminated: what is finished is kept, and the same command goes on\n" in said
+    assert "SIGTERM received" not in said
+    reset(fake)
+    triage(tmp_path, "run", fake.url)
+    triaged, rejects, _ = rows(tmp_path, "run")
+    assert (len(triaged), len(rejects)) == (PAIRS, 2)

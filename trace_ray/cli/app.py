@@ -22,7 +22,7 @@ from trace_ray.cli.decide import decide
 from trace_ray.cli.export import export_scored, export_trained, import_gguf, push
 from trace_ray.cli.hints import hint
 from trace_ray.cli.label import label_app
-from trace_ray.cli.output import INTERRUPTED, MISTAKE
+from trace_ray.cli.output import MISTAKE, interruption
 from trace_ray.cli.plan import plan
 from trace_ray.cli.rate import rating_app
 from trace_ray.cli.runs import runs_app, show
@@ -116,7 +116,7 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except typer.Abort:
-        sys.exit(INTERRUPTED)
+        sys.exit(interruption()[0])
     except TyperException as error:  # a command that could not be read; without any, its help was shown
         if said := " ".join(error.format_message().split()):
             print(f"trace-ray: {said} {hint(sys.argv[1:])}", file=sys.stderr, flush=True)

@@ -11,12 +11,20 @@ from rich.console import Console
 
 from trace_ray.cli.tables import closing_line, summary_tables
 from trace_ray.runs.artifacts import Run
+from trace_ray.runtime.termination import terminated
 from trace_ray.storage.jsonl import strict_json
 
 MISTAKE = 2
 """The exit code of a user's mistake."""
 INTERRUPTED = 130
 """And that of Ctrl-C."""
+TERMINATED = 143
+"""And that of SIGTERM."""
+
+
+def interruption() -> tuple[int, str]:
+    """Returns exit code and word of what interrupted this process."""
+    return (TERMINATED, "terminated") if terminated() else (INTERRUPTED, "interrupted")
 
 
 def standard_output() -> Console:

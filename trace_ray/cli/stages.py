@@ -9,7 +9,7 @@ from dataclasses import replace
 import typer
 
 from trace_ray.cli.options import AsJson, Files, MaybeFiles, Method, Overrides, RunUri
-from trace_ray.cli.output import INTERRUPTED, show_run
+from trace_ray.cli.output import interruption, show_run
 from trace_ray.config import Config
 from trace_ray.config.load import load_config, load_storage
 from trace_ray.errors import UserError
@@ -31,8 +31,9 @@ def run_and_tell(
     try:
         run_stages(run, config, stages, lambda stage, state: CONSOLE.print(f"[bold]{stage}[/]: {state}"))
     except KeyboardInterrupt:
-        print("trace-ray: interrupted: what is finished is kept, and the same command goes on", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
+        code, word = interruption()
+        print(f"trace-ray: {word}: what is finished is kept, and the same command goes on", file=sys.stderr)
+        raise typer.Exit(code) from None
     return run
 
 

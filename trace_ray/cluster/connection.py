@@ -12,6 +12,7 @@ from typing import Any
 from trace_ray.config import JudgeConfig, RayConfig
 from trace_ray.errors import EngineStartError, UserError
 from trace_ray.runtime import environment
+from trace_ray.runtime.termination import hear_termination
 
 WORKER_NICENESS = "RAY_worker_niceness"
 """What Ray lowers its workers' priority by; read by a node when it starts."""
@@ -53,6 +54,7 @@ def ensure_ray(config: RayConfig) -> None:
         logging_level=logging.ERROR,
         runtime_env={"env_vars": variables},
     )
+    hear_termination()
     _prepare_data()
 
 
