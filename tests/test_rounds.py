@@ -54,7 +54,7 @@ def test_a_round_scores_the_chosen_pairs_and_no_others(run: Run) -> None:
     assert counts == {"triaged": 3, "train INVERT": 2, "train PUNISH": 1}
     config = load_config([], ["policy.text=Be brief."])
     rows_of = survey(first_round, config, parts, gold=False, retain=False).rows
-    shards = list(plan_shards(first_round, rows_of, config))
+    shards = list(plan_shards(first_round, rows_of, config.impact.shard_rows))
     assert sum(shard.stop - shard.start for shard in shards) == 3
     write_chosen(run, pa.table({"row": [3, 5, 18]}))  # a resume finds it
     with pytest.raises(StaleRunError):

@@ -55,7 +55,7 @@ def path(method: str, triaged: pa.Table, rate: float, steps: int, every: int) ->
 def exactly_judged(pairs: int) -> pa.Table:
     """Returns the study's corpus of seed 0, judged by the policy's rules."""
     config = Cell(method="trace", pairs=pairs, seed=0).config()
-    return judged_corpus(pairs, 0, make_judge(config.policy, JudgeConfig(backend="rules")), config)
+    return judged_corpus(pairs, 0, make_judge(config.policy, JudgeConfig(backend="rules")), config.triage)
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ def test_workers_of_training(tmp_path: Path) -> None:
 def test_tasks_of_evaluation() -> None:
     from trace_ray.evaluate.stage import _one_model
 
-    assert _one_model(placed("evaluate"))["label_selector"] == WHERE
+    assert _one_model(placed("evaluate").evaluate)["label_selector"] == WHERE
 
 
 class AskedError(Exception):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.in_process import triage_in_process
-from trace_ray.config import Config, CorpusConfig, StorageConfig
+from trace_ray.config import CorpusConfig, StorageConfig, TriageConfig
 from trace_ray.corpus import units as units_module
 from trace_ray.corpus.read import Source
 from trace_ray.corpus.runs import read_group
@@ -140,7 +140,7 @@ def test_rows_that_were_counted_and_are_not_there_are_noticed(tmp_path: Path) ->
 def read(folder: Path, name: str, config: CorpusConfig, sources: list[Source]) -> dict[int, str]:
     """{row: its rejected response} of a corpus read as triage reads it."""
     work = Work.of(Run(locate(str(folder / name), StorageConfig())))
-    found = reading.read_corpus(Config(corpus=config), sources, work)
+    found = reading.read_corpus(config, TriageConfig(), sources, work)
     assert found.files is not None
     rows = [file for block in range(found.blocks) for file in found.files.read(block).to_pylist()]
     assert len(rows) == found.made
@@ -202,4 +202,4 @@ def test_a_triage_that_an_earlier_version_began_is_refused(tmp_path: Path) -> No
     work = Work.of(Run(locate(str(tmp_path / "run"), StorageConfig())))
     (work.place / "plan.json").write_text("{}")
     with pytest.raises(UserError, match="earlier version"):
-        reading.read_corpus(Config(), [source(lines(tmp_path / "a.jsonl", 5))], work)
+        reading.read_corpus(CorpusConfig(), TriageConfig(), [source(lines(tmp_path / "a.jsonl", 5))], work)

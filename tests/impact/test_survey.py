@@ -56,7 +56,7 @@ def test_the_samples_are_the_same_however_the_pairs_lie_in_parts(config: Config,
         assert found.gold is not None
         chosen.append((pick_gold(found.gold, corrected=False), pick_retain(found.retain), found.seen, found.noise))
         assert Survey.load(found.dump()) == Survey(found.rows, found.seen, found.noise)
-        shards = list(plan_shards(run, found.rows, config))
+        shards = list(plan_shards(run, found.rows, config.impact.shard_rows))
         assert sum(shard.stop - shard.start for shard in shards) == ROWS
         assert all(shard.part.exists() and shard.stop - shard.start <= 13 for shard in shards)
     assert chosen[0] == chosen[1] == chosen[2]

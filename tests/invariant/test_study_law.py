@@ -30,7 +30,7 @@ class TestStudyCellIsTheStage:
 
     def test_every_step(self, method: str, tmp_path: Path) -> None:
         config = Cell(method=method, pairs=PAIRS, seed=0, rate=4e-4, overrides=("realign.max_steps=6",)).config()
-        triaged = judged_corpus(PAIRS, 0, make_judge(config.policy, JudgeConfig(backend="rules")), config)
+        triaged = judged_corpus(PAIRS, 0, make_judge(config.policy, JudgeConfig(backend="rules")), config.triage)
         run = Run(locate(str(tmp_path / "run"), StorageConfig()))
         run.triaged.begin({"pairs": PAIRS})
         (run.triaged.place / "part-0.parquet").write_parquet(triaged)

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def triaged() -> pa.Table:
     config = Cell(method="trace", pairs=80, seed=0).config()
-    return judged_corpus(80, 0, make_judge(config.policy, JudgeConfig(backend="rules")), config)
+    return judged_corpus(80, 0, make_judge(config.policy, JudgeConfig(backend="rules")), config.triage)
 
 
 def cell(method: str, **more: Any) -> Config:

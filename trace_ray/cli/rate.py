@@ -41,7 +41,7 @@ def export(
     storage = load_storage(overrides)
     opened = [run_folder(uri, storage) for uri in uris]
     place = locate(out, storage)
-    written = export_items(opened, stored_config(opened[0], uris[0]), place, items, seed, with_base=base)
+    written = export_items(opened, stored_config(opened[0], uris[0]).policy, place, items, seed, with_base=base)
     print(f"{written} items: give raters {out}/rater.html or {out}/items.csv; keep {out}/key.json")
 
 

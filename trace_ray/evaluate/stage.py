@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from trace_ray.cluster.connection import ensure_ray, pooled
-from trace_ray.config import Config, EvaluateConfig, JudgeConfig, judge_name, settings
+from trace_ray.config import Config, EvaluateConfig, JudgeConfig, StorageConfig, judge_name, settings
 from trace_ray.config.policy import policy_identity
 from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import AnswerJudge, Chunk, Generator, chunks, tokens_of
@@ -64,12 +64,12 @@ def evaluate_inputs(run: Run, config: Config) -> dict[str, Any]:
         merged["evaluate.capability.task_folder content"] = tasks
     for name, path in files.items():
         if path:
-            merged[f"evaluate.{name} content"] = _file(path, config, f"evaluate.{name}").fingerprint()
+            merged[f"evaluate.{name} content"] = _file(path, config.storage, f"evaluate.{name}").fingerprint()
     return merged
 
 
-def _file(path: str, config: Config, setting: str) -> Location:
-    return expand((path,), config.storage, setting)[0]
+def _file(path: str, storage: StorageConfig, setting: str) -> Location:
+    return expand((path,), storage, setting)[0]
 
 
 def run_evaluate(run: Run, config: Config) -> None:
@@ -123,7 +123,7 @@ def run_evaluate(run: Run, config: Config) -> None:
 
 def _audit_labels(config: Config) -> Mapping[str, Label]:
     setting, path = "evaluate.audit_labels", config.evaluate.audit_labels
-    return read_labels(_file(path, config, setting), setting) if path else {}
+    return read_labels(_file(path, config.storage, setting), setting) if path else {}
 
 
 def _audited(place: Location, labels: Mapping[str, Label], answers: list[Row]) -> dict[str, Any]:
@@ -185,11 +185,11 @@ def _drift(run: Run, config: Config) -> dict[str, Any]:
     """Returns the drift's figures, empty where the corpus has no RETAIN pair."""
     import ray
 
-    rows = _drift_pairs(run, config)
+    rows = _drift_pairs(run, config.evaluate)
     if not rows:
         return {}
     done = DriftSum()
-    measured = ray.remote(num_returns="streaming", **_one_model(config))(measure_drift)
+    measured = ray.remote(num_returns="streaming", **_one_model(config.evaluate))(measure_drift)
     with Meter("evaluate: drift", len(rows), "pairs") as meter:
         for batch in measured.remote(run, config, rows):
             some = ray.get(batch)
@@ -199,12 +199,12 @@ def _drift(run: Run, config: Config) -> dict[str, Any]:
     return done.figures() | {"pairs": len(rows), "held_out_pairs": held_out}
 
 
-def _drift_pairs(run: Run, config: Config) -> list[Row]:
+def _drift_pairs(run: Run, evaluate: EvaluateConfig) -> list[Row]:
     """Returns ``prompts.drift_pairs``: tasks draw from the parts in groups, one more reads the texts of those drawn."""
     import ray
 
-    names, limit = run.triaged.manifest()["parts"], config.evaluate.drift_pairs
-    options = {"num_cpus": 1, "label_selector": config.evaluate.label_selector or None}
+    names, limit = run.triaged.manifest()["parts"], evaluate.drift_pairs
+    options = {"num_cpus": 1, "label_selector": evaluate.label_selector or None}
     draw, read = ray.remote(**options)(drift_draws), ray.remote(**options)(drift_rows)
     count = min(_GROUPS, len(names))
     drawn = ray.get([draw.remote(run.triaged, names[i::count], limit) for i in range(count)])
@@ -216,7 +216,7 @@ def _capability(run: Run, config: Config) -> dict[str, Any]:
     """Returns model -> the harness' figures, one model after the other."""
     import ray
 
-    harness = ray.remote(**_one_model(config))(measure_capability)
+    harness = ray.remote(**_one_model(config.evaluate))(measure_capability)
     figures: dict[str, Any] = {}
     with Meter("evaluate: capability", len(MODELS), "models") as meter:
         for model in MODELS:
@@ -225,9 +225,8 @@ def _capability(run: Run, config: Config) -> dict[str, Any]:
     return figures
 
 
-def _one_model(config: Config) -> dict[str, Any]:
+def _one_model(evaluate: EvaluateConfig) -> dict[str, Any]:
     """Returns the options of a task that loads a model: its process ends with it, as its memory does."""
-    evaluate = config.evaluate
     placed = {"num_gpus": evaluate.num_gpus or None, "label_selector": evaluate.label_selector or None}
     return {"num_cpus": evaluate.num_cpus, **placed, "max_calls": 1}
 

@@ -49,7 +49,7 @@ def run_impact(run: Run, config: Config) -> None:
     ensure_ray(config.ray)
     found = _survey(run, config)
     _write_adapter(run, config)
-    shards = list(plan_shards(run, found.rows, config))
+    shards = list(plan_shards(run, found.rows, config.impact.shard_rows))
     with ActorPool(config.impact) as pool:
         direction = write_direction(run, config, pool)
         told = _score(run, config, shards, _shares(found.seen, config), pool)
@@ -111,15 +111,15 @@ def _write_samples(run: Run, config: Config, total: Survey, *, retain: bool) -> 
         (place / GOLD).write_parquet(tokenize_gold(chosen, tokenizer))
 
 
-def plan_shards(run: Run, rows: Mapping[str, int], config: Config) -> Iterator[Shard]:
-    """Yields the shards of triaged/, a function of its parts and ``impact.shard_rows`` alone.
+def plan_shards(run: Run, rows: Mapping[str, int], shard_rows: int) -> Iterator[Shard]:
+    """Yields the shards of triaged/, a function of its parts and ``shard_rows`` alone.
 
     Args:
-        rows: by part.
+        rows: by part; shard_rows: at most in a shard.
     """
     for name, count in sorted(rows.items()):
-        for start in range(0, count, config.impact.shard_rows):
-            yield Shard(run.triaged.place / name, start, min(count, start + config.impact.shard_rows))
+        for start in range(0, count, shard_rows):
+            yield Shard(run.triaged.place / name, start, min(count, start + shard_rows))
 
 
 def _score(run: Run, config: Config, shards: list[Shard], shares: Shares, pool: ActorPool) -> Tally:

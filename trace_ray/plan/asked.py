@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from trace_ray.config import Config, TriageConfig
+from trace_ray.config import Config, PlanConfig, TriageConfig
 from trace_ray.plan.judges import EVALUATION, FIRST, JUDGE, PANEL, SECOND, reading_judges, used_judges, writer
 from trace_ray.plan.reading import Questions
 from trace_ray.plan.steps import candidates
@@ -96,7 +96,7 @@ def _verdicts(sample: Sequence[SampledPair], readings: Readings, judge: str, bou
 def _clauses(sample: Sequence[SampledPair], readings: Readings, judge: str, config: Config) -> Asked:
     times = readings[judge].clause_prompts
     shares = [
-        (_share(pair, VIOLATING[side], config), pair.tokens(judge, side)) for pair in sample for side in VIOLATING
+        (_share(pair, VIOLATING[side], config.plan), pair.tokens(judge, side)) for pair in sample for side in VIOLATING
     ]
     return Asked(
         judge=judge,
@@ -125,7 +125,7 @@ def _corrections(sample: Sequence[SampledPair], readings: Readings, config: Conf
     name, limit = writer(config), config.triage.corrector_tokens
     if not config.triage.correct:
         return []
-    punished = [(_share(pair, ("PUNISH",), config), pair) for pair in sample]
+    punished = [(_share(pair, ("PUNISH",), config.plan), pair) for pair in sample]
     if not name:  # written by code or by people, so known: where there is none, nobody is asked
         drafted = [(share, pair) for share, pair in punished if "corrected" in pair.responses]
         return [_verdicts_on_drafts(drafted, judge, bound, None) for judge, bound in _cascade(config.triage)]
@@ -196,9 +196,9 @@ def _answers(judge: str, what: str, pool: str, prompts: Prompts, config: Config,
     )
 
 
-def _share(pair: SampledPair, categories: Collection[str], config: Config) -> float:
+def _share(pair: SampledPair, categories: Collection[str], plan: PlanConfig) -> float:
     """Pairs of some categories that this one stands for."""
-    shares = assumed_shares(config.plan) if pair.category is None else {pair.category: 1.0}
+    shares = assumed_shares(plan) if pair.category is None else {pair.category: 1.0}
     return pair.stands_for * sum(share for name, share in shares.items() if name in categories)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trace_ray.cluster.connection import ensure_ray, pooled
-from trace_ray.config import Config, JudgeConfig, settings
+from trace_ray.config import Config, JudgeConfig, RealignConfig, settings
 from trace_ray.config.policy import policy_identity
 from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import AnswerJudge, Generator
@@ -82,7 +82,7 @@ def run_selected(run: Run, config: Config) -> None:
             while measuring.stopped() is None and measuring.measure():
                 pass
         choice = choose(validations(run), config.realign.select)
-        _tell(run, config, choice)
+        _tell(run, config.realign, choice)
         if choice.step == 0:
             copy_files(run.impact.place / ADAPTER_INIT, candidate_place(run, 0) / ADAPTER)
         drop_others(run, choice.step)
@@ -191,18 +191,18 @@ def _pool(worker: type, arguments: tuple[Any, ...], todo: Sequence[Any], pool: J
         pass
 
 
-def _tell(run: Run, config: Config, choice: Choice) -> None:
+def _tell(run: Run, realign: RealignConfig, choice: Choice) -> None:
     """Says on the terminal and to the trackers what was measured."""
     measured = validations(run)
     base, kept = measured[0], next(validation for validation in measured if validation.step == choice.step)
     shown = f"dev TPA {base.tpa['all']:.1f} -> {kept.tpa['all']:.1f} over {base.prompts['all']} prompts"
     if choice.step == 0:
-        beyond = {over_budget(validation, base, config.realign.select) for validation in measured[1:]} - {""}
+        beyond = {over_budget(validation, base, realign.select) for validation in measured[1:]} - {""}
         why = f"; over budget: {min(beyond)}" if beyond else ""
         warn(f"realign.select: no candidate is better than the model before training, which is kept{why}")
     else:
         warn(f"realign.select: step {choice.step} is kept, {shown}, drift {kept.drift:.3g} nats a token")
-    trackers = make_trackers(config.realign.trackers, run.realign.place, run.place.uri, 0)
+    trackers = make_trackers(realign.trackers, run.realign.place, run.place.uri, 0)
     for tracker in trackers:
         for validation in measured:
             tracker.log(validation.step, validation.figures())

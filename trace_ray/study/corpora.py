@@ -32,15 +32,15 @@ def judge_corpora(folder: Location, wanted: Sequence[tuple[int, int]], config: C
         return {}
     judge = make_judge(config.policy, JudgeConfig(backend="vllm", model=str(MODELS / "judge"), max_model_len=512))
     for pairs, seed in missing:
-        corpus_file(folder, pairs, seed).write_parquet(judged_corpus(pairs, seed, judge, config))
+        corpus_file(folder, pairs, seed).write_parquet(judged_corpus(pairs, seed, judge, config.triage))
     return judge.counts()
 
 
-def judged_corpus(pairs: int, seed: int, judge: Judge, config: Config) -> pa.Table:
+def judged_corpus(pairs: int, seed: int, judge: Judge, triage: TriageConfig) -> pa.Table:
     """Returns the world of a seed in TRIAGED_SCHEMA: so many training pairs and the test pairs, a correction for each."""
     world = generate(seed, pairs, TEST_PAIRS)
     block = [*_rows(world.train, Split.TRAIN), *_rows(world.test, Split.TEST)]
-    return pa.Table.from_pylist(lend_corrections(_judged(block, judge, config.triage), seed), schema=TRIAGED_SCHEMA)
+    return pa.Table.from_pylist(lend_corrections(_judged(block, judge, triage), seed), schema=TRIAGED_SCHEMA)
 
 
 def _judged(rows: list[dict[str, Any]], judge: Judge, triage: TriageConfig) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import uuid
 from typing import Any
 
 from trace_ray.cluster.connection import ensure_ray
-from trace_ray.config import Config, settings
+from trace_ray.config import Config, TriageConfig, settings
 from trace_ray.config.deciding import DECIDING, is_deciding
 from trace_ray.errors import UserError
 from trace_ray.judges.backends import check_corrector
@@ -64,8 +64,8 @@ def decide_again(run: Run, config: Config) -> bool:
         if not changed:
             return False
     ensure_ray(config.ray)
-    figures = _figures(run, config, given)
-    _refuse(run, config, figures)
+    figures = _figures(run, config.triage, given)
+    _refuse(run, config.triage, figures)
     if changed:
         _begin(run, inputs)
     finish_again(run, config)
@@ -97,8 +97,8 @@ def finish_again(run: Run, config: Config) -> None:
     started, work, given = time.monotonic(), Work.of(run), read_given(config.triage, config.storage)
     ensure_ray(config.ray)
     before = read_json(run.triaged.place / MANIFEST)
-    figures = _figures(run, config, given)
-    _refuse(run, config, figures)
+    figures = _figures(run, config.triage, given)
+    _refuse(run, config.triage, figures)
     if figures is not None:
         write_audit(work, figures)
     elif (work.triaged / AUDIT_FILE).exists():
@@ -129,13 +129,13 @@ def _read(run: Run) -> ReadRows:
     return ReadRows(counts["rows_in"], 0, blocks, counts.get("extra_pairs", 0))
 
 
-def _figures(run: Run, config: Config, given: Given) -> dict[str, Any] | None:
+def _figures(run: Run, triage: TriageConfig, given: Given) -> dict[str, Any] | None:
     read = _read(run)
-    return audit_verdicts(Work.of(run), config.triage, given.labels, read.blocks, read.made)
+    return audit_verdicts(Work.of(run), triage, given.labels, read.blocks, read.made)
 
 
-def _refuse(run: Run, config: Config, figures: dict[str, Any] | None) -> None:
-    triage, canaries = config.triage, read_json(run.triaged.place / MANIFEST)["canaries"]
+def _refuse(run: Run, triage: TriageConfig, figures: dict[str, Any] | None) -> None:
+    canaries = read_json(run.triaged.place / MANIFEST)["canaries"]
     if canaries:
         refuse_gullible_judge(canaries, triage.min_canary_pass, triage.judge.model)
     if figures is not None:

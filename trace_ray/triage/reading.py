@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trace_ray.config import Config, TriageConfig
+from trace_ray.config import CorpusConfig, TriageConfig
 from trace_ray.corpus.blocks import BlockFiles, block_count, power_of_two, records, write_piece
 from trace_ray.corpus.read import Source
 from trace_ray.corpus.runs import read_group
@@ -44,20 +44,22 @@ _BLOCKS_A_JUDGE = 20
 """So that the end of a triage is not one judge working."""
 
 
-def read_corpus(config: Config, sources: Sequence[Source], work: Work) -> ReadRows:
+def read_corpus(corpus: CorpusConfig, triage: TriageConfig, sources: Sequence[Source], work: Work) -> ReadRows:
     """Regroups what is not yet regrouped; returns what all files hold.
 
     Raises: UserError where the corpus holds no row, or no pair.
     """
     if not (work.place / READ).exists():
-        plan = _planned(config, sources, work)
+        plan = _planned(corpus, sources, work)
         known = {source.index: source for source in sources}
         groups = [SourceGroup.of(i, list(map(unit_of, units)), known) for i, units in enumerate(plan["groups"])]
-        tallies = _read(config, groups, plan, work)
+        tallies = _read(corpus, groups, plan, work)
         if not sum(tally["rows"] for tally in tallies.values()):
-            raise UserError("corpus.paths", list(config.corpus.paths), "the corpus holds no row")
-        refuse_unread(groups, tallies, config.corpus)
-        (work.place / READ).write_text(json.dumps(_regrouped(config, plan["pieces"], tallies, work)))
+            raise UserError("corpus.paths", list(corpus.paths), "the corpus holds no row")
+        refuse_unread(groups, tallies, corpus)
+        (work.place / READ).write_text(
+            json.dumps(_regrouped(corpus.rows_per_part, triage, plan["pieces"], tallies, work))
+        )
         work.runs.delete_folder()
     kept = json.loads((work.place / READ).read_text())
     refused = Refused(kept["reasons"], kept["refused_sum"], kept["parts"])
@@ -75,7 +77,7 @@ def read_corpus(config: Config, sources: Sequence[Source], work: Work) -> ReadRo
     )
 
 
-def _planned(config: Config, sources: Sequence[Source], work: Work) -> dict[str, Any]:
+def _planned(corpus: CorpusConfig, sources: Sequence[Source], work: Work) -> dict[str, Any]:
     """Returns how the corpus is cut: bytes of a piece, how many pieces, the groups' units; written once."""
     place = work.place / PLAN
     if not place.exists():
@@ -90,7 +92,7 @@ def _planned(config: Config, sources: Sequence[Source], work: Work) -> dict[str,
         def count(some: Sequence[Unit]) -> list[int]:
             return in_order(_count, [(unit, known[unit.file]) for unit in some], in_task=1)
 
-        units = limited(counted(units, count, bool(config.corpus.limit)), known, config.corpus.limit)
+        units = limited(counted(units, count, bool(corpus.limit)), known, corpus.limit)
         groups = [[astuple(unit) for unit in group.units] for group in grouped(units, known, piece)]
         pieces = power_of_two(sum(unit.size for unit in units) / piece)
         place.write_text(json.dumps({"piece": piece, "pieces": pieces, "groups": groups}))
@@ -111,7 +113,7 @@ def _count(asked: tuple[Unit, Source]) -> int:
 
 
 def _read(
-    config: Config, groups: Sequence[SourceGroup], plan: Mapping[str, Any], work: Work
+    corpus: CorpusConfig, groups: Sequence[SourceGroup], plan: Mapping[str, Any], work: Work
 ) -> dict[str, dict[str, Any]]:
     """Reads the groups that are not yet read; returns {name: record} of all."""
     tallies = {tally["group"]: tally for tally in records(work.runs)}
@@ -119,14 +121,16 @@ def _read(
     rows = [unit.rows for group in groups for unit in group.units]
     with Meter("triage: read", 0 if UNKNOWN in rows else sum(rows)) as meter:
         meter.skip(sum(tally["rows"] for tally in tallies.values()))
-        shared = (config.corpus, plan["pieces"], plan["piece"], work.runs, work.rejects)
+        shared = (corpus, plan["pieces"], plan["piece"], work.runs, work.rejects)
         for tally in by_tasks(read_group, todo, *shared):
             tallies[tally["group"]] = tally
             meter.advance(tally["rows"])
     return tallies
 
 
-def _regrouped(config: Config, pieces: int, tallies: Mapping[str, Mapping[str, Any]], work: Work) -> dict[str, Any]:
+def _regrouped(
+    rows_per_part: int, triage: TriageConfig, pieces: int, tallies: Mapping[str, Mapping[str, Any]], work: Work
+) -> dict[str, Any]:
     """Collects the pieces that are not yet collected; returns what is kept of the reading."""
     total, reasons, requests = Counter[str](), Counter[str](), Traffic()
     requests.own("read")
@@ -135,7 +139,7 @@ def _regrouped(config: Config, pieces: int, tallies: Mapping[str, Mapping[str, A
         total.update({name: tally[name] for name in ("rows", "extra", "rejects", "row_sum", "refused_sum")})
         reasons.update(tally["reasons"])
     pairs = total["rows"] + total["extra"] - total["rejects"]
-    blocks = block_count(pairs, config.corpus.rows_per_part, max(pieces, pool_blocks(config.triage, pairs)))
+    blocks = block_count(pairs, rows_per_part, max(pieces, pool_blocks(triage, pairs)))
     done = {record["piece"]: record for record in records(work.pieces) if record["blocks"] == blocks}
     runs = {name: np.array(bounds) for tally in tallies.values() for name, bounds in tally["runs"].items()}
     with Meter("triage: regroup", pairs, "pairs") as meter:

@@ -59,7 +59,7 @@ def run_triage(run: Run, config: Config) -> None:
     _tell_unchecked(config.policy, config.triage)
     ensure_ray(config.ray)
     refuse_unseen(_local_paths(run, sources))
-    read = read_corpus(config, sources, work)
+    read = read_corpus(config.corpus, config.triage, sources, work)
     work = replace(work, files=read.files)
     stores = verdict_stores(config)
     task = Task(

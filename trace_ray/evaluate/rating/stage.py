@@ -44,7 +44,9 @@ def systems_of(runs: Sequence[Run], *, with_base: bool) -> Answers:
     return answers
 
 
-def export_items(runs: Sequence[Run], config: Config, out: Location, count: int, seed: int, *, with_base: bool) -> int:
+def export_items(
+    runs: Sequence[Run], policy: PolicyConfig, out: Location, count: int, seed: int, *, with_base: bool
+) -> int:
     """Writes items.csv, rater.html (both blind) and key.json (which letter is whom: keep it from raters); returns items."""
     items, identical = blind_items(systems_of(runs, with_base=with_base), count, seed)
     if not items:
@@ -57,7 +59,7 @@ def export_items(runs: Sequence[Run], config: Config, out: Location, count: int,
     }
     export_id = inputs_hash(key)[:8]
     (out / ITEMS).write_text(items_csv(items))
-    (out / PAGE).write_text(rater_page(items, QUESTIONS, policy_text(config.policy), export_id))
+    (out / PAGE).write_text(rater_page(items, QUESTIONS, policy_text(policy), export_id))
     blind = [[item.item_id, item.prompt, item.answers] for item in items]
     (out / KEY).write_text(json.dumps(key | {"export": export_id, "items": blind}, indent=1))
     return len(items)
