@@ -8,13 +8,15 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from tests.test_docs import parse
+from tests.test_docs import COMMAND, parse
 from trace_ray.cli.app import COMMANDS, app
 from trace_ray.cli.start import NEEDS
 from trace_ray.cli.status import WATCH_SECONDS
@@ -162,7 +164,8 @@ def test_the_shell_completes_commands_options_and_methods(typed: str, offered: s
     [
         (["rnu"], "No such command 'rnu'"),
         (["run", "--rnu", "x"], "No such option: --rnu"),
-        (["run"], "Missing option"),
+        (["run"], "Missing option '-c' / '--config'. Example: trace-ray run -c my.yaml --run runs/first (more: "),
+        (["rate", "make"], "No such command 'make'. Example: trace-ray rate export runs/first --out runs/ratings"),
         (["status", "--run", "nowhere"], "--run: nowhere: no run has begun there"),
     ],
 )
@@ -189,6 +192,20 @@ def test_every_command_stands_under_a_heading_with_an_example_that_can_be_read()
         assert f"Example: {entry.example}" in own
         assert entry.example.startswith(f"trace-ray {entry.name}")
         parse(shlex.split(entry.example)[1:])
+
+
+def leaves(command: Any = COMMAND, path: str = "trace-ray") -> Iterator[tuple[str, Any]]:
+    """Yields each command that does something, with the words that call it."""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from leaves(inner, f"{path} {name}")
+    if not hasattr(command, "commands"):
+        yield path, command
+
+
+@pytest.mark.parametrize(("path", "command"), leaves(), ids=lambda each: str(each).replace(" ", "_"))
+def test_every_command_has_an_example_that_can_be_read(path: str, command: Any) -> None:
+    assert command.epilog.startswith(f"Example: {path}")
+    parse(shlex.split(command.epilog.removeprefix("Example: "))[1:])
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -90,7 +90,7 @@ def test_a_pair_is_shown_from_every_folder_that_has_it(tmp_path: Path) -> None:
         "chosen": "So.",
         "category": "INVERT",
     }
-    for number, ids in enumerate((["a"], ["b", "c"])):
+    for number, ids in enumerate((["a"], ["b", "c", "cat-1", "cat-2"])):
         rows = [{**row, "pair_id": pair_id} for pair_id in ids]
         (run.triaged.place / f"part-{number}.parquet").write_parquet(pa.Table.from_pylist(rows, TRIAGED_SCHEMA))
     scored = pa.Table.from_pylist([{**row, "impact": 0.5, "weight": 2.0, "chosen_ids": [1, 2]}], SCORED_SCHEMA)
@@ -106,6 +106,12 @@ def test_a_pair_is_shown_from_every_folder_that_has_it(tmp_path: Path) -> None:
     assert list(pair_record(run, "c")) == ["triaged"]
     with pytest.raises(UserError, match="no triaged pair has that id"):
         pair_record(run, "d")
+    with pytest.raises(UserError, match=r"several ids begin so \(cat-1, cat-2\): give more of it"):
+        pair_record(run, "cat")
+    (run.triaged.place / "part-9.parquet").write_parquet(
+        pa.Table.from_pylist([row | {"pair_id": "dog-1"}], TRIAGED_SCHEMA)
+    )
+    assert pair_record(run, "do")["triaged"]["pair_id"] == "dog-1"
     shown = say("show", "b", "--run", str(tmp_path / "run")).stdout
     assert "  prompt: user: Why\\x1b[2J?\n" in shown
     assert json.loads(say("show", "b", "--run", str(tmp_path / "run"), "--json").stdout) == found

@@ -78,6 +78,7 @@ COMMANDS = (
     Entry(EXCHANGE, "export-pairs", export_scored, "trace-ray export-pairs exported --run runs/first"),
     Entry(EXCHANGE, "import-gguf", import_gguf, "trace-ray import-gguf models/mine --file mine.gguf"),
 )
+EXAMPLES = {entry.name: entry.example for entry in COMMANDS}
 for _entry in COMMANDS:
     _epilog = f"Example: {_entry.example}"
     if isinstance(_entry.command, typer.Typer):
@@ -92,7 +93,7 @@ def _tell_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog="Of each command `trace-ray COMMAND -h` tells the options, with an example: trace-ray run -h")
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="stack traces and the workers' logs")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress, only results, warnings and errors")] = False,
@@ -119,7 +120,7 @@ def main() -> None:
         sys.exit(interruption()[0])
     except TyperException as error:  # a command that could not be read; without any, its help was shown
         if said := " ".join(error.format_message().split()):
-            print(f"trace-ray: {said} {hint(sys.argv[1:])}", file=sys.stderr, flush=True)
+            print(f"trace-ray: {said} {hint(sys.argv[1:], EXAMPLES)}", file=sys.stderr, flush=True)
             stop_for_a_mistake()
         sys.exit(MISTAKE)
     except Exception as error:  # the last door: what passes it would be a page of traces

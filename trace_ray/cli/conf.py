@@ -29,7 +29,7 @@ def names() -> list[str]:
     return [REFERENCE, *shipped_names()]
 
 
-@conf_app.command(name="list")
+@conf_app.command(name="list", epilog="Example: trace-ray conf list")
 def list_names() -> None:
     """The names, one a line, with the first line of what each says of itself."""
     width = max(map(len, names()))
@@ -38,13 +38,13 @@ def list_names() -> None:
         print(f"{name:{width}}  {first.removeprefix('# ') if first.startswith('#') else ''}".rstrip())
 
 
-@conf_app.command()
+@conf_app.command(epilog="Example: trace-ray conf show models/llama-3.1-8b")
 def show(name: Name) -> None:
     """One file, as it is shipped."""
     print(_file(name).read_text(encoding="utf-8"), end="")
 
 
-@conf_app.command()
+@conf_app.command(epilog="Example: trace-ray conf copy examples/demo mine.yaml")
 def copy(
     name: Name, file: Annotated[Path | None, typer.Argument(help="where to; default: its own name, here")] = None
 ) -> None:

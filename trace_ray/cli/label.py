@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trace_ray.cli.options import parted
 from trace_ray.config.load import load_config, load_storage
 from trace_ray.errors import UserError
 from trace_ray.storage.location import locate
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
     from trace_ray.runs.artifacts import Run
     from trace_ray.triage.labelling.sample import Candidate
 
-label_app = typer.Typer(no_args_is_help=True, help=__doc__)
+label_app = typer.Typer(
+    no_args_is_help=True, help="A page on which people label pairs, and several raters' labels made one."
+)
 
 
-@label_app.command()
+@label_app.command(epilog="Example: trace-ray label sample --run runs/first --out labels.html")
 def sample(
     out: Annotated[str, typer.Option("--out", help="the page to write, such as labels.html")],
     run: Annotated[str, typer.Option("--run", help="a run whose triage has finished; or else --config")] = "",
@@ -76,9 +79,9 @@ def _of_corpus(settings: Config, files: list[str], number: int, seed: int) -> li
     return of_corpus(corpus_sources(named, settings.storage), named, number, seed)
 
 
-@label_app.command()
+@label_app.command(epilog="Example: trace-ray label merge anna.jsonl ben.jsonl --out labels.jsonl")
 def merge(
-    files: Annotated[list[str], typer.Argument(help="labels.jsonl of each rater")],
+    files: Annotated[list[str], typer.Argument(help="labels.jsonl of each rater; also storage.key=value")],
     out: Annotated[str, typer.Option("--out", help="the labels on which most agree")],
     decided: Annotated[str, typer.Option("--decided", help="labels of whoever decides what raters differ on")] = "",
     page: Annotated[str, typer.Option("--page", help="write a page of what they differ on; needs --run")] = "",
@@ -90,25 +93,26 @@ def merge(
     from trace_ray.triage.labelling.merge import merge_labels, write_labels
     from trace_ray.triage.labels import read_labels
 
-    storage = load_storage([])
+    names, overrides = parted(files)
+    storage = load_storage(overrides)
     judge = read_labels(locate(decided, storage), "--decided") if decided else None
-    merged = merge_labels([locate(file, storage) for file in files], judge)
+    merged = merge_labels([locate(name, storage) for name in names], judge)
     alpha = krippendorff_alpha(merged.units)
     write_labels(locate(out, storage), merged.labels)
     shown = "" if alpha is None else f"{alpha:.3f}, "
-    print(f"{len(files)} raters, Krippendorff's alpha {shown}{alpha_word(alpha)}")
+    print(f"{len(names)} raters, Krippendorff's alpha {shown}{alpha_word(alpha)}")
     print(f"{out}: {len(merged.labels)} pairs; {len(merged.differ)} left on which they differ")
     if page:
-        _adjudication(page, run, merged.differ)
+        _adjudication(page, run, merged.differ, overrides)
 
 
-def _adjudication(page: str, run: str, differ: list[str]) -> None:
+def _adjudication(page: str, run: str, differ: list[str], overrides: list[str]) -> None:
     from trace_ray.triage.labelling.page import label_page
     from trace_ray.triage.labelling.sample import named_in
 
     if not run:
         raise UserError("--page", page, "the texts are in the run: name it with --run")
-    opened, settings, threshold = _opened(run, [])
+    opened, settings, threshold = _opened(run, overrides)
     pairs = named_in(opened, differ, threshold)
-    locate(page, settings.storage).write_text(label_page(pairs, settings.policy, threshold))
+    locate(page, load_storage(overrides)).write_text(label_page(pairs, settings.policy, threshold))
     print(f"{page}: {len(pairs)} pairs to decide; give its labels.jsonl as --decided")

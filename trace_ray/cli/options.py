@@ -24,7 +24,7 @@ Method = Annotated[
     str | None,
     typer.Option(
         "--method",
-        help="a row of conf/methods, e.g. trace or trace_oracle",
+        help="a file of conf/methods, such as trace or trace_oracle",
         autocompletion=lambda incomplete: [name for name in method_names() if name.startswith(incomplete)],
     ),
 ]

@@ -21,7 +21,7 @@ Out = Annotated[str, typer.Option("--out", help="folder of the export")]
 _RESAMPLES = 2000
 
 
-@rating_app.command()
+@rating_app.command(epilog="Example: trace-ray rate export runs/first --out runs/ratings")
 def export(
     runs: Annotated[
         list[str], typer.Argument(help="one run (against its base), or two or three; also storage.key=value")
@@ -45,7 +45,7 @@ def export(
     print(f"{written} items: give raters {out}/rater.html or {out}/items.csv; keep {out}/key.json")
 
 
-@rating_app.command()
+@rating_app.command(epilog="Example: trace-ray rate panel -c my.yaml --out runs/ratings")
 def panel(
     out: Out,
     config: Annotated[list[str], typer.Option("-c", "--config", help="yaml with the policy and evaluate.panel")],
@@ -61,7 +61,7 @@ def panel(
     print(f"{judges} judges: {out}/panel.csv")
 
 
-@rating_app.command()
+@rating_app.command(epilog="Example: trace-ray rate score anna.csv ben.csv --out runs/ratings")
 def score(
     files: Annotated[list[str], typer.Argument(help="CSV files that raters or the panel made; also storage.key=value")],
     out: Out,

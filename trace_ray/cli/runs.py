@@ -17,7 +17,7 @@ from trace_ray.storage.location import locate
 runs_app = typer.Typer(no_args_is_help=True, help="The runs in a folder.")
 
 
-@runs_app.command(name="list")
+@runs_app.command(name="list", epilog="Example: trace-ray runs list s3://bucket/runs")
 def list_runs(
     uri: Annotated[str, typer.Argument(help="folder of runs: a path or s3://bucket/prefix")] = "runs",
     overrides: StorageOverrides = None,
@@ -37,7 +37,9 @@ def list_runs(
 
 
 def show(
-    pair: Annotated[str, typer.Argument(metavar="PAIR_ID", help="as in triaged/ and in the report")],
+    pair: Annotated[
+        str, typer.Argument(metavar="PAIR_ID", help="as in triaged/ and in the report; its beginning will do")
+    ],
     run: RunUri,
     overrides: StorageOverrides = None,
     as_json: AsJson = False,

@@ -28,7 +28,7 @@ NEEDS = {
 def demo(
     overrides: Overrides = None, run: RunUri = "runs/demo", method: Method = None, as_json: AsJson = False
 ) -> None:
-    """The embedded default: a synthetic policy shift, tiny models, minutes on a CPU; ends in a table and a report."""
+    """A made-up change of policy on tiny models, all stages, minutes on a CPU: ends in tables and a report."""
     from trace_ray.pipeline import run_folder
     from trace_ray.synth.demo import write_corpus
 
