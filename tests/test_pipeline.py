@@ -132,7 +132,8 @@ def test_a_stage_that_begins_anew_is_told_by_the_configuration_and_what_stopped_
         leave(run, PIECES["impact"])
         raise wrapped(UserError("impact.gamma", config.impact.gamma, "use a larger one"))["task"]
 
-    monkeypatch.setattr("trace_ray.pipeline.stage_runner", lambda _stage: stopped)
+    runners = {"impact": stopped, "report": lambda _run, _config: None}
+    monkeypatch.setattr("trace_ray.pipeline.stage_runner", runners.__getitem__)
     config = replace(config, model=ModelConfig(path=str(Path(demo_file).with_name("models") / "policy")))
     for gamma in (1.0, 2.0, 3.0):
         with pytest.raises(UserError, match=f"impact.gamma: {gamma}: use a larger one"):
@@ -143,10 +144,10 @@ def test_a_stage_that_begins_anew_is_told_by_the_configuration_and_what_stopped_
 
 
 @pytest.mark.parametrize("asked", [["triage", "report"], ["triage"]])
-def test_a_report_is_written_after_each_stage_where_one_is_asked_for(
+def test_a_report_is_written_after_each_stage(
     config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, asked: list[str]
 ) -> None:
-    """Also where the stage stops at a mistake; one that the report itself meets ends no run."""
+    """Also where the stage stops at a mistake; one that the report itself meets ends no run. Its end is told once."""
     seen: list[str] = []
     ends = iter((UserError("triage", "bad judge", "use another"), None))
 
@@ -164,12 +165,15 @@ def test_a_report_is_written_after_each_stage_where_one_is_asked_for(
 
         return done
 
+    told: list[tuple[str, object]] = []
+    config = replace(config, realign=replace(config.realign, trackers=()))
+
     monkeypatch.setattr("trace_ray.pipeline.stage_runner", runner)
     with pytest.raises(UserError, match="bad judge"):
         run_stages(run, config, asked)
-    run_stages(run, config, asked)
-    reports = "report" in asked
-    assert seen == (["triage", "report", "triage", "report", "report"] if reports else ["triage", "triage"])
+    run_stages(run, config, asked, ended=lambda stage, page: told.append((stage, page)))
+    assert seen == ["triage", "report", "triage", "report", *asked[1:]]
+    assert told == [(stage, None) for stage in asked]
 
 
 def test_another_policy_threshold_or_base_is_another_evaluation(config: Config, run: Run) -> None:

@@ -7,8 +7,9 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from trace_ray.cluster.capacity import unmet
 from trace_ray.cluster.stray import without_stray_line
@@ -16,22 +17,27 @@ from trace_ray.cluster.watchdog import watched
 from trace_ray.config import Config, JudgeConfig
 from trace_ray.config.check import check_needed, unfilled
 from trace_ray.config.load import dump_config
-from trace_ray.errors import UserError, inside
+from trace_ray.errors import StaleRunError, UserError, inside
 from trace_ray.runs.anew import note_mistake
 from trace_ray.runs.artifacts import INPUTS, STAGES, Run
 from trace_ray.runs.lock import driver_lock
 from trace_ray.runs.memory import PeakMemory, record_peak
 from trace_ray.runs.opening import config_beside, hold_settings, open_run, run_folder, stored_config, with_dates
 from trace_ray.runs.remembered import remembered
+from trace_ray.runs.stage_figures import stage_figures
 from trace_ray.runtime.progress import doing, working
 from trace_ray.storage.staging import share_settings
+
+if TYPE_CHECKING:
+    from trace_ray.report.stage import Told
 
 __all__ = ["absolute_models", "open_run", "run_folder", "run_stages", "stage_runner", "stored_config", "user_error_in"]
 
 Note = Callable[[str, str], None]
+Ended = Callable[[str, "Told | None"], None]
 
 
-def stage_runner(stage: str) -> Callable[[Run, Config], None]:
+def stage_runner(stage: str) -> Callable[[Run, Config], Any]:
     """Returns the function that runs one stage; heavy libraries are imported here, not before."""
     match stage:
         case "triage":
@@ -87,12 +93,17 @@ def absolute_models(config: Config) -> Config:
 
 
 def run_stages(
-    run: Run, config: Config, stages: Sequence[str] = STAGES, note: Note = lambda _stage, _state: None
+    run: Run,
+    config: Config,
+    stages: Sequence[str] = STAGES,
+    note: Note = lambda _stage, _state: None,
+    ended: Ended = lambda _stage, _told: None,
 ) -> None:
-    """Runs stages in order.
+    """Runs stages in order; the report of what is known is written after each.
 
     Args:
         note: told each stage's name with ``start`` and then ``done``, or ``up to date``.
+        ended: told each stage that was not up to date, after ``done``, and what the page tells then; None where there is none.
     Raises: UserError for a user's mistake, whatever process of the cluster met it.
     """
     check_needed(config, stages)
@@ -104,7 +115,7 @@ def run_stages(
         config = with_dates(run, config)
         hold_settings(run, config, stages)
         with config_beside(run, dump_config(config)):
-            _run_stages(run, config, stages, note)
+            _run_stages(run, config, stages, note, ended)
 
 
 def decide_run(run: Run, before: Config, config: Config) -> bool:
@@ -171,7 +182,7 @@ def _ray_runs() -> bool:
     return ray is not None and ray.is_initialized()
 
 
-def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note) -> None:
+def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note, ended: Ended) -> None:
     waiting = [stage for stage in stages if run.made_by(stage) and not _is_done(run, stage)]
     refuse_beyond_this_machine(config, waiting)
     _refuse_unfit(config, waiting)
@@ -179,28 +190,43 @@ def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note) -> 
         folders, before = run.made_by(stage), _is_done(run, stage)
         if not before:
             note(stage, "start")
-        memory = PeakMemory()
-        try:
-            with memory, working(stage):
-                stage_runner(stage)(run, config)
-        except Exception as error:
-            if (mistake := user_error_in(error)) is not None:
-                note_mistake(run, stage, mistake)
-                _report_so_far(run, config, stages)
-            raise
-        finally:  # an interrupted stage is resumed, and its peak may have been before
-            if folders and not before and (folders[-1].place / INPUTS).exists():
-                record_peak(folders[-1].place, memory.peak_bytes)
-        if folders and not before:
-            _report_so_far(run, config, stages)
+        told = _run_stage(run, config, stage, new=bool(folders) and not before)
         note(stage, "up to date" if before else "done")
+        if not before:
+            ended(stage, told)
 
 
-def _report_so_far(run: Run, config: Config, stages: Sequence[str]) -> None:
-    """Writes the report of what is done where one is asked for at the end: days may lie between, or a mistake."""
-    if "report" in stages:
-        with suppress(UserError):  # what it lacks, the run's own end tells
-            stage_runner("report")(run, config)
+def _run_stage(run: Run, config: Config, stage: str, *, new: bool) -> Told | None:
+    """Runs a stage and returns what the report of what is known then tells; ``new``: it was not done before."""
+    memory = PeakMemory()
+    try:
+        with memory, working(stage):
+            told: Told | None = stage_runner(stage)(run, config)
+    except Exception as error:
+        if (mistake := user_error_in(error)) is not None:
+            note_mistake(run, stage, mistake)
+            if not isinstance(mistake, StaleRunError):  # what is done was made under other settings than these
+                _report_so_far(run, config)
+        raise
+    finally:  # an interrupted stage is resumed, and its peak may have been before
+        if new and (run.made_by(stage)[-1].place / INPUTS).exists():
+            record_peak(run.made_by(stage)[-1].place, memory.peak_bytes)
+    if not new:
+        return told
+    if figures := stage_figures(run, stage):
+        from trace_ray.realign.trackers import tell_once
+
+        tell_once(config.realign.trackers, run.realign.place, run.place.uri, *figures)
+    return _report_so_far(run, config)
+
+
+def _report_so_far(run: Run, config: Config) -> Told | None:
+    """Writes the report of what is done: days may lie between two stages, or a mistake. None where nothing can be told."""
+    try:
+        told: Told | None = stage_runner("report")(run, config)
+    except UserError:  # what it lacks, a run that asks for a report tells at its end
+        return None
+    return told
 
 
 def _is_done(run: Run, stage: str) -> bool:

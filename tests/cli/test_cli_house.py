@@ -83,7 +83,7 @@ def test_status_at_a_glance_for_people_and_machines(tmp_path: Path) -> None:
     run.triaged.publish(counts={"rows_in": 7}, seconds=3)
     run.rejects.begin({})
     text = CliRunner().invoke(app, ["status", "--run", str(tmp_path)])
-    assert "rows_in 7" in text.stdout
+    assert "rows in 7" in text.stdout
     found = {
         row["artefact"]: row
         for row in json.loads(CliRunner().invoke(app, ["status", "--run", str(tmp_path), "--json"]).stdout)
@@ -119,9 +119,9 @@ def test_a_watched_status_ends_when_all_is_done(tmp_path: Path, waits: list[floa
     watched = CliRunner().invoke(app, ["status", "--run", str(tmp_path), "--watch"])
     assert watched.exit_code == 0, watched.output
     assert waits == [WATCH_SECONDS] * 9
-    assert "rows_in 8" in watched.stdout
-    last = watched.stdout[watched.stdout.rindex("artefact") :]
-    assert last.count("done") == 8
+    assert "rows in 8" in watched.stdout
+    last = watched.stdout[watched.stdout.rindex("stage ") :]
+    assert last.count("done") == 5
     assert "begun" not in last
 
 

@@ -84,7 +84,7 @@ def test_status_tells_what_is_damaged_and_all_the_rest(say: Callable[..., Told],
     assert (code, states["realign"], states["triaged"], states["evaluation"]) == (2, "damaged", "done", "done")
     assert_one_line((code, out, err), f"run/realign/metrics.jsonl:{text.count(chr(10))}: ")
     code, out, err = say("status", "--run", "run", "--watch")
-    assert "triaged" in out
+    assert "triage" in out
     assert_one_line((code, out, err), "no figures of a step: the file is damaged")
 
 

@@ -76,7 +76,7 @@ def test_a_tracker_is_told_of_every_step(name: str, tmp_path: Path) -> None:
     for step in (3, 4):
         tracker.log(step, {"loss": step / 10})
     tracker.flush()
-    assert (tmp_path / "runs-first.log").read_text() == "3 0.3000\n4 0.4000\n"
+    assert (tmp_path / "runs-first.log").read_text() == "3 loss 0.3000\n4 loss 0.4000\n"
 
 
 @pytest.mark.parametrize(

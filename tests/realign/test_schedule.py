@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from tests.realign import handmade
+from tests.report.made_run import AUDIT, MadeRun
 from trace_ray.config import RealignConfig, StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.realign.card import base_licence, card_facts, model_card
 from trace_ray.realign.schedule import converged, rate_factor
-from trace_ray.realign.trackers import TENSORBOARD, check_trackers, make_trackers
+from trace_ray.realign.trackers import TENSORBOARD, check_trackers, make_trackers, tell_once
+from trace_ray.runs.stage_figures import stage_figures
 from trace_ray.storage.location import locate
 
 
@@ -148,6 +150,40 @@ def test_tensorboard_is_written_and_a_resume_voids_what_was_lost(tmp_path: Path)
     second.flush()
     events = EventAccumulator(str(tmp_path / TENSORBOARD)).Reload().Scalars("grad_norm")
     assert [(e.step, e.value) for e in events] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_trackers_are_told_of_triage_and_of_the_evaluation_beside_training(tmp_path: Path) -> None:
+    """Events as TensorBoard reads them: triage before the first step, evaluation at the last; the resume voids neither."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    made = MadeRun(tmp_path)
+    made.everything(AUDIT)
+    for stage in ("triage", "evaluate"):
+        told = stage_figures(made.run, stage)
+        assert told is not None
+        tell_once(("tensorboard",), made.run.realign.place, "run", *told)
+        if stage == "triage":
+            (training,) = make_trackers(("tensorboard",), made.run.realign.place, "run", 1)
+            training.log(1, {"grad_norm": 1.0})
+            training.flush()
+    events = EventAccumulator(str(tmp_path / "realign" / TENSORBOARD)).Reload()
+    found = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    assert found["grad_norm"] == [(1, 1.0)]
+    assert (found["triage/rejects"], found["triage/rows_in"]) == ([(0, 5.0)], [(0, 25.0)])
+    assert found["triage/kappa"] == [(0, pytest.approx(AUDIT["kappa"]))]
+    assert (found["evaluation/tpa/base/all"], found["evaluation/tpa/realigned/INVERT"]) == ([(5, 50.0)], [(5, 100.0)])
+    assert stage_figures(made.run, "realign") is None
+
+
+def test_a_tracker_lets_go_of_its_run_where_another_process_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    nothing = {"define_metric": lambda *_, **__: None, "log": lambda *_, **__: said.append("log")}
+    wandb = SimpleNamespace(init=lambda **_: SimpleNamespace(finish=lambda: said.append("finish"), **nothing))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    tell_once(("wandb",), locate(str(tmp_path), StorageConfig()), "run", 0, {"triage/INVERT": 3.0})
+    assert said == ["log", "finish"]
 
 
 def test_a_tracker_that_is_not_installed_is_named() -> None:

@@ -19,7 +19,7 @@ from trace_ray.cli.check import check
 from trace_ray.cli.compare import compare
 from trace_ray.cli.conf import conf_app
 from trace_ray.cli.decide import decide
-from trace_ray.cli.export import export_scored, export_trained, import_gguf, push
+from trace_ray.cli.export import export_answers, export_scored, export_trained, import_gguf, push
 from trace_ray.cli.hints import hint
 from trace_ray.cli.label import label_app
 from trace_ray.cli.output import MISTAKE, interruption
@@ -76,6 +76,7 @@ COMMANDS = (
     Entry(EXCHANGE, "export", export_trained, "trace-ray export --run runs/first"),
     Entry(EXCHANGE, "push", push, "trace-ray push --run runs/first --to me/realigned"),
     Entry(EXCHANGE, "export-pairs", export_scored, "trace-ray export-pairs exported --run runs/first"),
+    Entry(EXCHANGE, "export-answers", export_answers, "trace-ray export-answers logs --run runs/first"),
     Entry(EXCHANGE, "import-gguf", import_gguf, "trace-ray import-gguf models/mine --file mine.gguf"),
 )
 EXAMPLES = {entry.name: entry.example for entry in COMMANDS}

@@ -1,4 +1,4 @@
-"""`trace-ray export`, `push`, `export-pairs`: what others take from a run; `import-gguf`: what a run takes from them."""
+"""What others take from a run: `export`, `push`, `export-pairs`, `export-answers`; and what a run takes: `import-gguf`."""
 
 from __future__ import annotations
 
@@ -50,6 +50,21 @@ def export_scored(
     storage = load_storage(overrides or [])
     written, left_out = export_pairs(run_folder(run, storage), locate(out, storage))
     print(f"{out}: {written} pairs; {left_out} PUNISH pairs without a compliant response left out")
+
+
+def export_answers(
+    out: Annotated[str, typer.Argument(help="folder to write, a path or s3://; read by `inspect view --log-dir`")],
+    run: RunUri,
+    overrides: StorageOverrides = None,
+) -> None:
+    """Both models' judged answers as logs of Inspect, one a model, for its viewer and data frames."""
+    from trace_ray.evaluate.inspect_log import export_inspect_logs
+    from trace_ray.pipeline import run_folder, stored_config
+
+    storage = load_storage(overrides or [])
+    opened = run_folder(run, storage)
+    for file in export_inspect_logs(opened, stored_config(opened, run), locate(out, storage)):
+        print(file.uri)
 
 
 def import_gguf(

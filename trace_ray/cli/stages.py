@@ -5,16 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import typer
+from rich.text import Text
 
+from trace_ray.cli.endings import tell_curves, tell_end
 from trace_ray.cli.options import AsJson, Files, MaybeFiles, Method, Overrides, RunUri
-from trace_ray.cli.output import interruption, show_run
+from trace_ray.cli.output import interruption, show_run, standard_output
 from trace_ray.config import Config
 from trace_ray.config.load import load_config, load_storage
-from trace_ray.errors import UserError
+from trace_ray.errors import JudgeRejectedError, UserError
 from trace_ray.runs.artifacts import STAGES, Run
 from trace_ray.runtime.progress import CONSOLE
+
+if TYPE_CHECKING:
+    from trace_ray.report.stage import Told
 
 
 def run_and_tell(
@@ -29,12 +35,38 @@ def run_and_tell(
     else:
         config, run = _as_begun(uri, overrides, method)
     try:
-        run_stages(run, config, stages, lambda stage, state: CONSOLE.print(f"[bold]{stage}[/]: {state}"))
+        run_stages(run, config, stages, *_tellers(run, config, stages))
+    except JudgeRejectedError:
+        if run.report.exists():
+            CONSOLE.print(Text(f"page: {run.report.uri}"), soft_wrap=True)
+        raise
     except KeyboardInterrupt:
         code, word = interruption()
         print(f"trace-ray: {word}: what is finished is kept, and the same command goes on", file=sys.stderr)
         raise typer.Exit(code) from None
     return run
+
+
+def _tellers(
+    run: Run, config: Config, stages: Sequence[str]
+) -> tuple[Callable[[str, str], None], Callable[[str, Told | None], None]]:
+    """Returns what tells a stage's start and state, and what tells how it ended."""
+    alone = len(stages) == 1
+    out = standard_output() if alone else CONSOLE  # a stage's tables are its result; a whole run's come at its end
+
+    def note(stage: str, state: str) -> None:
+        CONSOLE.print(f"[bold]{stage}[/]: {state}")
+        if state == "start" and stage == stages[0]:
+            CONSOLE.print(Text(f"look on: trace-ray watch --run {run.shell_word}"), soft_wrap=True)
+        if state == "start" and stage == "realign":
+            tell_curves(CONSOLE, run, config)
+
+    def ended(stage: str, told: Told | None) -> None:
+        tell_end(out, run, config, stage, told, more=stage != stages[-1])
+        if alone and told is not None:
+            out.print(Text(f"page: {run.report.uri}"), soft_wrap=True)
+
+    return note, ended
 
 
 def _as_begun(uri: str, overrides: Sequence[str], method: str | None) -> tuple[Config, Run]:

@@ -14,15 +14,47 @@ from trace_ray.runs.status import DAMAGED, DRIVER, State
 if TYPE_CHECKING:
     from trace_ray.compare.table import Line
 
+STAGE_FOLDERS = {
+    "triage": ("rejects", "triaged"),
+    "impact": ("impact", "scored"),
+    "realign": ("realign", "model"),
+    "evaluate": ("evaluation",),
+    "report": ("report.html",),
+}
+"""What ``runs.status`` tells of each stage."""
+
 
 def status_table(rows: Sequence[State]) -> Table:
-    """Returns the artefacts with their state, rows and seconds, and what the driver is at."""
-    table = Table("artefact", "state", "rows and seconds", box=None)
-    for name, state, facts in rows:
-        shown = {} if state == DAMAGED else facts  # the problem is a line of its own, below the table
-        said = _driver(facts) if name == DRIVER else ", ".join(f"{k} {v}" for k, v in shown.items())
-        table.add_row(name, state, Text(said))
+    """Returns a line a stage: its state, what it has counted, its seconds; and what the driver is at."""
+    table = Table("stage", "state", "so far", box=None)
+    found = {name: (state, facts) for name, state, facts in rows}
+    state, facts = found.pop(DRIVER, ("", {}))
+    doing = facts["doing"] if state == "at work" else ""
+    for stage, names in STAGE_FOLDERS.items():
+        table.add_row(stage, *_stage_line([found[name] for name in names], doing if _at(doing, stage) else ""))
+    if facts:
+        table.add_row(DRIVER, state, Text(_driver(facts)))
     return table
+
+
+def _at(doing: str, stage: str) -> bool:
+    return doing == stage or doing.startswith(f"{stage}:")
+
+
+def _stage_line(folders: Sequence[tuple[str, Mapping[str, Any]]], doing: str) -> tuple[str, Text]:
+    """The state of a stage's folders as one; a count of 0 is left out, and so is a problem: it is a line of its own."""
+    states = [state for state, _ in folders]
+    facts = {k: v for state, counts in folders if state != DAMAGED for k, v in counts.items()}
+    seconds = max((counts.get("seconds", 0.0) for state, counts in folders if state == "done"), default=0.0)
+    said = [f"{k.replace('_', ' ')} {v}" for k, v in facts.items() if k != "seconds" and v]
+    said += [f"{seconds:.0f} s"] if seconds else []
+    if DAMAGED in states:
+        state = DAMAGED
+    elif len(set(states)) == 1 and states[0] != "begun":
+        state = states[0]
+    else:
+        state = "begun"
+    return (state, Text(", ".join(said))) if not doing else ("at work", Text(doing))
 
 
 def _driver(facts: Mapping[str, Any]) -> str:
@@ -46,26 +78,77 @@ def comparison_table(names: Sequence[str], lines: Iterable[Line]) -> Table:
 
 def summary_tables(summary: Mapping[str, Any]) -> list[Table]:
     """Returns the run's tables: pairs by category, TPA before and after, seconds by stage."""
-    counts, names = (
-        summary["counts"],
-        [c.value for c in (Category.RETAIN, Category.INVERT, Category.PUNISH, Category.ABSTAIN)],
-    )
-    pairs = Table("pairs", *names, title="Triage", title_justify="left")
+    seconds = Table(*summary["seconds"], title="Seconds by stage", title_justify="left")
+    seconds.add_row(*(f"{value:.0f}" for value in summary["seconds"].values()))
+    return [triage_table(summary), *evaluation_tables(summary), seconds]
+
+
+def triage_table(summary: Mapping[str, Any]) -> Table:
+    """Returns pairs by split and category, and below them what was read and how the judge compares with labels."""
+    counts = summary["counts"]
+    names = [c.value for c in (Category.RETAIN, Category.INVERT, Category.PUNISH, Category.ABSTAIN)]
+    pairs = Table("pairs", *names, title="Triage", title_justify="left", caption_justify="left")
     for split in ("train", "test"):
         pairs.add_row(split, *(str(counts.get(f"{split} {name}", 0)) for name in names))
+    said = [f"{counts['rows_in']} rows read, {counts.get('rejects', 0)} refused"] if "rows_in" in counts else []
     if audit := summary.get("audit"):
         checked = audit.get("checked_pairs", audit["pairs"])
         over = "" if checked == audit["pairs"] else f" over all {audit['pairs']}"
-        said = f"{audit['agreement']:.3f}, AUC {audit['auc']:.3f}{over}"
-        pairs.caption = f"judge agrees with {checked} labelled pairs: {said}"
-    tables = [pairs]
-    if figures := summary.get("evaluation"):
-        damaged = bool(summary.get("damage"))
-        tables.append(_agreement("category", figures["tpa"], figures["n"], damaged=damaged))
-        tables.append(_agreement("source", figures["tpa_by_source"], figures["n_by_source"], damaged=damaged))
-    seconds = Table(*summary["seconds"], title="Seconds by stage", title_justify="left")
-    seconds.add_row(*(f"{value:.0f}" for value in summary["seconds"].values()))
-    return [*tables, seconds]
+        agrees = f"{audit['agreement']:.3f}, AUC {audit['auc']:.3f}{over}"
+        said.append(f"judge agrees with {checked} labelled pairs: {agrees}")
+    pairs.caption = "\n".join(said) or None
+    return pairs
+
+
+def evaluation_tables(summary: Mapping[str, Any]) -> list[Table]:
+    """Returns agreement by category and by source; none before evaluation."""
+    figures = summary.get("evaluation")
+    if not figures:
+        return []
+    damaged = bool(summary.get("damage"))
+    groups = (("category", figures["tpa"], figures["n"]), ("source", figures["tpa_by_source"], figures["n_by_source"]))
+    return [_agreement(*group, damaged=damaged) for group in groups]
+
+
+def impact_table(manifest: Mapping[str, Any]) -> Table:
+    """Returns, by category, the pairs that training reads, and of the weighed ones how their impacts lie.
+
+    Args:
+        manifest: of scored/.
+    """
+    table = Table("category", "pairs", "no positive impact", "median impact", title="Impact", title_justify="left")
+    for name in (category.value for category in Category if category in manifest["counts"]):
+        row = manifest["summary"].get(name)
+        weighed = (f"{row['count'] * row['share_clamped']:.0f}", f"{row['median']:.3g}") if row else ("", "")
+        table.add_row(name, str(manifest["counts"][name]), *weighed)
+    return table
+
+
+def training_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns loss, margin and the two displacements of each category at the last step that trained on it.
+
+    Args:
+        rows: of ``runs.figures.training_figures``.
+    """
+    title = f"Training, {len(rows)} steps, {sum(row['tokens'] for row in rows)} tokens"
+    table = Table("category", *(name for name, _ in _TRAINED), title=title, title_justify="left")
+    for category in Category:
+        last = next((row for row in reversed(rows) if f"{category}/loss" in row), None)
+        if last is not None:
+            table.add_row(category.value, *(_figure(last.get(f"{category}/{key}")) for _, key in _TRAINED))
+    return table
+
+
+_TRAINED = (
+    ("loss", "loss"),
+    ("margin", "margin"),
+    ("preferred moved", "reward_raised"),
+    ("suppressed moved", "reward_lowered"),
+)
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def closing_line(summary: Mapping[str, Any], report: str) -> Text:

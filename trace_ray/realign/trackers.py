@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from trace_ray.config.plugins import plugin
 from trace_ray.errors import UserError
@@ -57,6 +57,25 @@ def make_trackers(names: tuple[str, ...], place: Location, run_name: str, first_
     ]
 
 
+def tell_once(names: tuple[str, ...], place: Location, run_name: str, step: int, figures: Mapping[str, float]) -> None:
+    """Logs figures of one step from a process that has no more of them, and lets go of the trackers' runs.
+
+    Args: as of ``make_trackers``; ``step``: among training's.
+    """
+    for tracker in make_trackers(names, place, run_name, 0):
+        tracker.log(step, figures)
+        tracker.flush()
+        if isinstance(tracker, Ends):
+            tracker.end()
+
+
+@runtime_checkable
+class Ends(Protocol):
+    """A tracker whose run another process can only go on with once this one has let go of it."""
+
+    def end(self) -> None: ...
+
+
 class TensorBoard:
     """Event files under realign/tensorboard, written beside the run where it is local, else copied at each flush."""
 
@@ -76,6 +95,9 @@ class TensorBoard:
         if not self.place.is_local:
             for file in Path(self.folder).iterdir():
                 (self.place / file.name).write_bytes(file.read_bytes())
+
+    def end(self) -> None:
+        self.writer.close()
 
 
 class MLflow:
@@ -98,6 +120,9 @@ class MLflow:
     def flush(self) -> None:
         """MLflow writes as it logs."""
 
+    def end(self) -> None:
+        self.mlflow.end_run()
+
 
 class WandB:
     """The project of WANDB_PROJECT; the key comes from the environment."""
@@ -119,6 +144,9 @@ class WandB:
 
     def flush(self) -> None:
         """W&B uploads in its own process."""
+
+    def end(self) -> None:
+        self.run.finish()
 
 
 def _identity(run_name: str) -> str:

@@ -39,7 +39,11 @@ def render(run: Run, config: Config) -> str:
 
     Raises: UserError where nothing is done yet.
     """
-    sections = report_sections(run, config)
+    return page_of(run, report_sections(run, config))
+
+
+def page_of(run: Run, sections: dict[str, Any]) -> str:
+    """Returns the page of sections that were read already. As ``render``."""
     if sections["gap"] is None and sections["judge"] is None:
         raise UserError("--run", run.place.uri, "nothing to report yet: run `trace-ray triage` first")
     return render_page(sections | {"pictures": pictures(sections)})

@@ -25,6 +25,7 @@ from trace_ray.runs.artifacts import (
     RESPONSES,
     REVIEW,
     SCORES,
+    STAGES,
     WORK,
     Changes,
     Inputs,
@@ -134,6 +135,16 @@ def note_mistake(run: Run, stage: str, mistake: UserError) -> None:
     _claimed.remove(folders[0].place.uri)
     if stage != "triage" or isinstance(mistake, JudgeRejectedError):  # else verdicts are worth what they cost
         (folders[0].place / STOPPED).write_text(json.dumps(str(mistake)))
+
+
+def stopped_at(run: Run) -> dict[str, str]:
+    """Returns {stage: the mistake at which it stopped last} of the stages that are not done."""
+    found = {}
+    for stage in STAGES:
+        folders = run.made_by(stage)
+        if folders and not all(folder.done() for folder in folders) and (said := _stopped(folders[0].place)):
+            found[stage] = said
+    return found
 
 
 def _stopped(place: Location) -> str:

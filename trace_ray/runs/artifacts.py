@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,11 +151,21 @@ class Artifact:
         """Returns all published parts as one table, in part order."""
         return pa.concat_tables(self.tables(columns))
 
-    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Yields the published parts in order, each read when it is asked for, scored pairs with their weights."""
+    def tables(self, columns: list[str] | None = None, younger: Sequence[str] = ()) -> Iterator[pa.Table]:
+        """Yields the published parts in order, each read when it is asked for, scored pairs with their weights.
+
+        Args:
+            younger: further columns, which parts of an older trace-ray may lack: null there.
+        """
         manifest = self.manifest()
         for name in manifest["parts"]:
-            yield read_part(self.place / name, columns, manifest.get(WEIGHTS))
+            place = self.place / name
+            lacking = sorted(set(younger) - set(place.parquet_columns())) if younger else []
+            wanted = columns and [*columns, *(column for column in younger if column not in lacking)]
+            table = read_part(place, wanted, manifest.get(WEIGHTS))
+            for column in lacking:
+                table = table.append_column(column, pa.nulls(len(table)))
+            yield table
 
     def publish(
         self, *, counts: Mapping[str, Any], seconds: float, schema: pa.Schema | None = None, **facts: Any
@@ -251,6 +262,11 @@ class Run:
     @property
     def report(self) -> Location:
         return self.place / "report.html"
+
+    @property
+    def shell_word(self) -> str:
+        """Returns the folder as a shell takes it in a command."""
+        return shlex.quote(self.place.path if self.place.is_local else self.place.uri)
 
     def write_config(self, text: str) -> None:
         (self.place / CONFIG).write_text(text)

@@ -119,6 +119,16 @@ class Location:
             remedy = f"damaged ({' '.join(str(error).split())[:120]}); delete it and its folder's _DONE, and run again"
             raise UserError(self.uri, "parquet file", remedy) from None
 
+    def parquet_columns(self) -> list[str]:
+        """Returns the names of the file's columns; of a file on S3 its footer alone is fetched."""
+        if self.is_local:
+            return list(pq.read_schema(self.path).names)
+        return list(object_store.patiently(self._read_schema).names)
+
+    def _read_schema(self) -> pa.Schema:
+        with object_store.raw(self.fs).open(self.path, "rb", cache_type="none") as handle:
+            return pq.read_schema(handle)
+
     def _read_columns(self, columns: list[str]) -> pa.Table:
         with object_store.raw(self.fs).open(self.path, "rb", cache_type="none") as handle:
             return pq.read_table(handle, columns=columns)

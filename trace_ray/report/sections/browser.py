@@ -27,11 +27,8 @@ SHOWN = (
     *RESPONSE_NAMES,
     "p_violates_chosen",
     "p_violates_rejected",
-    "clauses_chosen",
-    "clauses_rejected",
-    "rationale_chosen",
-    "rationale_rejected",
 )
+NAMED = ("clauses_chosen", "clauses_rejected", "rationale_chosen", "rationale_rejected")
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def browser_section(run: Run, objective: ObjectiveConfig, report: ReportConfig, 
     lacking = set(scored) - set(rows)
     if lacking:
         wanted = pa.array(sorted(lacking), pa.string())
-        for table in run.triaged.tables(list(SHOWN)):
+        for table in run.triaged.tables(list(SHOWN), NAMED):
             found = table.filter(pc.is_in(table["pair_id"], value_set=wanted))
             rows |= {row["pair_id"]: row for row in found.to_pylist()}
     scored |= _figures(run, set(rows) - set(scored))
@@ -110,7 +107,7 @@ def _ranked_by(objective: ObjectiveConfig) -> str:
 def _sample(run: Run, size: int) -> list[Mapping[str, Any]]:
     """Returns ``size`` pairs, of each category and split in turn, drawn by their ids; one part is held at a time."""
     best: dict[tuple[str, str], list[tuple[float, str, Mapping[str, Any]]]] = {}
-    for table in run.triaged.tables(list(SHOWN)):
+    for table in run.triaged.tables(list(SHOWN), NAMED):
         drawn = hash_fraction(table["pair_id"].to_pylist(), 0, "report")
         strata = list(zip(table["category"].to_pylist(), table["split"].to_pylist(), strict=True))
         for index in sorted(range(len(table)), key=drawn.__getitem__) if size else ():

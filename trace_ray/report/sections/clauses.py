@@ -14,6 +14,7 @@ from trace_ray.config.policy import PolicyConfig, clause_ids
 from trace_ray.judges.opinion import clauses_of
 from trace_ray.judges.rules import applies, broken_clauses
 from trace_ray.pairs import CONFLICTS, MODELS, prompt_text
+from trace_ray.report.sections.gap import CLAUSES
 from trace_ray.runs.artifacts import Run
 
 SIDES = ("chosen", "rejected")
@@ -57,7 +58,7 @@ def broken_by_clause(run: Run, policy: PolicyConfig, labels: Mapping[str, str]) 
     if by_rules and run.triaged.manifest()["counts"].get("triaged", 0) > MOST_BY_RULES:
         return {}, by_rules
     columns = ["pair_id", "split", "category", "prompt", *SIDES]
-    for table in run.triaged.tables([*columns, *(f"clauses_{side}" for side in SIDES)]):
+    for table in run.triaged.tables(columns, CLAUSES):
         for row, named in _rows(table, policy, by_rules=by_rules):
             for clause in {name for clauses in named.values() for name in clauses}:
                 sides = [side for side in SIDES if clause in named[side]]
@@ -66,10 +67,9 @@ def broken_by_clause(run: Run, policy: PolicyConfig, labels: Mapping[str, str]) 
 
 
 def _named_by_triage(run: Run) -> bool:
-    for table in run.triaged.tables([f"clauses_{side}" for side in SIDES]):  # a run of old has no such columns
-        if any(table[name].null_count < len(table) for name in table.column_names):
-            return True
-    return False
+    return any(
+        table[name].null_count < len(table) for table in run.triaged.tables(["pair_id"], CLAUSES) for name in CLAUSES
+    )
 
 
 def _rows(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trace_ray.config import Config
 from trace_ray.report.limits import SMALL_LOSS
+from trace_ray.report.names import plain_category
 from trace_ray.report.sections.change import ChangeSection
 from trace_ray.report.sections.gap import Gap
 from trace_ray.report.sections.judge import JudgeSection
@@ -62,7 +63,8 @@ def decision(
         _prompts(change),
         _drift(change),
     ]
-    return Decision(checks, *_advice(run, config, {check.name: check for check in checks}, gap, judge, change))
+    named = {check.name: check for check in checks}
+    return Decision(checks, *_advice(run, config, named, gap, judge, change, problems.stopped))
 
 
 def _data(gap: Gap | None, problems: Problems) -> Check:
@@ -92,7 +94,7 @@ def _kept(change: ChangeSection | None) -> Check:
         return Check("nothing lost", PASS, "no category fell", "worse")
     worst = min(fell, key=lambda row: row.change)
     state = FAIL if any(row.clear for row in fell) else DOUBT
-    return Check("nothing lost", state, f"{worst.name} {worst.change:+.1f} points", "worse")
+    return Check("nothing lost", state, f"{plain_category(worst.name)} fell by {-worst.change:.1f} points", "worse")
 
 
 def _prompts(change: ChangeSection | None) -> Check:
@@ -119,6 +121,7 @@ def _advice(
     gap: Gap | None,
     judge: JudgeSection | None,
     change: ChangeSection | None,
+    stopped: Mapping[str, str],
 ) -> tuple[str, str, str]:
     """Returns the word, the sentence and the command: of what stands in the way, the first thing alone."""
     failed = {name for name, check in checks.items() if check.state == FAIL}
@@ -138,6 +141,9 @@ def _advice(
     if "data read" in failed:
         said = f"Fix the data first: {checks['data read'].seen}."
         return "fix", said, f"trace-ray check {' '.join(map(shlex.quote, config.corpus.paths))}"
+    if stopped:
+        stage, mistake = list(stopped.items())[-1]
+        return "fix", f"Fix what stopped the run, then go on: {stage}: {mistake}.", _on(run)
     if change is None:
         done = "the corpus is judged" if gap else "the corpus is not judged yet"
         return "go on", f"Go on: {done}; the model has not been realigned and evaluated yet.", _on(run)
@@ -153,7 +159,7 @@ def _of_model(
         text = "Fix the measure: the judge of the answers judged the corpus too, so its errors do not show."
         return "fix", text, _again(run, "evaluate.judge.model=ANOTHER")
     if "nothing lost" in failed:
-        text = f"Fix the model: {said}, but {checks['nothing lost'].seen} were lost. Hold it more firmly."
+        text = f"Fix the model: {said}, but what was {checks['nothing lost'].seen}. Hold it more firmly."
         return "fix", text, _again(run, f"objective.alpha_kl={config.objective.alpha_kl * 2:g}")
     if "target reached" in failed:
         text = f"Fix the model: {said}; {change.target:.3g} are asked."
@@ -165,19 +171,15 @@ def _of_model(
         text = (
             f"Fix the measure: {said}, but the judge of the corpus is in doubt. Label a sample and audit it with that."
         )
-        return "fix", text, f"trace-ray label sample --run {_place(run)} --out labels.html"
+        return "fix", text, f"trace-ray label sample --run {run.shell_word} --out labels.html"
     doubts = [name for name, check in checks.items() if check.state in (DOUBT, OPEN)]
     doubted = f" Look first at: {', '.join(doubts)}." if doubts else " Every check passes."
-    return "ship", f"Ship: {said}, and nothing was lost.{doubted}", f"vllm serve {_place(run)}/model/merged"
+    return "ship", f"Ship: {said}, and nothing was lost.{doubted}", f"vllm serve {run.shell_word}/model/merged"
 
 
 def _gained(change: ChangeSection) -> str:
     row = change.overall
     return f"{row.realigned.value:.3g} % of its answers comply, before {row.base.value:.3g} %"
-
-
-def _place(run: Run) -> str:
-    return shlex.quote(run.place.path if run.place.is_local else run.place.uri)
 
 
 def _configuration(run: Run) -> str:
@@ -186,7 +188,7 @@ def _configuration(run: Run) -> str:
 
 
 def _on(run: Run) -> str:
-    return f"trace-ray run -c {_configuration(run)} --run {_place(run)}"
+    return f"trace-ray run -c {_configuration(run)} --run {run.shell_word}"
 
 
 def _again(run: Run, setting: str) -> str:

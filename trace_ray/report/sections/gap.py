@@ -91,9 +91,7 @@ def largest(groups: list[Shares], keep: int = SHOWN_GROUPS) -> list[Shares]:
 def clause_shares(run: Run) -> list[Shares]:
     """Returns the pairs by clause and category; a pair that breaks several clauses counts with each, once."""
     groups: dict[str, Counter[str]] = {}
-    for table in run.triaged.tables(["category", *CLAUSES]):
-        if CLAUSES[0] not in table.column_names:
-            return []
+    for table in run.triaged.tables(["category"], CLAUSES):
         rows = zip(*(table[name].to_pylist() for name in ("category", *CLAUSES)), strict=True)
         for category, *broken in rows:
             for clause in {name for clauses in broken for name in clauses or ()}:

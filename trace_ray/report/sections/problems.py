@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -12,6 +12,7 @@ from trace_ray.chat.told import cut_warning
 from trace_ray.pairs import line_of
 from trace_ray.report.redact import Excerpt, error_kind, excerpt
 from trace_ray.report.tally import count_by
+from trace_ray.runs.anew import stopped_at
 from trace_ray.runs.artifacts import REFUSED, Run
 
 EXAMPLES = 3
@@ -45,12 +46,14 @@ class Problems:
         known: whether triage is done.
         cut: what is to be said about training rows that lost text to model.max_length, or were refused.
         judge_errors: every kind; the page shows ERROR_KINDS of them.
+        stopped: {stage: the mistake at which it stopped}, of stages that are not done.
     """
 
     known: bool
     refused: list[Refused]
     judge_errors: list[JudgeErrors]
     cut: str = ""
+    stopped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rows_refused(self) -> int:
@@ -72,7 +75,13 @@ def problems_section(run: Run, redact: str) -> Problems:
         refused=refused_rows(run, redact) if run.rejects.done() else [],
         cut=_cut(run.impact.manifest()) if run.impact.done() else "",
         judge_errors=judge_errors(run, redact) if run.triaged.done() else [],
+        stopped={stage: _mistake(said, redact) for stage, said in stopped_at(run).items()},
     )
+
+
+def _mistake(said: str, redact: str) -> str:
+    """A mistake may repeat a row: where texts are left out of the page, its place alone is told."""
+    return said.partition(":")[0] if redact == "omit" else said
 
 
 def _cut(impact: Mapping[str, Any]) -> str:

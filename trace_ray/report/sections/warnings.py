@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from trace_ray.corpus.refused import many_refused, refused_share
 from trace_ray.pairs import RejectReason
@@ -30,11 +30,12 @@ from trace_ray.runs.damage import FEW_PROMPTS
 
 @dataclass(frozen=True)
 class Caution:
-    """One thing to know: ``bad`` puts a result in doubt, ``note`` is worth a look."""
+    """One thing to know: ``bad`` puts a result in doubt, ``note`` is worth a look; ``stage`` is whose figures tell it."""
 
     level: str
     text: str
     remedy: str
+    stage: str = ""
 
 
 def warnings(
@@ -49,15 +50,18 @@ def warnings(
     training: TrainingSection | None = None,
 ) -> list[Caution]:
     """Returns the warnings, ``bad`` ones first; ``anchored``: whether the method holds RETAIN pairs by a KL."""
-    found = [
-        *_of_noise(lineage.noise),
-        *_of_judge(judge),
-        *(_of_gap(gap, problems) if gap else ()),
-        *_of_cuts(problems),
-        *(_of_impact(impact) if impact else ()),
-        *(_of_training(training) if training else ()),
-        *(_of_change(change, anchored) if change else ()),
-    ]
+    by_stage: dict[str, Iterable[Caution]] = {
+        "triage": [*_of_noise(lineage.noise), *_of_judge(judge), *(_of_gap(gap, problems) if gap else ())],
+        "impact": [*_of_cuts(problems), *(_of_impact(impact) if impact else ())],
+        "realign": _of_training(training) if training else (),
+        "evaluate": _of_change(change, anchored) if change else (),
+    }
+    for stage, said in problems.stopped.items():
+        if stage != "triage":  # what stopped it is the judge's
+            seen, _, remedy = said.rpartition(": ")
+            caution = Caution("bad", f"Stage {stage} stopped: {seen or said}.", remedy if seen else "see its terminal")
+            by_stage[stage] = [*by_stage[stage], caution]
+    found = [replace(caution, stage=stage) for stage, cautions in by_stage.items() for caution in cautions]
     return sorted(found, key=lambda warning: warning.level != "bad")
 
 
@@ -191,7 +195,8 @@ def _of_gain(change: ChangeSection) -> Iterator[Caution]:
         yield Caution("note", text, "keep the base model, or hold out prompts that the new policy treats otherwise")
     elif not change.overall.clear:
         text = "The change in agreement is smaller than its uncertainty."
-        yield Caution("note", text, "evaluate more held-out prompts, or train longer")
+        longer = ", or train longer" if change.overall.change >= 0 else ""
+        yield Caution("note", text, f"evaluate more held-out prompts{longer}")
     if perplexity is not None and perplexity >= FOREIGN_PERPLEXITY:
         text = f"The base finds the answers that it should keep improbable (perplexity {perplexity:,.0f})."
         yield Caution(
