@@ -57,7 +57,9 @@ def stage_runner(stage: str) -> Callable[[Run, Config], Any]:
         case "evaluate":
             from trace_ray.evaluate.stage import run_evaluate as runner
         case "report":
-            from trace_ray.report.stage import run_report as runner
+            from trace_ray.report.stage import run_report
+
+            return run_report
         case _:
             raise UserError("stage", stage, f"use one of {', '.join(STAGES)}")
     return runner
