@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,7 +63,9 @@ def load_storage(overrides: Sequence[str]) -> StorageConfig:
     for text in overrides:
         if not text.startswith("storage."):
             raise UserError("override", text, "only storage.key=value is read here, such as storage.endpoint=URL")
-    return _merged([(f"override {text}", _override(text)) for text in overrides]).storage
+    return (
+        _merged([(f"override {text}", _override(text)) for text in overrides]).storage if overrides else StorageConfig()
+    )
 
 
 def load_text(text: str, where: str) -> Config:
@@ -75,13 +79,15 @@ def _merged(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    merged = OmegaConf.structured(Config)
+    merged = deepcopy(_defaults())
     for where, given in written_out(layers):
         values = _list_of_one(given)
         refuse_secrets(where, values)
         _refuse_flat_sections(where, values, Config(), "")
         try:
-            merged = OmegaConf.merge(merged, OmegaConf.create(values))
+            merged = OmegaConf.unsafe_merge(
+                merged, OmegaConf.create(values)
+            )  # in place: the other copies all each time
         except OmegaConfBaseException as error:
             raise UserError(where, error.full_key or "", _explain(error)) from None
         except TypeError:
@@ -90,6 +96,14 @@ def _merged(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
         return with_template_texts(cast(Config, OmegaConf.to_object(merged)))
     except OmegaConfBaseException as error:
         raise UserError("configuration", error.full_key or "", str(error).splitlines()[0]) from None
+
+
+@cache
+def _defaults() -> Any:
+    """The tree of all settings, which takes longer to make than to copy."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.structured(Config)
 
 
 def _list_of_one(values: dict[str, Any]) -> dict[str, Any]:
