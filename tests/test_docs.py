@@ -37,7 +37,9 @@ from trace_ray.plan.manifest import read_groups
 from trace_ray.runs.artifacts import STAGES
 
 FOLDERS = ("trace_ray", "clusters", "jobs", "conf", "tests")
-MADE = re.compile(r"(runs|models)/|(exported|trace-ray\.yaml|my\.yaml|judged\.yaml|(labels|pairs)\.jsonl)$|\w+://")
+MADE = re.compile(
+    r"(runs|models)/|(exported|karpenter\.yaml|trace-ray\.yaml|my\.yaml|judged\.yaml|(labels|pairs)\.jsonl)$|\w+://"
+)
 """Files that a command writes, or that its reader brings."""
 FOREIGN = {"stage3_max_live_parameters", "ray_node_gpus_utilization", "autoscaler_pending_nodes", "auth_token"}
 FOREIGN |= {"ray_actors", "ray_tasks", "ray_node_mem_used"}
@@ -45,9 +47,10 @@ FOREIGN |= {"ray_actors", "ray_tasks", "ray_node_mem_used"}
 PROGRAMS = ("trace-ray", "make", "python", "pip", "ray", "export", *OUTSIDE)
 CLUSTER = ("ray", *OUTSIDE)
 ELSEWHERE = re.compile(
-    r"(trace-ray|REPLACE-ME-REGISTRY/trace-ray):[\w.-]+$|[\w-]+/(kuberay-operator|Llama-\S+)$|trace-ray/|job/|.*[$=*:]"
+    r"(trace-ray|REPLACE-ME-REGISTRY/trace-ray):[\w.-]+$|[\w-]+/([\w-]+-(operator|plugin)|(Llama|Mistral|gemma)-\S+)$"
+    r"|trace-ray/|job/|roles/|[\d.]+/\d+$|.*[$=*:]"
 )
-"""Words with a slash that name no file of ours: images, charts, models, labels, what a shell makes of a word."""
+"""Words with a slash that name no file of ours: images, charts, models, labels, networks, what a shell makes of a word."""
 COMMAND: Any = typer.main.get_command(app)
 DOCUMENTED = [pytest.param(c, id=f"{name_of(path)}: {c.text[:60]}") for path in DOCUMENTS for c in commands(path)]
 WRITTEN = {"trace-ray.yaml": "gpu", "my.yaml": "rules", "judged.yaml": "judge"}
@@ -84,12 +87,19 @@ def check_command(command: Command) -> None:
             check_outside(words)
             check_manifest_names(words)
         case "export":
-            assert all(re.search(r"(KEY|TOKEN)=(?!\.\.\.$)", word) is None for word in words), "no secret here"
+            check_export(command, words)
 
 
 @functools.cache
 def make_targets() -> set[str]:
     return set(re.findall(r"(?m)^(\w[\w-]*):", (ROOT / "Makefile").read_text()))
+
+
+def check_export(command: Command, words: Words) -> None:
+    """What a variable is made of is a command too."""
+    assert all(re.search(r"(KEY|TOKEN)=(?!\.\.\.$)", word) is None for word in words), "no secret here"
+    for asked in re.findall(r"\$\((.*)\)", command.text):
+        check_command(Command(asked, command.about))
 
 
 def parse(words: Sequence[str]) -> tuple[Words, dict[str, Any]]:
@@ -172,13 +182,13 @@ def check_manifest_names(words: Sequence[str]) -> None:
     """Services, secrets and build arguments are those of the manifests and the image."""
     manifests = "\n".join(path.read_text() for path in sorted((ROOT / "clusters").glob("*/*/*.yaml")))
     for flag, word in pairwise(words):
-        if flag == "-n":
+        if flag == "-n" and words[0] == "kubectl":
             assert f"namespace: {word}\n" in manifests
         if flag == "--build-arg":
             assert f"ARG {word.partition('=')[0]}" in (ROOT / "clusters/Dockerfile").read_text()
         if flag == "generic":
             assert re.search(rf"(secretName|name): {word}[,}}\n]", manifests), word
-        if flag == "port-forward":
+        if flag == "port-forward" and word.startswith("svc/"):
             assert f"name: {word.removeprefix('svc/').removesuffix('-head-svc')}\n" in manifests
 
 
@@ -221,6 +231,7 @@ WRONG = {
     "trace-ray status --run runs/x storage.regio=x": "did you mean 'region'",
     "make benchmarks": "benchmarks",
     "kubectl apply -k clusters/overlays/eks": "needs a cluster",
+    "export VPC=$(aws eks describe-cluster --name x)": "needs a cluster",
     ".venv/bin/python tests/bench/scale.py --row 5": "--row",
     "pip install -e '.[cpus]'": "cpus",
     "trace-ray plan -c conf/examples/demo.yaml plan.manifest=clusters/none.yaml": "No such file",

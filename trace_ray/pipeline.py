@@ -143,7 +143,7 @@ def _driving(run: Run, config: Config) -> Iterator[None]:
             without_stray_line(),
             driver_lock(run.place, doing=doing),
             remembered(run.place),
-            watched(config.ray, config.plan),
+            watched(config.ray, config.plan, run.place),
         ):
             yield
     except Exception as error:

@@ -8,15 +8,18 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trace_ray.cluster.watchdog import Limits, watched
-from trace_ray.config import PlanConfig, RayConfig
+from trace_ray.cluster.watchdog import SPENT, Limits, Spent, watched
+from trace_ray.config import PlanConfig, RayConfig, StorageConfig
+from trace_ray.config.load import load_config
 from trace_ray.errors import StalledError, UserError
 from trace_ray.runtime.endings import told
 from trace_ray.runtime.progress import Meter, done, working
+from trace_ray.storage.location import locate
 
 MINUTE = 60.0
 
@@ -40,8 +43,41 @@ def test_it_is_over_when_it_has_cost_so_much() -> None:
     assert limits.cost == pytest.approx(2 + 10 / 6)
     problem = limits.look(105 * MINUTE, 0, 10.0)
     assert isinstance(problem, UserError)
-    assert str(problem).startswith("ray.max_cost: 4.5: the cluster has cost 4.50 while this driver ran")
+    assert str(problem).startswith("ray.max_cost: 4.5: the cluster has cost 4.50 while this run ran")
     assert told(problem)[0] == 2, "it is not tried again"
+
+
+def test_a_driver_that_is_tried_again_goes_on_counting(tmp_path: Path) -> None:
+    """KubeRay retries a run three times: without this it could cost four times the limit."""
+    place = locate(str(tmp_path), StorageConfig())
+    assert Spent(place).read() == 0
+    first = Limits(0, 5, Spent(place).read())
+    for at in (0, 30, 60):
+        assert first.look(at * MINUTE, 0, 4.0) is None
+    Spent(place).note(first.cost, 0, last=True)
+    second = Limits(0, 5, Spent(place).read())
+    assert second.cost == pytest.approx(4)
+    assert second.look(0, 0, 4.0) is None
+    assert "has cost 5.00" in str(second.look(15 * MINUTE, 0, 4.0))
+
+
+def test_what_was_spent_is_noted_every_five_minutes(tmp_path: Path) -> None:
+    spent = Spent(locate(str(tmp_path), StorageConfig()))
+    for now, cost in ((1000.0, 1.0), (1200.0, 2.0), (1300.0, 3.0)):
+        spent.note(cost, now)
+        assert spent.read() == (3.0 if cost == 3.0 else 1.0)
+
+
+def test_a_record_that_is_none_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / SPENT).write_text("{")
+    with pytest.raises(UserError, match=r"^--run: .*spent.json: no record of a cost: delete it"):
+        Spent(locate(str(tmp_path), StorageConfig())).read()
+
+
+def test_without_a_price_the_limit_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^ray.max_cost: 5.*nothing has a price: give plan.cpu_hour_price"):
+        load_config([], ["policy.text=Be brief.", "ray.max_cost=5"])
+    load_config([], ["policy.text=Be brief.", "ray.max_cost=5", "plan.gpu_hour_price=2"])
 
 
 def test_without_limits_it_is_never_over() -> None:
@@ -87,7 +123,7 @@ def test_a_body_that_hangs_is_interrupted() -> None:
         begun.set()
         threading.Event().wait()
 
-    with pytest.raises(StalledError, match="nothing done for 30 minutes"), watched(*limits, Clock(), begun):
+    with pytest.raises(StalledError, match="nothing done for 30 minutes"), watched(*limits, None, Clock(), begun):
         hang()
 
 
@@ -102,7 +138,7 @@ def test_a_background_job_hears_the_watchdog_and_nobody_else() -> None:
             begun.set()
             threading.Event().wait()
 
-        with pytest.raises(StalledError), watched(*held(stall_minutes=30), Clock(), begun):
+        with pytest.raises(StalledError), watched(*held(stall_minutes=30), None, Clock(), begun):
             hang()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
@@ -110,7 +146,7 @@ def test_a_background_job_hears_the_watchdog_and_nobody_else() -> None:
 
 
 def test_an_error_of_the_bodys_own_stays() -> None:
-    with pytest.raises(KeyError), watched(*held(stall_minutes=30), Clock(), lambda _seconds: True):
+    with pytest.raises(KeyError), watched(*held(stall_minutes=30), None, Clock(), lambda _seconds: True):
         raise KeyError("own")
 
 
@@ -127,7 +163,7 @@ from tests.cluster.test_watchdog import Begun, Clock, held
 from trace_ray.cluster import watchdog
 watchdog.GRACE_S = 0.0
 begun = Begun()
-with watchdog.watched(*held(stall_minutes=30), Clock(), begun):
+with watchdog.watched(*held(stall_minutes=30), None, Clock(), begun):
     while True:
         try:
             begun.set()

@@ -90,6 +90,25 @@ def validator_of(kind: str) -> Any:
     return Draft202012Validator(schema)
 
 
-def gib(amount: str) -> float:
-    assert amount.endswith("Gi")
-    return float(amount.removesuffix("Gi")) * 2**30
+def objects(name: str) -> tuple[Yaml, ...]:
+    return built(CLUSTERS / "overlays" / name)
+
+
+def ray_object(documents: tuple[Yaml, ...]) -> Yaml:
+    (found,) = of_kind(documents, *RAY_KINDS)
+    return found
+
+
+def groups(document: Yaml) -> dict[str, Yaml]:
+    return {group["groupName"]: group for group in cluster_spec(document)["workerGroupSpecs"]}
+
+
+def container(group: Yaml) -> Yaml:
+    return group["template"]["spec"]["containers"][0]  # type: ignore[no-any-return]
+
+
+def amount(text: str) -> float:
+    for suffix, factor in (("Gi", 2**30), ("Mi", 2**20), ("m", 1e-3)):
+        if text.endswith(suffix):
+            return float(text.removesuffix(suffix)) * factor
+    return float(text)

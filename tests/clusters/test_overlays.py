@@ -13,12 +13,15 @@ import yaml
 from tests.clusters.documents import (
     CLUSTERS,
     OVERLAYS,
-    RAY_KINDS,
-    Yaml,
+    amount,
     build,
     built,
     cluster_spec,
+    container,
+    groups,
+    objects,
     of_kind,
+    ray_object,
     validator_of,
 )
 from tests.clusters.operator_rules import refusals
@@ -28,27 +31,8 @@ from trace_ray.config.load import load_config
 from trace_ray.plan.manifest import groups_of
 
 CLOUDS = [name for name in OVERLAYS if name != "kind"]
-FILLED = {"BUCKET": "a-bucket", "REGISTRY": "1.dkr.ecr.example", "ACCOUNT": "123456789012", "ENDPOINT": "s3.example"}
-FILLED |= {"CLUSTER": "a-cluster"}
 every = pytest.mark.parametrize("name", OVERLAYS)
 cloud = pytest.mark.parametrize("name", CLOUDS)
-
-
-def objects(name: str) -> tuple[Yaml, ...]:
-    return built(CLUSTERS / "overlays" / name)
-
-
-def ray_object(documents: tuple[Yaml, ...]) -> Yaml:
-    (found,) = of_kind(documents, *RAY_KINDS)
-    return found
-
-
-def groups(document: Yaml) -> dict[str, Yaml]:
-    return {group["groupName"]: group for group in cluster_spec(document)["workerGroupSpecs"]}
-
-
-def container(group: Yaml) -> Yaml:
-    return group["template"]["spec"]["containers"][0]  # type: ignore[no-any-return]
 
 
 def test_there_are_those_that_the_steps_name() -> None:
@@ -63,19 +47,6 @@ def test_kuberay_takes_it(name: str) -> None:
     assert refusals(document) == []
 
 
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with a user's values in it, put there as the steps say."""
-    folder = tmp_path_factory.mktemp("filled") / "clusters"
-    shutil.copytree(CLUSTERS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (folder / "overlays").rglob("*.yaml"):
-        text = path.read_text()
-        for word, value in FILLED.items():
-            text = text.replace(f"REPLACE-ME-{word}", value)
-        path.write_text(text)
-    return folder
-
-
 @every
 def test_filled_in_nothing_is_left_open(name: str, filled: Path) -> None:
     """The base's own placeholders are covered: of the overlay alone there is something to fill in."""
@@ -84,6 +55,11 @@ def test_filled_in_nothing_is_left_open(name: str, filled: Path) -> None:
     assert "example-bucket" not in text
     if name in ("eks", "gke", "aks"):
         assert "REPLACE-ME" in build(CLUSTERS / "overlays" / name)
+
+
+def test_the_steps_fill_in_every_file(filled: Path) -> None:
+    files = [path for folder in ("overlays", "iam") for path in (filled / folder).rglob("*.*")]
+    assert [path for path in files if "REPLACE-ME" in re.sub(r"(?m)#.*", "", path.read_text())] == []
 
 
 def run_config(name: str, filled: Path, tmp_path: Path) -> Config:
@@ -99,7 +75,7 @@ def run_config(name: str, filled: Path, tmp_path: Path) -> Config:
         if settings_map["metadata"]["name"] == "trace-ray-run"
     ]
     (tmp_path / "run.yaml").write_text(settings["data"]["run.yaml"])
-    assert words[5].startswith(f"s3://{FILLED['BUCKET']}/")
+    assert words[5].startswith("s3://a-bucket/")
     return load_config([str(tmp_path / "run.yaml")], words[6:])
 
 
@@ -166,13 +142,6 @@ def test_kueue_admits_all_pods_or_none() -> None:
     assert all(needs[resource] <= quotas[resource] for resource in needs), needs
 
 
-def amount(text: str) -> float:
-    for suffix, factor in (("Gi", 2**30), ("Mi", 2**20), ("m", 1e-3)):
-        if text.endswith(suffix):
-            return float(text.removesuffix(suffix)) * factor
-    return float(text)
-
-
 @cloud
 def test_cpu_pods_have_the_cpu_image_and_the_clouds_the_cuda_one(name: str) -> None:
     images = {container(group)["image"] for group in groups(ray_object(objects(name))).values()}
@@ -204,36 +173,6 @@ def test_head_and_workers_have_roles_of_their_own() -> None:
     }
     assert {name: role.rpartition("/")[2] for name, role in roles.items()} == {name: name for name in roles}
     assert set(roles) == {"trace-ray-head", "trace-ray-worker"}
-
-
-def test_karpenters_pools_are_those_that_pods_select_and_tolerate() -> None:
-    pools = of_kind(built(CLUSTERS / "overlays" / "eks" / "nodes"), "NodePool")
-    by_labels = {tuple(sorted(pool["spec"]["template"]["metadata"]["labels"].items())): pool for pool in pools}
-    job = ray_object(objects("eks"))
-    pods = [cluster_spec(job)["headGroupSpec"]["template"], job["spec"]["submitterPodTemplate"]]
-    pods += [group["template"] for group in groups(job).values()]
-    used = set()
-    for pod in pods:
-        labels = tuple(sorted(pod["spec"]["nodeSelector"].items()))
-        used.add(labels)
-        taints = {(taint["key"], taint["effect"]) for taint in by_labels[labels]["spec"]["template"]["spec"]["taints"]}
-        assert taints <= {(toleration["key"], toleration["effect"]) for toleration in pod["spec"]["tolerations"]}, (
-            labels
-        )
-    assert used == set(by_labels)
-    (machine,) = of_kind(built(CLUSTERS / "overlays" / "eks" / "nodes"), "EC2NodeClass")
-    assert machine["spec"]["instanceStorePolicy"] == "RAID0"
-    disk = amount(machine["spec"]["blockDeviceMappings"][0]["ebs"]["volumeSize"])
-    without_nvme = [pods[0], *(g["template"] for n, g in groups(job).items() if n == "cpu")]
-    for pod in without_nvme:
-        asked = amount(pod["spec"]["containers"][0]["resources"]["requests"]["ephemeral-storage"])
-        assert asked < 0.8 * disk
-
-
-def test_aks_spot_pods_tolerate_its_own_taint() -> None:
-    for name, group in groups(ray_object(objects("aks"))).items():
-        keys = {toleration["key"] for toleration in group["template"]["spec"]["tolerations"]}
-        assert ("kubernetes.azure.com/scalesetpriority" in keys) == name.endswith("-spot")
 
 
 @pytest.mark.parametrize("component", ["kai", "mtls", "volcano"])

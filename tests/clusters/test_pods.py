@@ -12,10 +12,10 @@ from tests.clusters.documents import (
     OVERLAYS,
     RAY_KINDS,
     Yaml,
+    amount,
     base,
     built,
     cluster_spec,
-    gib,
     of_kind,
     templates,
 )
@@ -133,10 +133,10 @@ def test_ray_is_told_what_a_pod_has(objects: Objects, document: Yaml) -> None:
 def test_shared_memory_holds_rays_object_store(objects: Objects, document: Yaml) -> None:
     """Ray takes 30 % of the memory, or what is in /dev/shm but for a twentieth, or 10 GB where that is less."""
     for group, template in templates(document):
-        memory = gib(template["spec"]["containers"][0]["resources"]["limits"]["memory"])
+        memory = amount(template["spec"]["containers"][0]["resources"]["limits"]["memory"])
         (volume,) = [v for v in template["spec"]["volumes"] if v["name"] == "shm"]
         assert volume["emptyDir"]["medium"] == "Memory"
-        fits = 0.95 * gib(volume["emptyDir"]["sizeLimit"])
+        fits = 0.95 * amount(volume["emptyDir"]["sizeLimit"])
         assert min(0.3 * memory, max(10e9, fits)) <= fits, group
         assert fits < memory
 
@@ -146,12 +146,12 @@ def test_the_nodes_disk_is_asked_for(objects: Objects, document: Yaml) -> None:
     """Without a request a pod is placed where the root disk is 20 GiB, and evicted as it fills it."""
     for group, template in templates(document):
         on_disk = [
-            gib(volume["emptyDir"]["sizeLimit"])
+            amount(volume["emptyDir"]["sizeLimit"])
             for volume in template["spec"]["volumes"]
             if "emptyDir" in volume and volume["emptyDir"].get("medium") is None
         ]
         limits = template["spec"]["containers"][0]["resources"]["limits"]
-        assert sum(on_disk) < gib(limits["ephemeral-storage"]), group
+        assert sum(on_disk) < amount(limits["ephemeral-storage"]), group
 
 
 @each
@@ -233,7 +233,7 @@ def test_judges_and_trainers_have_spot_and_on_demand_gpus_that_scale_from_zero()
 def test_a_pod_fits_the_machine_it_is_meant_for(pool: str, room: int) -> None:
     """What a g6e.2xlarge, a g6e.12xlarge and an m7i.2xlarge leave to pods, in GiB, once kubelet and daemons have theirs."""
     found = [
-        gib(group["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]) / 2**30
+        amount(group["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]) / 2**30
         for document in BASE
         if document["metadata"]["name"] == "trace-ray-gpu"
         for group in cluster_spec(document)["workerGroupSpecs"]

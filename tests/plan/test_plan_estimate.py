@@ -14,7 +14,7 @@ from trace_ray.config.sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.plan import estimate as formulas
 from trace_ray.plan.asked import Asked, evaluation_asked
-from trace_ray.plan.checks import check_memory, check_resources, cluster_size
+from trace_ray.plan.checks import check_cost, check_memory, check_resources, cluster_size
 from trace_ray.plan.estimate import estimate, training_gib
 from trace_ray.plan.judging import POOL_START_S
 from trace_ray.plan.rates import EngineRates, Rates, ScoringRates, TrainRates, given, with_given
@@ -253,6 +253,16 @@ def test_the_price_is_of_what_is_reserved() -> None:
     hours = 2 * stage.seconds / 3600
     assert stage.gpu_hours == pytest.approx(hours)
     assert stage.price == pytest.approx(3 * hours + 0.5 * hours)
+
+
+def test_a_limit_below_the_estimate_is_told_before_the_run() -> None:
+    stages = estimated(config_of("plan.cpu_hour_price=0.5"))
+    price = sum(stage.price or 0 for stage in stages)
+    (problem,) = check_cost(stages, price / 2)
+    assert str(problem) == (
+        f"ray.max_cost: {price / 2:g}: the estimate is {price:.2f}: raise it, or the run ends before it is done"
+    )
+    assert list(check_cost(stages, 0)) == list(check_cost(stages, 2 * price)) == []
 
 
 def test_no_more_workers_than_fit() -> None:

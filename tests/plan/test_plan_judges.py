@@ -21,7 +21,7 @@ from trace_ray.plan.plan import Plan
 from trace_ray.plan.rates import EngineRates, Rates, ScoringRates, TrainRates, with_given
 from trace_ray.plan.reading import Questions
 from trace_ray.plan.show import plan_tables
-from trace_ray.plan.stage_row import RAY_GIB, Resources, StageEstimate
+from trace_ray.plan.stage_row import RAY_GIB, Resources, StageEstimate, total
 from trace_ray.plan.workload import Prompts, SampledPair, Workload
 from trace_ray.runs.artifacts import STAGES
 
@@ -332,6 +332,13 @@ def shown(config: Config, rates: Rates) -> str:
     for table in plan_tables(made, config):
         console.print(table)
     return console.export_text()
+
+
+def test_with_prices_the_plan_says_what_to_set_the_limit_to() -> None:
+    config = config_of("plan.cpu_hour_price=0.5")
+    price = total(list(stages(config, rates_of()).values()), lambda stage: stage.price)
+    assert f"ray.max_cost={2 * price:.3g} would end the run at twice this price" in shown(config, rates_of())
+    assert "ray.max_cost" not in shown(config_of(), rates_of())
 
 
 def test_a_writing_endpoint_needs_the_speed_of_its_answers_too() -> None:

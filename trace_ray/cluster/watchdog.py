@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -15,10 +16,14 @@ from types import FrameType
 from trace_ray.config import PlanConfig, RayConfig
 from trace_ray.errors import StalledError, UserError
 from trace_ray.runtime.progress import doing, done
+from trace_ray.storage.location import Location
+from trace_ray.storage.object_store import transient_errors
 
 LOOK_S = 15.0
 GRACE_S = 120.0
 """For the driver to end once it was interrupted; what holds it then, holds it for ever."""
+SPENT, NOTE_S = "spent.json", 300.0
+"""In a run's folder: what its drivers' clusters have cost together, noted every so many seconds."""
 Wait = Callable[[float], bool]
 """Waits so many seconds; returns True at once when the run is over."""
 
@@ -27,11 +32,12 @@ class Limits:
     """What a driver is held to; pure but for what it remembers from one look to the next.
 
     Args:
-        stall_minutes: without a row done; max_cost: of the cluster while this driver runs. 0 = no limit.
+        stall_minutes: without a row done; max_cost: of the cluster while drivers of the run ran. 0 = no limit.
+        cost: of earlier drivers.
     """
 
-    def __init__(self, stall_minutes: float, max_cost: float) -> None:
-        self.stall_minutes, self.max_cost, self.cost = stall_minutes, max_cost, 0.0
+    def __init__(self, stall_minutes: float, max_cost: float, cost: float = 0.0) -> None:
+        self.stall_minutes, self.max_cost, self.cost = stall_minutes, max_cost, cost
         self._done, self._since, self._looked = -1, 0.0, -1.0
 
     def look(self, now: float, done: int, price: float) -> Exception | None:
@@ -51,32 +57,71 @@ class Limits:
             return StalledError(f"{doing() or 'the run'}: nothing done for {idle:.0f} minutes (ray.stall_minutes)")
         if self.max_cost and self.cost >= self.max_cost:
             remedy = (
-                f"the cluster has cost {self.cost:.2f} while this driver ran; raise it to go on, finished work is kept"
+                f"the cluster has cost {self.cost:.2f} while this run ran; raise it to go on, finished work is kept"
             )
             return UserError("ray.max_cost", f"{self.max_cost:g}", remedy)
         return None
 
 
+class Spent:
+    """What a run has cost so far, kept in its folder: a driver that is tried again does not begin at nothing.
+
+    Args:
+        place: the run's folder; None = kept nowhere.
+    """
+
+    def __init__(self, place: Location | None) -> None:
+        self.place = place / SPENT if place is not None else None
+        self._noted = 0.0
+
+    def read(self) -> float:
+        """Returns what is noted. Raises UserError where that is none of ours."""
+        if self.place is None or not self.place.exists():
+            return 0.0
+        try:
+            return float(json.loads(self.place.read_text())["cost"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError("--run", self.place.uri, "no record of a cost: delete it to count from nothing") from None
+
+    def note(self, cost: float, now: float, *, last: bool = False) -> None:
+        """Writes it down, every ``NOTE_S`` and at the end; a store that does not answer is asked again the next time."""
+        if self.place is None or not cost or (now - self._noted < NOTE_S and not last):
+            return
+        try:
+            self.place.write_text(json.dumps({"cost": round(cost, 4)}))
+            self._noted = now
+        except transient_errors() as error:
+            sys.stderr.write(f"trace-ray: {self.place.uri}: {error}\n")
+
+
 @contextmanager
 def watched(
-    ray: RayConfig, plan: PlanConfig, clock: Callable[[], float] = time.monotonic, wait: Wait | None = None
+    ray: RayConfig,
+    plan: PlanConfig,
+    place: Location | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    wait: Wait | None = None,
 ) -> Iterator[None]:
     """Holds the body to ``ray.stall_minutes`` and ``ray.max_cost``; only the main thread is.
 
     Args:
-        plan: whose prices count; clock, wait: for tests; ``wait`` is called between two looks.
+        plan: whose prices count; place: the run's folder, where the cost is kept from driver to driver.
+        clock, wait: for tests; ``wait`` is called between two looks.
     Raises: StalledError or UserError in the body's place.
     """
-    limits = Limits(ray.stall_minutes, ray.max_cost)
-    if not (limits.stall_minutes or limits.max_cost) or threading.current_thread() is not threading.main_thread():
+    if not (ray.stall_minutes or ray.max_cost) or threading.current_thread() is not threading.main_thread():
         yield
         return
+    spent = Spent(place if ray.max_cost else None)
+    limits = Limits(ray.stall_minutes, ray.max_cost, spent.read())
     over, turn = threading.Event(), threading.Lock()
     found: list[Exception] = []
 
     def watch() -> None:
         while not (wait or over.wait)(LOOK_S):
-            problem = limits.look(clock(), done(), _price(plan) if limits.max_cost else 0.0)
+            now = clock()
+            problem = limits.look(now, done(), _price(plan) if limits.max_cost else 0.0)
+            spent.note(limits.cost, now, last=problem is not None)
             if problem is not None:
                 _interrupt(problem, found, over, turn)
                 return
@@ -95,6 +140,7 @@ def watched(
     finally:
         over.set()
         watcher.join()
+        spent.note(limits.cost, 0.0, last=True)
 
 
 def _interrupt(problem: Exception, found: list[Exception], over: threading.Event, turn: threading.Lock) -> None:

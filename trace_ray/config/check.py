@@ -91,6 +91,9 @@ def _at_odds(config: Config) -> Iterator[UserError]:
             yield UserError("corpus.columns", name, remedy)
         elif not all(path.split(".")):
             yield UserError(f"corpus.columns.{name}", path or "empty", "give a column's name, or a dotted path")
+    if config.ray.max_cost and not (config.plan.cpu_hour_price or config.plan.gpu_hour_price):
+        remedy = "nothing has a price: give plan.cpu_hour_price or plan.gpu_hour_price too"
+        yield UserError("ray.max_cost", config.ray.max_cost, remedy)
     yield from _check_realign(config.realign)
     yield from _check_parameters(config)
 

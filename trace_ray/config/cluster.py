@@ -13,7 +13,7 @@ class RayConfig:
         stall_minutes: the driver ends, with exit code 3, where nothing was counted as done for so long: more than the
             slowest block of a judge or start of a stage takes. 0 = it waits for ever.
         max_cost: the driver ends where the cluster, at ``plan.cpu_hour_price`` and ``plan.gpu_hour_price``, has cost so
-            much while it ran: `trace-ray plan`'s estimate times what you would still pay. 0 = no limit.
+            much while drivers of the run ran; `trace-ray plan` says what twice its estimate is. 0 = no limit.
     """
 
     address: str = ""

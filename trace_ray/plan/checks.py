@@ -18,7 +18,7 @@ from trace_ray.pairs import CONFLICTS
 from trace_ray.plan.judges import reading_judges
 from trace_ray.plan.reading import Reader
 from trace_ray.plan.sample import Sample
-from trace_ray.plan.stage_row import Resources, StageEstimate
+from trace_ray.plan.stage_row import Resources, StageEstimate, total
 from trace_ray.plan.workload import Workload
 from trace_ray.runs.opening import hold_settings, run_folder
 from trace_ray.runs.remembered import recall
@@ -114,6 +114,14 @@ def check_memory(stages: Sequence[StageEstimate], memory_gib: float) -> Iterator
         if stage.memory_gib > MEMORY_SHARE * memory_gib:
             remedy = f"this machine has {memory_gib:.0f}: use fewer workers, smaller batches or a larger machine"
             yield UserError(stage.stage, f"{stage.memory_gib:.0f} GiB", remedy)
+
+
+def check_cost(stages: Sequence[StageEstimate], most: float) -> Iterator[UserError]:
+    """Yields that a run of these stages would be ended by ``ray.max_cost``; 0 ends none."""
+    price = total(list(stages), lambda stage: stage.price)
+    if most and price > most:
+        remedy = f"the estimate is {price:.2f}: raise it, or the run ends before it is done"
+        yield UserError("ray.max_cost", f"{most:g}", remedy)
 
 
 def machine_memory_gib() -> float:
