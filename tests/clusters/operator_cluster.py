@@ -12,8 +12,8 @@ Yaml = dict[str, Any]
 V2_ENV = "RAY_enable_autoscaler_v2"
 FT_ANNOTATION, STORAGE_ANNOTATION = "ray.io/ft-enabled", "ray.io/external-storage-namespace"
 TLS_ENV = {"RAY_USE_TLS", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT"}
+TLS_VOLUME, TLS_PATH = "ray-tls", "/etc/ray/tls"
 GATED = {
-    "historyServerOptions": "RayClusterHistoryServer",
     "networkPolicy": "RayClusterNetworkPolicy",
     "tlsOptions": "RayClusterMTLS",
 }
@@ -42,9 +42,26 @@ def cluster_refusals(spec: Yaml, notes: Mapping[str, str], gates: frozenset[str]
     for field, gate in GATED.items():
         if spec.get(field) is not None and gate not in gates:
             yield f"spec.{field} requires the {gate} feature gate to be enabled"
+    if spec.get("historyServerOptions") is not None and "RayClusterHistoryServer" not in gates:
+        yield "RayClusterHistoryServer feature gate is not enabled"
     if (spec.get("tlsOptions") or {}).get("enabled"):
-        for variable in sorted(TLS_ENV & set(_environment(head))):
-            yield f"cannot set {variable} environment variable in head Pod when tlsOptions is set"
+        yield from _own_tls("head Pod", containers(head)[0])
+        for group in workers:
+            yield from _own_tls(f'worker group "{group["groupName"]}"', containers(group)[0])
+        yield from _own_tls("autoscalerOptions", options)
+
+
+def _own_tls(where: str, container: Yaml) -> Iterator[str]:
+    """What the operator brings to every container itself, once it makes the certificates."""
+    for variable in sorted(TLS_ENV & set(_variables(container))):
+        place = f"{where}.env" if where == "autoscalerOptions" else where
+        yield f"cannot set {variable} environment variable in {place} when tlsOptions is set"
+    for mount in container.get("volumeMounts") or []:
+        place = f"{where}.volumeMounts" if where == "autoscalerOptions" else where
+        if mount["name"] == TLS_VOLUME:
+            yield f'cannot use volume mount named "{TLS_VOLUME}" in {place} when tlsOptions is set'
+        if mount["mountPath"] == TLS_PATH:
+            yield f'cannot use volume mount at path "{TLS_PATH}" in {place} when tlsOptions is set'
 
 
 def _autoscaler(spec: Yaml, options: Yaml, *, scales: bool) -> Iterator[str]:

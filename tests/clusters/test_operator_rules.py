@@ -116,6 +116,7 @@ BROKEN: list[tuple[Change, str]] = [
     ),
     (cluster(gcsFaultToleranceOptions={"backend": "rocksdb"}), "requires the GCSFaultToleranceEmbeddedStorage"),
     (cluster(tlsOptions={"enabled": True}), "spec.tlsOptions requires the RayClusterMTLS feature gate"),
+    (cluster(historyServerOptions={}), "RayClusterHistoryServer feature gate is not enabled"),
     (cluster(networkPolicy={}), "spec.networkPolicy requires the RayClusterNetworkPolicy feature gate"),
     (
         cluster(authOptions={"mode": "token", "enableK8sTokenAuth": True}),
@@ -184,6 +185,34 @@ def test_with_the_gate_its_deletion_strategy_is_read(strategy: dict[str, Any], s
     both(LASTS, spec(deletionStrategy=strategy))(document)
     gates = frozenset({"RayJobDeletionPolicy"})
     assert [refusal for refusal in refusals(document, gates) if said in refusal], refusals(document, gates)
+
+
+def mount(**of_volume: str) -> Change:
+    return lambda d: of(d)["workerGroupSpecs"][1]["template"]["spec"]["containers"][0]["volumeMounts"].append(of_volume)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (variable("RAY_USE_TLS"), "cannot set RAY_USE_TLS environment variable in head Pod when tlsOptions is set"),
+        (
+            lambda d: of(d)["autoscalerOptions"]["env"].append({"name": "RAY_TLS_CA_CERT", "value": "x"}),
+            "cannot set RAY_TLS_CA_CERT environment variable in autoscalerOptions.env when tlsOptions is set",
+        ),
+        (
+            mount(name="mine", mountPath="/etc/ray/tls"),
+            'cannot use volume mount at path "/etc/ray/tls" in worker group "judge-spot" when tlsOptions is set',
+        ),
+        (
+            mount(name="ray-tls", mountPath="/mine"),
+            'cannot use volume mount named "ray-tls" in worker group "judge-spot" when tlsOptions is set',
+        ),
+    ],
+)
+def test_with_tls_of_the_operators_nobody_elses_is_taken(change: Change, said: str) -> None:
+    document = copy.deepcopy(JOB)
+    both(cluster(tlsOptions={"enabled": True}), change)(document)
+    assert refusals(document, frozenset({"RayClusterMTLS"})) == [f"The RayJob spec is invalid: {said}"]
 
 
 def test_a_good_deletion_strategy_passes_with_the_gate() -> None:

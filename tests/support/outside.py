@@ -78,6 +78,7 @@ OPTIONS: dict[str, set[str]] = {
         "az group create": "--name --location",
         "hf download": "--local-dir",
         "docker build": "-f -t --build-arg --target",
+        "docker buildx build": "-f -t --target --sbom --provenance --push",
         "docker login": "--username --password-stdin",
         "docker push": "",
         "kubectl apply": "-k -f",
