@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import botocore.exceptions
 import pytest
 import typer
 
@@ -263,5 +264,7 @@ def test_the_line_of_each_kind_of_end() -> None:
 
     assert told(UserError("a", "b", "c")) == (2, "a: b: c")
     assert told(NoCredentialsError("Unable to locate credentials"))[0] == 2
+    assert told(botocore.exceptions.EndpointConnectionError(endpoint_url="https://s3"))[0] == 1, "it may be tried again"
+    assert told(botocore.exceptions.ReadTimeoutError(endpoint_url="https://s3"))[1].startswith("storage: Read timeout")
     assert told(FileNotFoundError(2, "No such file", "x.csv"))[1].startswith("x.csv: No such file: ")
     assert isinstance(typer.Abort(), Exception)

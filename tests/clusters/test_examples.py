@@ -29,7 +29,7 @@ PAIRS = [pytest.param(name, where, id=f"{name}: {where}") for name, places in MA
 def manifest(where: str) -> str:
     folder, _, name = where.partition("/")
     objects = [d for file, d in base() if file == name] if folder == "base" else built(CLUSTERS / where)
-    return yaml.safe_dump_all(of_kind(list(objects), *RAY_KINDS))
+    return str(yaml.safe_dump_all(of_kind(list(objects), *RAY_KINDS)))
 
 
 def planned(example: str, where: str, folder: Path, *words: str) -> list[str]:

@@ -22,6 +22,8 @@ def told(error: Exception) -> tuple[int, str]:
         return 3, str(error)
     if type(error).__module__.partition(".")[0] == "botocore":
         said = _one_line(str(error))
+        if _unanswered(error):  # no mistake: a job on a cluster may be tried again
+            return 1, f"storage: {said}: it does not answer now; the same command goes on where this one was"
         return 2, f"storage: {said}: look at credentials, bucket, storage.region and storage.endpoint"
     if isinstance(error, OSError) and error.filename is not None:
         return 2, f"{error.filename}: {error.strerror}: name a file or folder that can be read, or written, there"
@@ -46,6 +48,14 @@ def reason(error: BaseException) -> str:
     after = text[trace[-1].end() :].splitlines()[1:]
     raised = list(dropwhile(lambda line: not line.strip() or line[0].isspace(), after))  # the frame's code before it
     return _one_line(" ".join(raised)) if raised else f"{type(ours).__name__}: {_one_line(text)}"
+
+
+def _unanswered(error: Exception) -> bool:
+    """Whether nobody answered, unlike a refusal or missing credentials."""
+    from botocore.exceptions import ConnectionError as NotConnectedError
+    from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+    return isinstance(error, NotConnectedError | HTTPClientError | IncompleteReadError)
 
 
 def _is_rays(error: BaseException) -> bool:
