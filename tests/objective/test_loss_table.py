@@ -40,15 +40,16 @@ TOY = Loss(
 )
 ENTRIES = (TOY,)
 """
-TERMS = "objective.INVERT=[{loss: toy_hinge, gap: 2.0}, {loss: sft, weight: 0.5}]"
 
 
-@pytest.fixture(params=["a file of the folder", "another package"])
-def toy(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A loss of one file, found in the table's own folder or by an entry point."""
+@pytest.fixture(params=["a file of the folder", "another package", "a dotted path"])
+def toy(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a loss of one file, found in the table's own folder, by an entry point or by where it is."""
     monkeypatch.setattr(losses, "LOSSES", dict(losses.LOSSES))
     (tmp_path / "toy_losses.py").write_text(TOY)
-    if request.param == "another package":
+    if request.param == "a dotted path":
+        monkeypatch.syspath_prepend(str(tmp_path))
+    elif request.param == "another package":
         about = tmp_path / "toy-1.dist-info"
         about.mkdir()
         (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1\n")
@@ -57,7 +58,7 @@ def toy(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     else:
         monkeypatch.setattr(losses, "__path__", [*losses.__path__, str(tmp_path)])
         losses.LOSSES.update(losses._own())
-    yield
+    yield "toy_losses:TOY" if request.param == "a dotted path" else "toy_hinge"
     for name in ("toy_losses", f"{losses.__name__}.toy_losses"):
         sys.modules.pop(name, None)
 
@@ -66,16 +67,15 @@ def objective_of(*overrides: str) -> ObjectiveConfig:
     return load_config([DEMO], overrides, method="trace").objective
 
 
-@pytest.mark.usefixtures("toy")
-def test_a_toy_loss_is_checked_scored_and_trained() -> None:
+def test_a_toy_loss_is_checked_scored_and_trained(toy: str) -> None:
     for wrong, said in (
         ("gap: 0", r"objective\.INVERT\.gap: 0: give a positive gap"),
         ("gpa: 2.0", r"objective\.INVERT\.gpa: 2\.0: unknown setting \(did you mean 'gap'\?\)"),
         ("suppress: []", r"objective\.INVERT\.suppress: \[\]: toy_hinge takes 1 suppressed"),
     ):
         with pytest.raises(UserError, match=said):
-            objective_of(f"objective.INVERT=[{{loss: toy_hinge, {wrong}}}]")
-    objective = objective_of(TERMS)
+            objective_of(f"objective.INVERT=[{{loss: {toy}, {wrong}}}]")
+    objective = objective_of(f"objective.INVERT=[{{loss: {toy}, gap: 2.0}}, {{loss: sft, weight: 0.5}}]")
     model = tiny.adapted(tiny.llama(), at_init=False)
     rows = [row(model, *pair) | {"row": number} for number, pair in enumerate(tiny.SEQUENCES)]
     direction = tiny.random_direction(model)
@@ -86,6 +86,20 @@ def test_a_toy_loss_is_checked_scored_and_trained() -> None:
     before, after = train(trained, rows, objective)
     assert before > 2.0  # the gap of a pair that has not moved, and sft
     assert after < 0.6 * before
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere:TOY", "cannot be imported here: No module named 'nowhere'; install its package"),
+        ("math:TOY", "cannot be imported here: module 'math' has no attribute 'TOY'"),
+        ("math:pi", "math:pi is no Loss"),
+        ("toy_hinge", "use one of "),
+    ],
+)
+def test_a_loss_that_is_not_there_is_one_line(name: str, said: str) -> None:
+    with pytest.raises(UserError, match=rf"objective\.INVERT\.loss: {name}: {said}"):
+        objective_of(f"objective.INVERT=[{{loss: {name}}}]")
 
 
 def row(model: Any, prompt: list[int], response: list[int]) -> dict[str, Any]:
