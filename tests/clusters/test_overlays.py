@@ -194,6 +194,26 @@ def test_a_component_stands_on_an_overlay(component: str, filled: Path) -> None:
             assert cluster_spec(job)["tlsOptions"] == {"enabled": True}
 
 
+@pytest.mark.parametrize("scheduler", ["volcano", "kai"])
+def test_of_a_fixed_size_both_trainers_are_in_the_gang(scheduler: str, filled: Path) -> None:
+    """KubeRay makes a pod group of as many members as groups have at least, or of all where nothing scales."""
+    folder = filled / "overlays" / f"gang-{scheduler}"
+    folder.mkdir()
+    components = [f"../../components/{name}" for name in ("fixed-size", scheduler)]
+    (folder / "kustomization.yaml").write_text(
+        yaml.safe_dump({"resources": ["../2x8-trainer"], "components": components})
+    )
+    job = ray_object(built(folder))
+    assert refusals(job) == []
+    assert list(validator_of("RayJob").iter_errors(job)) == []
+    assert cluster_spec(job)["enableInTreeAutoscaling"] is False
+    assert {name: group["replicas"] for name, group in groups(job).items()} == {
+        "cpu": 2,
+        "judge-on-demand": 4,
+        "trainer-on-demand": 2,
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "more"), [("eks", ["read-only-cache-spot"]), ("h100-8x", ["read-only-cache-spot"]), ("kueue", [])]
 )
