@@ -14,8 +14,8 @@ from tests.compare.conftest import finished_run
 from tests.compare.test_compare import FULL
 from tests.compare.test_compare_answers import answered
 from tests.report.chromium import Chromium
+from tests.report.contrast import CONTRAST
 from tests.report.made_run import AUDIT, MadeRun
-from tests.report.test_report_chromium import CONTRAST
 from trace_ray.compare.answers import realigned_answers
 from trace_ray.compare.collect import collect_all
 from trace_ray.compare.page import comparison_page

@@ -186,6 +186,16 @@ def test_a_judge_that_cannot_be_trusted_comes_first(triaged: MadeRun) -> None:
     assert (unaudited.word, "trace-ray label sample" in unaudited.command) == ("fix", True)
 
 
+def test_a_clause_that_no_rule_checks_is_named_with_what_would_check_it(triaged: MadeRun) -> None:
+    rules = judge_of(judge="rules", audit=None, clauses=3, unchecked=("kindness",))
+    made = decided(triaged, rules, change_of(50, 95, judge="rules"))
+    assert made.word == "fix"
+    assert "no rule checks kindness" in made.sentence
+    assert "triage.judge.backend=vllm" in made.command
+    exact = decided(triaged, judge_of(judge="rules", audit=None, clauses=3), change_of(50, 95, judge="rules"))
+    assert exact.word == "ship"
+
+
 def test_nothing_to_realign_is_said_and_not_trained_on(triaged: MadeRun) -> None:
     gap = report_sections(triaged.run, config_of())["gap"]
     overall = replace(gap.overall, counts={"RETAIN": 20})

@@ -147,13 +147,18 @@ def _advice(
     if change is None:
         done = "the corpus is judged" if gap else "the corpus is not judged yet"
         return "go on", f"Go on: {done}; the model has not been realigned and evaluated yet.", _on(run)
-    return _of_model(run, config, failed, checks, change)
+    return _of_model(run, config, failed, checks, change, judge.unchecked if judge else ())
 
 
 def _of_model(
-    run: Run, config: Config, failed: set[str], checks: dict[str, Check], change: ChangeSection
+    run: Run,
+    config: Config,
+    failed: set[str],
+    checks: dict[str, Check],
+    change: ChangeSection,
+    unchecked: Sequence[str],
 ) -> tuple[str, str, str]:
-    """Returns the advice on an evaluated model."""
+    """Returns the advice on an evaluated model; ``unchecked``: clauses that no rule checks, where rules judge."""
     said = _gained(change)
     if "answer judge independent" in failed:
         text = "Fix the measure: the judge of the answers judged the corpus too, so its errors do not show."
@@ -167,6 +172,9 @@ def _of_model(
     if "enough prompts" in failed:
         text = f"Fix the measure: {said}, but of {change.overall.prompts} prompts only."
         return "fix", text, _again(run, f"corpus.holdout={min(0.5, 2 * config.corpus.holdout or 0.1):g}")
+    if unchecked:
+        text = f"Fix the measure: {said}, but no rule checks {', '.join(unchecked)}. Write one, or take a judge that reads."
+        return "fix", text, _again(run, "triage.judge.backend=vllm triage.judge.model=JUDGE")
     if checks["judge audited"].state == DOUBT:
         text = (
             f"Fix the measure: {said}, but the judge of the corpus is in doubt. Label a sample and audit it with that."

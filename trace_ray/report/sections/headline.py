@@ -34,9 +34,10 @@ def headline(
     cost: CostSection,
 ) -> list[Card]:
     """Returns the cards; of what no stage has measured yet, a card that says so."""
+    trust = corpus_judge(judge)
     return [
-        _gap(gap),
-        _trust("How good is the judge?", corpus_judge(judge), "judge"),
+        _gap(gap, trust),
+        _trust("How good is the judge?", trust, "judge"),
         _change(change),
         _trust("Who judged the answers?", answer_judge(change, judge), "change"),
         _kept(change),
@@ -53,7 +54,7 @@ def _trust(question: str, trust: Trust, anchor: str) -> Card:
     return Card(question, trust.answer, trust.sentence, "" if trust.answer == NOT_MEASURED else anchor, trust.tone)
 
 
-def _gap(gap: Gap | None) -> Card:
+def _gap(gap: Gap | None, trust: Trust) -> Card:
     question = "How far is the corpus?"
     if gap is None:
         return _open(question, "Triage is not finished.")
@@ -62,6 +63,8 @@ def _gap(gap: Gap | None) -> Card:
         f"of {gap.overall.total:,} pairs conflict with the new policy: {gap.overall.counts.get('INVERT', 0):,} are "
         f"backwards, in {gap.overall.counts.get('PUNISH', 0):,} both responses are wrong."
     )
+    if trust.tone == "bad":
+        return Card(question, f"{share:.0f} %", f"{sentence} So says a judge that is not to be trusted.", "gap", "bad")
     return Card(question, f"{share:.0f} %", sentence, "gap")
 
 

@@ -109,7 +109,11 @@ def _of_judge(judge: JudgeSection | None) -> Iterator[Caution]:
 
 def _of_gap(gap: Gap, problems: Problems) -> Iterator[Caution]:
     if gap.overall.total and not gap.overall.conflicts:
-        yield Caution("bad", "No pair conflicts with the new policy: there is nothing to realign.", "check the policy")
+        yield Caution(
+            "bad",
+            "No pair conflicts with the new policy: there is nothing to realign.",
+            "make sure that it is the policy you mean",
+        )
     if gap.overall.percent("ABSTAIN") > ABSTAIN_PERCENT:
         text = f"The judge could not decide {gap.overall.percent('ABSTAIN'):.0f} % of the pairs."
         yield Caution("note", text, "narrow triage.abstain_band, lower triage.judge.min_mass or take a stronger judge")

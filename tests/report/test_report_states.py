@@ -1,0 +1,139 @@
+"""What each state's page says, read from its text alone, against the run's own files."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.report.made_run import AUDIT, MadeRun, config_of
+from tests.report.states import MISTAKE, UNCHECKED, States, states
+from tests.report.test_report_page import Page
+from trace_ray.pairs import CONFLICTS
+from trace_ray.report.page import render
+from trace_ray.runs.artifacts import Run
+
+WORDS = {
+    "triage-only": "Go on: the corpus is judged; the model has not been realigned and evaluated yet.",
+    "finished": "Fix the model: ",
+    "failed": f"Fix what stopped the run, then go on: realign: {MISTAKE}.",
+    "unchecked": "Fix the model: ",
+    "bad-judge": "Stop: the judge of the corpus is not to be trusted (refused); ",
+    "nothing": "Stop: no pair conflicts with the new policy. There is nothing to realign; keep the model.",
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> States:
+    """600 pairs of which 5 more were refused; 8 prompts, of which INVERT's four are gained and two of RETAIN lost."""
+    folder = tmp_path_factory.mktemp("states")
+    whole = MadeRun(folder / "whole", rows=600)
+    whole.everything(AUDIT)
+    return states(whole.folder, config_of(), folder / "made")
+
+
+@pytest.fixture(scope="module")
+def pages(made: States) -> dict[str, str]:
+    return {name: render(run, config) for name, (run, config) in made.items()}
+
+
+def text(page: str) -> str:
+    return " ".join(" ".join(part for _, part in Page(page).texts).split())
+
+
+def card(page: str, question: str) -> tuple[str, str, str]:
+    """Returns tone, answer and sentence of a card."""
+    parts = re.findall(r'<li class="card (\w+)">(.*?)</li>', page, re.DOTALL)
+    tone, body = next((tone, body) for tone, body in parts if html.escape(question, quote=False) in html.unescape(body))
+    answer, sentence = (
+        html.unescape(re.search(rf'class="{name}">(.*?)</span>', body, re.DOTALL)[1])  # type: ignore[index]
+        for name in ("answer", "sentence")
+    )
+    return tone, answer, sentence
+
+
+def categories(run: Run) -> Counter[str]:
+    return Counter(run.triaged.read(["category"])["category"].to_pylist())
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_the_page_opens_with_one_decision(pages: dict[str, str], name: str) -> None:
+    said = re.search(r'class="verdict-line"><strong>(.*?)</strong>', pages[name], re.DOTALL)
+    assert said is not None
+    assert html.unescape(said[1]).startswith(WORDS[name])
+    assert ('<pre class="command">' in pages[name]) is (name != "nothing")
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_the_corpus_is_counted_as_its_parts_hold_it(pages: dict[str, str], made: States, name: str) -> None:
+    found = categories(made[name][0])
+    total, conflicts = sum(found.values()), sum(found[name] for name in CONFLICTS)
+    _, answer, sentence = card(pages[name], "How far is the corpus?")
+    assert answer == f"{100 * conflicts / total:.0f} %"
+    doubt = " So says a judge that is not to be trusted." if name == "bad-judge" else ""
+    assert sentence == (
+        f"of {total:,} pairs conflict with the new policy: {found['INVERT']:,} are backwards, "
+        f"in {found['PUNISH']:,} both responses are wrong.{doubt}"
+    )
+    whole = text(pages[name])
+    assert f"Rows read {total + 5:,}" in whole
+    assert f"Pairs judged {total:,}" in whole
+    assert f"Conflicts {conflicts:,} {found['INVERT']:,} backwards, {found['PUNISH']:,} both wrong" in whole
+
+
+@pytest.mark.parametrize("name", ["finished", "unchecked"])
+def test_the_model_is_counted_as_its_answers_are(pages: dict[str, str], made: States, name: str) -> None:
+    parts = (made[name][0].evaluation.place / "responses").files(".parquet")
+    rows = [row for part in parts for row in part.read_parquet().to_pylist()]
+    complied = {
+        model: {row["pair_id"] for row in rows if row["model"] == model and row["compliant"]}
+        for model in ("base", "realigned")
+    }
+    asked = len(rows) // 2
+    base, after = (100 * len(complied[model]) / asked for model in ("base", "realigned"))
+    _, answer, sentence = card(pages[name], "What changed in the model?")
+    assert answer == f"{base:.3g} → {after:.3g} %"
+    assert f"of answers to {asked} held-out prompts comply" in sentence
+    lost = complied["base"] - complied["realigned"]
+    assert f"{len(lost)} of {len(complied['base'])} answers that complied before are lost" in text(pages[name])
+
+
+@pytest.mark.parametrize("name", ["triage-only", "failed", "bad-judge", "nothing"])
+def test_what_no_stage_has_measured_is_not_claimed(pages: dict[str, str], name: str) -> None:
+    for question in ("What changed in the model?", "Was anything lost?", "Who judged the answers?"):
+        assert card(pages[name], question)[:2] == ("plain", "Not measured")
+    assert 'id="worse"' not in pages[name]
+
+
+def test_each_judge_is_as_good_as_what_is_known_of_it(pages: dict[str, str]) -> None:
+    question = "How good is the judge?"
+    assert {name: card(pages[name], question)[0] for name in WORDS} == {
+        "triage-only": "good",
+        "finished": "good",
+        "failed": "good",
+        "unchecked": "warn",
+        "bad-judge": "bad",
+        "nothing": "good",
+    }
+    every = len(config_of().policy.clauses) + 1
+    assert f"checked {every - 1} of {every} clauses (not {UNCHECKED.id})" in card(pages["unchecked"], question)[2]
+    assert "calls 100 % of 1,200 responses violating" in text(pages["bad-judge"])
+
+
+def test_where_a_stage_stopped_the_page_says_at_what_and_how_to_go_on(pages: dict[str, str], made: States) -> None:
+    run, config = made["failed"]
+    whole = text(pages["failed"])
+    assert "Stage realign stopped: realign.learning_rate: 1.0: loss is not finite for 5 steps, up to step 2." in whole
+    assert "What to do: use a lower one." in whole
+    assert f"trace-ray run -c {run.place.path}/config.yaml --run {run.place.path}" in whole
+    figures = [json.loads(line) for line in (Path(run.realign.place.path) / "metrics.jsonl").read_text().splitlines()]
+    assert f"{figures[-1]['step']} of {figures[-1]['steps']} steps" in whole.replace(",", "")
+    from dataclasses import replace
+
+    omitted = render(run, replace(config, report=replace(config.report, redact="omit")))
+    assert "loss is not finite" not in omitted
+    assert "realign.learning_rate" in omitted
