@@ -100,7 +100,7 @@ def _kept(change: ChangeSection | None) -> Check:
 def _prompts(change: ChangeSection | None) -> Check:
     if change is None:
         return Check("enough prompts", OPEN, "not measured", "problems")
-    few = [row.name for row in change.by_category if row.prompts < FEW_PROMPTS]
+    few = [plain_category(row.name) for row in change.by_category if row.prompts < FEW_PROMPTS]
     state = FAIL if change.overall.prompts < FEW_PROMPTS else DOUBT if few else PASS
     said = f"fewer than {FEW_PROMPTS} of {', '.join(few)}" if few else f"{change.overall.prompts:,}"
     return Check("enough prompts", state, said, "change")
