@@ -1,15 +1,8 @@
-"""One worker that runs two micro-steps of known gradients and prints the norm of what DeepSpeed makes of them.
-
-python accumulation.py ZERO_STAGE OFFLOAD, with torch.distributed's variables set.
-"""
+"""One worker that runs two micro-steps of known gradients and prints the norm of what DeepSpeed makes of them."""
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
-
-os.environ["DS_ACCELERATOR"] = "cpu"
 
 import torch
 
@@ -32,7 +25,7 @@ class Weights(torch.nn.Module):
         return (self.weight * gradient).sum()
 
 
-def main() -> None:
+def main(stage: int, offload: str) -> None:
     """Prints the norm of the mean over workers of the sum over micro-steps."""
     import deepspeed
 
@@ -40,7 +33,7 @@ def main() -> None:
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
     model = Weights().bfloat16()
-    realign = RealignConfig(zero_stage=int(sys.argv[1]), offload=sys.argv[2], max_grad_norm=0.0)
+    realign = RealignConfig(zero_stage=stage, offload=offload, max_grad_norm=0.0)
     engine: Any = deepspeed.initialize(
         model=model,
         model_parameters=list(model.parameters()),
@@ -52,7 +45,3 @@ def main() -> None:
         engine.backward(engine(1.0 if (rank, micro) == (0, 0) else SMALL))
     engine.step()
     print(f"norm {float(engine.get_global_grad_norm())}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

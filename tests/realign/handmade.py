@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from tests.support.ranks import run_ranks
 from trace_ray.config import Config, LoraSettings, ModelConfig, ObjectiveConfig, RealignConfig, StorageConfig
 from trace_ray.config.load import dump_config
 from trace_ray.config.policy import PolicyConfig
@@ -139,7 +137,7 @@ def train_each(run: Run, jobs: Mapping[str, Job], out: Path, workers: int) -> di
         (out / f"{name}.yaml").write_text(dump_config(config))
         told.append({"run": run.place.path, "config": str(out / f"{name}.yaml"), "out": str(out / name)})
         told[-1] |= {"steps": job.steps, "resume": str(job.resume or "")}
-    _run_processes(told, out, workers)
+    run_ranks(worker, (told,), workers, out)
     return {name: checkpoint(out / name) for name in jobs}
 
 
@@ -150,25 +148,6 @@ def checkpoint(folder: Path) -> dict[str, Any]:
     cursor = json.loads((folder / "cursor.json").read_text())
     loaded = {name: load_file(folder / f"{name}.safetensors") for name in ("weights", "optimizer")}
     return {**loaded, "metrics": cursor["metrics"], "folder": folder}
-
-
-def _run_processes(jobs: list[dict[str, Any]], out: Path, workers: int) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(workers), "OMP_NUM_THREADS": "1"}
-    common |= {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, json.dumps(jobs)],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=(out / f"log-{rank}").open("w"),
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(workers)
-    ]
-    codes = [process.wait(timeout=600) for process in processes]
-    assert codes == [0] * workers, "\n".join((out / f"log-{rank}").read_text()[-2000:] for rank in range(workers))
 
 
 def worker(jobs: list[dict[str, Any]]) -> None:
@@ -198,7 +177,3 @@ def _train(job: dict[str, Any], config: Config) -> None:
     out.mkdir(exist_ok=True)
     save_checkpoint(trainer.deepspeed, trainer.model, out, {"step": trainer.step, "metrics": trainer.metrics})
     torch.distributed.barrier()
-
-
-if __name__ == "__main__":
-    worker(json.loads(sys.argv[1]))
