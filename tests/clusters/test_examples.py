@@ -10,10 +10,12 @@ import pytest
 import yaml
 
 from tests.clusters.documents import CLUSTERS, RAY_KINDS, base, built, of_kind
+from trace_ray.cluster.capacity import shortages
 from trace_ray.config.check import unfilled
 from trace_ray.config.load import load_config
 from trace_ray.config.sources import conf_folder, shipped_names
 from trace_ray.corpus.folders import data_names, of_split
+from trace_ray.plan.manifest import groups_of
 from trace_ray.plan.plan import make_plan
 
 MANIFESTS = {
@@ -51,6 +53,12 @@ def test_every_example_that_names_a_cluster_is_planned_on_it() -> None:
 @pytest.mark.parametrize(("example", "where"), PAIRS)
 def test_every_bundle_lands_on_its_group(example: str, where: str, tmp_path: Path) -> None:
     assert planned(example, where, tmp_path) == []
+
+
+def test_the_demo_fits_a_laptop_s_cluster() -> None:
+    (job,) = of_kind(list(built(CLUSTERS / "overlays" / "kind")), "RayJob")
+    assert "trace-ray demo " in job["spec"]["entrypoint"]
+    assert list(shortages(load_config(["examples/demo"]), groups_of(job))) == []
 
 
 @pytest.mark.parametrize(
