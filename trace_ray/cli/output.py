@@ -11,7 +11,7 @@ from rich.console import Console
 
 from trace_ray.cli.tables import closing_line, summary_tables
 from trace_ray.runs.artifacts import Run
-from trace_ray.runtime.termination import terminated
+from trace_ray.runtime.interrupts import terminated
 from trace_ray.storage.jsonl import strict_json
 
 MISTAKE = 2

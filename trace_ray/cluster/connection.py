@@ -12,7 +12,7 @@ from typing import Any
 from trace_ray.config import JudgeConfig, RayConfig
 from trace_ray.errors import EngineStartError, UserError
 from trace_ray.runtime import environment
-from trace_ray.runtime.termination import hear_termination
+from trace_ray.runtime.interrupts import hear_termination
 
 WORKER_NICENESS = "RAY_worker_niceness"
 """What Ray lowers its workers' priority by; read by a node when it starts."""

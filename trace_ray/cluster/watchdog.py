@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from trace_ray.config import PlanConfig, RayConfig
 from trace_ray.errors import StalledError, UserError
+from trace_ray.runtime.interrupts import heard
 from trace_ray.runtime.progress import doing, done
 from trace_ray.storage.location import Location
 from trace_ray.storage.object_store import transient_errors
@@ -128,7 +128,7 @@ def watched(
 
     watcher = threading.Thread(target=watch, name="watchdog", daemon=True)
     try:
-        with _heard(found):
+        with heard(lambda: found):
             watcher.start()
             yield
             with turn:  # an interrupt that was sent arrives before this, or none is sent
@@ -154,24 +154,6 @@ def _interrupt(problem: Exception, found: list[Exception], over: threading.Event
         if over.wait(min(LOOK_S, GRACE_S)):
             return
     _end(problem)
-
-
-@contextmanager
-def _heard(found: list[Exception]) -> Iterator[None]:
-    """Where interrupts are ignored, as in a script's background job, ours are heard: those that come after a problem."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        if found:
-            raise KeyboardInterrupt
-
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    if ignored:
-        signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        if ignored:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _price(plan: PlanConfig) -> float:

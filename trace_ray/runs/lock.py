@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from trace_ray.errors import UserError
+from trace_ray.runtime.interrupts import heard
 from trace_ray.storage import object_store
 from trace_ray.storage.location import Location
 from trace_ray.storage.object_store import ChangedError
@@ -80,7 +81,8 @@ def driver_lock(
     except OSError as error:
         raise UserError("--run", place.uri, f"cannot be written to: {' '.join(str(error).split())[:200]}") from None
     try:
-        yield
+        with heard(lambda: lock.lost):
+            yield
         lock.check()
     except KeyboardInterrupt:
         lock.check()
