@@ -12,7 +12,7 @@ from trace_ray.config.engine import refuse_code
 from trace_ray.model.engine_start import EngineNames, start_fault
 from trace_ray.model.loading import load_tokenizer
 from trace_ray.runtime import environment
-from trace_ray.storage.staging import local_model, plain_path
+from trace_ray.storage.staging import cache_folder, home_cache, local_model, plain_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +214,8 @@ def token_mass(log_probs: Mapping[int, float], ids: Sequence[int]) -> float:
 def _engine_environment(settings: EngineSettings) -> None:
     environment.prepare()
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if home_cache() is None:  # else vLLM keeps there what it has compiled
+        os.environ.setdefault("VLLM_CACHE_ROOT", str(cache_folder() / "vllm"))
     if not _has_gpu():
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(settings.kv_cache_gib)))
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"

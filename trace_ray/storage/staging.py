@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import shutil
+import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -110,10 +112,35 @@ def plain_path(path: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Returns this node's folder of copies, made where it is missing."""
-    named = shared_settings().cache or os.environ.get("TRACE_RAY_CACHE", "")
-    root = Path(named).expanduser() if named else Path.home() / ".cache" / "trace-ray"
-    root.mkdir(parents=True, exist_ok=True)
+    """Returns this node's folder of copies, made where it is missing: the one that is named, else one in the home.
+
+    Where the home cannot be written, as in many containers, it is one for temporary files that this user alone can write.
+    """
+    if named := shared_settings().cache or os.environ.get("TRACE_RAY_CACHE", ""):
+        root = Path(named).expanduser()
+        root.mkdir(parents=True, exist_ok=True)
+        return root
+    return home_cache() or _temporary_cache()
+
+
+def home_cache() -> Path | None:
+    """Returns the folder of copies in the user's home, or None where there is no home or none that can be written."""
+    try:
+        root = Path.home() / ".cache" / "trace-ray"
+        root.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: a user whom the system does not know
+        return None
+    return root if os.access(root, os.W_OK) else None
+
+
+def _temporary_cache() -> Path:
+    root = Path(tempfile.gettempdir()) / f"trace-ray-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    found = root.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise UserError(
+            "TRACE_RAY_CACHE", root, "others can write there, and the home cannot be written: name a folder"
+        )
     return root
 
 
