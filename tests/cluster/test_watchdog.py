@@ -61,6 +61,24 @@ def test_a_driver_that_is_tried_again_goes_on_counting(tmp_path: Path) -> None:
     assert "has cost 5.00" in str(second.look(15 * MINUTE, 0, 4.0))
 
 
+def test_a_run_that_has_cost_enough_before_ends_at_the_first_look(tmp_path: Path) -> None:
+    place, begun = locate(str(tmp_path), StorageConfig()), threading.Event()
+    Spent(place).note(9, 0, last=True)
+    looks = iter([False])
+
+    def hang() -> None:
+        begun.set()
+        threading.Event().wait(5)
+
+    def once(_seconds: float) -> bool:
+        return begun.wait() and next(looks, True)
+
+    said = r"^ray.max_cost: 5: the cluster has cost 9.00 while this run ran"
+    with pytest.raises(UserError, match=said), watched(*held(max_cost=5), place, Clock(), once):
+        hang()
+    assert Spent(place).read() == 9
+
+
 def test_what_was_spent_is_noted_every_five_minutes(tmp_path: Path) -> None:
     spent = Spent(locate(str(tmp_path), StorageConfig()))
     for now, cost in ((1000.0, 1.0), (1200.0, 2.0), (1300.0, 3.0)):
