@@ -17,6 +17,7 @@ from trace_ray.config.sources import conf_folder
 from trace_ray.look.words import MOST_WORDS, word_diff
 from trace_ray.pairs import prompt_text
 from trace_ray.report.page import render
+from trace_ray.report.sections.clauses import Broken
 from trace_ray.report.sections.policy import clause_changes, policy_section
 
 WORDS = 6
@@ -94,6 +95,21 @@ def test_a_clause_is_counted_from_the_parts(tmp_path: Path) -> None:
         assert rows["short"].kept[at] == pytest.approx(100 * sum(mine) / len(mine))
     asked = {prompt_text(row["prompt"])[:20] for row in made.run.triaged.read().to_pylist()}
     assert all(prompt is not None and prompt.text[:20] in asked for _, prompt, _ in rows["short"].examples)
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [
+        (["PUNISH", "PUNISH", "INVERT"], [0, 2]),
+        (["PUNISH", "INVERT", "PUNISH"], [0, 1]),
+        (["RETAIN", "INVERT", "INVERT", "ABSTAIN"], [1, 2]),
+    ],
+)
+def test_each_category_of_conflict_is_seen_before_a_second_example_of_one(found: list[str], shown: list[int]) -> None:
+    broken = Broken()
+    for row, category in enumerate(found):
+        broken.add({"pair_id": "", "row": row, "split": "train", "category": category}, ["chosen"], {})
+    assert [example["row"] for example in broken.examples] == shown
 
 
 def test_labels_say_how_often_a_clause_was_seen_right(tmp_path: Path) -> None:

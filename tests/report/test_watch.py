@@ -17,6 +17,7 @@ from tests.report.test_report_page import Page
 from trace_ray.errors import UserError
 from trace_ray.report.live import HEIGHT, WIDTH, drawn, live_fragment, live_page, live_state
 from trace_ray.report.served import serve
+from trace_ray.runs.anew import STOPPED
 from trace_ray.runs.artifacts import WORK
 from trace_ray.runs.lock import driver_lock
 
@@ -61,6 +62,16 @@ def test_a_driver_is_told_apart_from_one_that_is_gone(tmp_path: Path) -> None:
     assert "The driver is gone: it was at “triage: judge: 5/9 rows”" in text(live_fragment(made.run))
     with driver_lock(made.run.place, doing=lambda: "triage"):
         assert live_state(made.run).driver_state == "at work"
+
+
+def test_a_stage_that_stopped_says_at_what(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path)
+    made.triage(AUDIT)
+    made.run.impact.begin({})
+    (made.run.impact.place / STOPPED).write_text(json.dumps("impact.gold: 3: too few; label more"))
+    assert "Stage impact stopped: impact.gold: 3: too few; label more" in text(live_fragment(made.run))
+    with driver_lock(made.run.place, doing=lambda: "impact"):  # which goes on with it
+        assert "stopped" not in text(live_fragment(made.run))
 
 
 def test_a_file_that_is_cut_short_does_not_end_the_watch(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from trace_ray.pairs import TRAINED, Category, RejectReason
 from trace_ray.report.page import TEMPLATES, template
 from trace_ray.report.sections.cost import CostSection, cost_section
 from trace_ray.report.sections.training import Curve, thinned
+from trace_ray.runs.anew import stopped_at
 from trace_ray.runs.artifacts import WORK, Run
 from trace_ray.runs.figures import training_figures
 from trace_ray.runs.status import DRIVER, State, status
@@ -55,6 +56,7 @@ class Live:
         states: of its folders; driver: its facts, None where none holds the run; driver_state: ``at work`` | ``gone``.
         categories: pairs decided so far; rejects: rows refused so far, by reason.
         steps: the last ones' figures; memory_gib: of one training worker, the peak so far.
+        stopped: {stage: the mistake at which it stopped}, of stages that are not done.
     """
 
     states: Sequence[State]
@@ -67,6 +69,7 @@ class Live:
     memory_gib: float | None
     cost: CostSection
     report: bool
+    stopped: Mapping[str, str]
 
     @property
     def decided(self) -> int:
@@ -94,6 +97,7 @@ def live_state(run: Run) -> Live:
         memory_gib=max((row["memory_gib"] for row in rows if "memory_gib" in row), default=None),
         cost=_whole(lambda: cost_section(run), CostSection([], None)),
         report=run.report.exists(),
+        stopped=stopped_at(run),
     )
 
 

@@ -40,11 +40,18 @@ class Broken:
     def add(self, row: Mapping[str, Any], sides: Sequence[str], labels: Mapping[str, str]) -> None:
         """Counts a triaged row whose ``sides`` break the clause."""
         self.counts[row["split"], row["category"]] += 1
-        if row["category"] in CONFLICTS and len(self.examples) < EXAMPLES:
-            self.examples.append({**row, "side": sides[0]})
+        if row["category"] in CONFLICTS:
+            self._keep({**row, "side": sides[0]})
         if (labelled := labels.get(row["pair_id"])) is not None:
             self.labelled += 1
             self.agreed += labelled == row["category"]
+
+    def _keep(self, example: Mapping[str, Any]) -> None:
+        shown = [kept["category"] for kept in self.examples]
+        if len(shown) < EXAMPLES:
+            self.examples.append(example)
+        elif example["category"] not in shown and len(set(shown)) < len(shown):
+            self.examples[-1] = example
 
 
 def broken_by_clause(run: Run, policy: PolicyConfig, labels: Mapping[str, str]) -> tuple[dict[str, Broken], bool]:
