@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.report.contrast import CONTRAST
 from tests.report.made_run import AUDIT, MadeRun, config_of
 from tests.report.questions import QUESTIONS, answers
 from tests.report.states import states
+from trace_ray.config.policy import ClauseConfig, RuleConfig
 from trace_ray.pairs import CONFLICTS
 from trace_ray.report.live import live_fragment, live_page
 from trace_ray.report.page import render
@@ -66,7 +68,10 @@ def test_the_six_questions_are_answered_on_the_page(browser: Chromium, tmp_path:
     previous = "policy.previous={name: old, version: '0', text: Answer at length., clauses: []}"
     made = MadeRun(tmp_path / "run", rows=600)
     run = made.everything(AUDIT)
-    (tmp_path / "report.html").write_text(render(run, config_of(previous)))
+    config = config_of(previous)
+    brief = ClauseConfig(id="brief", text="In two words.", rule=RuleConfig(max_words=2))  # which every made text breaks
+    config = replace(config, policy=replace(config.policy, clauses=[brief]))
+    (tmp_path / "report.html").write_text(render(run, config))
     browser.open(tmp_path / "report.html")
     found = {(question, selector): texts for question, selector, texts in answers(browser)}
     assert {question for question, _ in found} == set(QUESTIONS)
@@ -75,6 +80,7 @@ def test_the_six_questions_are_answered_on_the_page(browser: Chromium, tmp_path:
     assert "Compared with “old”, version 0" in at["section[aria-labelledby=policy] > p"][0]
     conflicts = sum(run.triaged.read(["category"])["category"].to_pylist().count(name) for name in CONFLICTS)
     assert any(text.startswith(f"Conflicts{conflicts}") for text in (t.replace(" ", "") for t in at[".funnel tr.sum"]))
+    assert "SECRET" in at[".clauses .example"][0]
     assert "SECRET chosen 0" in " ".join(at["#pair-list > li[data-category=INVERT] article"])
     assert "kappa 0.80" in at[".cards a[href='#judge']"][0]
     assert "50 → 75 %" in at[".cards a[href='#change']"][0]
