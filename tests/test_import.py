@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import trace_ray
-from tests.house import arrows, at_root, circle, floors, imported, modules, wing, wings
+from tests.house import arrows, at_root, circle, floors, imported, long_files, long_functions, modules, wing, wings
 
 PACKAGE = Path(trace_ray.__file__).parent
 MEET_ON_DISK = {"triage", "impact", "realign", "evaluate", "report", "compare"}
@@ -111,6 +111,14 @@ def test_heavy_libraries_are_imported_at_the_edge_alone() -> None:
         }
         stages = {name for name in found if library == "ray" and name.endswith("stage.py")}
         assert found - stages == allowed, library
+
+
+def test_what_is_large_is_listed_with_its_reason() -> None:
+    """Each has its name in CONTRIBUTING's paragraph on it."""
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    listed = text[text.index("more than 250:") : text.index("Words, each for one thing")]
+    large = {*long_files(PACKAGE), *(name.partition(":")[2] for name in long_functions(PACKAGE))}
+    assert large == set(re.findall(r"`([^`]+)`", listed))
 
 
 @pytest.fixture
