@@ -34,6 +34,7 @@ OPTIONS: dict[str, set[str]] = {
         "aws ec2 authorize-security-group-egress": "--group-id --ip-permissions",
         "aws ec2 authorize-security-group-ingress": "--group-id --protocol --port --cidr --ip-permissions",
         "aws ec2 create-security-group": f"--group-name --description --vpc-id {_OUT}",
+        "aws ec2 delete-security-group": "--group-id",
         "aws ec2 describe-security-groups": f"--filters {_OUT}",
         "aws ec2 describe-subnets": f"--filters {_OUT}",
         "aws ecr create-repository": "--repository-name",
@@ -47,6 +48,7 @@ OPTIONS: dict[str, set[str]] = {
         "aws eks describe-cluster": f"--name {_OUT}",
         "aws iam attach-role-policy": "--role-name --policy-arn",
         "aws iam create-policy": "--policy-name --policy-document",
+        "aws iam delete-policy": "--policy-arn",
         "aws iam create-service-linked-role": "--aws-service-name",
         "aws s3 cp": "",
         "aws s3 rb": "--force",
@@ -84,7 +86,8 @@ OPTIONS: dict[str, set[str]] = {
         "kubectl apply": "-k -f",
         "kubectl create namespace": "",
         "kubectl create secret generic": "-n --from-literal",
-        "kubectl delete": "-k -f",
+        "kubectl delete": "-k",
+        "kubectl delete rayjob": "-n",
         "kubectl get pod": "-n --selector --output",
         "kubectl get rayjob": "-n --watch",
         "kubectl logs": "-n -f",
@@ -112,7 +115,7 @@ def check_outside(words: Sequence[str]) -> None:
     plain = [word for word in words if not word.startswith("-")]
     if words[0] == "kubectl" and "-n" in words:  # the namespace may stand before the verb
         plain.remove(words[words.index("-n") + 1])
-    (known,) = [name for name in OPTIONS if plain[: len(name.split())] == name.split()] or [""]
+    known = max((name for name in OPTIONS if plain[: len(name.split())] == name.split()), key=len, default="")
     assert known, f"{shlex.join(words[:4])}: no such command is known"
     options = {word.partition("=")[0] for word in words if word.startswith("-") and not re.fullmatch(r"-\d+", word)}
     assert options <= OPTIONS[known], options - OPTIONS[known]
