@@ -128,5 +128,5 @@ def test_the_example_in_python_runs(
     shutil.copy(ROOT / "trace_ray" / "cli" / "starters" / "gpu.yaml", "trace-ray.yaml")
     (code,) = [block.text for block in blocks(ROOT / "README.md") if block.language == "python"]
     exec(code, {})
-    assert ran == ["triage", "impact"]
+    assert ran == ["triage", "report", "impact", "report"]  # what is known is told after each stage
     assert capsys.readouterr().out == "[]\n"
