@@ -267,4 +267,9 @@ def test_the_line_of_each_kind_of_end() -> None:
     assert told(botocore.exceptions.EndpointConnectionError(endpoint_url="https://s3"))[0] == 1, "it may be tried again"
     assert told(botocore.exceptions.ReadTimeoutError(endpoint_url="https://s3"))[1].startswith("storage: Read timeout")
     assert told(FileNotFoundError(2, "No such file", "x.csv"))[1].startswith("x.csv: No such file: ")
+    late = Exception(
+        "The current node timed out during startup. This could happen because the GCS has become overloaded."
+    )
+    assert told(late)[0] == 1
+    assert told(late)[1].startswith("Ray did not start in time: this machine is busy; ")
     assert isinstance(typer.Abort(), Exception)

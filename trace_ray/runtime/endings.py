@@ -10,6 +10,8 @@ from itertools import dropwhile
 from trace_ray.errors import StalledError, UserError, inside
 
 _CHARACTERS = 300
+_LATE = "timed out during startup"
+"""Ray's words, in a plain Exception, where its own processes took longer than it waits."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _TRACE = re.compile(r'^\s+File ".+", line \d+', re.MULTILINE)
 
@@ -27,6 +29,8 @@ def told(error: Exception) -> tuple[int, str]:
         return 2, f"storage: {said}: look at credentials, bucket, storage.region and storage.endpoint"
     if isinstance(error, OSError) and error.filename is not None:
         return 2, f"{error.filename}: {error.strerror}: name a file or folder that can be read, or written, there"
+    if _LATE in str(error):
+        return 1, "Ray did not start in time: this machine is busy; the same command goes on where this one was"
     with tempfile.NamedTemporaryFile("w", prefix="trace-ray-", suffix=".txt", delete=False, encoding="utf-8") as kept:
         kept.writelines(traceback.format_exception(error))
     return 1, f"{reason(error)}: not foreseen; its trace is in {kept.name}, or run with --debug"
