@@ -137,7 +137,8 @@ class Drill:
         return run
 
     def fill(self, stage: str, run: Path) -> None:
-        """Copies what the stages before have made."""
+        """Copies what the stages before have made, and the settings: the day on which the run was begun is one of them."""
+        shutil.copy(self.base / "config.yaml", run)
         for done in STAGES[: STAGES.index(stage)]:
             for folder in FOLDERS[done]:
                 shutil.copytree(self.base / folder, run / folder)

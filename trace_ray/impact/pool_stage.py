@@ -42,7 +42,8 @@ class ActorPool:
     """As many actors as the cluster holds, and some that wait for nodes which an autoscaler may add.
 
     An actor that dies is started again and does its call anew, ``impact.max_retries`` times; where a node goes whose end
-    was announced, that does not count.
+    was announced, that does not count, nor does an actor that cannot be reached: for seconds nobody knows that its node is
+    gone, and the calls sent meanwhile come back.
     """
 
     def __init__(self, impact: ImpactConfig) -> None:
@@ -134,7 +135,7 @@ class ActorPool:
             num_gpus=impact.num_gpus or None,
             label_selector=impact.label_selector or None,
             max_restarts=impact.max_retries,
-            max_task_retries=impact.max_retries,
+            max_task_retries=-1,  # deaths are what is counted
         )(ImpactWorker)
         while len(self._actors) < count:
             made = actor.remote()
