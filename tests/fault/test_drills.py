@@ -146,7 +146,7 @@ def test_a_damaged_part_is_named_and_made_again(drill: Drill) -> None:
 def test_a_second_driver_is_refused_and_the_first_goes_on(drill: Drill) -> None:
     run = drill.prepared("impact", "two-drivers")
     first = drill.driver("impact", run)
-    wait_for(lambda: (run / "driver.json").exists(), 200, "the first driver's lock")  # it has its whole work before it
+    wait_for((run / "driver.json").exists, 200, "the first driver's lock")  # it has its whole work before it
     assert drill.driver("impact", run).wait(timeout=300) == 2
     assert "is at work on this run" in drill.said(run)
     assert first.poll() is None, "the first had ended before the second was refused"
