@@ -186,6 +186,19 @@ def test_a_tracker_lets_go_of_its_run_where_another_process_goes_on(
     assert said == ["log", "finish"]
 
 
+def test_a_tracker_that_takes_no_figures_costs_no_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def down(**_: Any) -> None:
+        raise ConnectionError("its server is down")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=down))
+    tell_once(("wandb", "tensorboard"), locate(str(tmp_path), StorageConfig()), "run", 0, {"triage/INVERT": 3.0})
+    said = "realign.trackers: wandb was not told the figures of step 0: ConnectionError: its server is down"
+    assert said in "".join(capsys.readouterr())
+    assert list((tmp_path / TENSORBOARD).iterdir())
+
+
 def test_a_tracker_that_is_not_installed_is_named() -> None:
     with pytest.raises(UserError, match="pip install wandb"):
         check_trackers(("wandb",))

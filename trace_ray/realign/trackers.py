@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from trace_ray.config.plugins import plugin
 from trace_ray.errors import UserError
+from trace_ray.runtime.progress import warn
 from trace_ray.storage.location import Location
 
 TENSORBOARD = "tensorboard"
@@ -60,13 +61,20 @@ def make_trackers(names: tuple[str, ...], place: Location, run_name: str, first_
 def tell_once(names: tuple[str, ...], place: Location, run_name: str, step: int, figures: Mapping[str, float]) -> None:
     """Logs figures of one step from a process that has no more of them, and lets go of the trackers' runs.
 
+    What a tracker does not take, its server being down say, is a warning: the stage is done, and its figures are kept.
+
     Args: as of ``make_trackers``; ``step``: among training's.
     """
-    for tracker in make_trackers(names, place, run_name, 0):
-        tracker.log(step, figures)
-        tracker.flush()
-        if isinstance(tracker, Ends):
-            tracker.end()
+    for name in names:
+        try:
+            (tracker,) = make_trackers((name,), place, run_name, 0)
+            tracker.log(step, figures)
+            tracker.flush()
+            if isinstance(tracker, Ends):
+                tracker.end()
+        except Exception as error:  # noqa: BLE001 - another's code, or another's server
+            said = " ".join(str(error).split())[:200]
+            warn(f"realign.trackers: {name} was not told the figures of step {step}: {type(error).__name__}: {said}")
 
 
 @runtime_checkable
