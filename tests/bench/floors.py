@@ -3,8 +3,7 @@
     python -m tests.bench.floors --out runs/bench
 
 Needs SmolLM2 (`make smollm2`), TRL (extra dev) and a quiet machine. Pairs are those of ../shared/data, else made of random
-words. Each page says hardware, versions, command, date and figures; those of tests/bench/pages are kept
-(`make bench PAGES=tests/bench/pages`), and README's figures of speed point there.
+words. Each page says hardware, versions, command, date and figures; `make bench PAGES=FOLDER` writes them elsewhere.
 """
 
 from __future__ import annotations
