@@ -52,7 +52,8 @@ def test_the_steps_are_those_of_responses_run_apart(tmp_path: Path) -> None:
     (apart, more), (shared, fewer) = (trained(config, rows, pays) for pays in (None, lambda *_: True))
     assert (more, fewer) == (18 // 3 * (2 + 2 + 1), 18)
     for mine, other in zip(apart, shared, strict=True):
-        assert {n: other[n] for n in FIGURES} == pytest.approx({n: mine[n] for n in FIGURES}, rel=1e-4, abs=1e-6)
+        # A margin is a difference of sums of some 50 nats, of which float32 keeps 4e-6 each.
+        assert {n: other[n] for n in FIGURES} == pytest.approx({n: mine[n] for n in FIGURES}, rel=1e-4, abs=5e-5)
         assert (mine["samples"], mine["tokens"]) == (other["samples"], other["tokens"])
         assert other["padding"] < 0.5
 
