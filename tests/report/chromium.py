@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -27,13 +28,11 @@ FLAGS = (
 
 
 class Chromium:
-    """One browser with one page.
+    """One browser with one page: this machine's Chromium, or Chrome."""
 
-    Args:
-        executable: of Chromium or Chrome.
-    """
-
-    def __init__(self, executable: str) -> None:
+    def __init__(self) -> None:
+        executable = shutil.which("chromium") or shutil.which("google-chrome")
+        assert executable, "install chromium"
         self.profile = tempfile.TemporaryDirectory()
         arguments = [executable, *FLAGS, f"--user-data-dir={self.profile.name}", "about:blank"]
         self.process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,9 +46,7 @@ def answers(browser: Chromium) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def main(page: Path) -> None:
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    assert executable, "install chromium"
-    with Chromium(executable) as browser:
+    with Chromium() as browser:
         browser.open(page.resolve())
         asked = ""
         for question, selector, texts in answers(browser):

@@ -149,9 +149,7 @@ def main(folder: Path, out: Path) -> None:
     from trace_ray.config.load import load_text
 
     config = load_text((folder / "config.yaml").read_text(), str(folder))
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    assert executable, "install chromium"
-    with Chromium(executable) as browser:
+    with Chromium() as browser:
         for name, (run, changed) in states(folder, config, out).items():
             page = out / f"{name}.html"
             page.write_text(render(run, changed))

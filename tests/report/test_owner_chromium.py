@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -27,14 +26,6 @@ from trace_ray.report.served import serve
 from trace_ray.runs.artifacts import Run
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chromium]:
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    assert executable, "install chromium to run the slow tests"
-    with Chromium(executable) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +21,6 @@ from trace_ray.report.live import live_fragment, live_page
 from trace_ray.report.served import serve
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chromium]:
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    assert executable, "install chromium to run the slow tests"
-    with Chromium(executable) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,14 +31,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = folder / "report.html"
     file.write_text(render(MadeRun(folder / "run", rows=60).everything(AUDIT), config_of()))
     return file
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chromium]:
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    assert executable, "install chromium to run the slow tests"
-    with Chromium(executable) as opened:
-        yield opened
 
 
 def test_no_hostile_script_runs_and_nothing_is_requested(browser: Chromium, page: Path) -> None:
@@ -169,7 +159,7 @@ def test_a_link_shows_its_pair_whatever_is_filtered(browser: Chromium, page: Pat
 def test_words_that_are_searched_for_are_highlighted(browser: Chromium, page: Path) -> None:
     browser.open(page)
     browser.ask(SEARCH % "rejected 41")
-    marked = browser.ask("[...CSS.highlights.get('found')].map((one) => one.toString())")
+    marked = browser.ask("[...CSS.highlights.get('found')].map((range) => range.toString())")
     assert {"rejected", "41"} == set(marked)
 
 

@@ -18,7 +18,7 @@ _OF_TRIAGE = re.compile(r"triage\.(\w+)")
 def is_deciding(name: str) -> bool:
     """Returns whether an input of triage (a setting, or a file that one names) says what verdicts mean.
 
-    >>> [is_deciding(one) for one in ("triage.threshold", "triage.review_labels content", "triage.judge.model", "policy")]
+    >>> [is_deciding(name) for name in ("triage.threshold", "triage.review_labels content", "triage.judge.model", "policy")]
     [True, True, False, False]
     """
     match = _OF_TRIAGE.match(name)

@@ -63,9 +63,9 @@ def load_storage(overrides: Sequence[str]) -> StorageConfig:
     for text in overrides:
         if not text.startswith("storage."):
             raise UserError("override", text, "only storage.key=value is read here, such as storage.endpoint=URL")
-    return (
-        _merged([(f"override {text}", _override(text)) for text in overrides]).storage if overrides else StorageConfig()
-    )
+    if not overrides:
+        return StorageConfig()
+    return _merged([(f"override {text}", _override(text)) for text in overrides]).storage
 
 
 def load_text(text: str, where: str) -> Config:
@@ -85,9 +85,8 @@ def _merged(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
         refuse_secrets(where, values)
         _refuse_flat_sections(where, values, Config(), "")
         try:
-            merged = OmegaConf.unsafe_merge(
-                merged, OmegaConf.create(values)
-            )  # in place: the other copies all each time
+            # In place: ``merge`` would copy the whole tree for each layer.
+            merged = OmegaConf.unsafe_merge(merged, OmegaConf.create(values))
         except OmegaConfBaseException as error:
             raise UserError(where, error.full_key or "", _explain(error)) from None
         except TypeError:

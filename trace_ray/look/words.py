@@ -23,7 +23,7 @@ def word_diff(before: str, after: str) -> list[Piece]:
 
     Longer texts than MOST_WORDS are told apart as a whole.
 
-    >>> [(one.kind, one.text) for one in word_diff("Always refuse it.", "Explain it.")]
+    >>> [(span.kind, span.text) for span in word_diff("Always refuse it.", "Explain it.")]
     [('gone', 'Always refuse'), ('new', 'Explain'), ('same', 'it.')]
     """
     return list(_pieces(before.split(), after.split()))

@@ -36,7 +36,7 @@ RELIABLE, TENTATIVE = 0.8, 0.667
 def alpha_word(alpha: float | None) -> str:
     """Returns what an alpha means, for those who read it for the first time.
 
-    >>> [alpha_word(one) for one in (0.8, 0.79, 0.667, 0.66, None)]
+    >>> [alpha_word(alpha) for alpha in (0.8, 0.79, 0.667, 0.66, None)]
     ['reliable', 'tentative', 'tentative', 'too low to rely on', 'not defined']
     """
     if alpha is None:
