@@ -9,7 +9,7 @@ ifeq ($(PIP_FIND_LINKS)$(PIP_EXTRA_INDEX_URL),)
 export PIP_EXTRA_INDEX_URL := https://download.pytorch.org/whl/cpu
 endif
 
-.PHONY: demo test test-varied test-slow check clean smollm2 study study-reduced study-smollm2 faults jobs audit lock wheel bench docs reference
+.PHONY: demo test test-varied test-slow check clean smollm2 study study-reduced study-smollm2 faults jobs audit lock wheel bench docs reference gpu-check
 
 demo: $(READY)
 	$(BIN)/trace-ray demo
@@ -93,6 +93,11 @@ docs: $(READY)
 PAGES ?= runs/bench
 bench: smollm2
 	$(BIN)/python -m tests.bench.floors --out $(PAGES)
+
+# On a machine with a GPU: numbers and speed, each part with its own time limit; tests/gpu/README.md says what they are.
+GPU_CHECK ?=
+gpu-check: smollm2
+	$(BIN)/python -m tests.gpu.check $(GPU_CHECK)
 
 # Wheel and source archive into dist/.
 wheel: $(READY)
