@@ -11,7 +11,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / name for name in ("README.md", "conf/README.md")]
 DOCUMENTS += [ROOT / "trace_ray" / area / "README.md" for area in ("study", "triage", "impact", "realign", "plan")]
-DOCUMENTS += [ROOT / name for name in ("tests/fault/README.md", "CONTRIBUTING.md", "SECURITY.md")]
+DOCUMENTS += [
+    ROOT / name for name in ("tests/fault/README.md", "tests/gpu/README.md", "CONTRIBUTING.md", "SECURITY.md")
+]
 DOCUMENTS += [ROOT / name for name in ("jobs/README.md", "clusters/README.md", "clusters/SCALING.md")]
 """In the order in which a reader types their commands: a later one may use what an earlier one made."""
 
