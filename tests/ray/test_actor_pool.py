@@ -33,6 +33,7 @@ def test_every_call_is_answered_by_two_actors(pool: ActorPool, capfd: pytest.Cap
     found = dict(pool.each(square, [(number, (number,)) for number in range(40)]))
     assert {key: value for key, (value, _) in found.items()} == {number: number**2 for number in range(40)}
     assert len({pid for _, pid in found.values()}) <= 2
+    assert (pool.settle(1), pool.settle(9)) == (1, 2)
     streams = pool.streams(counted, [(3,), (5,)])
     assert [[ray.get(part) for part in stream] for stream in streams] == [[0, 1, 2], [0, 1, 2, 3, 4]]
     assert [value for value, _ in pool.gathered(square, [(7,), (3,)])] == [49, 9]

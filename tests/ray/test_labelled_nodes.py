@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.config.test_labels import NODES
+from trace_ray.config import ImpactConfig
 from trace_ray.config.selectors import selects
+from trace_ray.impact.pool_stage import ActorPool
 
 SELECTORS = [
     {"trace-ray/pool": "judge"},
@@ -55,6 +57,46 @@ def test_a_task_runs_where_its_selector_says(nodes: dict[str, dict[str, str]], s
     task = ray.remote(num_cpus=1, label_selector=selector)(locator())
     for node in ray.get([task.remote() for _ in range(4)], timeout=120):
         assert selects(selector, nodes[node])
+
+
+def test_scoring_deals_its_work_to_actors_that_have_a_node(nodes: dict[str, dict[str, str]]) -> None:
+    """Two nodes have CPUs and one the label: more streams than that would wait for ever."""
+    import ray
+
+    where = locator()
+
+    def parts(number: int) -> Iterator[str]:
+        yield from [where()] * number
+
+    with ActorPool(ImpactConfig(num_cpus=1, label_selector={"trace-ray/pool": "judge"})) as pool:
+        assert (pool.slots(), pool.settle(5)) == (1, 1)
+        (stream,) = pool.streams(parts, [(3,)])
+        found = [ray.get(part, timeout=60) for part in stream]
+        assert [nodes[node]["trace-ray/pool"] for node in found] == ["judge"] * 3
+        assert {
+            nodes[node]["trace-ray/pool"] for _, node in pool.each(lambda _: where(), [(i, (i,)) for i in range(4)])
+        } == {"judge"}
+
+
+def test_an_actor_that_finds_its_node_taken_is_let_go(nodes: dict[str, dict[str, str]]) -> None:
+    """By others, which no count of the nodes tells."""
+    import ray
+
+    class Other:
+        def up(self) -> bool:
+            return True
+
+    other = ray.remote(num_cpus=1)(Other).remote()
+    assert ray.get(other.up.remote(), timeout=60)
+    try:
+        with ActorPool(ImpactConfig(num_cpus=1)) as pool:
+            assert pool.slots() == len(NODES[1:])
+            assert pool.settle(5) == len(NODES[1:]) - 1
+            assert [value for value, *_ in (pool.gathered(lambda n: (n,), [(7,)] * (len(NODES[1:]) - 1)))] == [7] * (
+                len(NODES[1:]) - 1
+            )
+    finally:
+        ray.kill(other)
 
 
 def test_a_pool_of_actors_stays_on_its_nodes(nodes: dict[str, dict[str, str]]) -> None:

@@ -41,7 +41,7 @@ def write_direction(run: Run, config: Config, pool: ActorPool) -> dict[str, Any]
     if place.exists():
         return dict(json.loads(place.read_text()))
     size = (run.impact.place / GOLD).read_parquet(["pair_id"]).num_rows
-    shards = pool.streams(gold_shard, [(run, config, *span) for span in spans(size, pool.slots())])
+    shards = pool.streams(gold_shard, [(run, config, *span) for span in spans(size, pool.settle(size))])
     summing = task(sum_part, config.impact, cpus=0)  # the actors hold what CPUs there are, and wait for the sums
     written: list[Any] = []
     with Meter("impact: direction", 0, "parts") as meter:
@@ -86,7 +86,7 @@ def _solve(run: Run, config: Config, about: dict[str, Any], pool: ActorPool) -> 
 
         def product(vector: dict[str, Any]) -> dict[str, Any]:
             stored = ray.put({name: value.numpy() for name, value in vector.items()})
-            calls = [(run, config, stored, *span) for span in spans(rows, pool.slots())]
+            calls = [(run, config, stored, *span) for span in spans(rows, pool.settle(rows))]
             total = {name: value.new_zeros(value.shape) for name, value in vector.items()}
             for image in pool.gathered(curvature_shard, calls):
                 for name, value in image.items():

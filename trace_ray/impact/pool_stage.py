@@ -9,11 +9,32 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from trace_ray.cluster.capacity import NodeGroup
 from trace_ray.config import ImpactConfig
-from trace_ray.impact.tasks import models_loaded
+from trace_ray.impact.tasks import models_loaded, models_run
 
 _LOOK_S = 10.0
 """Seconds after which the pool looks whether nodes have joined that more actors fit on."""
+
+
+def _nodes() -> list[NodeGroup]:
+    import ray
+
+    return [
+        NodeGroup(
+            name=node["NodeID"],
+            cpus=node["Resources"].get("CPU", 0.0),
+            gpus=node["Resources"].get("GPU", 0.0),
+            most=1,
+            labels=node["Labels"],
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+Told = tuple[str, int, dict[str, str]]
+"""(an actor's name, how often it has loaded a model so far, how it runs it)."""
 
 
 class ImpactWorker:
@@ -25,17 +46,17 @@ class ImpactWorker:
     def ready(self) -> None:
         """Answers when the actor has been placed."""
 
-    def work(self, function: Callable[..., Any], *arguments: Any) -> tuple[Any, tuple[str, int]]:
-        """Returns what the function returns, and how often this process has loaded a model so far."""
-        return function(*arguments), self.loads()
+    def work(self, function: Callable[..., Any], *arguments: Any) -> tuple[Any, Told]:
+        """Returns what the function returns, and what this process says of its model."""
+        return function(*arguments), self.told()
 
     def stream(self, function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
         # Not `yield from`: Ray sends values into this generator, which the function's iterator need not take.
         for part in function(*arguments):  # noqa: UP028
             yield part
 
-    def loads(self) -> tuple[str, int]:
-        return self.name, models_loaded()
+    def told(self) -> Told:
+        return self.name, models_loaded(), models_run()
 
 
 class ActorPool:
@@ -50,6 +71,7 @@ class ActorPool:
         self.impact = impact
         self._actors: dict[Any, Any] = {}
         self._told: dict[str, int] = {}
+        self.run_as: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -66,16 +88,35 @@ class ActorPool:
         return sum(self._told.values())
 
     def slots(self) -> int:
-        """Returns how many actors the cluster holds at once, now."""
+        """Returns how many actors the nodes that may have them hold at once, now; 1 where that is none yet."""
+        return max(1, sum(node.admits(self.impact.label_selector) * self._on(node) for node in _nodes()))
+
+    def _on(self, node: NodeGroup) -> int:
+        return node.holds(self.impact.num_cpus, self.impact.num_gpus)
+
+    def settle(self, most: int) -> int:
+        """Returns how many actors are up, ``most`` at most: those that find no room while none comes up are let go.
+
+        Work that is dealt to actors beforehand is dealt to these: a call of one that waits for room might never be made.
+        """
         import ray
 
-        impact, have = self.impact, ray.cluster_resources()
-        counts = [have.get("CPU", 1.0) / impact.num_cpus] if impact.num_cpus else []
-        counts += [have.get("GPU", 0.0) / impact.num_gpus] if impact.num_gpus else []
-        return max(1, int(min(counts, default=1.0)))
+        self._grown(min(most, self.slots()))
+        waiting, up = dict(self._actors), 0
+        while waiting:
+            ended, _ = ray.wait(list(waiting), timeout=_LOOK_S if up else None)
+            if not ended:
+                break
+            for ready in ended:
+                ray.get(ready)
+                waiting.pop(ready)
+                up += 1
+        for actor in waiting.values():
+            self._release(actor)
+        return min(most, up)
 
     def streams(self, function: Callable[..., Iterator[Any]], calls: Sequence[Sequence[Any]]) -> list[Any]:
-        """Returns a generator of references a call, each on an actor of its own."""
+        """Returns a generator of references a call, each on an actor of its own: no more calls than ``settle`` has told."""
         actors = self._grown(len(calls))
         return [
             actor.stream.options(num_returns="streaming").remote(function, *arguments)
@@ -83,7 +124,7 @@ class ActorPool:
         ]
 
     def gathered(self, function: Callable[..., Any], calls: Sequence[Sequence[Any]]) -> Iterator[Any]:
-        """Yields what each call returns, in order; each is on an actor of its own."""
+        """Yields what each call returns, in order; each is on an actor of its own: no more than ``settle`` has told."""
         import ray
 
         actors = self._grown(len(calls))
@@ -142,9 +183,10 @@ class ActorPool:
             self._actors[made.ready.remote()] = made
         return list(self._actors.values())
 
-    def _result(self, told: tuple[Any, tuple[str, int]]) -> Any:
-        result, (name, loads) = told
+    def _result(self, told: tuple[Any, Told]) -> Any:
+        result, (name, loads, how) = told
         self._told[name] = loads
+        self.run_as = how or self.run_as
         return result
 
     def _release(self, actor: Any) -> None:
