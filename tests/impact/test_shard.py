@@ -10,11 +10,10 @@ import pytest
 from tests.impact import tiny, world
 from trace_ray.chat.text import accepted
 from trace_ray.config import ImpactConfig, ObjectiveConfig, TermConfig
-from trace_ray.impact import pair_scores
 from trace_ray.impact.direction import gold_gradient
 from trace_ray.impact.scores import Direction
 from trace_ray.impact.shard import Selection, direction_norm, score_shard
-from trace_ray.model import packing
+from trace_ray.model import flat, packing
 from trace_ray.model.loading import load_chat_tokenizer
 
 ORACLE = ObjectiveConfig(PUNISH=TermConfig(loss="dpo", prefer="rejected", suppress=("chosen",)))
@@ -120,11 +119,11 @@ def test_each_unique_response_runs_once(scene: tuple[Any, Direction, Any], monke
     ran: list[Any] = []
     real = packing.pack
 
-    def pack(rows: Any) -> Any:
+    def pack(rows: Any, **how: Any) -> Any:
         ran.extend(rows)
-        return real(rows)
+        return real(rows, **how)
 
-    monkeypatch.setattr(pair_scores, "pack", pack)
+    monkeypatch.setattr(flat, "pack", pack)
     rows = scores(scene, pa.Table.from_pylist([*conflicts, *again], schema=world.triaged(5).schema))
     responses = {(tuple(r["prompt_ids"]), tuple(r[f"{n}_ids"])) for r in rows for n in ("chosen", "rejected")}
     assert len(ran) == len(responses)

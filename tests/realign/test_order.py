@@ -105,6 +105,21 @@ def test_a_step_is_dealt_whole_and_within_its_budget(samples: list[list[int]], w
         assert sum(len(samples[i]) for i in part) * max(max(samples[i]) for i in part) <= budget
 
 
+@settings(max_examples=150, deadline=None)
+@given(lengths, st.integers(1, 5), st.integers(1, 400))
+def test_flat_rows_are_dealt_by_their_tokens_and_run_as_one_group(
+    samples: list[list[int]], workers: int, budget: int
+) -> None:
+    marks = [[i % 2 == 0] * len(indices) for i, indices in enumerate(samples)]
+    steps = plan_step(samples, marks, [False] * len(samples), workers=workers, budget=budget, overhead=5, flat=True)
+    assert sorted(i for step in steps for part in step.samples for i in part) == list(range(len(samples)))
+    for step in steps:
+        for part, groups in zip(step.samples, step.groups, strict=True):
+            assert len(part) < 2 or sum(sum(samples[i]) for i in part) <= budget
+            assert groups == [list(range(sum(len(samples[i]) for i in part)))]
+        assert step.anchored == [any(i % 2 == 0 for part in step.samples for i in part)]
+
+
 @settings(max_examples=100, deadline=None)
 @given(lengths, st.integers(1, 4))
 def test_all_workers_run_as_many_groups(samples: list[list[int]], workers: int) -> None:

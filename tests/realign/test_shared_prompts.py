@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.realign import handmade
 from trace_ray.config import Config
+from trace_ray.model.flat import choose_packing
 from trace_ray.model.loading import load_model, new_adapter
 from trace_ray.model.sharing import Pays
 from trace_ray.objective.batch import SequenceGroup
@@ -33,12 +35,15 @@ class Watched(PlainEngine):
         return super().__call__(groups)
 
 
-def trained(config: Config, rows: list[dict[str, Any]], pays: Pays | None) -> tuple[list[dict[str, Any]], int]:
+def trained(
+    config: Config, rows: list[dict[str, Any]], pays: Pays | None, *, flat: bool = False
+) -> tuple[list[dict[str, Any]], int]:
     """The figures of three steps, and how many rows were run."""
     held = TrainingRows.of(pa.Table.from_pylist(rows, schema=SCORED_SCHEMA), config.objective)
+    model = new_adapter(load_model(config.model), config.lora, 0)
     if pays:
-        held.share_prompts(pays)
-    policy = HybridPolicy(new_adapter(load_model(config.model), config.lora, 0))
+        held.share_prompts(pays, flat=flat and choose_packing(model, "flat", "cpu"))
+    policy = HybridPolicy(model)
     training = Training(held, config.objective, config.realign, lambda steps: Watched(policy, config.realign, steps))
     training.run(lambda: None)
     assert isinstance(training.engine, Watched)
@@ -56,6 +61,21 @@ def test_the_steps_are_those_of_responses_run_apart(tmp_path: Path) -> None:
         assert {n: other[n] for n in FIGURES} == pytest.approx({n: mine[n] for n in FIGURES}, rel=1e-4, abs=5e-5)
         assert (mine["samples"], mine["tokens"]) == (other["samples"], other["tokens"])
         assert other["padding"] < 0.5
+
+
+@pytest.mark.parametrize("budget", [4096, 60])
+def test_the_steps_of_flat_rows_are_those_of_padded_ones(tmp_path: Path, budget: int) -> None:
+    """With anchors beside shared prompts in one row, in one micro-step and in several; without padding."""
+    config = handmade.tiny_config(handmade.tiny_model(tmp_path / "model"), max_steps=3, batch=6)
+    model = load_model(config.model)
+    rows = handmade.scored_rows(model, 18)
+    config = replace(config, realign=replace(config.realign, micro_tokens=budget))
+    (apart, _), (flat, run) = trained(config, rows, None), trained(config, rows, lambda *_: True, flat=True)
+    assert run == 18
+    for mine, other in zip(apart, flat, strict=True):
+        assert {n: other[n] for n in FIGURES} == pytest.approx({n: mine[n] for n in FIGURES}, rel=1e-4, abs=5e-5)
+        assert (mine["samples"], mine["tokens"]) == (other["samples"], other["tokens"])
+        assert other["padding"] == 0.0
 
 
 def test_a_pair_shares_where_that_costs_less_and_no_response_is_compared(tmp_path: Path) -> None:

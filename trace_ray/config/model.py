@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trace_ray.config.fields import choice
+from trace_ray.config.fields import choice, resource_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +14,9 @@ class ModelConfig:
 
     Args:
         trust_remote_code: ``path`` once more = run the Python code that this model brings; ``""`` = refuse such models.
+        packing: how sequences are run together: ``rows`` padded to like lengths, ``flat`` = one after the other without
+            padding, ``auto`` = flat on a GPU in bfloat16 where the family allows it.
+        kernels: ``fused`` norms, activations and adapters, ``torch`` = none, ``auto`` = fused on a GPU.
         max_length: tokens of prompt and response together; beyond them a response loses its end, then the prompt its
             oldest text.
         chat_template: instead of the tokenizer's own: jinja text, a file of it, or the name of one of several that the
@@ -28,6 +31,8 @@ class ModelConfig:
     trust_remote_code: str = ""
     dtype: str = choice("float32", "bfloat16")
     attention: str = choice("sdpa", "eager", "flash_attention_2")
+    packing: str = resource_choice("auto", "rows", "flat")
+    kernels: str = resource_choice("auto", "torch", "fused")
     max_length: int = 256
     chat_template: str = ""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)

@@ -10,10 +10,10 @@ import torch
 
 from trace_ray.chat.text import TokenizedPair
 from trace_ray.evaluate.drift_sum import DriftSum
-from trace_ray.model.batches import token_batches
+from trace_ray.model.flat import packed_batches
 from trace_ray.model.head import OutputHead
 from trace_ray.model.log_probs import target_log_probs
-from trace_ray.model.packing import hidden_states, pack_each
+from trace_ray.model.packing import Packed, hidden_states
 from trace_ray.objective.losses import token_kl
 
 
@@ -34,14 +34,12 @@ def drift_sums(
         model: the realigned model, in evaluation mode.
         reference: the base model; None = ``model`` is a PEFT model and the base is its weights with the adapter off.
         pairs: tokenised RETAIN pairs; ``response`` names the answer that is right.
-        batch_tokens: padded tokens of one forward.
+        batch_tokens: tokens of one forward, padding included.
     """
-    device = next(model.parameters()).device
     base = model if reference is None else reference
     head, base_head = OutputHead(model), OutputHead(base)
-    sequences = [(pair.prompt_ids, pair.response_ids[response]) for pair in pairs]
-    for indices in token_batches([len(prompt) + len(ids) for prompt, ids in sequences], batch_tokens):
-        batch = pack_each(sequences[i] for i in indices).to(device)
+    rows = [Packed(pair.prompt_ids, (pair.response_ids[response],)) for pair in pairs]
+    for indices, batch in packed_batches(rows, model, batch_tokens):
         with nullcontext() if reference is not None else model.disable_adapter():
             base_ND = hidden_states(base, batch)
         realigned_ND = hidden_states(model, batch)

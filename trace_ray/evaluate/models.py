@@ -24,6 +24,8 @@ def measure_drift(run: Run, config: Config, rows: Sequence[dict[str, Any]]) -> I
     One copy of the weights where the run kept an adapter (the base is the adapter switched off), else two models.
     """
     from trace_ray.evaluate.drift import drift_sums
+    from trace_ray.model.flat import choose_packing
+    from trace_ray.model.fused import fuse
     from trace_ray.model.loading import load_adapter, load_model
 
     base, pairs, device = _base_and_pairs(config, rows)
@@ -35,6 +37,9 @@ def measure_drift(run: Run, config: Config, rows: Sequence[dict[str, Any]]) -> I
         with download_folder(merged) as folder:
             model = load_model(config.model.exported_to(folder)).to(device)
         reference = base.to(device)
+    for each in (model, base):
+        choose_packing(each, config.model.packing, device)
+        fuse(each, config.model.kernels, device)
     yield from drift_sums(model, reference, pairs, config.evaluate.batch_tokens)
 
 

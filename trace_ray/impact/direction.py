@@ -13,7 +13,7 @@ import torch
 from trace_ray.config import ImpactConfig
 from trace_ray.errors import UserError
 from trace_ray.impact.curvature import Solution, Vector, conjugate_gradients, damped
-from trace_ray.model.batches import token_batches
+from trace_ray.model.flat import batch_places, runs_flat
 from trace_ray.model.head import OutputHead
 from trace_ray.model.known import refuse_unknown_tokens
 from trace_ray.model.log_probs import response_log_probs
@@ -42,7 +42,7 @@ def gold_gradient(
         model: a causal LM or a PEFT model around one, in evaluation mode (no dropout); what is trained requires grad.
         rows: of GOLD_SCHEMA.
         beta: as in training.
-        batch_tokens: padded tokens a forward, both responses counted.
+        batch_tokens: tokens a forward, both responses and padding counted.
         reference: log pi_ref of both sides of each row; None = the model is at theta_ref.
         share_prompts: run a pair as one row with one prompt where that costs less.
     Source: TRACE (arXiv 2511.02623), Algorithm 2.
@@ -52,7 +52,8 @@ def gold_gradient(
     device = next(iter(parameters.values())).device
     head = OutputHead(model)
     for indices, packed in _batches(model, rows, batch_tokens, share_prompts=share_prompts):
-        logp_P2 = response_log_probs(model, pack(packed).to(device), head).view(-1, 2)  # preferred, dispreferred
+        batch = pack(packed, flat=runs_flat(model)).to(device)
+        logp_P2 = response_log_probs(model, batch, head).view(-1, 2)  # preferred, dispreferred
         at = logp_P2.detach() if reference is None else logp_P2.new_tensor([reference[i] for i in indices])
         ratio_P2 = logp_P2 - at
         loss = dpo(ratio_P2[:, 0] - ratio_P2[:, 1], beta).sum()
@@ -77,7 +78,8 @@ def adapter_off_log_probs(
     head, device = OutputHead(model), next(model.parameters()).device
     with model.disable_adapter():
         for indices, packed in _batches(model, rows, batch_tokens, share_prompts=share_prompts):
-            logp_P2 = response_log_probs(model, pack(packed).to(device), head).view(-1, 2)
+            batch = pack(packed, flat=runs_flat(model)).to(device)
+            logp_P2 = response_log_probs(model, batch, head).view(-1, 2)
             for i, (preferred, other) in zip(indices, logp_P2.tolist(), strict=True):
                 found[i] = preferred, other
     return found
@@ -96,7 +98,7 @@ def _batches(
     for group, together in ((shared, True), (apart, False)):
         packed = [_packed(rows[i], together=together) for i in group]
         lengths = [len(some) * max(len(packed_row) for packed_row in some) for some in packed]
-        for chosen in token_batches(lengths, batch_tokens):
+        for chosen in batch_places(lengths, batch_tokens, flat=runs_flat(model)):
             yield [group[k] for k in chosen], [packed_row for k in chosen for packed_row in packed[k]]
 
 

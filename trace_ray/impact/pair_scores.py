@@ -11,10 +11,10 @@ import torch
 
 from trace_ray.errors import UserError
 from trace_ray.impact.scores import Scorer, TokenCoefficient
-from trace_ray.model.batches import token_batches
 from trace_ray.model.decoder import causal_lm
+from trace_ray.model.flat import packed_batches
 from trace_ray.model.log_probs import response_log_probs
-from trace_ray.model.packing import Packed, PackedBatch, pack
+from trace_ray.model.packing import Packed
 from trace_ray.model.sharing import Pays, longest_shared_row, may_share_prompts, sharing_rule
 
 Tokens = tuple[int, ...]
@@ -66,7 +66,7 @@ def score_pairs(
     """Returns an outcome for each request, in order; no outcome depends on which others there are.
 
     Args:
-        batch_tokens: padded tokens a forward.
+        batch_tokens: tokens a forward, padding included.
         share_prompts: score a pair's responses as one row with one prompt where that costs less.
         norms: also each pair's gradient norm; its responses are then always one row.
     Raises: UserError where norms are asked for and the model does not keep the responses of one row apart.
@@ -75,7 +75,7 @@ def score_pairs(
     outcomes: dict[int, PairScores] = {}
     run = list(_weighed_rows(requests, scorer, pays, norms=norms))
     rows = [Packed(requests[i].prompt_ids, tuple(requests[i].response_ids[n] for n in names)) for i, names in run]
-    for batch_of, batch in _batches(rows, scorer, batch_tokens):
+    for batch_of, batch in packed_batches(rows, scorer.model, batch_tokens, padded=norms):
         some = [run[k] for k in batch_of]
         coefficients = torch.tensor([_coefficient(requests[i], name) for i, names in some for name in names])
         per_token = [requests[i].per_token.get(name, ()) for i, names in some for name in names]
@@ -125,7 +125,7 @@ def _each_once(requests: Sequence[PairRequest], scorer: Scorer, batch_tokens: in
     for with_score in (True, False):
         keys = [key for key, score in wanted.items() if score == with_score]
         rows = [Packed(prompt, (response,)) for prompt, response in keys]
-        for batch_of, batch in _batches(rows, scorer, batch_tokens):
+        for batch_of, batch in packed_batches(rows, scorer.model, batch_tokens):
             if with_score:
                 scored = scorer.score(batch)
                 logp, s = scored.logp_S.tolist(), scored.score_B.tolist()
@@ -151,9 +151,3 @@ def _keys(request: PairRequest) -> list[tuple[Tokens, Tokens]]:
 def _coefficient(request: PairRequest, name: str) -> float:
     assert request.coefficients is not None
     return request.coefficients[name]
-
-
-def _batches(rows: Sequence[Packed], scorer: Scorer, batch_tokens: int) -> Iterator[tuple[list[int], PackedBatch]]:
-    device = next(scorer.model.parameters()).device
-    for indices in token_batches([len(row) for row in rows], batch_tokens):
-        yield indices, pack([rows[i] for i in indices]).to(device)

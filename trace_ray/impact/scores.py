@@ -128,7 +128,7 @@ class Scorer:
         stood = [vars(tap.module).get("forward") for tap in self.taps]  # hooks of others, such as accelerate's
         for tap in self.taps:
             tap.module.forward = _through(tap, eps_B)
-            tap.rows, tap.tokens = batch.input_ids_BT.shape
+            tap.batch = batch
             if isinstance(tap, LoraTap):
                 tap.norms_B = norms_B
         try:

@@ -53,7 +53,7 @@ def run_impact(run: Run, config: Config) -> None:
     with ActorPool(config.impact) as pool:
         direction = write_direction(run, config, pool)
         told = _score(run, config, shards, _shares(found.seen, config), pool)
-    about = {"direction": direction, "noise": dict(found.noise), "model_loads": pool.loads}
+    about = {"direction": direction, "noise": dict(found.noise), "model_loads": pool.loads, "run_as": pool.run_as}
     _publish(run, config, told, started, about)
 
 

@@ -16,6 +16,8 @@ import torch
 from torch.func import functional_call
 
 from trace_ray.errors import UserError
+from trace_ray.model.packing import PackedBatch
+from trace_ray.model.wide import columns, times_columns
 
 Tensors = tuple[torch.Tensor, ...]
 Along = Callable[[torch.Tensor, Tensors], torch.Tensor]
@@ -54,24 +56,43 @@ def row_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 class RowTap:
-    """A tap that knows how many rows and tokens the batch has."""
+    """A tap that knows the batch, whose rows it tells apart."""
 
-    rows, tokens = 1, 1
+    batch: PackedBatch
+
+    def dot(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Returns the inner product of each of the batch's rows in float32, shape (B,)."""
+        layout = self.batch.layout
+        if layout is None:
+            return row_dot(self.by_row(a), self.by_row(b))
+        a, b = self._tokens_first(a), self._tokens_first(b)
+        return layout.by_row((a.float() * b.float()).flatten(1).sum(1))
+
+    def _tokens_first(self, values: torch.Tensor) -> torch.Tensor:
+        """Returns the values with the flat row's tokens first, wherever they stand before the features."""
+        axes = [axis for axis, size in enumerate(values.shape[:-1]) if size == self.batch.tokens]
+        if len(axes) != 1:
+            raise self._unknown(values.shape[:-1].numel(), self.batch.tokens)
+        return values.movedim(axes[0], 0)
 
     def by_row(self, values: torch.Tensor) -> torch.Tensor:
-        """Returns ``values`` with the batch's rows first: some modules (shared experts) see all tokens in one list.
+        """Returns ``values`` with the rows of a padded batch first: some modules (shared experts) see all tokens in one list.
 
         Raises: UserError where they are no such list: tokens that were sent to one expert belong to rows unknown.
         """
-        if values.dim() > 2 and values.shape[0] == self.rows:
+        rows, tokens = self.batch.input_ids_BT.shape
+        if values.dim() > 2 and values.shape[0] == rows:
             return values
-        if self.rows == 1:
+        if rows == 1:
             return values[None]
-        if values.shape[0] % (self.rows * self.tokens):
-            seen = f"a module that sees {values.shape[0]} of {self.rows * self.tokens} tokens"
-            remedy = "its share of each row's score is not known: leave out experts and tables of positions"
-            raise UserError("lora.target_modules", seen, remedy)
-        return values.reshape(self.rows, -1, *values.shape[1:])
+        if values.shape[0] % (rows * tokens):
+            raise self._unknown(values.shape[0], rows * tokens)
+        return values.reshape(rows, -1, *values.shape[1:])
+
+    @staticmethod
+    def _unknown(seen: int, tokens: int) -> UserError:
+        remedy = "its share of each row's score is not known: leave out experts and tables of positions"
+        return UserError("lora.target_modules", f"a module that sees {seen} of {tokens} tokens", remedy)
 
 
 class LoraTap(RowTap):
@@ -91,18 +112,22 @@ class LoraTap(RowTap):
         adapter = module.active_adapters[0]
         self.module = module
         self.scale: float = module.scaling[adapter]
-        self.a_RI = module.lora_A[adapter].weight.detach()
-        self.b_OR = module.lora_B[adapter].weight.detach()
-        self.da_RI, self.db_OR = da_RI.to(self.a_RI), db_OR.to(self.b_OR)
-        self.at_init = not bool(self.b_OR.any())
+        a_RI, b_OR = (side[adapter].weight.detach() for side in (module.lora_A, module.lora_B))
+        self.rank = len(a_RI)
+        self.da_RI, self.db_OR = da_RI.to(a_RI), db_OR.to(b_OR)
+        self.at_init = not bool(b_OR.any())
+        narrow = module.base_layer.weight.dtype
+        self.a_IC, self.b_OC, self.da_IC, self.db_OC = (
+            columns(matrix, narrow) for matrix in (a_RI.mT, b_OR, self.da_RI.mT, self.db_OR)
+        )
         self.norms_B: torch.Tensor | None = None
         self.run = module.forward
 
     def forward(self, eps_B: torch.Tensor, x_BTI: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Stands in for the module's forward."""
-        x = x_BTI.detach().to(self.a_RI.dtype)
+        x = x_BTI.detach()
         with torch.no_grad():
-            ax_BTR = (x @ self.a_RI.T) * self.scale
+            ax_BTR = times_columns(x, self.a_IC, self.rank) * self.scale
         if self.at_init:
             output = tap(self.module.base_layer(x_BTI), eps_B, self.along, ax_BTR)
         else:
@@ -110,19 +135,20 @@ class LoraTap(RowTap):
         return output
 
     def along(self, g_BTO: torch.Tensor, kept: Tensors) -> torch.Tensor:
-        g = self.by_row(g_BTO).to(self.a_RI.dtype)
-        kept = tuple(self.by_row(tensor) for tensor in kept)
         if self.norms_B is not None:
-            return self._along_and_norms(g, kept)
-        along_B = row_dot(g @ self.db_OR, kept[0])
+            return self._along_and_norms(self.by_row(g_BTO), tuple(self.by_row(tensor) for tensor in kept))
+        along_B = self.dot(times_columns(g_BTO, self.db_OC, self.rank), kept[0])
         if not self.at_init:
-            along_B = along_B + self.scale * row_dot(g @ self.b_OR, kept[1] @ self.da_RI.T)
+            by_b, by_da = times_columns(g_BTO, self.b_OC, self.rank), times_columns(kept[1], self.da_IC, self.rank)
+            along_B = along_B + self.scale * self.dot(by_b, by_da)
         return along_B
 
     def _along_and_norms(self, g_BTO: torch.Tensor, kept: Tensors) -> torch.Tensor:
+        g_BTO = g_BTO.to(kept[0].dtype)
         pairs = [((g_BTO.mT @ kept[0]).float(), self.db_OR)]
         if not self.at_init:
-            pairs.append((((g_BTO @ self.b_OR).mT @ kept[1]).float() * self.scale, self.da_RI))
+            g_BTR = times_columns(g_BTO, self.b_OC, self.rank)
+            pairs.append(((g_BTR.mT @ kept[1].to(g_BTR.dtype)).float() * self.scale, self.da_RI))
         along_B = torch.zeros(len(g_BTO), device=g_BTO.device)
         for gradient_BXY, v_XY in pairs:
             along_B += row_dot(gradient_BXY, v_XY.expand_as(gradient_BXY))
@@ -160,14 +186,13 @@ class WeightTap(RowTap):
         return along
 
     def along(self, gradient: torch.Tensor, kept: Tensors) -> torch.Tensor:
-        gradient, kept = self.by_row(gradient), tuple(self.by_row(tensor) for tensor in kept)
         if not self.linear:
-            return row_dot(gradient, kept[0])
-        along_B = torch.zeros(len(gradient), device=gradient.device)
+            return self.dot(gradient, kept[0])
+        along_B = torch.zeros(self.batch.rows, device=gradient.device)
         if "weight" in self.direction:
-            along_B = row_dot(gradient @ self.direction["weight"], kept[0])
+            along_B = self.dot(gradient @ self.direction["weight"], kept[0])
         if "bias" in self.direction:
-            along_B = along_B + (gradient.float() @ self.direction["bias"].float()).flatten(1).sum(1)
+            along_B = along_B + self.dot(gradient, self.direction["bias"].expand_as(gradient))
         return along_B
 
 

@@ -31,6 +31,13 @@ def models_loaded() -> int:
     return _MADE["model"]
 
 
+def models_run() -> dict[str, str]:
+    """Returns how this process runs its model; nothing where it has none."""
+    from trace_ray.model.fused import how_run
+
+    return how_run(_LOADED["model"][1][0]) if "model" in _LOADED else {}
+
+
 def _loaded(kind: str, key: str, make: Callable[[], Any]) -> Any:
     if _LOADED.get(kind, ("", None))[0] != key:
         _LOADED.pop(kind, None)  # before the next is made: two models need not fit
@@ -62,6 +69,8 @@ def theta_ref(run: Run, config: Config, *, trainable: bool) -> Any:
     Args:
         trainable: what is trained requires grad; else nothing does.
     """
+    from trace_ray.model.flat import choose_packing
+    from trace_ray.model.fused import fuse
     from trace_ray.model.loading import load_adapter, load_model
     from trace_ray.model.modes import checkpoint_layers
     from trace_ray.model.probe import check_log_probs
@@ -77,6 +86,8 @@ def theta_ref(run: Run, config: Config, *, trainable: bool) -> Any:
                 model = load_adapter(load_model(config.model), folder, trainable=True)
         model = model.eval().to(device)
         check_log_probs(model, config.model.path)
+        choose_packing(model, config.model.packing, device)
+        fuse(model, config.model.kernels, device)
         if config.impact.gradient_checkpointing:
             checkpoint_layers(model)
         return model, [parameter for parameter in model.parameters() if parameter.requires_grad]

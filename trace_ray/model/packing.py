@@ -3,18 +3,21 @@
 Each response sees the prompt and itself alone, so that it gets what it would get in a row of its own. Scoring, training,
 drift and stored reference distributions all run these rows.
 
-B rows, T padded tokens, N response tokens, S responses of the whole batch, in order of rows.
+Rows are padded to the longest, or flat: one after the other in a single row of tokens, for models that ``model.flat`` has
+chosen. B rows, T padded tokens of each or all tokens of the flat one, N response tokens, S responses of the whole batch, in
+order of rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
 
+from trace_ray.model.attention import Layout
 from trace_ray.model.decoder import text_decoder
 
 Tokens = Sequence[int]
@@ -38,15 +41,17 @@ class Packed:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Right-padded rows.
+    """Right-padded rows, or flat ones.
 
     Args:
-        input_ids_BT: prompt, responses one after the other, padding.
+        input_ids_BT: prompt, responses one after the other, padding; shape (1, T) where rows are flat.
         position_ids_BT: each response goes on from its prompt.
         visible_B1TT: 0 where a token (third axis) sees another (fourth), a large negative number elsewhere; None where
             every row has one response: plain causal attention is then the same, as padding stands last.
+        layout: of flat rows, else None.
         row_N, response_N: row and response (0..S-1) of each response token.
-        position_N: place of the token before it in the same response or prompt, whose hidden state predicts it.
+        position_N: place of the token before it in the same response or prompt, whose hidden state predicts it; counted
+            through all rows where they are flat.
         target_N: the response tokens.
         row_S: row of each response.
         length_S: tokens of each response, as float32.
@@ -56,6 +61,7 @@ class PackedBatch:
     input_ids_BT: torch.Tensor
     position_ids_BT: torch.Tensor
     visible_B1TT: torch.Tensor | None
+    layout: Layout | None
     row_N: torch.Tensor
     response_N: torch.Tensor
     position_N: torch.Tensor
@@ -67,7 +73,7 @@ class PackedBatch:
 
     @property
     def rows(self) -> int:
-        return int(self.input_ids_BT.shape[0])
+        return int(self.input_ids_BT.shape[0]) if self.layout is None else len(self.layout.row_lengths_B)
 
     @property
     def responses(self) -> int:
@@ -75,7 +81,7 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> PackedBatch:
         fields: dict[str, Any] = {n: getattr(self, n) for n in self.__dataclass_fields__}
-        fields |= {n: v.to(device) for n, v in fields.items() if isinstance(v, torch.Tensor)}
+        fields |= {n: v.to(device) for n, v in fields.items() if isinstance(v, (torch.Tensor, Layout))}
         return replace(self, **fields)
 
     def by_response(self, values_N: torch.Tensor) -> torch.Tensor:
@@ -83,40 +89,77 @@ class PackedBatch:
         return values_N.new_zeros(self.responses).index_add(0, self.response_N, values_N)
 
 
-def pack(rows: Sequence[Packed], pad_id: int = 0) -> PackedBatch:
-    """Returns the batch of the rows."""
-    shape = len(rows), max(len(row) for row in rows)
-    input_ids, position_ids = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
-    segment = torch.full(shape, -1)  # 0 = prompt, 1.. = responses, -1 = padding
-    row_of, response_of, position = [], [], []
-    row_S: list[int] = []
-    for b, row in enumerate(rows):
-        end = prompt = len(row.prompt_ids)
-        input_ids[b, : len(row)] = torch.tensor(list(chain(row.prompt_ids, *row.response_ids)))
-        position_ids[b, :prompt] = torch.arange(prompt)
-        segment[b, :prompt] = 0
-        for number, ids in enumerate(row.response_ids, 1):
-            start, end = end, end + len(ids)
-            position_ids[b, start:end] = torch.arange(prompt, prompt + len(ids))
-            segment[b, start:end] = number
-            row_of.append(torch.full((len(ids),), b))
-            response_of.append(torch.full((len(ids),), len(row_S)))
-            position.append(torch.cat([torch.tensor([prompt - 1]), torch.arange(start, end - 1)])[: len(ids)])
-            row_S.append(b)
-    row_N, places = torch.cat(row_of), [torch.arange(len(row.prompt_ids), len(row)) for row in rows]
+def pack(rows: Sequence[Packed], pad_id: int = 0, *, flat: bool = False) -> PackedBatch:
+    """Returns the batch of the rows, flat or padded."""
+    longest = max(len(row) for row in rows)
+    starts = list(accumulate((len(row) for row in rows), initial=0)) if flat else [0] * len(rows)
+    places = [_Places.of(row) for row in rows]
+    row_N = torch.cat([torch.full((len(row) - len(row.prompt_ids),), b) for b, row in enumerate(rows)])
+    answer_N = torch.cat(
+        [torch.arange(len(row.prompt_ids), len(row)) + at for row, at in zip(rows, starts, strict=False)]
+    )
+    tokens = [torch.tensor(list(chain(row.prompt_ids, *row.response_ids))) for row in rows]
+    lengths = [(len(row.prompt_ids), [len(ids) for ids in row.response_ids]) for row in rows]
+    if flat:
+        input_ids, position_ids = (torch.cat(each)[None] for each in (tokens, [p.position_T for p in places]))
+        segment, target_N = None, input_ids[0, answer_N]
+    else:
+        input_ids = _padded(tokens, longest, pad_id)
+        position_ids, segment = (_padded([getattr(p, n) for p in places], longest, f) for n, f in _PADDING)
+        target_N = input_ids[row_N, answer_N]
+    sizes = [n for _, responses in lengths for n in responses]
     return PackedBatch(
         input_ids_BT=input_ids,
         position_ids_BT=position_ids,
-        visible_B1TT=_visible(segment) if any(len(row.response_ids) > 1 for row in rows) else None,
+        visible_B1TT=_visible(segment)
+        if segment is not None and any(len(row.response_ids) > 1 for row in rows)
+        else None,
+        layout=Layout.of(lengths) if flat else None,
         row_N=row_N,
-        response_N=torch.cat(response_of),
-        position_N=torch.cat(position),
-        target_N=input_ids[row_N, torch.cat(places)],
-        row_S=torch.tensor(row_S),
-        length_S=torch.tensor([float(len(ids)) for row in rows for ids in row.response_ids]),
+        response_N=torch.repeat_interleave(torch.tensor(sizes)),
+        position_N=torch.cat([place.before_N + at for place, at in zip(places, starts, strict=False)]),
+        target_N=target_N,
+        row_S=torch.repeat_interleave(torch.tensor([len(responses) for _, responses in lengths])),
+        length_S=torch.tensor([float(n) for n in sizes]),
         tokens=sum(len(row) for row in rows),
-        tokens_alone=sum(len(row.prompt_ids) + len(ids) for row in rows for ids in row.response_ids),
+        tokens_alone=sum(prompt * len(responses) + sum(responses) for prompt, responses in lengths),
     )
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Of one row.
+
+    Args:
+        position_T: of its tokens, each response going on from the prompt; segment_T: 0 = prompt, 1.. = responses.
+        before_N: place of the token before each response token.
+    """
+
+    position_T: torch.Tensor
+    segment_T: torch.Tensor
+    before_N: torch.Tensor
+
+    @classmethod
+    def of(cls, row: Packed) -> _Places:
+        end = prompt = len(row.prompt_ids)
+        position, segment, before = [torch.arange(prompt)], [torch.zeros(prompt, dtype=torch.long)], []
+        for number, ids in enumerate(row.response_ids, 1):
+            start, end = end, end + len(ids)
+            position.append(torch.arange(prompt, prompt + len(ids)))
+            segment.append(torch.full((len(ids),), number))
+            before.append(torch.cat([torch.tensor([prompt - 1]), torch.arange(start, end - 1)])[: len(ids)])
+        return cls(torch.cat(position), torch.cat(segment), torch.cat(before))
+
+
+_PADDING = (("position_T", 0), ("segment_T", -1))
+"""What stands behind a row."""
+
+
+def _padded(rows: Sequence[torch.Tensor], longest: int, filling: int) -> torch.Tensor:
+    padded_BT = torch.full((len(rows), longest), filling)
+    for b, row in enumerate(rows):
+        padded_BT[b, : len(row)] = row
+    return padded_BT
 
 
 def pack_each(sequences: Iterable[tuple[Tokens, Tokens]], pad_id: int = 0) -> PackedBatch:
@@ -142,6 +185,11 @@ def hidden_states(model: Any, batch: PackedBatch) -> torch.Tensor:
     """
     decoder = text_decoder(model)
     visible, places = batch.visible_B1TT, {}
+    if batch.layout is not None:
+        seen = batch.input_ids_BT.new_zeros(1, 1, 1, 1, dtype=torch.float32)  # a mask of four axes is taken as it is
+        more: dict[str, Any] = {"position_ids": batch.position_ids_BT, "layout": batch.layout, "use_cache": False}
+        hidden_TD = decoder(input_ids=batch.input_ids_BT, attention_mask=seen, **more).last_hidden_state[0]
+        return hidden_TD[batch.position_N]  # type: ignore[no-any-return]
     if visible is not None:
         dtype = next(decoder.parameters()).dtype
         visible = visible.clamp(min=max(torch.finfo(dtype).min, torch.finfo(torch.float32).min)).to(dtype)

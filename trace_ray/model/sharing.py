@@ -9,21 +9,12 @@ from typing import Any
 import torch
 
 from trace_ray.model.decoder import causal_lm
+from trace_ray.model.flat import runs_flat
 from trace_ray.model.head import OutputHead
 from trace_ray.model.packing import Packed, hidden_states, pack
 from trace_ray.model.probe import trial_sequences
 from trace_ray.model.stand_in import FITTING_ERRORS, stand_in
-
-WINDOWS = (
-    "sliding_window",
-    "sliding_window_size",
-    "attention_chunk_size",
-    "attention_window_size",
-    "window_size",
-    "keep_window_size",
-    "local_attention",
-)
-"""Settings that say over how many places a token sees, in the words of the families that have some."""
+from trace_ray.model.windows import WINDOWS
 
 AGREE = 1e-4
 """Nats of a token's log-prob, in float32."""
@@ -37,8 +28,10 @@ _KNOWN: dict[tuple[type, str], bool] = {}
 def sharing_rule(model: Any, *, allowed: bool = True) -> Pays:
     """Returns which responses are run as one row after one prompt: those for which it costs less; none if not ``allowed``.
 
-    The same on every worker that holds the model.
+    In flat rows it always does. The same on every worker that holds the model.
     """
+    if runs_flat(model):
+        return lambda _prompt, responses: allowed and len(responses) > 1
     config = causal_lm(model).config
     longest = longest_shared_row(config) if allowed and may_share_prompts(model) else 0
     width = config.get_text_config().hidden_size

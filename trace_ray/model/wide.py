@@ -44,6 +44,30 @@ class _WideLinear(torch.autograd.Function):
         return by_hidden, by_weight, None if ctx.bias is None else above[0].sum(0).to(ctx.bias)
 
 
+def columns(matrix_DR: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Returns a float32 matrix for ``times_columns``: in ``dtype``, what that rounds off beside it, shape (D, 2R).
+
+    So a product of bfloat16 rows with few columns is as good as float32's, and no row is copied to float32.
+    """
+    if dtype == matrix_DR.dtype:
+        return matrix_DR
+    rounded_DR = matrix_DR.to(dtype)
+    return torch.cat([rounded_DR, (matrix_DR - rounded_DR.float()).to(dtype)], 1)
+
+
+def times_columns(rows: torch.Tensor, columns_DC: torch.Tensor, width: int) -> torch.Tensor:
+    """Returns rows x the matrix, in float32 where rows are narrower, shape (..., R).
+
+    Args:
+        columns_DC: of ``columns``; width: R.
+    """
+    rows_TD = rows.reshape(-1, rows.shape[-1]).to(columns_DC.dtype)
+    if columns_DC.shape[1] == width:
+        return (rows_TD @ columns_DC).view(*rows.shape[:-1], width)
+    product_TC = _product(rows_TD, columns_DC.mT)
+    return (product_TC[:, :width] + product_TC[:, width:]).view(*rows.shape[:-1], width)
+
+
 def _product(hidden_ND: torch.Tensor, weight_VD: torch.Tensor) -> torch.Tensor:
     if hidden_ND.is_cuda and hidden_ND.dtype == weight_VD.dtype:
         return torch.mm(hidden_ND, weight_VD.mT, out_dtype=torch.float32)

@@ -5,8 +5,9 @@ S: sequences of the micro-batch, over all its groups.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -112,6 +113,7 @@ def micro_batch(
     anchored: Sequence[bool] | None = None,
     *,
     shared: Sequence[bool] | None = None,
+    flat: bool = False,
     forward_reference: bool = True,
     pad_id: int = 0,
 ) -> MicroBatch:
@@ -120,21 +122,23 @@ def micro_batch(
     Args:
         groups, anchored: as ``layout.plan_step`` made them for these rows; None = one group.
         shared: which pairs' responses share their prompt, none of them anchored; None = none.
+        flat: whether the rows of a group lie one after the other instead of padded.
         forward_reference: whether the reference is a forward; else rows hold ``top_k_ids`` and ``top_k_log_probs``.
     """
-    flat: list[Flat] = []
+    runs: list[Flat] = []
     for i, row in enumerate(rows):
         names = objective.sequences(row["category"])
-        flat += [(i, names)] if shared is not None and shared[i] else [(i, (name,)) for name in names]
-    groups = [list(range(len(flat)))] if groups is None else groups
+        runs += [(i, names)] if shared is not None and shared[i] else [(i, (name,)) for name in names]
+    groups = [list(range(len(runs)))] if groups is None else groups
     compared = {name: objective.compared(name) for name in dict.fromkeys(row["category"] for row in rows)}
     anchored = [any(compared.values())] if anchored is None else anchored
     made: list[SequenceGroup] = []
     place: dict[tuple[int, str], int] = {}
     sequences = 0
     for members, reference in zip(groups, anchored, strict=True):
-        held = [flat[s] for s in members]
-        group = _group(rows, held, objective, forward=forward_reference, run_reference=reference, pad_id=pad_id)
+        held = [runs[s] for s in members]
+        packed = partial(pack, pad_id=pad_id, flat=flat)
+        group = _group(rows, held, objective, packed, forward=forward_reference, run_reference=reference)
         keys = [(i, name) for i, names in held for name in names]
         place |= {key: sequences + at for at, key in enumerate(keys)}
         sequences += group.batch.responses
@@ -146,10 +150,10 @@ def _group(
     rows: Sequence[Row],
     held: Sequence[Flat],
     objective: ObjectiveConfig,
+    packed: Callable[[Sequence[Packed]], PackedBatch],
     *,
     forward: bool,
     run_reference: bool,
-    pad_id: int,
 ) -> SequenceGroup:
     """One group of the rows that ``held`` names; ``forward``: whether the reference is one at all."""
     keys = [(i, name) for i, names in held for name in names]
@@ -160,11 +164,11 @@ def _group(
     anchors = tuple(at for at, (of, name) in enumerate(kinds) if name in compared[of])
     again = [_packed(rows[i], (name,)) for i, name in (keys[at] for at in anchors)]
     return SequenceGroup(
-        batch=pack([_packed(rows[i], names) for i, names in held] or [FILLER], pad_id),
+        batch=packed([_packed(rows[i], names) for i, names in held] or [FILLER]),
         scored=tuple(at for at, (of, name) in enumerate(kinds) if name in scored[of]),
         token_terms=_token_terms(kinds, objective),
         anchored=anchors,
-        reference=pack(again or [FILLER], pad_id) if run_reference and forward else None,
+        reference=packed(again or [FILLER]) if run_reference and forward else None,
         top_k=None if forward or not anchors else _top_k([rows[keys[at][0]] for at in anchors]),
     )
 

@@ -58,6 +58,7 @@ class TrainingRows:
         self.counts, self.weighed = self.index.counts, self.index.weighed
         self._names = {name: objective.sequences(name) for name in self.counts}
         self._pays: Pays | None = None
+        self.flat = False
 
     def __len__(self) -> int:
         return len(self.index)
@@ -76,12 +77,13 @@ class TrainingRows:
         """
         return cls(node_copy(scored, objective, reference), objective, scored.place.uri)
 
-    def share_prompts(self, pays: Pays) -> None:
+    def share_prompts(self, pays: Pays, *, flat: bool = False) -> None:
         """Has the responses of a row, none of which is compared with the reference, share their prompt where that pays.
 
-        ``pays`` is a model's ``sharing.sharing_rule``.
+        Args:
+            pays: a model's ``sharing.sharing_rule``; flat: whether it runs flat rows.
         """
-        self._pays = pays
+        self._pays, self.flat = pays, flat
 
     def shared(self, index: int) -> bool:
         """Returns whether the responses of a row share their prompt."""

@@ -37,6 +37,7 @@ def plan_step(
     workers: int,
     budget: int,
     overhead: int,
+    flat: bool = False,
 ) -> list[MicroStep]:
     """Returns the micro-steps of one step.
 
@@ -45,11 +46,15 @@ def plan_step(
         anchored: for each sample which of its rows are compared with the reference by KL.
         shared: which samples are one row of several responses.
         workers, budget: see ``split_step``; overhead: see ``group_rows``.
+        flat: whether rows are run one after the other: then lengths need not be alike, and one group holds all.
     """
     steps = []
-    for dealt in split_step(samples, workers, budget):
+    for dealt in split_step(samples, workers, budget, flat=flat):
         rows = [[(n, shared[i]) for i in mine for n in samples[i]] for mine in dealt]
-        groups = [group_rows([n for n, _ in mine], [kind for _, kind in mine], overhead) for mine in rows]
+        if flat:
+            groups = [[list(range(len(mine)))] for mine in rows]
+        else:
+            groups = [group_rows([n for n, _ in mine], [kind for _, kind in mine], overhead) for mine in rows]
         slots = max(1, *(len(g) for g in groups))
         groups = [g + [[] for _ in range(slots - len(g))] for g in groups]
         marks = [[mark for i in mine for mark in anchored[i]] for mine in dealt]
@@ -58,41 +63,46 @@ def plan_step(
     return steps
 
 
-def split_step(samples: Sequence[Lengths], workers: int, budget: int) -> list[list[list[int]]]:
+def split_step(samples: Sequence[Lengths], workers: int, budget: int, *, flat: bool = False) -> list[list[list[int]]]:
     """Returns [micro-step][worker] -> samples, each sample once; like lengths meet in one micro-batch.
 
     Args:
         samples: for each sample of the step the tokens of its rows.
         workers: among whom each micro-step is dealt; one may get nothing.
         budget: padded tokens of a micro-batch at most; a sample above it runs alone.
+        flat: whether there is no padding.
 
     >>> split_step([[5, 9], [4], [8, 8], [3]], workers=2, budget=16)
     [[[0], [2]], [[1], [3]]]
     """
     order = sorted(range(len(samples)), key=lambda i: (-max(samples[i]), i))
-    bins = _fill(order, samples, budget)
+    if flat:
+        order = list(range(len(samples)))
+    bins = _fill(order, samples, budget, flat=flat)
     parts = -(-len(bins) // workers) * workers
-    if len(samples) >= parts > len(bins):
+    if len(samples) >= parts and (flat or parts > len(bins)):
         even = _even(order, samples, parts)
-        bins = even if all(_padded(samples, part) <= budget or len(part) == 1 for part in even) else bins
+        bins = even if all(_run(samples, part, flat=flat) <= budget or len(part) == 1 for part in even) else bins
     bins += [[] for _ in range(parts - len(bins))]
     return [bins[start : start + workers] for start in range(0, parts, workers)]
 
 
-def _fill(order: list[int], samples: Sequence[Lengths], budget: int) -> list[list[int]]:
+def _fill(order: list[int], samples: Sequence[Lengths], budget: int, *, flat: bool) -> list[list[int]]:
     bins: list[list[int]] = []
-    count = 0
+    rows = tokens = longest = 0
     for i in order:
-        if bins and (count + len(samples[i])) * max(samples[bins[-1][0]]) <= budget:
-            bins[-1].append(i)
-            count += len(samples[i])
-        else:
-            bins.append([i])
-            count = len(samples[i])
+        rows, tokens, longest = rows + len(samples[i]), tokens + sum(samples[i]), max(longest, *samples[i])
+        if not bins or (tokens if flat else rows * longest) > budget:
+            bins.append([])
+            rows, tokens, longest = len(samples[i]), sum(samples[i]), max(samples[i])
+        bins[-1].append(i)
     return bins
 
 
-def _padded(samples: Sequence[Lengths], members: Sequence[int]) -> int:
+def _run(samples: Sequence[Lengths], members: Sequence[int], *, flat: bool) -> int:
+    """Returns the tokens that the members are run as."""
+    if flat:
+        return sum(sum(samples[i]) for i in members)
     return sum(len(samples[i]) for i in members) * max(max(samples[i]) for i in members)
 
 

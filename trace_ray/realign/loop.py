@@ -11,6 +11,8 @@ from typing import Any
 
 from trace_ray.config import Config
 from trace_ray.errors import UserError
+from trace_ray.model.flat import runs_flat
+from trace_ray.model.fused import how_run
 from trace_ray.model.sharing import sharing_rule
 from trace_ray.realign.candidates import asked_to_stop, is_candidate, write_candidate
 from trace_ray.realign.checkpoint import load_checkpoint, save_checkpoint
@@ -44,8 +46,8 @@ class Trainer(Training):
         rows, (self.model, reference) = together(
             lambda: (TrainingRows.read(run.scored, config.objective, stored), load_policy(run, config))
         )
-        rows.share_prompts(sharing_rule(self.model))
-        engine = partial(make_engine, self.model, reference, config.realign, config.model.dtype)
+        rows.share_prompts(sharing_rule(self.model), flat=runs_flat(self.model))
+        engine = partial(make_engine, self.model, reference, config.realign, config.model)
         super().__init__(rows, config.objective, config.realign, engine, rank=rank, workers=workers)
         self.saved = -1
         self.trackers: list[Tracker] | None = None
@@ -84,6 +86,8 @@ class Trainer(Training):
             reference is another model.
         """
         figures = self.metrics[-1]
+        if self.step == 1:
+            figures["run_as"] = how_run(self.model)
         self._alarm(figures)
         if self.rank == 0:
             metrics.count("training_tokens", figures["tokens"])

@@ -33,29 +33,29 @@ def top_k_table(model: Any, rows: Sequence[Mapping[str, Any]], response: str, k:
         model: the reference, in evaluation mode, without adapter.
         rows: of scored/; response: the name of the one that is anchored.
         k: tokens kept; all where the vocabulary is smaller.
-        batch_tokens: padded tokens of one forward.
+        batch_tokens: tokens of one forward, padding included.
     """
     import torch
 
-    from trace_ray.model.batches import token_batches
+    from trace_ray.model.flat import packed_batches
     from trace_ray.model.head import OutputHead
-    from trace_ray.model.packing import hidden_states, pack_each
+    from trace_ray.model.packing import Packed, hidden_states
 
     head = OutputHead(model)
-    lengths = [len(row["prompt_ids"]) + len(row[f"{response}_ids"]) for row in rows]
+    packed = [Packed(row["prompt_ids"], (row[f"{response}_ids"],)) for row in rows]
     made: list[dict[str, Any]] = []
-    for members in token_batches(lengths, batch_tokens):
+    for members, batch in packed_batches(packed, model, batch_tokens):
         chunk = [rows[i] for i in members]
-        batch = pack_each((row["prompt_ids"], row[f"{response}_ids"]) for row in chunk)
         with torch.inference_mode():
-            hidden_ND = hidden_states(model, batch.to(next(model.parameters()).device))
+            hidden_ND = hidden_states(model, batch)
             parts = [
                 head.logits(hidden_ND[at]).log_softmax(-1).topk(min(k, head.vocabulary))
                 for at in head.chunks(len(hidden_ND))
             ]
         ids_Nk, log_probs_Nk = torch.cat([p.indices for p in parts]).cpu(), torch.cat([p.values for p in parts]).cpu()
+        response_N = batch.response_N.cpu()
         for i, row in enumerate(chunk):
-            mine = batch.response_N == i
+            mine = response_N == i
             made.append(
                 {
                     "pair_id": row["pair_id"],

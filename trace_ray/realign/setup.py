@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from trace_ray.config import Config, ObjectiveConfig, RealignConfig
+from trace_ray.config import Config, ModelConfig, ObjectiveConfig, RealignConfig
 from trace_ray.errors import UserError
 from trace_ray.realign.schedule import make_optimizer
 from trace_ray.realign.zero import deepspeed_config
@@ -58,6 +58,7 @@ def load_policy(run: Run, config: Config) -> tuple[Any, Any]:
 
     With an adapter it starts from RUN/impact/adapter_init, as scoring did.
     """
+    from trace_ray.model.flat import choose_packing
     from trace_ray.model.loading import load_adapter, load_model
     from trace_ray.model.modes import checkpoint_layers
     from trace_ray.model.probe import check_log_probs
@@ -70,6 +71,8 @@ def load_policy(run: Run, config: Config) -> tuple[Any, Any]:
     else:
         with download_folder(run.impact.place / ADAPTER_INIT) as folder:
             model, reference = load_adapter(model, folder, trainable=True), None
+    for each in (model, reference) if reference is not None else (model,):
+        choose_packing(each, config.model.packing, "cuda" if config.realign.use_gpu else "cpu")
     if config.realign.gradient_checkpointing:
         checkpoint_layers(model)
     return model, reference
@@ -89,15 +92,18 @@ def compile_nothing() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def make_engine(model: Any, reference: Any, realign: RealignConfig, dtype: str, steps: int) -> DeepSpeedEngine:
+def make_engine(
+    model: Any, reference: Any, realign: RealignConfig, settings: ModelConfig, steps: int
+) -> DeepSpeedEngine:
     """Returns DeepSpeed's engine around the policy, in training mode: an adapter's dropout is all that is random.
 
     Args:
-        dtype: of the weights, as ``model.dtype`` names it.
+        settings: of the model, for its dtype and kernels.
         steps: of the training, for the schedule.
     """
     import deepspeed
 
+    from trace_ray.model.fused import fuse
     from trace_ray.model.modes import training_mode
     from trace_ray.realign.engine import DeepSpeedEngine
     from trace_ray.realign.policy_module import HybridPolicy
@@ -110,8 +116,10 @@ def make_engine(model: Any, reference: Any, realign: RealignConfig, dtype: str, 
         model_parameters=trainable,
         optimizer=optimizer,
         lr_scheduler=schedule,
-        config=deepspeed_config(realign, dtype),
+        config=deepspeed_config(realign, settings.dtype),
     )
     engine.train()
     training_mode(engine.module)
+    for each in (model, reference) if reference is not None else (model,):
+        fuse(each, settings.kernels, engine.device, sharded=realign.zero_stage == 3)
     return DeepSpeedEngine(engine, model)

@@ -95,6 +95,8 @@ def _store_reference(run: Run, config: Config) -> None:
 def _store_part(run: Run, config: Config, name: str, response: str) -> None:
     import torch
 
+    from trace_ray.model.flat import choose_packing
+    from trace_ray.model.fused import fuse
     from trace_ray.model.loading import load_model
     from trace_ray.realign.reference import top_k_table
 
@@ -104,5 +106,7 @@ def _store_part(run: Run, config: Config, name: str, response: str) -> None:
     table = (run.scored.place / name).read_parquet(columns)
     rows = table.filter(pc.equal(table["category"], "RETAIN")).to_pylist()
     model = load_model(config.model).to(device)
+    choose_packing(model, config.model.packing, device)
+    fuse(model, config.model.kernels, device)
     made = top_k_table(model, rows, response, config.realign.top_k, config.realign.micro_tokens)
     (reference_place(run) / name).write_parquet(made)

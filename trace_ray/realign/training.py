@@ -99,6 +99,7 @@ class Training:
             workers=self.workers,
             budget=self.realign.micro_tokens,
             overhead=self.realign.forward_overhead,
+            flat=self.rows.flat,
         )
 
     def batch(self, samples: Indices, micro_step: MicroStep) -> MicroBatch:
@@ -110,6 +111,7 @@ class Training:
             micro_step.groups[self.rank],
             micro_step.anchored,
             shared=[self.rows.shared(i) for i in mine],
+            flat=self.rows.flat,
             forward_reference=self.realign.kl_reference != "top_k",
         )
 

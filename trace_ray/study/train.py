@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from trace_ray.config import ObjectiveConfig, RealignConfig
+from trace_ray.model.flat import runs_flat
 from trace_ray.model.sharing import sharing_rule
 from trace_ray.objective.batch import SequenceGroup
 from trace_ray.realign.data import TrainingRows
@@ -64,7 +65,7 @@ def train(
     realign = replace(realign, epochs=10**6)
     policy = _Timed(model)
     rows = TrainingRows.of(scored, objective)
-    rows.share_prompts(sharing_rule(model))
+    rows.share_prompts(sharing_rule(model), flat=runs_flat(model))
     training = Training(rows, objective, realign, lambda total: PlainEngine(policy, realign, total))
     training.run(lambda: on_step(training) if on_step else None)
     policy.eval()
