@@ -14,6 +14,8 @@ def measure(options: argparse.Namespace) -> bool:
     import torch
 
     from trace_ray.impact.pair_scores import PairRequest, score_pairs
+    from trace_ray.model.flat import choose_packing
+    from trace_ray.model.fused import fuse
     from trace_ray.model.loading import load_model, new_adapter
 
     use_random_weights(lambda: llama(options.shape))
@@ -21,6 +23,8 @@ def measure(options: argparse.Namespace) -> bool:
     base = load_model(config.model)
     model = new_adapter(base, config.lora, 0).eval().requires_grad_(False)
     model.to(base.device)
+    choose_packing(model, config.model.packing, base.device)
+    fuse(model, config.model.kernels, base.device)
     generator = torch.Generator(base.device).manual_seed(1)
     direction = {
         name: torch.randn(p.shape, generator=generator, device=p.device) * 0.01

@@ -57,6 +57,8 @@ def stored_run(folder: Path, config: Any, options: argparse.Namespace) -> Any:
 
     from trace_ray.config import StorageConfig
     from trace_ray.impact.direction import adapter_off_log_probs
+    from trace_ray.model.flat import choose_packing
+    from trace_ray.model.fused import fuse
     from trace_ray.model.loading import load_model, new_adapter
     from trace_ray.pairs import SCORED_SCHEMA
     from trace_ray.runs.artifacts import Run
@@ -64,7 +66,10 @@ def stored_run(folder: Path, config: Any, options: argparse.Namespace) -> Any:
 
     use_random_weights(lambda: llama(options.shape))
     run = Run(locate(str(folder / "run"), StorageConfig()))
-    model = new_adapter(load_model(config.model), config.lora, 0).eval()
+    base = load_model(config.model)
+    model = new_adapter(base, config.lora, 0).eval()
+    choose_packing(model, config.model.packing, base.device)
+    fuse(model, config.model.kernels, base.device)
     pairs = tokenized(config, options.pairs)
     sides = [
         {

@@ -136,17 +136,8 @@ def use_random_weights(make_config: Callable[[], Any]) -> None:
 def paths_taken(model: Any, config: Any, batch: Any = None) -> dict[str, Any]:
     """Returns which attention and kernels run, as far as the code tells: of the model, its settings and one batch."""
     from trace_ray.model.decoder import causal_lm
+    from trace_ray.model.fused import how_run
 
-    told = {"attention": causal_lm(model).config._attn_implementation}
-    told |= {n: getattr(config.model, n) for n in ("packing", "kernels") if hasattr(config.model, n)}
-    makers = {_maker(module) for module in model.modules()}
-    told["kernels_taken"] = "liger" if "liger_kernel" in makers else "torch"
-    if batch is not None:
-        told["flat"] = bool(getattr(batch, "flat", False))
-    return told
-
-
-def _maker(module: Any) -> str:
-    """The package that a module's forward is from."""
-    forward = getattr(module.forward, "__func__", module.forward)
-    return str(getattr(forward, "__module__", "")).partition(".")[0]
+    asked = {name: getattr(config.model, name) for name in ("packing", "kernels")}
+    told = {"asked": asked, **how_run(model), "attention": causal_lm(model).config._attn_implementation}
+    return told if batch is None else told | {"flat": batch.layout is not None}
