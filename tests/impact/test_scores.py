@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,23 @@ def test_each_kind_of_parameter_has_its_share(name: str) -> None:
     model.requires_grad_(False)
     scored = Scorer(model, direction).score(pack([CASES[1]]))
     assert scored.score_B.item() == pytest.approx(expected, rel=EXACT)
+
+
+def test_scoring_every_weight_takes_no_further_copy_of_the_large_ones() -> None:
+    """Beside model and direction, zeros are held for norms alone: of 8B parameters another copy is 16 GB of a card."""
+    model = tiny.qwen2()
+    direction = tiny.random_direction(model)
+    model.requires_grad_(False)
+    norms = sum(p.nbytes for name, p in model.named_parameters() if "norm" in name)
+    before = _storages()
+    scorer = Scorer(model, direction)
+    assert scorer.taps
+    assert sum(nbytes for place, nbytes in _storages().items() if place not in before) <= norms
+
+
+def _storages() -> dict[int, int]:
+    """{address: bytes} of every tensor that is held."""
+    return {held.data_ptr(): held.nbytes for held in gc.get_objects() if isinstance(held, torch.Tensor)}
 
 
 @pytest.mark.parametrize("parameters", ["lora, B = 0", "lora, away", "full"])

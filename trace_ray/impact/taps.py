@@ -167,9 +167,10 @@ class WeightTap(RowTap):
     def __init__(self, module: torch.nn.Module, direction: Mapping[str, torch.Tensor]) -> None:
         self.module = module
         self.direction = {name: value.to(dict(module.named_parameters())[name]) for name, value in direction.items()}
-        self.zeros = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
         self.run = module.forward
-        self.linear = type(module) is torch.nn.Linear
+        self.linear, self.embedding = type(module) is torch.nn.Linear, type(module) is torch.nn.Embedding
+        by_formula = self.linear or self.embedding  # of a large model nearly all weights: no second copy of them
+        self.zeros = {} if by_formula else {name: torch.zeros_like(p) for name, p in module.named_parameters()}
 
     def forward(self, eps_B: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         output = self.run(x, *args, **kwargs)
@@ -179,7 +180,7 @@ class WeightTap(RowTap):
 
     @torch.no_grad()
     def _at_direction(self, x: torch.Tensor) -> torch.Tensor:
-        if type(self.module) is torch.nn.Embedding:
+        if self.embedding:
             return torch.nn.functional.embedding(x, self.direction["weight"])
         at = [_call(self.module, self.run, self.zeros | some, x) for some in (self.direction, {})]
         along: torch.Tensor = at[0] - at[1]
