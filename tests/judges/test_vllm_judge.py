@@ -67,6 +67,28 @@ def test_verdicts_equal_plain_transformers(judge: VllmJudge) -> None:
         assert opinion.p_violates == pytest.approx(yes / (yes + no), abs=TOLERANCE)
 
 
+def test_prepared_questions_are_those_that_are_asked(judge: VllmJudge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readied two ahead, in another order, and after others: each gets its own; and the engine's time is told."""
+    requests, responses = pairs(12)
+    halves = [(requests[at], responses[at]) for at in (slice(0, 12), slice(12, 24))]
+    expected = [judge.opinions(*half) for half in halves]
+    before = judge.counts()
+    for half in halves[::-1]:
+        judge.prepare(*half)
+    with monkeypatch.context() as patched:
+        patched.setattr(judge, "_questions", lambda *_: pytest.fail("tokenised again"))
+        found = [judge.opinions(*half) for half in halves]
+    for mine, other in zip(found, expected, strict=True):
+        assert [o.p_violates for o in mine] == pytest.approx([o.p_violates for o in other], abs=TOLERANCE)
+    assert judge.opinions(requests[:1], responses[:1])[0].p_violates == pytest.approx(
+        expected[0][0].p_violates, abs=TOLERANCE
+    )
+    used = {name: value - before[name] for name, value in judge.counts().items()}
+    assert used["judged_prompts"] == 25
+    assert used["engine_ms"] > 0
+    assert used["engine_waited_ms"] >= 0
+
+
 def test_the_order_of_a_batch_changes_nothing_and_the_prefix_is_cached(judge: VllmJudge) -> None:
     requests, responses = pairs()
     before = judge.opinions(requests, responses)

@@ -323,7 +323,9 @@ def test_what_kills_the_corrector_has_no_draft_and_the_rest_have(tmp_path: Path)
 
 
 def test_a_killing_response_makes_its_pairs_rejects() -> None:
-    def spans(_requests: Sequence[str], responses: Sequence[str], ask: Any) -> list[Opinion | None]:
+    def spans(
+        _requests: Sequence[str], responses: Sequence[str], ask: Any, _prepare: object = None
+    ) -> list[Opinion | None]:
         return [None if "POISON" in text else ask(["q"], [text])[0] for text in responses]
 
     block = pairs(("p", "0.9 x", "0.1 POISON"), ("p", "0.9 x", "0.1 y"))

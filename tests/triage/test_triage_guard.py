@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -129,3 +130,27 @@ def test_answers_that_are_not_final_are_asked_for_again_and_they_alone(tmp_path:
     assert guard.judge(["q"] * 3, texts, ask) == [Opinion(0.5)] * 3
     assert guard.judge(["q"] * 3, texts, ask) == [Opinion(0.5)] * 3
     assert sorted(asked) == ["a", "b", *["unlucky"] * 3]
+
+
+def test_the_next_span_is_readied_beside_the_one_that_is_judged(tmp_path: Path) -> None:
+    """It has begun before the answer to the one before, and has ended before it is asked itself; a failure is no matter."""
+    begun = {text: threading.Event() for text in "abcdef"}
+    seen: list[tuple[str, str]] = []
+
+    def prepare(_requests: Sequence[str], responses: Sequence[str]) -> None:
+        begun[responses[0]].set()
+        seen.append(("readied", "".join(responses)))
+        if "c" in responses:
+            raise ValueError(responses)
+
+    def ask(_requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
+        following = {"a": "c", "c": "e"}.get(responses[0])
+        assert following is None or begun[following].wait(60)
+        seen.append(("asked", "".join(responses)))
+        return judges(_requests, responses)
+
+    found = Guard(place(tmp_path), 2, witness()).judge(["q"] * 6, list("abcdef"), ask, prepare)
+    assert found == [Opinion(0.5)] * 6
+    assert [text for what, text in seen if what == "readied"] == ["cd", "ef"]
+    assert [text for what, text in seen if what == "asked"] == ["ab", "cd", "ef"]
+    assert seen.index(("readied", "ef")) < seen.index(("asked", "ef"))

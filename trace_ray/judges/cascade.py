@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trace_ray.judges.opinion import Clauses, Judge, Opinion
+from trace_ray.judges.opinion import Clauses, Judge, Opinion, preparing
 
 
 class CascadeJudge:
@@ -19,6 +19,11 @@ class CascadeJudge:
         self.judged = self.escalated = 0
         self.sure: set[tuple[str, str]] = set()
         """(Request, response) that ``first`` decided alone, of the last call of ``opinions``."""
+
+    def prepare(self, requests: Sequence[str], responses: Sequence[str]) -> None:
+        """As the first judge's, if it has one."""
+        if (prepare := preparing(self.first)) is not None:
+            prepare(requests, responses)
 
     def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
         opinions = list(self.first.opinions(requests, responses))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 Clauses = tuple[tuple[str, float], ...]
@@ -96,6 +96,12 @@ class Judge(Protocol):
 
     def counts(self) -> dict[str, int]:
         """Returns what the judge has used since it began: prompts, tokens, cached tokens."""
+
+
+def preparing(judge: Judge) -> Callable[[Sequence[str], Sequence[str]], None] | None:
+    """Returns what readies a judge for its next question while it answers another, if it has such a ``prepare``."""
+    found: Callable[[Sequence[str], Sequence[str]], None] | None = getattr(judge, "prepare", None)
+    return found
 
 
 class Corrector(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from trace_ray.model.engine_start import EngineNames
 
 _TOKENS_A_CHARACTER = 2
 """Of reasons at most, as a rule: an escaped one takes two. Plain words take a quarter of one."""
+_PREPARED = 2
+"""Questions whose tokens are kept: those that are being asked, and the next ones."""
 _AFTER_REASONS = 64
 """Tokens left for what follows the reasons: the verdict, and the clauses."""
 
@@ -41,6 +44,7 @@ class VllmJudge:
         self.policy, self.config, self.correction_tokens = policy, config, correction_tokens
         self.engine = Engine(judge_engine_settings(config, where))
         self.prompt_tokens = self.prompts = 0
+        self._ready: deque[tuple[tuple[list[str], list[str]], list[list[Tokens]]]] = deque(maxlen=_PREPARED)
         self.frames = Frames(self.engine.tokenizer, policy, config, where, with_ids)
         self.yes_ids, self.no_ids = self.frames.answer_ids()
         self.frames.asked()
@@ -54,13 +58,23 @@ class VllmJudge:
         known = bodies(self.engine.tokenizer, [part for each in texts for part in each])
         return [f.around([known[part] for part in each]) for f, each in zip(frames, texts, strict=True)]
 
+    def prepare(self, requests: Sequence[str], responses: Sequence[str]) -> None:
+        """Makes the tokens for the ``opinions`` that are asked for next, in a thread beside those that are being answered."""
+        self._ready.append(((list(requests), list(responses)), self._questions(requests, responses)))
+
+    def _questions(self, requests: Sequence[str], responses: Sequence[str]) -> list[list[Tokens]]:
+        """Returns the prompts of all questions that make an opinion, by question."""
+        asked = [self.frames.reason] if self.config.mode == "reason" else [frame for frame, _ in self.frames.verdict]
+        return [self._framed([frame] * len(responses), requests, responses) for frame in asked]
+
     def opinions(self, requests: Sequence[str], responses: Sequence[str]) -> list[Opinion]:
+        asked = list(requests), list(responses)
+        ready = next((made for of, made in list(self._ready) if of == asked), None)
+        questions = self._questions(requests, responses) if ready is None else ready
         if self.config.mode == "reason":
-            return self._reasoned(self._framed([self.frames.reason] * len(responses), requests, responses))
-        said = {
-            violates: self._verdicts(self._framed([frame] * len(responses), requests, responses))
-            for frame, violates in self.frames.verdict
-        }
+            return self._reasoned(questions[0])
+        verdicts = zip(self.frames.verdict, questions, strict=True)
+        said = {violates: self._verdicts(prompts) for (_, violates), prompts in verdicts}
         if len(said) == 2:
             return list(map(both_ways, said[True], said[False]))
         return said[True] if True in said else list(map(contrary, said[False]))
@@ -138,6 +152,8 @@ class VllmJudge:
             "judged_tokens": self.prompt_tokens,
             "prefix_cache_queries": looked_up,
             "prefix_cache_hits": found,
+            "engine_ms": round(1000 * self.engine.busy_s),
+            "engine_waited_ms": round(1000 * self.engine.waited_s),
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -113,6 +114,9 @@ class Engine:
             raise fault from None
         self.tokens = 0
         """Prompt and answer tokens since the start."""
+        self.busy_s = self.waited_s = 0.0
+        """Seconds in which it computed answers, and between them; what lies before the first question counts nothing."""
+        self._ended: float | None = None
         self.tokenizer = _readable(self.llm.get_tokenizer(), settings)
 
     def generate(self, prompts: Sequence[list[int]], max_new_tokens: int, adapter: Adapter | None = None) -> list[str]:
@@ -174,10 +178,14 @@ class Engine:
 
     def _answers(self, prompts: Sequence[list[int]], sampling: Any, adapter: Adapter | None = None) -> list[Any]:
         asked = [{"prompt_token_ids": ids} for ids in prompts]
+        started = time.perf_counter()
+        self.waited_s += 0.0 if self._ended is None else started - self._ended
         try:
             answers = list(self.llm.generate(asked, sampling, use_tqdm=False, lora_request=_lora(adapter)))
         except _BREAKS as error:
             raise EngineFailedError(f"vLLM failed: {' '.join(str(error).split())[:300]}") from error
+        self._ended = time.perf_counter()
+        self.busy_s += self._ended - started
         written = sum(len(output.token_ids) for answer in answers for output in answer.outputs)
         self.tokens += sum(map(len, prompts)) + written
         return answers

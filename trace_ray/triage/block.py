@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trace_ray.judges.opinion import Judge, Opinion
+from trace_ray.judges.opinion import Judge, Opinion, preparing
 from trace_ray.pairs import CLAUSE_P, MESSAGES, RejectReason, fitted, prompt_text
-from trace_ray.triage.guard import Ask
+from trace_ray.triage.guard import Ask, Prepare
 from trace_ray.triage.refusals import refusals
 from trace_ray.triage.store import VerdictStore, opinion_columns, response_key
 
@@ -47,7 +47,7 @@ KEPT = {"p_violates": "p", "clauses": "clause_p"}
 UNSETTLED = "unsettled"
 """Counts answers that another try may give: an endpoint failed."""
 
-Spans = Callable[[Sequence[str], Sequence[str], Ask], list[Opinion | None]]
+Spans = Callable[[Sequence[str], Sequence[str], Ask, Prepare | None], list[Opinion | None]]
 """Runs a judge over requests and responses; None for a response that kills it (``guard.Guard.judge``)."""
 
 
@@ -81,7 +81,7 @@ class Bench:
         stored = self.store.read(*window) if self.store else {}
         known = {**stored, **self.known}
         new = [i for i, key in enumerate(keys) if key not in known] if keys else list(range(len(responses)))
-        judged = self.spans(_pick(requests, new), _pick(responses, new), self._ask)
+        judged = self.spans(_pick(requests, new), _pick(responses, new), self._ask, preparing(self.judge))
         if self.store:
             found = {
                 keys[i]: (slots[i], opinion) for i, opinion in zip(new, judged, strict=True) if opinion is not None

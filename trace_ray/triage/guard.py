@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -38,6 +39,7 @@ _NOTHING = Draft(None)
 T = TypeVar("T", Opinion, Draft)
 Span = tuple[int, int]
 Ask = Callable[[Sequence[str], Sequence[str]], Sequence[Opinion]]
+Prepare = Callable[[Sequence[str], Sequence[str]], None]
 Write = Callable[[Sequence[str], Sequence[str]], Sequence[Draft]]
 
 
@@ -72,13 +74,18 @@ class Guard:
     witness: Witness = field(default_factory=Witness)
     buried: Location | None = None
 
-    def judge(self, requests: Sequence[str], responses: Sequence[str], ask: Ask) -> list[Opinion | None]:
+    def judge(
+        self, requests: Sequence[str], responses: Sequence[str], ask: Ask, prepare: Prepare | None = None
+    ) -> list[Opinion | None]:
         """Returns an opinion on each response, None for one that kills its judge.
 
         Args:
             ask: gives the opinions on some of them; its process may die while it does.
+            prepare: readies what is asked next, in a thread beside ``ask``.
         """
-        return self._in_spans(requests, responses, ask, opinions_table, opinions_of)
+        with ThreadPoolExecutor(1, "prepare") as aside:
+            ahead = _Ahead(aside, prepare)
+            return self._in_spans(requests, responses, ask, opinions_table, opinions_of, ahead)
 
     def drafts(self, requests: Sequence[str], responses: Sequence[str], draft: Write) -> list[Draft | None]:
         """As ``judge``, of corrected responses."""
@@ -91,6 +98,7 @@ class Guard:
         ask: Callable[[Sequence[str], Sequence[str]], Sequence[T]],
         table: Callable[[Sequence[T]], pa.Table],
         rows: Callable[[pa.Table], list[T]],
+        ahead: _Ahead | None = None,
     ) -> list[T | None]:
         number, names = len(responses), {place.name for place in self.place.files()} if responses else set()
         found: list[T | None] = [None] * number
@@ -110,7 +118,11 @@ class Guard:
             if stop - start > 1 and (died or marks >= _INTERRUPTED[0]):
                 todo += _cut(span)[::-1]
             elif died < _DEATHS and marks < _INTERRUPTED[1]:
+                if ahead is not None:
+                    ahead.settle()
                 with self._marked(f"{name}.try{marks}"):
+                    if ahead is not None and todo:
+                        ahead.begin(requests[slice(*todo[-1])], responses[slice(*todo[-1])])
                     answers = ask(*asked)
                 (self.place / f"{name}.parquet").write_parquet(table(answers))
                 found[start:stop] = answers
@@ -150,6 +162,23 @@ class Guard:
         self.witness.on_death()
 
 
+class _Ahead:
+    """Readies one span at a time, in a thread of its own."""
+
+    def __init__(self, aside: Executor, prepare: Prepare | None) -> None:
+        self.aside, self.prepare = aside, prepare
+        self.begun: Future[None] | None = None
+
+    def begin(self, requests: Sequence[str], responses: Sequence[str]) -> None:
+        if self.prepare is not None:
+            self.begun = self.aside.submit(self.prepare, requests, responses)
+
+    def settle(self) -> None:
+        """Waits for what was begun; what failed there fails again, where it is asked for."""
+        if self.begun is not None:
+            wait([self.begun])
+
+
 @dataclass(frozen=True)
 class GuardedJudge:
     """A judge behind a guard: what kills it has no verdict."""
@@ -176,7 +205,9 @@ class GuardedCorrector:
         return self.corrector.counts()
 
 
-def unguarded(requests: Sequence[str], responses: Sequence[str], ask: Ask) -> list[Opinion | None]:
+def unguarded(
+    requests: Sequence[str], responses: Sequence[str], ask: Ask, _prepare: Prepare | None = None
+) -> list[Opinion | None]:
     """For judges that nothing kills: the whole block at once, no mark."""
     return [*ask(requests, responses)]
 

@@ -91,12 +91,19 @@ def _publish_triaged(
         "judges": agreement(outcome.decided.counts),
         "escalated_share": _share(outcome.used, "escalated", "cascade_judged"),
         "prefix_cache_hit_rate": _share(outcome.used, "prefix_cache_hits", "prefix_cache_queries"),
+        "engine_busy_share": _busy(outcome.used),
         "requests": outcome.decided.requests.told(),
         "review": REVIEW if outcome.decided.undecided else None,
         **kept,
     }
     run.triaged.publish(counts=counts, seconds=seconds, schema=TRIAGED_SCHEMA, **facts)
     work.sweep()
+
+
+def _busy(counts: Mapping[str, int]) -> float | None:
+    """The share of the judge's time in which its engine computed, between its first question and its last."""
+    whole = counts.get("engine_ms", 0) + counts.get("engine_waited_ms", 0)
+    return counts["engine_ms"] / whole if whole else None
 
 
 def _share(counts: Mapping[str, int], part: str, whole: str) -> float | None:
