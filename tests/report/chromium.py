@@ -41,7 +41,8 @@ class Chromium:
         self.number = 0
         self.events: list[dict[str, Any]] = []
         self.session = ""
-        self.socket: ClientConnection = connect(address, max_size=1 << 28, open_timeout=60)
+        # No pings: while a test waits for something else, events fill the queue and nobody reads what a browser answers.
+        self.socket: ClientConnection = connect(address, max_size=1 << 28, open_timeout=60, ping_interval=None)
         target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
         attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self.session = attached["sessionId"]
@@ -71,13 +72,17 @@ class Chromium:
                 return dict(message["result"])
             self.events.append(message)
 
-    def open(self, page: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Loads a local file at a size and in a colour scheme, and waits for its load event."""
+    def size(self, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Sets the window's size and the colour scheme of the page that is open and of those to come."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
+
+    def open(self, page: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Loads a local file at a size and in a colour scheme, and waits for its load event."""
+        self.size(width=width, height=height, dark=dark)
         self.visit(page.as_uri())
 
     def visit(self, url: str) -> None:

@@ -16,11 +16,14 @@ from trace_ray.config.policy import ClauseConfig, RuleConfig
 from trace_ray.pairs import CONFLICTS
 from trace_ray.report.page import report_sections
 from trace_ray.report.sections.change import ChangeRow, ChangeSection, Measured
+from trace_ray.report.sections.cost import CostSection
 from trace_ray.report.sections.decision import Decision, decision
+from trace_ray.report.sections.headline import headline
 from trace_ray.report.sections.judge import JudgeAudit, JudgeSection
 from trace_ray.report.sections.problems import Problems
 from trace_ray.report.sections.trust import answer_judge, corpus_judge
 from trace_ray.report.sections.warnings import warnings
+from trace_ray.report.sections.worse import Kept, Worse
 from trace_ray.runs.damage import FEW_PROMPTS
 
 NOTHING = Problems(known=True, refused=[], judge_errors=[])
@@ -191,7 +194,8 @@ def test_a_clause_that_no_rule_checks_is_named_with_what_would_check_it(triaged:
     made = decided(triaged, rules, change_of(50, 95, judge="rules"))
     assert made.word == "fix"
     assert "no rule checks kindness" in made.sentence
-    assert "triage.judge.backend=vllm" in made.command
+    assert {"triage.judge.model=JUDGE", "evaluate.judge.model=ANOTHER"} <= set(shlex.split(made.command))
+    assert "evaluate" not in decided(triaged, rules, change_of(50, 95)).command
     exact = decided(triaged, judge_of(judge="rules", audit=None, clauses=3), change_of(50, 95, judge="rules"))
     assert exact.word == "ship"
 
@@ -253,3 +257,74 @@ def test_what_got_worse_is_counted_from_the_answers(tmp_path: Path) -> None:
     assert {row.name: row.lost for row in worse.by_category} == {"INVERT": 0, "RETAIN": 2}
     assert sum(row.prompts for row in worse.by_category) == worse.overall.prompts == 8
     assert json.dumps(list(worse.by_clause)) == "[]"
+
+
+def kept(name: str, openings: tuple[int, int]) -> Kept:
+    return Kept(name, 32, 32, 0, 13, 19, openings, (15.6, 16.0), (0.0, 0.0))
+
+
+@pytest.mark.parametrize(("openings", "state", "tone"), [((4, 2), "pass", "good"), ((3, 1), "doubt", "warn")])
+def test_answers_that_all_open_alike_are_a_loss_that_agreement_does_not_show(
+    triaged: MadeRun, openings: tuple[int, int], state: str, tone: str
+) -> None:
+    """As the demo's: 100 -> 100 % of its benign answers comply, and of three openings one is left."""
+    worse = Worse(kept("all answers", (5, 4)), [kept("RETAIN", (5, 3))], [kept("benign", openings)], {})
+    change = change_of(50, 95, judge="rules")
+    rules = judge_of(judge="rules", audit=None, clauses=3)
+    made = decision(triaged.run, config_of(), None, rules, change, NOTHING, worse)
+    check = next(check for check in made.checks if check.name == "nothing lost")
+    assert (check.state, made.word) == (state, "ship")
+    cards = {card.question: card for card in headline(None, rules, None, change, CostSection([], None), worse)}
+    assert cards["Was anything lost?"].tone == tone
+    poorer = "benign: 1 of 3 openings left"
+    assert [poorer in said for said in (check.seen, made.sentence, cards["Was anything lost?"].sentence)] == (
+        [state == "doubt"] * 3
+    )
+    assert ("and nothing was lost" in made.sentence) is (state == "pass")
+
+
+@pytest.mark.parametrize(
+    ("judge", "unchecked", "circular", "tone"),
+    [
+        ("rules", (), False, "good"),
+        ("rules", ("a",), False, "warn"),
+        ("other/judge", (), False, "good"),
+        ("other/judge", (), True, "warn"),
+    ],
+)
+def test_a_share_is_green_only_where_its_judge_saw_every_clause_and_not_the_corpus(
+    judge: str, unchecked: tuple[str, ...], tone: str, *, circular: bool
+) -> None:
+    change = change_of(50, 95, judge=judge, judge_is_triage_judge=circular)
+    change = replace(
+        change, by_category=[change.overall, replace(change.by_category[1], base=change.overall.realigned)]
+    )
+    rules = judge_of(judge="rules", audit=None, clauses=3, unchecked=unchecked)
+    cards = {card.question: card for card in headline(None, rules, None, change, CostSection([], None))}
+    assert [cards[name].tone for name in ("What changed in the model?", "Was anything lost?")] == [tone, tone]
+
+
+def test_what_is_shipped_with_a_doubt_is_not_green(triaged: MadeRun) -> None:
+    rules = judge_of(judge="rules", audit=None, clauses=3)
+    gap = report_sections(triaged.run, config_of())["gap"]
+    sure = decision(triaged.run, config_of(), gap, rules, change_of(50, 95, judge="rules"), NOTHING)
+    assert (sure.word, sure.sure) == ("ship", True)
+    unmeasured = change_of(50, 95, judge="rules", drift_measured=False)
+    doubted = decision(triaged.run, config_of(), gap, rules, unmeasured, NOTHING)
+    assert (doubted.word, doubted.sure) == ("ship", False)
+    assert "drift inside its budget (not measured)" in doubted.sentence
+
+
+@pytest.mark.parametrize(
+    ("mistake", "setting"),
+    [
+        ("realign.learning_rate: 1.0: too high: use a lower one", " realign.learning_rate=ANOTHER"),
+        ("realign.learning_rate", " realign.learning_rate=ANOTHER"),  # where texts are left out, all that is told
+        ("pairs.jsonl: no such file: look there", ""),
+        ("an engine died", ""),
+    ],
+)
+def test_the_command_after_a_stop_changes_what_stopped_it(triaged: MadeRun, mistake: str, setting: str) -> None:
+    made = decided(triaged, judge_of(), None, problems=replace(NOTHING, stopped={"realign": mistake}))
+    assert made.word == "fix"
+    assert made.command.endswith(f"config.yaml{setting} --run {triaged.run.shell_word}")

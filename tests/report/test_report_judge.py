@@ -115,7 +115,7 @@ def test_an_audit_after_triage_stops_no_run(tmp_path: Path) -> None:
     made.triage()
     (made.run.place / "audit.json").write_text(json.dumps(AUDIT | {"auc": 0.5}))
     page = render(made.run, config_of())
-    assert "AUC 0.50 on 20 labelled pairs: triage.min_auc is not kept." in page
+    assert "AUC 0.50 on 20 labelled pairs, which triage.min_auc does not allow." in page
     assert "The run stopped here" not in page
 
 

@@ -121,13 +121,13 @@ def test_curves_are_thinned_by_means_and_empty_ones_left_out(made: MadeRun) -> N
 
 def test_the_caption_of_training_follows_the_losses() -> None:
     trace = training_caption(config_of().objective, margin=True)
-    assert "fall for INVERT, PUNISH." in trace
-    assert "near 0 for RETAIN: it is the KL" in trace
+    assert "fall for backwards, both wrong." in trace
+    assert "near 0 for still right: it is the KL" in trace
     assert "A margin is relative to the reference" in trace
     relabelled = config_of(
         "objective.PUNISH.loss=skip", "objective.RETAIN.loss=dpo", "objective.RETAIN.suppress=[rejected]"
     )
-    assert training_caption(relabelled.objective, margin=False) == "Loss should fall for INVERT, RETAIN."
+    assert training_caption(relabelled.objective, margin=False) == "Loss should fall for backwards, still right."
 
 
 def test_costs_are_those_of_the_manifests(made: MadeRun) -> None:
@@ -220,10 +220,10 @@ def test_a_run_in_s3_is_made_again_from_the_configuration_on_the_page(tmp_path: 
 def test_what_puts_the_result_in_doubt_is_said(made: MadeRun) -> None:
     said = " ".join(warning.text for warning in report_sections(made.run, config_of())["warnings"])
     for part in (
-        "60 % of the INVERT conflicts",
+        "60 % of the conflicts that are backwards",
         "5 of 25 rows",
         "Fewer than 30",
-        "RETAIN: compliance",
+        "Still right: compliance",
     ):
         assert part in said, part
     assert "could not decide" not in said

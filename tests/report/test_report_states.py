@@ -20,7 +20,7 @@ from trace_ray.runs.artifacts import Run
 WORDS = {
     "triage-only": "Go on: the corpus is judged; the model has not been realigned and evaluated yet.",
     "finished": "Fix the model: ",
-    "failed": f"Fix what stopped the run, then go on: realign: {MISTAKE}.",
+    "failed": f"Fix what stopped realign, then go on: {MISTAKE}.",
     "unchecked": "Fix the model: ",
     "bad-judge": "Stop: the judge of the corpus is not to be trusted (refused); ",
     "nothing": "Stop: no pair conflicts with the new policy. There is nothing to realign; keep the model.",
@@ -129,7 +129,9 @@ def test_where_a_stage_stopped_the_page_says_at_what_and_how_to_go_on(pages: dic
     whole = text(pages["failed"])
     assert "Stage realign stopped: realign.learning_rate: 1.0: loss is not finite for 5 steps, up to step 2." in whole
     assert "What to do: use a lower one." in whole
-    assert f"trace-ray run -c {run.place.path}/config.yaml --run {run.place.path}" in whole
+    again = f"trace-ray run -c {run.place.path}/config.yaml realign.learning_rate=ANOTHER --run {run.place.path}"
+    assert again in whole  # the same command would stop at the same place
+    assert f"What went wrong Stage realign stopped: {MISTAKE}" in whole
     figures = [json.loads(line) for line in (Path(run.realign.place.path) / "metrics.jsonl").read_text().splitlines()]
     assert f"{figures[-1]['step']} of {figures[-1]['steps']} steps" in whole.replace(",", "")
     from dataclasses import replace
@@ -137,3 +139,17 @@ def test_where_a_stage_stopped_the_page_says_at_what_and_how_to_go_on(pages: dic
     omitted = render(run, replace(config, report=replace(config.report, redact="omit")))
     assert "loss is not finite" not in omitted
     assert "realign.learning_rate" in omitted
+
+
+def test_a_diagonal_of_nothing_is_no_agreement(pages: dict[str, str]) -> None:
+    diagonal = r'<td class="number right">(\d+)</td>'
+    assert "0" not in re.findall(diagonal, pages["bad-judge"])
+    assert re.findall(diagonal, pages["finished"])
+
+
+def test_each_state_is_told_in_its_own_words(pages: dict[str, str]) -> None:
+    assert card(pages["nothing"], "Which pairs matter?")[2] == "There is no conflict to weigh."
+    assert card(pages["triage-only"], "What did it cost?")[2].startswith("for triage.")
+    assert '<option value="">in random order</option>' in pages["triage-only"]
+    assert '<option value="">heaviest first</option>' in pages["finished"]
+    assert "Note: No pair conflicts with the new policy: there is nothing to realign." in text(pages["nothing"])

@@ -127,10 +127,10 @@ def test_a_loss_of_what_was_kept_is_weighed_by_its_size_and_certainty(
     rows = [row_of("all", 40, 60, (10.0, 30.0), 5.0), row_of("RETAIN", 80, realigned, difference, 5.0)]
     change = replace(sections.change, by_category=rows)
     assert sections.card("worse", "Was anything lost?", change=change).tone == tone
-    told = [warning for warning in sections.warned(change=change) if warning.text.startswith("RETAIN: compliance")]
+    told = [warning for warning in sections.warned(change=change) if warning.text.startswith("Still right: compliance")]
     assert [warning.level for warning in told] == ([level] if level else [])
     loose = sections.warned(change=change, anchored=False)
-    bad = [warning for warning in (*told, *loose) if warning.level == "bad" and warning.text.startswith("RETAIN")]
+    bad = [warning for warning in (*told, *loose) if warning.level == "bad" and warning.text.startswith("Still right")]
     remedies = [warning.remedy.partition(",")[0] for warning in bad]
     assert remedies == (
         ["raise objective.alpha_kl", "hold RETAIN by objective.RETAIN.loss=kl"] if tone == "bad" else []
@@ -210,7 +210,9 @@ def test_unreadable_answers_are_said_from_2_percent_of_both_models(
 def test_conflicts_of_no_weight_are_said_from_half_of_them(sections: Sections, share: float, said: bool) -> None:
     summary = {"INVERT": dict(sections.impact.summary["INVERT"], share_clamped=share)}
     warned = sections.warned(impact=replace(sections.impact, summary=summary), gap=None, judge=None, change=None)
-    assert ["of the INVERT conflicts have no positive impact" in warning.text for warning in warned] == [True] * said
+    assert ["of the conflicts that are backwards have no positive impact" in warning.text for warning in warned] == [
+        True
+    ] * said
     uniform = replace(sections.impact, summary=summary, weights_kind="uniform")
     assert sections.warned(impact=uniform, gap=None, judge=None, change=None) == []
 

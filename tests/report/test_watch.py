@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +13,18 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.report.made_run import AUDIT, MadeRun
 from tests.report.test_report_page import Page
+from trace_ray.cli.app import app
 from trace_ray.errors import UserError
 from trace_ray.report.live import HEIGHT, WIDTH, drawn, live_fragment, live_page, live_state
 from trace_ray.report.served import serve
 from trace_ray.runs.anew import STOPPED
 from trace_ray.runs.artifacts import WORK
-from trace_ray.runs.lock import driver_lock
+from trace_ray.runs.lock import LOCK, driver_lock
+from trace_ray.runs.status import SILENT_SECONDS
 
 
 def text(html: str) -> str:
@@ -62,6 +67,22 @@ def test_a_driver_is_told_apart_from_one_that_is_gone(tmp_path: Path) -> None:
     assert "The driver is gone: it was at “triage: judge: 5/9 rows”" in text(live_fragment(made.run))
     with driver_lock(made.run.place, doing=lambda: "triage"):
         assert live_state(made.run).driver_state == "at work"
+
+
+def test_a_driver_of_another_machine_that_fell_silent_is_not_said_to_be_at_work(tmp_path: Path) -> None:
+    """Nobody can look for its process; its record is renewed every five seconds while it lives."""
+    made = MadeRun(tmp_path)
+    record = {"owner": "o", "beat": 7, "host": "node-7", "machine": "other boot", "pid": 4, "born": "1"}
+    lock = Path(made.run.place.path) / LOCK
+    lock.write_text(json.dumps(record | {"doing": "realign: 5/40 steps"}))
+    for age, state in ((SILENT_SECONDS - 10, "at work"), (SILENT_SECONDS + 41, "silent")):
+        os.utime(lock, times=(time.time() - age,) * 2)
+        assert live_state(made.run).driver_state == state
+    said = text(live_fragment(made.run))
+    assert "Nothing was heard of the driver for 1 min 1 s: it was at “realign: 5/40 steps”." in said
+    assert "pid 4 on node-7. If it is dead, the same command goes on." in said
+    (made.run.place / "config.yaml").write_text("")
+    assert "driver silent" in " ".join(CliRunner().invoke(app, ["status", "--run", str(tmp_path)]).stdout.split())
 
 
 def test_a_stage_that_stopped_says_at_what(tmp_path: Path) -> None:

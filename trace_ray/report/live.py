@@ -53,7 +53,8 @@ class Live:
     """What a run is at.
 
     Args:
-        states: of its folders; driver: its facts, None where none holds the run; driver_state: ``at work`` | ``gone``.
+        states: of its folders; driver: its facts, None where none holds the run.
+        driver_state: ``at work`` | ``gone`` | ``silent``.
         categories: pairs decided so far; rejects: rows refused so far, by reason.
         steps: the last ones' figures; memory_gib: of one training worker, the peak so far.
         stopped: {stage: the mistake at which it stopped}, of stages that are not done.

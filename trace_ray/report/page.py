@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,43 +52,43 @@ def page_of(run: Run, sections: dict[str, Any]) -> str:
 
 def report_sections(run: Run, config: Config) -> dict[str, Any]:
     """Returns each section's data by name; None or empty where the run has none yet."""
+    found = _measured(run, config)
+    return found | _concluded(run, config, found)
+
+
+def _measured(run: Run, config: Config) -> dict[str, Any]:
+    """What the run's files hold, a section each."""
     report, objective = config.report, config.objective
     gap = gap_section(run)
     judge = judge_section(run, config.triage, config.policy)
-    impact = impact_section(run, objective)
     change = change_section(run, report)
-    problems = problems_section(run, report.redact)
-    cost = cost_section(run)
-    lineage = lineage_section(run, config)
-    training = training_section(run, objective, config.realign.epochs)
     return {
         "gap": gap,
         "judge": judge,
-        "impact": impact,
-        "training": training,
+        "impact": impact_section(run, objective),
+        "training": training_section(run, objective, config.realign.epochs),
         "change": change,
         "answers": answers_section(run, report),
         "browser": browser_section(run, objective, report, judge.threshold if judge else config.triage.threshold),
-        "cost": cost,
-        "lineage": lineage,
-        "problems": problems,
-        "warnings": warnings(
-            gap=gap,
-            judge=judge,
-            impact=impact,
-            change=change,
-            problems=problems,
-            lineage=lineage,
-            anchored=objective.anchored("RETAIN"),
-            training=training,
-        ),
-        "cards": headline(gap, judge, impact, change, cost),
-        "decision": decision(run, config, gap, judge, change, problems),
+        "cost": cost_section(run),
+        "lineage": lineage_section(run, config),
+        "problems": problems_section(run, report.redact),
         "funnel": funnel(run, gap),
         "policy": policy_section(run, config),
         "worse": worse_section(run, config.policy) if change else None,
         "method": objective.method,
         "redact": report.redact,
+    }
+
+
+def _concluded(run: Run, config: Config, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What follows from the sections together: the first screen."""
+    gap, judge, impact, change, worse = (found[name] for name in ("gap", "judge", "impact", "change", "worse"))
+    told = {name: found[name] for name in ("gap", "judge", "impact", "change", "problems", "lineage", "training")}
+    return {
+        "warnings": warnings(**told, anchored=config.objective.anchored("RETAIN")),
+        "cards": headline(gap, judge, impact, change, found["cost"], worse),
+        "decision": decision(run, config, gap, judge, change, found["problems"], worse),
     }
 
 

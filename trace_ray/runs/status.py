@@ -8,14 +8,16 @@ from typing import Any
 from trace_ray.errors import UserError
 from trace_ray.runs.artifacts import GENERATED, INPUTS, RESPONSES, SCORES, STAGES, WORK, Artifact, Run
 from trace_ray.runs.figures import training_figures
-from trace_ray.runs.lock import LOCK, holder
+from trace_ray.runs.lock import BEAT_SECONDS, LOCK, PATIENCE, holder
 from trace_ray.runs.validations import validations_place
 
 State = tuple[str, str, dict[str, Any]]
 """An artefact's name, ``done`` | ``begun`` | ``-``, and its counts, or DAMAGED and, under ``problem``, what is wrong with
-it; or DRIVER, ``at work`` | ``gone``, and what it is at."""
+it; or DRIVER, ``at work`` | ``gone`` | ``silent``, and what it was at last."""
 
 DRIVER, DAMAGED = "driver", "damaged"
+SILENT_SECONDS = PATIENCE * BEAT_SECONDS
+"""A driver that was not heard for longer may have died on another machine, where nobody can look for its process."""
 
 
 def status(run: Run) -> Iterator[State]:
@@ -43,14 +45,13 @@ def all_done(rows: list[State]) -> bool:
 
 
 def _driver(run: Run) -> Iterator[State]:
-    """A driver that died on another machine looks as one at work does, but for how long ago it was heard."""
     try:
         record, heard = holder(run.place), (run.place / LOCK).age()
     except FileNotFoundError:  # it has ended meanwhile
         return
     if record is not None:
         facts = {"doing": record.doing, "host": record.host, "pid": record.pid, "heard_s": round(max(0.0, heard), 1)}
-        yield DRIVER, "gone" if record.gone else "at work", facts
+        yield DRIVER, "gone" if record.gone else "silent" if heard > SILENT_SECONDS else "at work", facts
 
 
 def _so_far(run: Run, artifact: Artifact) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from trace_ray.look.figure import Picture, picture, shortened
 from trace_ray.look.theme import LIGHT
+from trace_ray.report.names import plain_category
 from trace_ray.report.sections.change import ChangeRow
 
 _MODELS = (("base", "o", 0.14), ("realigned", "D", -0.14))
@@ -15,7 +16,9 @@ _NAME_CHARACTERS = {"wide": 30, "narrow": 14}
 
 def change_picture(rows: Sequence[ChangeRow], name: str) -> Picture:
     """Returns target policy agreement of both models, a line a group."""
-    said = "; ".join(f"{row.name} from {row.base.value:.1f} to {row.realigned.value:.1f} %" for row in rows)
+    said = "; ".join(
+        f"{plain_category(row.name)} from {row.base.value:.1f} to {row.realigned.value:.1f} %" for row in rows
+    )
     return picture(
         lambda figure, narrow: _draw(figure, rows, narrow=narrow),
         name=name,
@@ -34,7 +37,7 @@ def _draw(figure: Any, rows: Sequence[ChangeRow], *, narrow: bool) -> None:
             axes.plot([share.low, share.high], [at - offset] * 2, color=LIGHT[model], linewidth=2.2, alpha=0.45)
             label = f"{model} model" if at == 0 else None
             axes.plot(share.value, at - offset, marker, color=LIGHT[model], markersize=7, label=label, linestyle="none")
-    names = [shortened(row.name, _NAME_CHARACTERS["narrow" if narrow else "wide"]) for row in rows]
+    names = [shortened(plain_category(row.name), _NAME_CHARACTERS["narrow" if narrow else "wide"]) for row in rows]
     labels = names if narrow else [f"{name}  ({row.prompts})" for name, row in zip(names, rows, strict=True)]
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.5, -0.5)

@@ -8,13 +8,14 @@ import numpy as np
 
 from trace_ray.look.figure import Picture, picture
 from trace_ray.look.theme import LIGHT
+from trace_ray.report.names import plain_category
 from trace_ray.report.sections.impact import ImpactSection
 
 
 def impact_picture(impact: ImpactSection) -> Picture:
     """Returns a histogram of impacts and, where weights differ, the curve of cumulated weight."""
     said = "; ".join(
-        f"{name}: median {row['median']:.3g}, {100 * row['share_clamped']:.0f} % at or below 0"
+        f"{plain_category(name)}: median {row['median']:.3g}, {100 * row['share_clamped']:.0f} % at or below 0"
         for name, row in sorted(impact.summary.items())
     )
     head = "" if impact.uniform else f" The heaviest tenth carries {impact.head_share:.0f} % of all weight."
@@ -42,7 +43,14 @@ def _histogram(axes: Any, impact: ImpactSection) -> None:
     low, high = np.quantile(every, [0.005, 0.995])
     edges = np.histogram_bin_edges(np.clip(every, low, high), bins=30)
     values = [np.clip(impact.impacts[name], low, high) for name in names]
-    axes.hist(values, bins=edges, stacked=True, color=[LIGHT[n.lower()] for n in names], label=names, linewidth=0)
+    axes.hist(
+        values,
+        bins=edges,
+        stacked=True,
+        color=[LIGHT[n.lower()] for n in names],
+        label=[plain_category(n) for n in names],
+        linewidth=0,
+    )
     axes.axvline(0, color=LIGHT["ink"], linewidth=1)
     clamped = "" if impact.uniform else " (at or below 0: weight 0)"
     axes.set_title(f"Impacts of the {impact.pairs_are}{clamped}", color=LIGHT["ink"])

@@ -6,6 +6,7 @@ from typing import Any
 
 from trace_ray.look.figure import Picture, picture
 from trace_ray.look.theme import LIGHT
+from trace_ray.report.names import plain_category
 from trace_ray.report.sections.training import TrainingSection
 
 
@@ -24,7 +25,7 @@ def training_picture(training: TrainingSection) -> Picture:
 def _said(training: TrainingSection, title: str) -> str:
     series = training.curves[title]
     return f"{title}: " + ", ".join(
-        f"{'' if name == 'all' else name + ' '}from {curve[0][1]:.3g} to {curve[-1][1]:.3g}"
+        f"{'' if name == 'all' else plain_category(name) + ' '}from {curve[0][1]:.3g} to {curve[-1][1]:.3g}"
         for name, curve in series.items()
         if curve
     )
@@ -38,7 +39,7 @@ def _draw(figure: Any, training: TrainingSection, *, narrow: bool) -> None:
     for axes, (title, series) in zip(places, training.curves.items(), strict=False):
         for name, curve in series.items():
             colour = LIGHT["realigned"] if name == "all" else LIGHT[name.lower()]
-            axes.plot(*zip(*curve, strict=True), color=colour, label=name, linewidth=1.6)
+            axes.plot(*zip(*curve, strict=True), color=colour, label=plain_category(name), linewidth=1.6)
         axes.set_title(title, color=LIGHT["ink"])
         axes.tick_params(length=0)
         axes.set_xlim(0, training.planned)

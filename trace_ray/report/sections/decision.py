@@ -5,16 +5,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from trace_ray.config import Config
 from trace_ray.report.limits import SMALL_LOSS
 from trace_ray.report.names import plain_category
 from trace_ray.report.sections.change import ChangeSection
 from trace_ray.report.sections.gap import Gap
-from trace_ray.report.sections.judge import JudgeSection
+from trace_ray.report.sections.judge import RULES, JudgeSection
 from trace_ray.report.sections.problems import Problems
 from trace_ray.report.sections.trust import Trust, answer_judge, corpus_judge
 from trace_ray.report.sections.warnings import refused_too_many
+from trace_ray.report.sections.worse import Worse
 from trace_ray.runs.artifacts import CONFIG, Run
 from trace_ray.runs.damage import FEW_PROMPTS
 
@@ -43,6 +45,11 @@ class Decision:
     sentence: str
     command: str
 
+    @property
+    def sure(self) -> bool:
+        """Returns whether every check passes: what is to be shipped with a doubt is not green."""
+        return all(check.state == PASS for check in self.checks)
+
 
 def decision(
     run: Run,
@@ -51,6 +58,7 @@ def decision(
     judge: JudgeSection | None,
     change: ChangeSection | None,
     problems: Problems,
+    worse: Worse | None = None,
 ) -> Decision:
     """Returns the decision over whatever is known."""
     corpus, answers = corpus_judge(judge), answer_judge(change, judge)
@@ -59,7 +67,7 @@ def decision(
         _judged("judge audited", corpus, "judge"),
         _judged("answer judge independent", answers, "change"),
         _target(change),
-        _kept(change),
+        _kept(change, worse),
         _prompts(change),
         _drift(change),
     ]
@@ -86,12 +94,13 @@ def _target(change: ChangeSection | None) -> Check:
     return Check("target reached", state, f"{value:.3g} % comply, {change.target:.3g} are asked", "change")
 
 
-def _kept(change: ChangeSection | None) -> Check:
+def _kept(change: ChangeSection | None, worse: Worse | None) -> Check:
     if change is None:
         return Check("nothing lost", OPEN, "not measured", "problems")
     fell = [row for row in change.by_category if row.change < -SMALL_LOSS]
     if not fell:
-        return Check("nothing lost", PASS, "no category fell", "worse")
+        said = worse.poorer_said if worse else ""
+        return Check("nothing lost", DOUBT if said else PASS, said or "no category fell", "worse")
     worst = min(fell, key=lambda row: row.change)
     state = FAIL if any(row.clear for row in fell) else DOUBT
     return Check("nothing lost", state, f"{plain_category(worst.name)} fell by {-worst.change:.1f} points", "worse")
@@ -143,7 +152,7 @@ def _advice(
         return "fix", said, f"trace-ray check {' '.join(map(shlex.quote, config.corpus.paths))}"
     if stopped:
         stage, mistake = list(stopped.items())[-1]
-        return "fix", f"Fix what stopped the run, then go on: {stage}: {mistake}.", _on(run)
+        return "fix", f"Fix what stopped {stage}, then go on: {mistake}.", _on(run, _setting(mistake, config))
     if change is None:
         done = "the corpus is judged" if gap else "the corpus is not judged yet"
         return "go on", f"Go on: {done}; the model has not been realigned and evaluated yet.", _on(run)
@@ -174,20 +183,23 @@ def _of_model(
         return "fix", text, _again(run, f"corpus.holdout={min(0.5, 2 * config.corpus.holdout or 0.1):g}")
     if unchecked:
         text = f"Fix the measure: {said}, but no rule checks {', '.join(unchecked)}. Write one, or take a judge that reads."
-        return "fix", text, _again(run, "triage.judge.backend=vllm triage.judge.model=JUDGE")
+        judges = {"triage": "JUDGE"} | ({"evaluate": "ANOTHER"} if change.judge == RULES else {})
+        settings = " ".join(f"{stage}.judge.backend=vllm {stage}.judge.model={name}" for stage, name in judges.items())
+        return "fix", text, _again(run, settings)
     if checks["judge audited"].state == DOUBT:
         text = (
             f"Fix the measure: {said}, but the judge of the corpus is in doubt. Label a sample and audit it with that."
         )
         return "fix", text, f"trace-ray label sample --run {run.shell_word} --out labels.html"
-    doubts = [name for name, check in checks.items() if check.state in (DOUBT, OPEN)]
-    doubted = f" Look first at: {', '.join(doubts)}." if doubts else " Every check passes."
-    return "ship", f"Ship: {said}, and nothing was lost.{doubted}", f"vllm serve {run.shell_word}/model/merged"
+    doubts = [f"{name} ({check.seen})" for name, check in checks.items() if check.state in (DOUBT, OPEN)]
+    doubted = f" Look first at what is in doubt: {', '.join(doubts)}." if doubts else " Every check passes."
+    kept = ", and nothing was lost" if checks["nothing lost"].state == PASS else ""
+    return "ship", f"Ship: {said}{kept}.{doubted}", f"vllm serve {run.shell_word}/model/merged"
 
 
 def _gained(change: ChangeSection) -> str:
     row = change.overall
-    return f"{row.realigned.value:.3g} % of its answers comply, before {row.base.value:.3g} %"
+    return f"{row.realigned.value:.3g} % of the answers comply, before {row.base.value:.3g} %"
 
 
 def _configuration(run: Run) -> str:
@@ -195,8 +207,21 @@ def _configuration(run: Run) -> str:
     return shlex.quote((run.place / CONFIG).path) if run.place.is_local else "again.yaml"
 
 
-def _on(run: Run) -> str:
-    return f"trace-ray run -c {_configuration(run)} --run {run.shell_word}"
+def _setting(mistake: str, config: Config) -> str:
+    """Returns the setting that a mistake names, with a word for its new value; empty where it names none.
+
+    The same command would stop at the same place.
+    """
+    name = mistake.partition(":")[0]
+    try:
+        attrgetter(name)(config)
+    except AttributeError:
+        return ""
+    return f"{name}=ANOTHER"
+
+
+def _on(run: Run, setting: str = "") -> str:
+    return " ".join(filter(None, ("trace-ray run -c", _configuration(run), setting, f"--run {run.shell_word}")))
 
 
 def _again(run: Run, setting: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trace_ray.report.limits import SMALL_LOSS
 from trace_ray.report.sections.change import ChangeSection
@@ -10,7 +10,8 @@ from trace_ray.report.sections.cost import CostSection, duration
 from trace_ray.report.sections.gap import Gap
 from trace_ray.report.sections.impact import ImpactSection
 from trace_ray.report.sections.judge import JudgeSection
-from trace_ray.report.sections.trust import Trust, answer_judge, corpus_judge
+from trace_ray.report.sections.trust import IN_PART, Trust, answer_judge, corpus_judge
+from trace_ray.report.sections.worse import Worse
 
 NOT_MEASURED = "Not measured"
 
@@ -32,16 +33,17 @@ def headline(
     impact: ImpactSection | None,
     change: ChangeSection | None,
     cost: CostSection,
+    worse: Worse | None = None,
 ) -> list[Card]:
     """Returns the cards; of what no stage has measured yet, a card that says so."""
-    trust = corpus_judge(judge)
+    trust, answers = corpus_judge(judge), answer_judge(change, judge)
     return [
         _gap(gap, trust),
         _trust("How good is the judge?", trust, "judge"),
-        _change(change),
-        _trust("Who judged the answers?", answer_judge(change, judge), "change"),
-        _kept(change),
-        _impact(impact),
+        _as_judged(_change(change), answers),
+        _trust("Who judged the answers?", answers, "change"),
+        _as_judged(_kept(change, worse), answers),
+        _impact(impact, gap),
         _cost(cost),
     ]
 
@@ -52,6 +54,12 @@ def _open(question: str, what: str, anchor: str = "") -> Card:
 
 def _trust(question: str, trust: Trust, anchor: str) -> Card:
     return Card(question, trust.answer, trust.sentence, "" if trust.answer == NOT_MEASURED else anchor, trust.tone)
+
+
+def _as_judged(card: Card, answers: Trust) -> Card:
+    """A share that a circular judge gave, or rules that leave a clause out, is no success."""
+    doubted = answers.tone == "bad" or answers.answer == IN_PART
+    return replace(card, tone="warn") if doubted and card.tone == "good" else card
 
 
 def _gap(gap: Gap | None, trust: Trust) -> Card:
@@ -87,7 +95,7 @@ def _change(change: ChangeSection | None) -> Card:
     return Card(question, f"{row.base.value:.3g} → {row.realigned.value:.3g} %", sentence, "change", tone)
 
 
-def _kept(change: ChangeSection | None) -> Card:
+def _kept(change: ChangeSection | None, worse: Worse | None) -> Card:
     question = "Was anything lost?"
     row = next((row for row in change.by_category if row.name == "RETAIN"), None) if change else None
     if change is None or row is None:
@@ -97,11 +105,16 @@ def _kept(change: ChangeSection | None) -> Card:
         f"compliance on the {row.prompts:,} prompts that the old preferences already answered well: "
         f"{row.said(' points')}."
     )
+    if worse and worse.poorer:
+        tone = "warn" if tone == "good" else tone
+        sentence += f" But the answers are poorer: {worse.poorer_said}."
     return Card(question, f"{row.base.value:.3g} → {row.realigned.value:.3g} %", sentence, "worse", tone)
 
 
-def _impact(impact: ImpactSection | None) -> Card:
+def _impact(impact: ImpactSection | None, gap: Gap | None) -> Card:
     if impact is None or not impact.pairs:
+        if gap and not gap.overall.conflicts:
+            return _open("Which pairs matter?", "There is no conflict to weigh.")
         return _open("Which pairs matter?", "No conflict has been weighed yet.")
     if impact.weights_kind == "u2a":
         text = "The conflicts of highest impact were picked, and weighed anew in each round of training."
@@ -120,6 +133,8 @@ def _cost(cost: CostSection) -> Card:
         return _open("What did it cost?", "No stage is finished.")
     slowest = max(cost.stages, key=lambda stage: stage.seconds)
     sentence = f"in all; {slowest.stage} took {duration(slowest.seconds)}."
+    if len(cost.stages) == 1:
+        sentence = f"for {slowest.stage}."
     if cost.counted:
         sentence += f" {cost.tokens:,} tokens were counted in {', '.join(cost.counted)}."
     return Card("What did it cost?", duration(cost.seconds), sentence, "cost")

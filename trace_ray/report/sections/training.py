@@ -8,6 +8,7 @@ from typing import Any
 
 from trace_ray.config import ObjectiveConfig
 from trace_ray.pairs import TRAINED
+from trace_ray.report.names import plain_category
 from trace_ray.report.sections.cost import duration
 from trace_ray.runs.alarms import raised
 from trace_ray.runs.artifacts import Run
@@ -75,14 +76,18 @@ def training_caption(objective: ObjectiveConfig, *, margin: bool) -> str:
     terms = {name.value: objective.terms(name) for name in TRAINED}
     anchored = [name for name, some in terms.items() if some and all(term.entry.anchor for term in some)]
     falling = [name for name, some in terms.items() if some and name not in anchored]
-    said = [f"Loss should fall for {', '.join(falling)}."] if falling else []
+    said = [f"Loss should fall for {_named(falling)}."] if falling else []
     if anchored:
-        said.append(f"Loss should stay near 0 for {', '.join(anchored)}: it is the KL to the reference.")
+        said.append(f"Loss should stay near 0 for {_named(anchored)}: it is the KL to the reference.")
     if margin:
         said.append(
             "A margin is relative to the reference: above 0, the new preference is stronger than the reference had it."
         )
     return " ".join(said)
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(map(plain_category, names))
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:

@@ -9,6 +9,9 @@ from trace_ray.report.names import short_model
 from trace_ray.report.sections.change import ChangeSection
 from trace_ray.report.sections.judge import RULES, JudgeSection
 
+IN_PART = "In part"
+"""The answer where rules leave out a clause."""
+
 
 @dataclass(frozen=True)
 class Trust:
@@ -24,8 +27,8 @@ def corpus_judge(judge: JudgeSection | None) -> Trust:
     if judge is None:
         return Trust("plain", "Not measured", "No pair has been judged yet.")
     if judge.refusal:
-        outcome = "the run stopped." if judge.stopped else f"{judge.refusal.limit} is not kept."
-        return Trust("bad", "Refused", f"{judge.refusal.seen}: {outcome}")
+        outcome = ": the run stopped." if judge.stopped else f", which {judge.refusal.limit} does not allow."
+        return Trust("bad", "Refused", f"{judge.refusal.seen}{outcome}")
     if judge.judge == RULES:
         return _rules(judge)
     if said := one_sided(judge):
@@ -51,7 +54,7 @@ def answer_judge(change: ChangeSection | None, judge: JudgeSection | None) -> Tr
     if change.judge != RULES:
         return Trust("warn", "Independent", f"{name} did not judge the corpus; it was not compared with labels.")
     if judge and judge.unchecked:
-        return Trust("warn", "In part", f"Rules in code, {_checked(judge)}; the others were not measured.")
+        return Trust("warn", IN_PART, f"Rules in code, {_checked(judge)}; the others were not measured.")
     return Trust("good", "Exact", "The policy's own rules decide, in code.")
 
 
@@ -66,7 +69,7 @@ def one_sided(judge: JudgeSection) -> str:
 
 def _rules(judge: JudgeSection) -> Trust:
     if judge.unchecked:
-        return Trust("warn", "In part", f"Rules in code, {_checked(judge)}; of the others nothing is known.")
+        return Trust("warn", IN_PART, f"Rules in code, {_checked(judge)}; of the others nothing is known.")
     if (said := one_sided(judge)) and "violating" in said:
         return Trust("warn", "Exact", f"The policy's own rules decide, in code. They {said.replace('calls', 'call')}.")
     return Trust("good", "Exact", "The policy's own rules decide, in code.")

@@ -17,6 +17,7 @@ from trace_ray.report.limits import (
     SMALL_LOSS,
     UNREADABLE_PERCENT,
 )
+from trace_ray.report.names import plain_category
 from trace_ray.report.sections.change import ChangeSection
 from trace_ray.report.sections.gap import Gap
 from trace_ray.report.sections.impact import ImpactSection
@@ -110,7 +111,7 @@ def _of_judge(judge: JudgeSection | None) -> Iterator[Caution]:
 def _of_gap(gap: Gap, problems: Problems) -> Iterator[Caution]:
     if gap.overall.total and not gap.overall.conflicts:
         yield Caution(
-            "bad",
+            "note",
             "No pair conflicts with the new policy: there is nothing to realign.",
             "make sure that it is the policy you mean",
         )
@@ -150,7 +151,8 @@ def _of_cuts(problems: Problems) -> Iterator[Caution]:
 def _of_impact(impact: ImpactSection) -> Iterator[Caution]:
     for name, row in sorted(impact.summary.items()):
         if impact.weights_kind == "impact" and row["share_clamped"] >= CLAMPED_SHARE:
-            text = f"{100 * row['share_clamped']:.0f} % of the {name} conflicts have no positive impact: weight 0."
+            which = f"the conflicts that are {plain_category(name)}"
+            text = f"{100 * row['share_clamped']:.0f} % of {which} have no positive impact: weight 0."
             yield Caution("note", text, "try objective.weights=uniform, or a larger impact.gold_size")
 
 
@@ -174,14 +176,14 @@ def _of_change(change: ChangeSection, anchored: bool) -> Iterator[Caution]:
         yield Caution("bad", text, "give evaluate.judge another model")
     for row in change.by_category:
         if row.change < 0 and row.clear:
-            text = f"{row.name}: compliance fell from {row.base.value:.0f} to {row.realigned.value:.0f} %."
+            text = f"{_capital(row.name)}: compliance fell from {row.base.value:.0f} to {row.realigned.value:.0f} %."
             hold = "raise objective.alpha_kl" if anchored else "hold RETAIN by objective.RETAIN.loss=kl"
             yield Caution("bad", text, f"{hold}, or lower realign.learning_rate")
         elif row.name == "RETAIN" and row.change < -SMALL_LOSS:
-            text = f"RETAIN: compliance went from {row.base.value:.1f} to {row.realigned.value:.1f} %."
+            text = f"{_capital(row.name)}: compliance went from {row.base.value:.1f} to {row.realigned.value:.1f} %."
             yield Caution("note", text, "within the intervals; look at the answers below")
     yield from _of_gain(change)
-    few = [row.name for row in change.by_category if row.prompts < FEW_PROMPTS]
+    few = [plain_category(row.name) for row in change.by_category if row.prompts < FEW_PROMPTS]
     if few:
         text = f"Fewer than {FEW_PROMPTS} held-out prompts: {', '.join(few)}; their intervals are wide."
         yield Caution("note", text, "raise corpus.holdout or give corpus.test_paths")
@@ -189,6 +191,10 @@ def _of_change(change: ChangeSection, anchored: bool) -> Iterator[Caution]:
     if 100 * unclear > UNREADABLE_PERCENT * 2 * change.overall.prompts:
         text = f"{unclear} answers had no readable verdict and count as violating."
         yield Caution("note", text, "lower evaluate.judge.min_mass, or take another judge")
+
+
+def _capital(name: str) -> str:
+    return plain_category(name).capitalize()
 
 
 def _of_gain(change: ChangeSection) -> Iterator[Caution]:

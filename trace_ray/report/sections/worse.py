@@ -13,6 +13,7 @@ import pyarrow as pa
 from trace_ray.config.policy import PolicyConfig
 from trace_ray.judges.rules import broken_clauses
 from trace_ray.pairs import MODELS
+from trace_ray.report.names import plain_category
 from trace_ray.report.sections.gap import SHOWN_GROUPS
 from trace_ray.runs.artifacts import RESPONSES, Run
 
@@ -69,6 +70,18 @@ class Worse:
     by_category: Sequence[Kept]
     by_source: Sequence[Kept]
     by_clause: Mapping[str, int]
+
+    @property
+    def poorer(self) -> list[Kept]:
+        """Returns the categories and sources with less than half of their openings left."""
+        return [row for row in (*self.by_category, *self.by_source) if row.poorer]
+
+    @property
+    def poorer_said(self) -> str:
+        """Returns that in words, as agreement does not show it; empty where no group is poorer."""
+        return "; ".join(
+            f"{plain_category(row.name)}: {row.openings[1]} of {row.openings[0]} openings left" for row in self.poorer
+        )
 
 
 def worse_section(run: Run, policy: PolicyConfig) -> Worse | None:
