@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu import check, part_numbers, part_score, part_train, shapes
+from tests.gpu import check, part_judge, part_numbers, part_score, part_train, shapes, weights
 from tests.gpu.figures import told
 from trace_ray.synth.demo import MODELS
 
@@ -107,3 +107,26 @@ def test_the_last_line_is_one_object_of_all_parts(
     assert last["parts"] == found
     assert {"card", "shape", "set", "versions"} < last.keys()
     assert json.loads((tmp_path / "out" / "check.json").read_text()) == last
+
+
+def test_weights_on_disk_are_a_model_of_the_shape(tiny: argparse.Namespace, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    config = shapes.llama("tiny")
+    weights.write_model(str(tmp_path), config, shapes.tokenizer_folder())
+    found = load_file(tmp_path / "model.safetensors")
+    assert {name: tuple(value.shape) for name, value in found.items()} == weights.shapes(config)
+    assert sum(2 * value.numel() for value in found.values()) == weights.bf16_bytes(config)
+    assert found["model.norm.weight"].unique().tolist() == [1.0]
+    deep = found["model.layers.1.mlp.up_proj.weight"].float()
+    assert float(deep.std()) == pytest.approx(0.02, rel=0.05)
+    assert not torch.equal(deep, found["model.layers.0.mlp.up_proj.weight"].float())
+
+
+def test_the_judges_rates_are_over_its_own_time() -> None:
+    used = {"engine_ms": 9_000, "engine_waited_ms": 1_000, "judged_prompts": 400, "judged_tokens": 400_000}
+    manifest = {"used": used, "counts": {"triaged": 180}, "prefix_cache_hit_rate": 0.75, "engine_busy_share": 0.9}
+    found = part_judge.judged(manifest, 10)
+    assert found["pairs_per_s"] == 20.0
+    assert (found["prompt_tokens_per_s"], found["computed_tokens_per_s"]) == (40_000.0, 10_000.0)
