@@ -143,9 +143,9 @@ loaded, reached = functools.cache(load_config), functools.cache(load_storage)
 
 def asks_for_gpus(config: Config, stages: Sequence[str]) -> bool:
     judges = triage_judges(config.triage) | {"evaluate.judge": config.evaluate.judge}
-    asked = [(name.partition(".")[0], judge.num_gpus) for name, judge in judges.items()]
-    asked += [("impact", config.impact.num_gpus), ("evaluate", config.evaluate.num_gpus)]
-    asked += [("realign", float(config.realign.use_gpu))]
+    asked = [(name.partition(".")[0], judge.gpus) for name, judge in judges.items()]
+    asked += [("impact", config.impact.gpus), ("evaluate", config.evaluate.gpus)]
+    asked += [("realign", config.realign.gpus)]
     return any(gpus for stage, gpus in asked if stage in stages)
 
 

@@ -40,6 +40,7 @@ NAME = re.compile(r"`([\w./]+)`")
 EDGES = {
     "ray": {
         "cluster/connection.py",
+        "cluster/nodes.py",
         "cluster/own_job.py",
         "cluster/shared_paths.py",
         "realign/loop.py",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trace_ray.cluster.capacity import unmet
+from trace_ray.cluster.connection import elsewhere
+from trace_ray.cluster.nodes import settle_gpus, this_machine
 from trace_ray.cluster.stray import without_stray_line
 from trace_ray.cluster.watchdog import watched
 from trace_ray.config import Config, JudgeConfig
@@ -132,7 +133,7 @@ def decide_run(run: Run, before: Config, config: Config) -> bool:
     refuse_judgings(before, config)
     share_settings(config.storage)
     with _driving(run, config), working("decide"), config_beside(run, dump_config(config)):
-        return decide_again(run, config)
+        return decide_again(run, settle_gpus(config, ["triage"]))
 
 
 @contextmanager
@@ -158,13 +159,10 @@ def refuse_beyond_this_machine(config: Config, stages: Sequence[str]) -> None:
 
     A cluster of another's making may be larger, or grow.
     """
-    if config.ray.address or os.environ.get("RAY_ADDRESS") or _ray_runs():
+    if elsewhere(config.ray):
         return
-    cpus, gpus = config.ray.local_cpus or os.cpu_count() or 1, 0
-    if any(unmet(config, stages, math.inf, 0, "")):
-        import torch
-
-        gpus = torch.cuda.device_count()
+    cpus = config.ray.local_cpus or os.cpu_count() or 1
+    gpus = this_machine().gpus if any(unmet(config, stages, math.inf, 0, "")) else 0
     for problem in unmet(config, stages, cpus, gpus, "name a cluster by ray.address"):
         raise problem
 
@@ -179,13 +177,9 @@ def _refuse_unfit(config: Config, stages: Sequence[str]) -> None:
         raise problem
 
 
-def _ray_runs() -> bool:
-    ray = sys.modules.get("ray")
-    return ray is not None and ray.is_initialized()
-
-
 def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note, ended: Ended) -> None:
     waiting = [stage for stage in stages if run.made_by(stage) and not _is_done(run, stage)]
+    config = settle_gpus(config, waiting)
     refuse_beyond_this_machine(config, waiting)
     _refuse_unfit(config, waiting)
     for stage in stages:

@@ -55,7 +55,7 @@ def test_every_starter_is_whole_and_says_what_it_needs(tmp_path: Path, kind: str
     check_needed(config, STAGES)
     assert (kind == "rules") == (config.triage.judge.backend == "rules")
     assert (kind == "endpoint") == (config.triage.judge.backend == "openai")
-    assert (kind in ("gpu", "cluster")) == bool(config.impact.num_gpus)
+    assert (kind in ("gpu", "cluster")) == bool(config.impact.gpus)
     places = {problem.where.partition(".")[0] for problem in unfilled(config)}
     assert places == {"endpoint": {"triage", "evaluate"}, "cluster": {"corpus", "model", "triage", "evaluate"}}.get(
         kind, set()

@@ -65,7 +65,10 @@ def test_the_demo_fits_a_laptop_s_cluster() -> None:
     ("words", "said"),
     [
         (["realign.workers=32"], "realign.workers: 32 x {CPU: 10, GPU: 1}: the groups with labels"),
-        (["triage.judge.num_gpus=2"], "triage.judge.max_actors: 20 x {CPU: 6, GPU: 2}: no node with labels"),
+        (
+            ["triage.judge.num_gpus=2", "triage.judge.engine.tensor_parallel_size=2"],
+            "triage.judge.max_actors: 20 x {CPU: 6, GPU: 2}: no node with labels",
+        ),
         (
             ["realign.label_selector={trace-ray/pool: trainers}"],
             "realign.label_selector: {'trace-ray/pool': 'trainers'}",
@@ -91,7 +94,7 @@ def test_the_real_jobs_are_bounded_and_choose_their_checkpoint(example: str) -> 
     paper = load_config(["methods/trace"], ["policy.text=x"]).realign
     assert realign.learning_rate > paper.learning_rate, "the paper's is for 4 pairs a step"
     judges = (config.triage.judge, config.evaluate.judge)
-    assert [judge.num_gpus for judge in judges] == [1, 1]
+    assert [judge.gpus for judge in judges] == [1, 1]
     assert len({judge.model for judge in judges}) == 2, "who judges the answers is another than who judged the pairs"
     assert config.ray.stall_minutes
 

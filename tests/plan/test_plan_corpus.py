@@ -97,6 +97,7 @@ def test_what_a_manifest_cannot_hold_is_a_problem_of_the_plan(
     arguments = ["plan", "-c", str(DEMO), *corpus, *GIVEN, f"plan.manifest={manifest}"]
     arguments += ["triage.judge.num_cpus=6", "triage.judge.num_gpus=1"]
     arguments += ["triage.judge.label_selector={trace-ray/pool: 'in(judge,trainer)'}"]
+    arguments += ["impact.num_gpus=0", "realign.use_gpu=false", "evaluate.num_gpus=0", "evaluate.judge.num_gpus=0"]
     fits = CliRunner().invoke(app, [*arguments, "triage.judge.max_actors=44", "--json"])
     assert fits.exit_code == 0
     assert json.loads(fits.stdout)["stages"][0]["workers"] == 44
@@ -111,11 +112,20 @@ def test_what_a_manifest_cannot_hold_is_a_problem_of_the_plan(
     labelled = "the groups with labels {'trace-ray/pool': 'in(judge,trainer)'}"
     remedy = "lower it or raise maxReplicas"
     room = "(judge-spot 16, judge-on-demand 4, trainer-spot 16, trainer-on-demand 8)"
-    assert result.stderr.splitlines() == [
+    assert [line for line in result.stderr.splitlines() if line.startswith("trace-ray: ")] == [
         f"trace-ray: triage.judge.max_actors: 45 x {{CPU: 6, GPU: 1}}: {labelled} hold 44 at most {room}; {remedy}",
         f"trace-ray: impact: 1 x {{CPU: 1, GPU: 8}}: {small}",
         f"trace-ray: realign.workers: 1 x {{CPU: 90, GPU: 0}}: {small}",
     ]
+
+
+def test_a_manifest_says_what_auto_stands_for(corpus: list[str]) -> None:
+    manifests = conf_folder().parent / "clusters" / "base"
+    labels = [f"{name}.label_selector={{trace-ray/pool: trainer}}" for name in ("impact", "evaluate", "realign")]
+    for job, gpus in (("gpu-job/gpu-job.yaml", True), ("cpu-job/cpu-job.yaml", False)):
+        made = make_plan(load_config([DEMO], [*corpus, *GIVEN, *labels, f"plan.manifest={manifests / job}"]), None)
+        used = {stage.stage: bool(stage.gpu_hours) for stage in made.stages}
+        assert (used["impact"], used["realign"], used["triage"]) == (gpus, gpus, gpus)
 
 
 def test_a_manifest_that_is_not_there_is_the_one_problem_of_resources(corpus: list[str]) -> None:

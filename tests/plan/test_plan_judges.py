@@ -200,7 +200,8 @@ LOAD = Workload(
 ENGINE = EngineRates(start_s=20, memory_gib=2, prompt_tokens_s=1000, answer_tokens_s=50)
 TRAIN = TrainRates(start_s=5, forward_tokens_s=400, train_tokens_s=100, memory_gib=1, train_gib=3)
 SCORING = ScoringRates(tokens_s=160, gold_tokens_s=100, peak_gib=2)
-PANEL = "evaluate.panel=[{backend: vllm, model: p, num_cpus: 2, num_gpus: 4}, {backend: rules}]"
+FOUR = "num_gpus: 4, engine: {tensor_parallel_size: 4}"
+PANEL = f"evaluate.panel=[{{backend: vllm, model: p, num_cpus: 2, {FOUR}}}, {{backend: rules}}]"
 
 
 def test_the_evaluation_judge_reads_the_policy_prompt_and_answer_of_both_models() -> None:
@@ -271,7 +272,7 @@ def test_corrections_take_actors_of_their_own_after_all_is_judged() -> None:
 
 def test_the_evaluation_pays_for_its_engine_and_for_its_judges() -> None:
     config = config_of(
-        "evaluate.judge={backend: vllm, model: e, num_cpus: 1, num_gpus: 2, max_actors: 3}",
+        "evaluate.judge={backend: vllm, model: e, num_cpus: 1, num_gpus: 2, max_actors: 3, engine: {tensor_parallel_size: 2}}",
         "evaluate.num_gpus=1",
         "plan.gpu_hour_price=3",
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trace_ray.config import Config
+from trace_ray.config.gpus import judging_pool
 from trace_ray.config.selection import with_selection
 from trace_ray.config.selectors import POOL, selects
 from trace_ray.errors import UserError
@@ -55,13 +56,13 @@ class Demand:
 def demands(config: Config) -> Iterator[Demand]:
     """Yields the largest that each stage asks for at once; stages run one after another."""
     impact, realign, evaluate = config.impact, config.realign, config.evaluate
-    least, gpus = realign.min_workers or realign.workers, 1.0 if realign.use_gpu else 0.0
-    for name, judge in (("triage.judge", config.triage.judge), ("evaluate.judge", evaluate.judge)):
-        size = (judge.max_actors, judge.num_cpus, judge.num_gpus, judge.label_selector)
+    least = realign.min_workers or realign.workers
+    for name, judge in (("triage.judge", judging_pool(config.triage)), ("evaluate.judge", evaluate.judge)):
+        size = (judge.max_actors, judge.num_cpus, judge.gpus, judge.label_selector)
         yield Demand(f"{name}.max_actors", *size)
-    yield Demand("impact", 1, impact.num_cpus, impact.num_gpus, impact.label_selector)
-    yield Demand("realign.workers", least, realign.num_cpus, gpus, realign.label_selector)
-    yield Demand("evaluate", 1, evaluate.num_cpus, evaluate.num_gpus, evaluate.label_selector)
+    yield Demand("impact", 1, impact.num_cpus, impact.gpus, impact.label_selector)
+    yield Demand("realign.workers", least, realign.num_cpus, realign.gpus, realign.label_selector)
+    yield Demand("evaluate", 1, evaluate.num_cpus, evaluate.gpus, evaluate.label_selector)
 
 
 def unmet(config: Config, stages: Sequence[str], cpus: float, gpus: float, otherwise: str) -> Iterator[UserError]:
@@ -70,14 +71,14 @@ def unmet(config: Config, stages: Sequence[str], cpus: float, gpus: float, other
     Args:
         otherwise: what to do instead of asking for less.
     """
-    triage, evaluate, realign, impact = config.triage.judge, config.evaluate, config.realign, config.impact
+    triage, evaluate, realign, impact = judging_pool(config.triage), config.evaluate, config.realign, config.impact
     stages = with_selection(config, stages)
     asked = [
-        ("triage.judge", triage.actors, triage.num_cpus, triage.num_gpus),
-        ("impact", 1, impact.num_cpus, impact.num_gpus),
-        ("realign", realign.min_workers or realign.workers, realign.num_cpus, 1.0 if realign.use_gpu else 0.0),
-        ("evaluate", 1, evaluate.num_cpus, evaluate.num_gpus),
-        ("evaluate.judge", evaluate.judge.actors, evaluate.judge.num_cpus, evaluate.judge.num_gpus),
+        ("triage.judge", triage.actors, triage.num_cpus, triage.gpus),
+        ("impact", 1, impact.num_cpus, impact.gpus),
+        ("realign", realign.min_workers or realign.workers, realign.num_cpus, realign.gpus),
+        ("evaluate", 1, evaluate.num_cpus, evaluate.gpus),
+        ("evaluate.judge", evaluate.judge.actors, evaluate.judge.num_cpus, evaluate.judge.gpus),
     ]
     for name, workers, need_cpus, need_gpus in asked:
         for kind, need, there in (("CPU", workers * need_cpus, cpus), ("GPU", workers * need_gpus, gpus)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -117,7 +118,7 @@ def pooled(
             min_size=pool.actors, max_size=pool.max_actors, max_tasks_in_flight_per_actor=in_flight
         ),
         num_cpus=pool.num_cpus,
-        num_gpus=pool.num_gpus or None,
+        num_gpus=pool.gpus or None,
         label_selector=pool.label_selector or None,
     )
     with _room(pool, min(pool.max_actors, len(items))):
@@ -133,7 +134,7 @@ def _room(pool: JudgeConfig, actors: int) -> Iterator[None]:
     """
     from ray.autoscaler.sdk import request_resources
 
-    bundle = {"CPU": pool.num_cpus} | ({"GPU": pool.num_gpus} if pool.num_gpus else {})
+    bundle = {"CPU": pool.num_cpus} | ({"GPU": pool.gpus} if pool.gpus else {})
     if actors > 1:
         request_resources(bundles=[bundle] * actors, bundle_label_selectors=[dict(pool.label_selector)] * actors)
     try:
@@ -145,9 +146,13 @@ def _room(pool: JudgeConfig, actors: int) -> Iterator[None]:
 
 def ray_runs() -> bool:
     """Returns whether this process belongs to a Ray cluster."""
-    import ray
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
-    return bool(ray.is_initialized())
+
+def elsewhere(config: RayConfig) -> bool:
+    """Returns whether a run's cluster is of another's making: it may be larger than this machine, or grow."""
+    return bool(config.address or os.environ.get("RAY_ADDRESS") or ray_runs())
 
 
 def _patient(worker: type, pause_s: float) -> type:

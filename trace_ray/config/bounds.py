@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from trace_ray.config import Config
-from trace_ray.config.fields import leaves
+from trace_ray.config.fields import AUTO, leaves
 from trace_ray.config.policy import PolicyConfig
 from trace_ray.errors import UserError
 from trace_ray.objective.losses import shared_numbers
@@ -29,6 +29,10 @@ def _positive(what: str) -> Bound:
     return lambda value: value > 0, f"give a {what}"
 
 
+_GPUS: Bound = (
+    lambda value: value == AUTO or (not isinstance(value, str) and value >= 0),
+    "give a number of GPUs, a share of one, or auto",
+)
 _SHARE: Bound = (lambda value: 0 <= value < 1, "give a share in [0, 1)")
 _PART: Bound = (lambda value: 0 <= value <= 1, "give a share in [0, 1]")
 _RATE: Bound = _or_more("tokens a second, or 0 to have it measured")
@@ -68,7 +72,7 @@ BOUNDS: dict[str, Bound] = {
     "impact.batch_tokens": _least(1),
     "impact.part_bytes": _least(1),
     "impact.num_cpus": _or_more("a number of cores"),
-    "impact.num_gpus": _or_more("a number of GPUs, or a share of one"),
+    "impact.num_gpus": _GPUS,
     "impact.max_retries": _least(-1, ", which stands for retries without end"),
     "impact.seed": _or_more(),
     "impact.retain_per_conflict": _or_more(),
@@ -114,7 +118,7 @@ BOUNDS: dict[str, Bound] = {
     "evaluate.max_new_tokens": _least(1),
     "evaluate.batch_tokens": _least(1),
     "evaluate.num_cpus": _or_more("a number of cores"),
-    "evaluate.num_gpus": _or_more("a number of GPUs, or a share of one"),
+    "evaluate.num_gpus": _GPUS,
     "evaluate.kv_cache_gib": _positive("positive size"),
     "evaluate.seed": _or_more(),
     "evaluate.resamples": _least(100),

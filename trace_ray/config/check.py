@@ -9,7 +9,8 @@ from typing import Any
 from trace_ray.config import COLUMN_NAMES, Config, JudgeConfig, ObjectiveConfig, RealignConfig, TriageConfig
 from trace_ray.config.bounds import bound_problems
 from trace_ray.config.engine import check_trust, refuse_code
-from trace_ray.config.fields import leaves
+from trace_ray.config.fields import AUTO, leaves
+from trace_ray.config.gpu_check import gpu_problems
 from trace_ray.config.judge_check import distilled_problems, judge_problems
 from trace_ray.config.judges import WITHOUT_MODEL
 from trace_ray.config.plugins import is_plugin
@@ -61,6 +62,7 @@ def _problems(config: Config) -> Iterator[UserError]:
     yield from _check_template_dates(config)
     yield from _raised(lambda: check_trust("model", config.model.path, config.model.trust_remote_code))
     yield from _check_engine("evaluate.engine", config.evaluate.engine)
+    yield from gpu_problems(config)
     needs_rules = any(judge.backend == "rules" for judge in judges.values())
     yield from _raised(lambda: check_policy(config.policy, needs_rules=needs_rules))
     if not misspelt:
@@ -136,6 +138,8 @@ def _check_realign(realign: RealignConfig) -> Iterator[UserError]:
     for name in realign.trackers:
         if name not in TRACKERS and not is_plugin("trackers", name):
             yield UserError("realign.trackers", name, f"use some of {', '.join(TRACKERS)}{nearest(name, TRACKERS)}")
+    if realign.use_gpu not in (True, False, AUTO):
+        yield UserError("realign.use_gpu", realign.use_gpu, "give true, false or auto")
     if realign.offload != "none" and realign.zero_stage < (3 if realign.offload == "all" else 1):
         needed = "realign.zero_stage=3" if realign.offload == "all" else "realign.zero_stage of 1 or more"
         yield UserError("realign.offload", realign.offload, f"it needs {needed}")

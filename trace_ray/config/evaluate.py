@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from trace_ray.config.fields import ENGINE, LABELS, LATER, choice, later, resource
+from trace_ray.config.fields import ENGINE, LABELS, LATER, choice, later, resource, resource_auto
 from trace_ray.config.judges import JudgeConfig
 
 
@@ -83,7 +83,12 @@ class EvaluateConfig:
     panel: list[JudgeConfig] = field(default_factory=list, metadata={"resource": True})
     batch_tokens: int = resource(4096)
     num_cpus: float = resource(1.0)
-    num_gpus: float = resource(0.0)
+    num_gpus: int | float | str = resource_auto()
     label_selector: dict[str, str] = field(default_factory=dict, metadata=LABELS)
     kv_cache_gib: float = resource(1.0)
     engine: dict[str, Any] = field(default_factory=dict, metadata=ENGINE)
+
+    @property
+    def gpus(self) -> float:
+        """``num_gpus`` as a number; ``auto`` that nobody has resolved (``config.gpus``) is none."""
+        return 0.0 if isinstance(self.num_gpus, str) else float(self.num_gpus)

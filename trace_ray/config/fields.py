@@ -22,6 +22,15 @@ def resource(default: Any) -> Any:
     return field(default=default, metadata={"resource": True})
 
 
+AUTO = "auto"
+"""Of a number that is found out where it is used: when the cluster is known, or on the device."""
+
+
+def resource_auto() -> Any:
+    """A number, or a yes or no, that changes no result and is found out unless it is given."""
+    return field(default=AUTO, metadata={"resource": True, "auto": True})
+
+
 def resource_choice(*values: str) -> Any:
     """A ``choice`` that changes no result."""
     return field(default=values[0], metadata={"choices": values, "resource": True})

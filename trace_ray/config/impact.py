@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trace_ray.config.fields import LABELS, choice, later_choice, resource
+from trace_ray.config.fields import LABELS, choice, later_choice, resource, resource_auto
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,11 @@ class ImpactConfig:
     gradient_checkpointing: bool = resource(False)
     part_bytes: int = resource(2**29)
     num_cpus: float = resource(1.0)
-    num_gpus: float = resource(0.0)
+    num_gpus: int | float | str = resource_auto()
     label_selector: dict[str, str] = field(default_factory=dict, metadata=LABELS)
     max_retries: int = resource(3)
+
+    @property
+    def gpus(self) -> float:
+        """``num_gpus`` as a number; ``auto`` that nobody has resolved (``config.gpus``) is none."""
+        return 0.0 if isinstance(self.num_gpus, str) else float(self.num_gpus)

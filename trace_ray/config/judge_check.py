@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from trace_ray.config.fields import AUTO
 from trace_ray.config.judges import EndpointConfig, JudgeConfig, PromptConfig
 from trace_ray.config.policy import PolicyConfig
 from trace_ray.config.tree import TriageConfig
@@ -59,7 +60,11 @@ def judge_problems(where: str, judge: JudgeConfig, policy: PolicyConfig) -> Iter
 
 def _below(where: str, section: JudgeConfig | EndpointConfig, least: Mapping[str, float]) -> Iterator[UserError]:
     for name, minimum in least.items():
-        if (seen := getattr(section, name)) < minimum:
+        seen = getattr(section, name)
+        if isinstance(seen, str):
+            if seen != AUTO:
+                yield UserError(f"{where}.{name}", seen, "give a number, or auto")
+        elif seen < minimum:
             yield UserError(f"{where}.{name}", seen, f"give at least {minimum}")
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from trace_ray.config.fields import ENGINE, LABELS, LATER, choice, later_choice, open_choice, resource
+from trace_ray.config.fields import (
+    ENGINE,
+    LABELS,
+    LATER,
+    choice,
+    later_choice,
+    open_choice,
+    resource,
+    resource_auto,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +148,16 @@ class JudgeConfig:
     max_actors: int = resource(1)
     batch_rows: int = resource(256)
     num_cpus: float = resource(1.0)
-    num_gpus: float = resource(0.0)
+    num_gpus: int | float | str = resource_auto()
     label_selector: dict[str, str] = field(default_factory=dict, metadata=LABELS)
     kv_cache_gib: float = resource(1.0)
     engine: dict[str, Any] = field(default_factory=dict, metadata=ENGINE)
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+
+    @property
+    def gpus(self) -> float:
+        """``num_gpus`` as a number; ``auto`` that nobody has resolved (``config.gpus``) is none."""
+        return 0.0 if isinstance(self.num_gpus, str) else float(self.num_gpus)
 
     @property
     def trusted(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trace_ray.config.fields import LABELS, choice, later, resource, resource_choice
+from trace_ray.config.fields import LABELS, choice, later, resource, resource_auto, resource_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +97,16 @@ class RealignConfig:
     whole_checkpoints: bool = resource(True)
     max_failures: int = resource(3)
     num_cpus: float = resource(1.0)
-    use_gpu: bool = resource(False)
+    use_gpu: bool | str = resource_auto()
     label_selector: dict[str, str] = field(default_factory=dict, metadata=LABELS)
     trackers: tuple[str, ...] = resource(("tensorboard",))
+
+    @property
+    def on_gpu(self) -> bool:
+        """``use_gpu`` as a yes or no; ``auto`` that nobody has resolved (``config.gpus``) is a no."""
+        return self.use_gpu is True
+
+    @property
+    def gpus(self) -> float:
+        """Of one worker."""
+        return 1.0 if self.on_gpu else 0.0

@@ -19,6 +19,7 @@ import yaml
 
 from trace_ray.config import Config
 from trace_ray.config.bounds import BOUNDS
+from trace_ray.config.fields import AUTO
 from trace_ray.config.objective import TermConfig
 from trace_ray.config.sources import conf_folder
 
@@ -50,7 +51,7 @@ _PLAINLY = {
     "max_model_len": "tokens of prompt and answer that the engine makes room for",
     "max_actors": "judge actors at most",
     "num_cpus": "cores of one task, actor or worker",
-    "num_gpus": "GPUs of one task or actor; less than 1 shares one",
+    "num_gpus": "GPUs of one task or actor; less than 1 shares one; auto = where there are GPUs, what its model runs on",
     "escalate_from": "the least P(violates) of the first judge at which ``judge`` is asked",
     "escalate_to": "the greatest such P(violates)",
     "seed": "fixes what is drawn at random",
@@ -64,7 +65,7 @@ _PLAINLY = {
     "learning_rate": "at its peak",
     "schedule": "how it falls after the warm-up",
     "weight_decay": "AdamW's",
-    "use_gpu": "one GPU for each worker",
+    "use_gpu": "one GPU for each worker; auto = where there are GPUs",
     "kv_cache_gib": "memory of the engine's key-value cache on CPU",
     "engine": "further arguments of the vLLM engine",
     "region": "of the bucket, such as us-east-1; empty = AWS_REGION or the profile's",
@@ -173,6 +174,9 @@ def _object(section: type, found: dict[str, Any]) -> dict[str, Any]:
                 if "plugins" in field.metadata
                 else {"enum": list(choices)}
             )
+        if field.metadata.get("auto"):
+            kind = "boolean" if bool in typing.get_args(hints[field.name]) else "number"
+            allowed = {"anyOf": [{"const": AUTO}, {"type": kind}]}
         if text := said.get(field.name, _PLAINLY.get(field.name)):
             allowed = allowed | {"description": text}
         properties[field.name] = allowed

@@ -44,7 +44,7 @@ class PlanConfig:
         answer_tokens_s: generated tokens a second of one engine, and of a judge or an endpoint that writes corrections.
         forward_tokens_s: of the policy model without gradients on one worker; train_tokens_s: with them.
         manifest: a RayCluster, RayJob or launcher file (clusters/): what a run asks for at once must fit its worker groups.
-        cpus: of the cluster; 0 = what the manifest's groups hold at most, else of this machine. gpus: likewise, else none.
+        cpus, gpus: of the cluster; 0 = what the manifest's groups hold at most, else of this machine.
         cpu_hour_price: of one core, any currency; gpu_hour_price: of one GPU.
     """
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from trace_ray.chat.text import ChatTokenizer, accepted
 from trace_ray.config import Config
+from trace_ray.config.gpus import alone, memory_shares
 from trace_ray.judges.backends import make_judge
 from trace_ray.judges.usage import Usage
 from trace_ray.model.engine import Adapter, Engine, EngineSettings, with_adapters
@@ -86,7 +87,8 @@ class Generator:
         evaluate = config.evaluate
         self.out, self.limit, self.adapters = out, evaluate.max_new_tokens, adapters
         self._numbers: dict[str, int] = {}
-        extra = evaluate.engine | ({} if adapters is None else with_adapters(config.lora.r))
+        extra = evaluate.engine | memory_shares(evaluate.gpus, {"": evaluate.engine})[""]
+        extra |= {} if adapters is None else with_adapters(config.lora.r)
         with ExitStack() as stack:
             loaded = config.model
             if merged is not None:
@@ -101,6 +103,7 @@ class Generator:
                     kv_cache_gib=evaluate.kv_cache_gib,
                     num_cpus=evaluate.num_cpus,
                     extra=tuple(extra.items()),
+                    gpus=None if isinstance(evaluate.num_gpus, str) else evaluate.gpus,
                 )
             )
         self.tokenizer = ChatTokenizer(self.engine.tokenizer, config.model.max_length, config.model)
@@ -134,7 +137,7 @@ class AnswerJudge:
         evaluate = config.evaluate
         asked = evaluate.judge.backend == "rules" or (evaluate.clauses and evaluate.judge.verdict_by == "question")
         self.by_clause = bool(config.policy.clauses) and asked
-        self.judge = make_judge(config.policy, evaluate.judge, where="evaluate.judge", by_clause=self.by_clause)
+        self.judge = make_judge(config.policy, alone(evaluate.judge), where="evaluate.judge", by_clause=self.by_clause)
         self.usage = Usage({"": self.judge})
         self.threshold = config.triage.threshold
         self.generated, self.out = generated, out

@@ -71,7 +71,7 @@ def _base_and_pairs(config: Config, rows: Sequence[dict[str, Any]]) -> tuple[Any
     from trace_ray.model.probe import check_log_probs
 
     torch.set_num_threads(max(1, int(config.evaluate.num_cpus)))
-    device = torch.device("cuda" if config.evaluate.num_gpus and torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if config.evaluate.gpus and torch.cuda.is_available() else "cpu")
     tokenizer = load_chat_tokenizer(config.model)
     pairs = accepted(tokenizer.pairs([row["prompt"] for row in rows], [{"chosen": row["chosen"]} for row in rows]))
     base = load_model(config.model)
@@ -86,7 +86,7 @@ def measure_capability(run: Run, config: Config, model: str) -> dict[str, Any]:
     from trace_ray.evaluate.capability import run_harness
 
     torch.set_num_threads(max(1, int(config.evaluate.num_cpus)))
-    gpu = bool(config.evaluate.num_gpus)
+    gpu = bool(config.evaluate.gpus)
     if model == MODELS[0]:
         return run_harness(config.model, config.evaluate.capability, gpu=gpu)
     with download_folder(run.model.place / "merged") as folder:

@@ -11,6 +11,7 @@ from typing import Any
 
 from trace_ray.cluster.connection import ensure_ray, pooled
 from trace_ray.config import Config, EvaluateConfig, JudgeConfig, StorageConfig, judge_name, settings
+from trace_ray.config.gpus import of_stages
 from trace_ray.config.policy import policy_identity
 from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import AnswerJudge, Chunk, Generator, chunks, tokens_of
@@ -97,9 +98,7 @@ def run_evaluate(run: Run, config: Config) -> None:
         mine = [chunk for chunk in todo if chunk.model == model]
         merged = None if model == MODELS[0] else run.model.place / "merged"
         arguments = (config, merged, place / GENERATED)
-        pool = JudgeConfig(
-            num_cpus=evaluate.num_cpus, num_gpus=evaluate.num_gpus, label_selector=evaluate.label_selector
-        )
+        pool = JudgeConfig(num_cpus=evaluate.num_cpus, num_gpus=evaluate.gpus, label_selector=evaluate.label_selector)
         _run_pool(f"evaluate: {model}", Generator, arguments, mine, [place / GENERATED], pool)
     judged = [place / RESPONSES, place / ATTACKS, place / AUDIT]
     todo += write_labelled(run, labels, place / GENERATED) if labels else []
@@ -118,6 +117,7 @@ def run_evaluate(run: Run, config: Config) -> None:
     counts = {"prompts": len(prompts), "responses": len(MODELS) * len(prompts), "attacks": len(MODELS) * len(attacks)}
     counts["refused_prompts"] = len(asked) - len(prompts) + len(attacking) - len(attacks)
     tokens = tokens_of(part for folder in (place / GENERATED, *judged) for part in folder.files(".parquet"))
+    facts["gpus"] = of_stages(config, ["evaluate"])
     run.evaluation.publish(counts=counts, seconds=time.monotonic() - started, tokens=tokens, **facts)
 
 
@@ -227,7 +227,7 @@ def _capability(run: Run, config: Config) -> dict[str, Any]:
 
 def _one_model(evaluate: EvaluateConfig) -> dict[str, Any]:
     """Returns the options of a task that loads a model: its process ends with it, as its memory does."""
-    placed = {"num_gpus": evaluate.num_gpus or None, "label_selector": evaluate.label_selector or None}
+    placed = {"num_gpus": evaluate.gpus or None, "label_selector": evaluate.label_selector or None}
     return {"num_cpus": evaluate.num_cpus, **placed, "max_calls": 1}
 
 

@@ -10,27 +10,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from trace_ray.cluster.capacity import NodeGroup
+from trace_ray.cluster.nodes import live_nodes
 from trace_ray.config import ImpactConfig
 from trace_ray.impact.tasks import models_loaded, models_run
 
 _LOOK_S = 10.0
 """Seconds after which the pool looks whether nodes have joined that more actors fit on."""
-
-
-def _nodes() -> list[NodeGroup]:
-    import ray
-
-    return [
-        NodeGroup(
-            name=node["NodeID"],
-            cpus=node["Resources"].get("CPU", 0.0),
-            gpus=node["Resources"].get("GPU", 0.0),
-            most=1,
-            labels=node["Labels"],
-        )
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
 
 
 Told = tuple[str, int, dict[str, str]]
@@ -89,10 +74,10 @@ class ActorPool:
 
     def slots(self) -> int:
         """Returns how many actors the nodes that may have them hold at once, now; 1 where that is none yet."""
-        return max(1, sum(node.admits(self.impact.label_selector) * self._on(node) for node in _nodes()))
+        return max(1, sum(node.admits(self.impact.label_selector) * self._on(node) for node in live_nodes()))
 
     def _on(self, node: NodeGroup) -> int:
-        return node.holds(self.impact.num_cpus, self.impact.num_gpus)
+        return node.holds(self.impact.num_cpus, self.impact.gpus)
 
     def settle(self, most: int) -> int:
         """Returns how many actors are up, ``most`` at most: those that find no room while none comes up are let go.
@@ -173,7 +158,7 @@ class ActorPool:
         impact = self.impact
         actor = ray.remote(
             num_cpus=impact.num_cpus,
-            num_gpus=impact.num_gpus or None,
+            num_gpus=impact.gpus or None,
             label_selector=impact.label_selector or None,
             max_restarts=impact.max_retries,
             max_task_retries=-1,  # deaths are what is counted

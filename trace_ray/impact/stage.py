@@ -10,6 +10,7 @@ from typing import Any
 from trace_ray.chat.told import cut_warning
 from trace_ray.cluster.connection import ensure_ray
 from trace_ray.config import Config, settings
+from trace_ray.config.gpus import of_stages
 from trace_ray.impact.direction_stage import task, write_direction
 from trace_ray.impact.gold import pick_gold, pick_retain, tokenize_gold, tokenize_retain
 from trace_ray.impact.pool_stage import ActorPool
@@ -147,7 +148,12 @@ def _publish(run: Run, config: Config, told: Tally, started: float, about: Mappi
     """Publishes both folders with the rule that turns impacts to weights, which readers lay over the shards' parts."""
     triaged = run.triaged.manifest()["counts"]
     counts = {**told.rows, "untrained": triaged["triaged"] - sum(told.rows.values()) - sum(told.refused.values())}
-    facts = {"model": config.model.path, "summary": impact_summary(told.impacts), **about}
+    facts = {
+        "model": config.model.path,
+        "gpus": of_stages(config, ["impact"]),
+        "summary": impact_summary(told.impacts),
+        **about,
+    }
     facts |= {name: getattr(config.impact, name) for name in ("score_norm", "weight_norm", "weigh_within")}
     facts[WEIGHTS] = weight_rule(told.impacts, config.objective, config.impact)
     facts |= {"cuts": told.cuts, "refused": told.refused, "max_length": config.model.max_length}

@@ -51,7 +51,7 @@ def use_resources(impact: ImpactConfig) -> Any:
     import torch
 
     torch.set_num_threads(max(1, int(impact.num_cpus)))
-    return torch.device("cuda" if impact.num_gpus and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if impact.gpus and torch.cuda.is_available() else "cpu")
 
 
 def make_adapter(place: Location, config: Config) -> None:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import math
-import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from trace_ray.config.engine import refuse_code
+from trace_ray.config.gpus import MEMORY, WHOLE_CARD
+from trace_ray.model.card import wait_for_memory
+from trace_ray.model.engine_process import has_gpu, prepare_process
 from trace_ray.model.engine_start import EngineNames, start_fault
 from trace_ray.model.loading import load_tokenizer
-from trace_ray.runtime import environment
-from trace_ray.storage.staging import cache_folder, home_cache, local_model, plain_path
+from trace_ray.storage.staging import local_model, plain_path
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
     """What an engine needs to start; ``extra`` goes to vLLM as it is, ``trusted`` lets the model's own code run.
 
-    ``names``: the settings that these come from, for what is said of a mistake in them.
+    ``names``: the settings that these come from, for what is said of a mistake in them. ``gpus``: those of its process, 0 =
+    none, so that it takes none; None = what there is.
     """
 
     model: str
@@ -32,6 +36,7 @@ class EngineSettings:
     num_cpus: float = 1.0
     extra: tuple[tuple[str, Any], ...] = ()
     names: EngineNames = field(default_factory=EngineNames)
+    gpus: float | None = None
 
 
 class Adapter(NamedTuple):
@@ -88,13 +93,18 @@ class Engine:
 
     def __init__(self, settings: EngineSettings) -> None:
         refuse_code("engine", dict(settings.extra))
-        _engine_environment(settings)
+        prepare_process(
+            gpus=settings.gpus,
+            kv_cache_gib=settings.kv_cache_gib,
+            num_cpus=settings.num_cpus,
+            engine=dict(settings.extra),
+        )
         from vllm import LLM
 
         arguments: dict[str, Any] = {
-            "dtype": "float32" if settings.dtype == "auto" and not _has_gpu() else settings.dtype,
+            "dtype": "float32" if settings.dtype == "auto" and not has_gpu() else settings.dtype,
             "max_model_len": settings.max_model_len,
-            "enforce_eager": not _has_gpu(),
+            "enforce_eager": not has_gpu(),
             "enable_prefix_caching": True,
             "trust_remote_code": settings.trusted,
             "load_format": "safetensors",
@@ -105,8 +115,10 @@ class Engine:
             "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
         } | dict(settings.extra)
         self.max_model_len = int(arguments["max_model_len"])
+        if has_gpu():
+            wait_for_memory(float(arguments.get(MEMORY, WHOLE_CARD)))
         try:
-            self.llm = LLM(model=plain_path(local_model(settings.model)), revision=settings.revision, **arguments)
+            self.llm: Any = LLM(model=plain_path(local_model(settings.model)), revision=settings.revision, **arguments)
         except Exception as error:
             fault = start_fault(error, settings.names, settings.model, self.max_model_len)
             if fault is None:
@@ -118,6 +130,24 @@ class Engine:
         """Seconds in which it computed answers, and between them; what lies before the first question counts nothing."""
         self._ended: float | None = None
         self.tokenizer = _readable(self.llm.get_tokenizer(), settings)
+
+    def close(self) -> None:
+        """Lets go of the model, its cache and what vLLM started, so that another may take their place on the card."""
+        llm, self.llm = getattr(self, "llm", None), None
+        if llm is None:
+            return
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+        if has_gpu():
+            import torch
+
+            torch.cuda.empty_cache()
+
+    def __del__(self) -> None:
+        """An actor's last: Ray frees its GPU for the next as soon as the actor says that it ends."""
+        if not sys.is_finalizing():
+            self.close()
 
     def generate(self, prompts: Sequence[list[int]], max_new_tokens: int, adapter: Adapter | None = None) -> list[str]:
         """Returns the greedy answer to each prompt (in tokens), without special tokens.
@@ -217,22 +247,3 @@ def _readable(tokenizer: Any, settings: EngineSettings) -> Any:
 def token_mass(log_probs: Mapping[int, float], ids: Sequence[int]) -> float:
     """Returns the probability of ``ids`` together, from {token id: log-prob in nats}; what is not there counts nothing."""
     return sum(math.exp(log_probs[i]) for i in ids if i in log_probs)
-
-
-def _engine_environment(settings: EngineSettings) -> None:
-    environment.prepare()
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    if home_cache() is None:  # else vLLM keeps there what it has compiled
-        os.environ.setdefault("VLLM_CACHE_ROOT", str(cache_folder() / "vllm"))
-    if not _has_gpu():
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(settings.kv_cache_gib)))
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        os.environ["OMP_NUM_THREADS"] = str(max(1, math.floor(settings.num_cpus)))
-        # torch's compiler reads it too: told to use no vectors, it writes C++ for vLLM that does not compile (torch 2.14).
-        os.environ.pop("ATEN_CPU_CAPABILITY", None)
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_available())

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from trace_ray.cluster.capacity import NodeGroup, unmet
+from trace_ray.cluster.nodes import this_machine
 from trace_ray.config import Config, PlanConfig, RayConfig, StorageConfig
 from trace_ray.config.check import check_needed
+from trace_ray.config.gpus import There
 from trace_ray.corpus.read import Source
 from trace_ray.corpus.sources import corpus_sources
 from trace_ray.errors import UserError
@@ -76,10 +78,16 @@ def check_run_folder(uri: str, storage: StorageConfig) -> None:
 
 
 def cluster_size(ray: RayConfig, plan: PlanConfig, groups: Sequence[NodeGroup]) -> Resources:
-    """Returns the cluster as ``plan`` gives it, else its worker groups at their largest, else this machine's cores."""
+    """Returns the cluster as ``plan`` gives it, else its worker groups at their largest, else this machine."""
     cpus = sum(group.cpus * group.most for group in groups) or ray.local_cpus or float(os.cpu_count() or 1)
-    gpus = sum(group.gpus * group.most for group in groups)
+    described = bool(groups or plan.manifest or plan.cpus or plan.gpus)
+    gpus = sum(group.gpus * group.most for group in groups) if described else this_machine().gpus
     return Resources(cpus=plan.cpus or cpus, gpus=plan.gpus or gpus)
+
+
+def gpus_of(have: Resources, groups: Sequence[NodeGroup]) -> There:
+    """Returns what tells whether a node with such labels has a GPU, of the groups or else of the whole."""
+    return lambda labels: any(g.gpus and g.admits(labels) for g in groups) if groups else have.gpus > 0
 
 
 def check_resources(config: Config, stages: Sequence[str], have: Resources) -> Iterator[UserError]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from trace_ray.config import Config, ImpactConfig, ObjectiveConfig, PlanConfig
+from trace_ray.config.gpus import judging_pool
 from trace_ray.judges.backends import needs_model_for_corrections
 from trace_ray.plan.asked import Asked
 from trace_ray.plan.judges import CORRECTOR, EVALUATION, FIRST, JUDGE, SECOND, used_judges
@@ -55,8 +56,8 @@ def estimate(
 
 
 def _triage(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config, have: Resources) -> StageEstimate:
-    judge = config.triage.judge
-    workers = at_once(judge.max_actors, judge.num_cpus, judge.num_gpus, have)
+    judge = judging_pool(config.triage)
+    workers = at_once(judge.max_actors, judge.num_cpus, judge.gpus, have)
     judging, correcting = (
         [asking.by_actors(workers) for asking in asked if asking.pool == pool] for pool in ("judge", "correct")
     )
@@ -74,7 +75,7 @@ def _triage(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config
         "triage",
         f"{load.rows:,} pairs{in_words([*judging, *correcting])}",
         sum(asking.tokens + asking.written for asking in [*judging, *correcting]),
-        [Reserved(seconds, workers, judge.num_cpus, judge.num_gpus)],
+        [Reserved(seconds, workers, judge.num_cpus, judge.gpus)],
         memory,
         config.plan,
         [*judging, *correcting],
@@ -88,7 +89,7 @@ def shard_count(load: Workload, impact: ImpactConfig) -> int:
 
 def impact_workers(load: Workload, impact: ImpactConfig, have: Resources) -> int:
     """Returns how many scoring tasks run at once."""
-    return at_once(shard_count(load, impact), impact.num_cpus, impact.num_gpus, have)
+    return at_once(shard_count(load, impact), impact.num_cpus, impact.gpus, have)
 
 
 def impact_seconds(load: Workload, rates: Rates, impact: ImpactConfig, have: Resources) -> float:
@@ -104,7 +105,7 @@ def _impact(load: Workload, rates: Rates, impact: ImpactConfig, plan: PlanConfig
         "impact",
         f"{impact.gold_size} gold pairs, {load.trained['INVERT'] + load.trained['PUNISH']:,} conflicts scored",
         load.gold_tokens + load.scored_tokens,
-        [Reserved(impact_seconds(load, rates, impact, have), workers, impact.num_cpus, impact.num_gpus)],
+        [Reserved(impact_seconds(load, rates, impact, have), workers, impact.num_cpus, impact.gpus)],
         DRIVER_GIB + rates.scoring.peak_gib * workers,
         plan,
     )
@@ -112,7 +113,7 @@ def _impact(load: Workload, rates: Rates, impact: ImpactConfig, plan: PlanConfig
 
 def _realign(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config, have: Resources) -> StageEstimate:
     realign, train = config.realign, rates.train
-    gpus = 1.0 if realign.use_gpu else 0.0
+    gpus = realign.gpus
     rounds, share = u2a_rounds(load, config.objective)
     samples = round(share * sum(load.trained.values()))
     steps = training_steps(samples, realign)
@@ -177,7 +178,7 @@ def _evaluate(load: Workload, asked: Sequence[Asked], rates: Rates, config: Conf
     answer = policy.answer_tokens or load.answer_tokens
     written = round(2 * (load.prompts.number + load.attacks.number) * answer)
     judge = evaluate.judge
-    judges = at_once(judge.max_actors, judge.num_cpus, judge.num_gpus, have)
+    judges = at_once(judge.max_actors, judge.num_cpus, judge.gpus, have)
     judged = [asking.with_answers(answer) for asking in asked if asking.pool == "evaluate"]
     judging, judge_gib = pool_time(judged, [EVALUATION], rates, {EVALUATION: judge}, judges)
     generating = 2 * (POOL_START_S + policy.start_s) + written / policy.answer_tokens_s
@@ -190,8 +191,8 @@ def _evaluate(load: Workload, asked: Sequence[Asked], rates: Rates, config: Conf
         + written
         + sum(asking.tokens for asking in judged),
         [
-            Reserved(generating + drifting, 1, evaluate.num_cpus, evaluate.num_gpus),
-            Reserved(None if judging is None else POOL_START_S + judging, judges, judge.num_cpus, judge.num_gpus),
+            Reserved(generating + drifting, 1, evaluate.num_cpus, evaluate.gpus),
+            Reserved(None if judging is None else POOL_START_S + judging, judges, judge.num_cpus, judge.gpus),
         ],
         DRIVER_GIB + max(policy.memory_gib, judge_gib),
         config.plan,
@@ -209,5 +210,5 @@ def _panel(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config)
         judging, memory = pool_time([asking], [asking.judge], rates, {asking.judge: judge}, 1)
         seconds = None if judging is None else RAY_START_S + judging
         work = f"after the run, by rate panel{in_words([asking])}"
-        reserved = [Reserved(seconds, 1, judge.num_cpus, judge.num_gpus)]
+        reserved = [Reserved(seconds, 1, judge.num_cpus, judge.gpus)]
         yield stage_row(asking.judge, work, asking.tokens, reserved, memory, config.plan, [asking])

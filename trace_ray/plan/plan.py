@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trace_ray.cluster.capacity import shortages, strays
+from trace_ray.cluster.nodes import settle_gpus
 from trace_ray.config import Config
 from trace_ray.config.check import unfilled
 from trace_ray.errors import UserError
@@ -64,6 +65,7 @@ def make_plan(
     manifest = config.plan.manifest
     groups = (checks.attempt(problems, lambda: read_groups(manifest)) or []) if manifest else []
     have = checks.cluster_size(config.ray, config.plan, groups)
+    config = settle_gpus(config, stages, checks.gpus_of(have, groups))
     if run_uri:
         checks.attempt(problems, lambda: checks.check_run_folder(run_uri, config.storage))
         checks.attempt(problems, lambda: checks.check_begun(run_uri, config, stages))

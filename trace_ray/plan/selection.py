@@ -39,7 +39,7 @@ def selection(load: Workload, asked: Sequence[Asked], rates: Rates, config: Conf
     evaluate, policy, judge = config.evaluate, rates.policy, config.evaluate.judge
     answer = policy.answer_tokens or load.answer_tokens
     written = round(times * load.dev.number * answer)
-    judges = at_once(judge.max_actors, judge.num_cpus, judge.num_gpus, have)
+    judges = at_once(judge.max_actors, judge.num_cpus, judge.gpus, have)
     judged = [asking.with_answers(answer) for asking in asked if asking.pool == "select"]
     judging, _ = pool_time(judged, [EVALUATION], rates, {EVALUATION: judge}, judges)
     generating = STARTS * (POOL_START_S + policy.start_s) + written / policy.answer_tokens_s
@@ -49,10 +49,8 @@ def selection(load: Workload, asked: Sequence[Asked], rates: Rates, config: Conf
         work=f", {times - 1:,} candidates on {load.dev.number:,} dev prompts",
         tokens=times * load.dev.sent + written + drifting + sum(asking.tokens for asking in judged),
         reserved=[
-            Reserved(measuring, 1, evaluate.num_cpus, evaluate.num_gpus),
-            Reserved(
-                None if judging is None else STARTS * POOL_START_S + judging, judges, judge.num_cpus, judge.num_gpus
-            ),
+            Reserved(measuring, 1, evaluate.num_cpus, evaluate.gpus),
+            Reserved(None if judging is None else STARTS * POOL_START_S + judging, judges, judge.num_cpus, judge.gpus),
         ],
         asked=judged,
     )

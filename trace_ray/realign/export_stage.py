@@ -7,6 +7,7 @@ from typing import Any
 
 from trace_ray.cluster.connection import ensure_ray
 from trace_ray.config import Config
+from trace_ray.config.gpus import of_stages
 from trace_ray.errors import UserError
 from trace_ray.realign.card import card_facts
 from trace_ray.realign.checkpoints import CHECKPOINTS, damage
@@ -27,6 +28,7 @@ def publish_training(run: Run, config: Config, trained: str, seconds: float, **f
     metrics = training_figures(run)
     tokens = sum(row["tokens"] for row in metrics)
     facts |= {"base model": config.model.path, "method": config.objective.method, TRAINED: trained}
+    facts["gpus"] = of_stages(config, ["realign"])
     run.realign.publish(counts={"steps": len(metrics)}, seconds=seconds, tokens=tokens, **facts)
 
 

@@ -42,11 +42,11 @@ def make_trainer(run: Run, config: Config) -> Any:
     return TorchTrainer(
         train_worker,
         train_loop_config={"run": run, "config": config},
-        torch_config=TorchConfig(backend="nccl" if realign.use_gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if realign.on_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=(realign.min_workers, realign.workers) if elastic else realign.workers,
-            use_gpu=realign.use_gpu,
-            resources_per_worker={"CPU": realign.num_cpus} | ({"GPU": 1} if realign.use_gpu else {}),
+            use_gpu=realign.on_gpu,
+            resources_per_worker={"CPU": realign.num_cpus} | ({"GPU": 1} if realign.on_gpu else {}),
             label_selector=realign.label_selector or None,
         ),
         run_config=RunConfig(

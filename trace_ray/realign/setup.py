@@ -24,12 +24,12 @@ Made = TypeVar("Made")
 def prepare_process(realign: RealignConfig) -> None:
     """Sets environment, logging and threads of a worker."""
     environment.prepare()
-    if not realign.use_gpu:
+    if not realign.on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     import torch
 
-    if not realign.use_gpu:
+    if not realign.on_gpu:
         torch.set_num_threads(max(1, int(realign.num_cpus)))
 
 
@@ -72,7 +72,7 @@ def load_policy(run: Run, config: Config) -> tuple[Any, Any]:
         with download_folder(run.impact.place / ADAPTER_INIT) as folder:
             model, reference = load_adapter(model, folder, trainable=True), None
     for each in (model, reference) if reference is not None else (model,):
-        choose_packing(each, config.model.packing, "cuda" if config.realign.use_gpu else "cpu")
+        choose_packing(each, config.model.packing, "cuda" if config.realign.on_gpu else "cpu")
     if config.realign.gradient_checkpointing:
         checkpoint_layers(model)
     return model, reference

@@ -86,7 +86,7 @@ def _store_reference(run: Run, config: Config) -> None:
     responses = config.objective.compared("RETAIN")
     names = run.scored.manifest()["parts"] if responses else []
     realign = config.realign
-    options = {"num_cpus": realign.num_cpus, "num_gpus": 1 if realign.use_gpu else None}
+    options = {"num_cpus": realign.num_cpus, "num_gpus": 1 if realign.on_gpu else None}
     task = ray.remote(label_selector=realign.label_selector or None, **options)(_store_part)
     finished = {part.name for part in reference_place(run).files(".parquet")}
     ray.get([task.remote(run, config, name, *responses) for name in names if name not in finished])
@@ -101,7 +101,7 @@ def _store_part(run: Run, config: Config, name: str, response: str) -> None:
     from trace_ray.realign.reference import top_k_table
 
     torch.set_num_threads(max(1, int(config.realign.num_cpus)))
-    device = "cuda" if config.realign.use_gpu else "cpu"
+    device = "cuda" if config.realign.on_gpu else "cpu"
     columns = ["pair_id", "category", "prompt_ids", f"{response}_ids"]
     table = (run.scored.place / name).read_parquet(columns)
     rows = table.filter(pc.equal(table["category"], "RETAIN")).to_pylist()

@@ -130,7 +130,7 @@ class Training:
             found = f"{broken[0]} is not finite at step {self.step}"
             raise UserError("realign.learning_rate", self.realign.learning_rate, f"{found}; use a lower one")
         figures |= {"seconds": round(seconds, 4), "tokens_per_s": round(figures["tokens"] / max(1e-9, seconds), 1)}
-        figures |= {"memory_gib": round(peak_memory_gib(gpu=self.realign.use_gpu), 3), "workers": self.workers}
+        figures |= {"memory_gib": round(peak_memory_gib(gpu=self.realign.on_gpu), 3), "workers": self.workers}
         figures["samples"] = samples_digest(self.rows.pair_ids(samples))
         self.metrics.append(figures)
 

@@ -40,7 +40,7 @@ def used_stage(zero_stage: int, dtype: str) -> int:
 
 def _zero(realign: RealignConfig, dtype: str) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": used_stage(realign.zero_stage, dtype)}
-    memory = {"device": "cpu", "pin_memory": realign.use_gpu}
+    memory = {"device": "cpu", "pin_memory": realign.on_gpu}
     if realign.offload != "none":
         zero["offload_optimizer"] = memory
     if realign.offload == "all":

@@ -155,9 +155,7 @@ class Measuring:
     def _measure(self, steps: Sequence[int], adapters: Any) -> None:
         started = time.monotonic()
         evaluate, todo = self.config.evaluate, answer_chunks(steps, self.prompts)
-        pool = JudgeConfig(
-            num_cpus=evaluate.num_cpus, num_gpus=evaluate.num_gpus, label_selector=evaluate.label_selector
-        )
+        pool = JudgeConfig(num_cpus=evaluate.num_cpus, num_gpus=evaluate.gpus, label_selector=evaluate.label_selector)
         generated = self.place / GENERATED
         _pool(Generator, (self.config, None, generated, adapters), unfinished(todo, generated), pool)
         judged = unfinished(todo, self.place / RESPONSES)
@@ -178,7 +176,7 @@ class Measuring:
                 drift_file(self.run, step).write_text("{}")
         elif todo:
             evaluate = self.config.evaluate
-            placed = {"num_gpus": evaluate.num_gpus or None, "label_selector": evaluate.label_selector or None}
+            placed = {"num_gpus": evaluate.gpus or None, "label_selector": evaluate.label_selector or None}
             options: dict[str, Any] = {"num_cpus": evaluate.num_cpus, **placed, "max_calls": 1}
             task = ray.remote(num_returns="streaming", **options)(measure_adapters)
             for made in task.remote(self.config, self.kept_rows, todo):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trace_ray.config import TriageConfig
+from trace_ray.config.gpus import correcting_pool
 from trace_ray.judges.backends import needs_model_for_corrections
 from trace_ray.runtime.progress import Meter
 from trace_ray.storage.traffic import Traffic
@@ -73,7 +74,7 @@ def decide_corpus(
     models = needs_model_for_corrections(task.policy, triage)
     with Meter("triage: decide", rows) as meter:
         meter.skip(sum(tally["rows"] for tally in done.values()))
-        for tally in each_block(DecideActor, arguments, blocks, triage.judge if models else None):
+        for tally in each_block(DecideActor, arguments, blocks, correcting_pool(triage) if models else None):
             total.add(task.work, tally["block"], tally)
             meter.advance(tally["rows"])
     total.requests.own("decide")

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trace_ray.config import TriageConfig, judge_name
+from trace_ray.config.gpus import in_one_actor
 from trace_ray.config.judges import WITHOUT_MODEL
 from trace_ray.corpus.read import SLOT_SCHEMA, SLOTS
 from trace_ray.judges.backends import make_judge, make_triage_judge
@@ -51,7 +52,7 @@ class JudgeActor:
         self.task, self.labels = task, labels
         self.known: dict[str, dict[bytes, Opinion]] = {}
         self.stores = task.opened()
-        config = task.config
+        config = in_one_actor(task.config, "second_judge")
         self.judge = make_triage_judge(task.policy, config)
         second = config.second_judge
         self.second = make_judge(task.policy, second, where="triage.second_judge") if second is not None else None

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from trace_ray.config import TriageConfig, judge_name
+from trace_ray.config.gpus import judging_pool
 from trace_ray.judges.backends import needs_model_to_judge
 from trace_ray.judges.unreadable import FIRST, Unread
 from trace_ray.runtime.progress import Meter
@@ -55,7 +56,7 @@ def judge_corpus(
     first = first_of(task.work, labels, triage.audit_rows, sample)
     if blocks:
         draw_first(first, task.work, labels, read.blocks, triage.audit_rows, sample)
-    running = each_block(JudgeActor, arguments, blocks, triage.judge if models else None)
+    running = each_block(JudgeActor, arguments, blocks, judging_pool(triage) if models else None)
     unread = _unread(triage, done.values())
     with Meter("triage: judge", read.made) as meter:
         meter.skip(sum(tally["rows"] for tally in done.values()))

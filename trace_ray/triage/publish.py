@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trace_ray.config import TriageConfig, judge_name
+from trace_ray.config import Config, TriageConfig, judge_name
+from trace_ray.config.gpus import of_stages
 from trace_ray.config.policy import PolicyConfig, policy_hash, unruled
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.runs.artifacts import CANARIES, DISTILLED, GATES, MANIFEST, REVIEW, Run, read_json
@@ -84,6 +85,7 @@ def _publish_triaged(
     facts = {
         "policy": {"name": policy.name, "version": policy.version, "hash": policy_hash(policy)},
         "judge": judge_name(triage.judge),
+        "gpus": of_stages(Config(triage=triage), ["triage"]),
         "unchecked_clauses": unchecked_by_rules(policy, triage),
         "used": outcome.used,
         "decision": asdict(outcome.decision),

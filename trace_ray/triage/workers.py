@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from trace_ray.cluster.connection import in_service, this_node
 from trace_ray.config import JudgeConfig, TriageConfig
+from trace_ray.config.gpus import in_one_actor
 from trace_ray.config.policy import PolicyConfig
 from trace_ray.errors import UserError
 from trace_ray.judges.backends import (
@@ -111,8 +112,10 @@ class DecideActor:
         self.judge: Judge | None = None
         self.corrector: Corrector | None = None
         if task.config.correct:
-            self.judge = make_triage_judge(task.policy, task.config)
-            self.corrector = make_corrector(task.policy, task.config, self.judge)
+            other = corrector_kind(task.policy, task.config) == "other"
+            config = in_one_actor(task.config, *(["corrector_judge"] if other else []))
+            self.judge = make_triage_judge(task.policy, config)
+            self.corrector = make_corrector(task.policy, config, self.judge)
         used = {"": self.judge, "corrector_": self.corrector if task.config.corrector_judge is not None else None}
         self.usage = Usage({prefix: asked for prefix, asked in used.items() if asked is not None})
 

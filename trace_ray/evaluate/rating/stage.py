@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from trace_ray.cluster.connection import ensure_ray
+from trace_ray.cluster.nodes import gpus_there
 from trace_ray.config import Config, JudgeConfig, judge_name
+from trace_ray.config.gpus import alone, with_gpus
 from trace_ray.config.policy import PolicyConfig, policy_text
 from trace_ray.errors import UserError
 from trace_ray.evaluate.rating.items import Answers, blind_items, items_csv
@@ -81,11 +83,12 @@ def run_panel(out: Location, config: Config, margin: float) -> int:
         raise UserError("evaluate.panel", "empty", "name the panel's judges, e.g. evaluate.panel=[{backend: rules}]")
     items: list[BlindItem] = [(i, prompt, answers) for i, prompt, answers in read_key(out)["items"]]
     ensure_ray(config.ray)
+    judges = with_gpus(config, gpus_there(config.ray), ["evaluate"]).evaluate.panel
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["item_id", "rater", "choice"])
     for number, judge in enumerate(judges, 1):
-        options = {"num_cpus": judge.num_cpus, "num_gpus": judge.num_gpus or None, "max_calls": 1}
+        options = {"num_cpus": judge.num_cpus, "num_gpus": judge.gpus or None, "max_calls": 1}
         task = ray.remote(label_selector=judge.label_selector or None, **options)(_votes)
         name = f"{number} {judge_name(judge).rstrip('/').rsplit('/', 1)[-1]}"
         writer.writerows(
@@ -98,7 +101,7 @@ def run_panel(out: Location, config: Config, margin: float) -> int:
 def _votes(policy: PolicyConfig, judge: JudgeConfig, items: list[BlindItem], margin: float) -> list[tuple[str, str]]:
     from trace_ray.judges.backends import make_judge
 
-    return panel_votes(make_judge(policy, judge, where="evaluate.panel"), items, margin)
+    return panel_votes(make_judge(policy, alone(judge), where="evaluate.panel"), items, margin)
 
 
 def score_ratings(out: Location, files: Sequence[Location], resamples: int, seed: int) -> dict[str, Any]:
