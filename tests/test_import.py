@@ -39,6 +39,7 @@ NAME = re.compile(r"`([\w./]+)`")
 
 EDGES = {
     "ray": {
+        "cluster/actor_pool.py",
         "cluster/connection.py",
         "cluster/nodes.py",
         "cluster/own_job.py",

@@ -46,6 +46,7 @@ REFUSED = {
 """What transformers itself makes no causal language model of; ``test_known`` has what is said of such a folder."""
 
 
+@pytest.mark.slow  # the families above are of the same kinds, and in the default tests
 @pytest.mark.parametrize("name", architectures())
 def test_every_architecture_is_right_or_refused(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

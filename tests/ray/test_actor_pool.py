@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import ray
 
+from trace_ray.cluster.actor_pool import ActorPool
 from trace_ray.cluster.connection import ensure_ray
-from trace_ray.config import Config, ImpactConfig
+from trace_ray.config import Config
 from trace_ray.errors import UserError
-from trace_ray.impact.pool_stage import ActorPool
 
 
 @pytest.fixture
 def pool() -> Iterator[ActorPool]:
     ensure_ray(Config().ray)
-    with ActorPool(ImpactConfig(num_cpus=ray.cluster_resources()["CPU"] / 2)) as made:
+    with ActorPool(ray.cluster_resources()["CPU"] / 2) as made:
         yield made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -10,9 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from tests.impact import tiny, world
+from tests.realign import handmade
 from trace_ray.chat.text import TokenizedPair
+from trace_ray.cluster.connection import ensure_ray
 from trace_ray.config import Config, CorpusConfig, ImpactConfig, LoraSettings, StorageConfig
 from trace_ray.errors import UserError
 from trace_ray.impact import stage
@@ -20,6 +24,8 @@ from trace_ray.impact.stage import run_impact
 from trace_ray.impact.tasks import score_rows
 from trace_ray.model.loading import load_chat_tokenizer
 from trace_ray.pairs import TRIAGED_SCHEMA
+from trace_ray.realign.reference import STORED, reference_place
+from trace_ray.realign.stage import _store_reference
 from trace_ray.report.sections.problems import problems_section
 from trace_ray.runs.artifacts import SCORES, Run
 from trace_ray.storage.location import locate
@@ -61,8 +67,6 @@ def test_other_shards_and_a_killed_worker_give_the_same_scores(
     lora: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second run scores in shards of 5; the worker of one of them is killed once, at its first task."""
-    import ray
-
     run = triaged_run(tmp_path)
     marker = str(tmp_path / "killed")
 
@@ -82,14 +86,33 @@ def test_other_shards_and_a_killed_worker_give_the_same_scores(
 
 def test_actors_load_the_model_once_whatever_the_shards(lora: Run, tmp_path: Path) -> None:
     """Gold shards, curvature products and more than 40 shards of pairs on two actors."""
-    import ray
-
     run = triaged_run(tmp_path)
     solve = {"curvature": "gauss_newton", "curvature_pairs": 5, "gamma": 0.01, "cg_tolerance": 1e-2}
     run_impact(run, config(shard_rows=2, num_cpus=ray.cluster_resources()["CPU"] / 2, **solve))
     assert len((run.impact.place / SCORES).files(".json")) > 40
-    assert 1 <= run.impact.manifest()["model_loads"] <= 2
+    manifest = run.impact.manifest()
+    assert 1 <= manifest["model_loads"] <= 2
+    assert manifest["run_as"] == {"packing": "rows", "kernels": "none"}
     assert len(impacts(run)) == len(impacts(lora))
+
+
+def test_the_reference_is_loaded_once_an_actor_whatever_the_parts(tmp_path: Path) -> None:
+    settings = handmade.tiny_config(handmade.tiny_model(tmp_path / "model"))
+    settings = replace(settings, realign=replace(settings.realign, kl_reference="top_k", top_k=3, num_cpus=1))
+    run = handmade.make_run(tmp_path / "run", settings, count=24)
+    part = (run.scored.place / "part-0.parquet").read_parquet()
+    for number in range(12):
+        (run.scored.place / f"part-1{number:02d}.parquet").write_parquet(part.slice(number, 1))
+    run.scored.publish(counts={"rows": 48}, seconds=0.0)
+    ensure_ray(settings.ray)
+    _store_reference(run, settings)
+    stored = {place.name for place in reference_place(run).files(".parquet")}
+    assert stored == set(run.scored.manifest()["parts"])
+    facts = json.loads((run.realign.place / STORED).read_text())
+    assert facts["parts"] == 14
+    assert 1 <= facts["model_loads"] <= ray.cluster_resources()["CPU"]
+    _store_reference(run, settings)  # nothing is left to do
+    assert json.loads((run.realign.place / STORED).read_text()) == facts
 
 
 def test_the_manifest_reports_each_category(lora: Run) -> None:

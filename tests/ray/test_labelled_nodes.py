@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.config.test_labels import NODES
-from trace_ray.config import ImpactConfig
+from trace_ray.cluster.actor_pool import ActorPool
 from trace_ray.config.selectors import selects
-from trace_ray.impact.pool_stage import ActorPool
 
 SELECTORS = [
     {"trace-ray/pool": "judge"},
@@ -68,7 +67,7 @@ def test_scoring_deals_its_work_to_actors_that_have_a_node(nodes: dict[str, dict
     def parts(number: int) -> Iterator[str]:
         yield from [where()] * number
 
-    with ActorPool(ImpactConfig(num_cpus=1, label_selector={"trace-ray/pool": "judge"})) as pool:
+    with ActorPool(1, label_selector={"trace-ray/pool": "judge"}) as pool:
         assert (pool.slots(), pool.settle(5)) == (1, 1)
         (stream,) = pool.streams(parts, [(3,)])
         found = [ray.get(part, timeout=60) for part in stream]
@@ -89,7 +88,7 @@ def test_an_actor_that_finds_its_node_taken_is_let_go(nodes: dict[str, dict[str,
     other = ray.remote(num_cpus=1)(Other).remote()
     assert ray.get(other.up.remote(), timeout=60)
     try:
-        with ActorPool(ImpactConfig(num_cpus=1)) as pool:
+        with ActorPool(1) as pool:
             assert pool.slots() == len(NODES[1:])
             assert pool.settle(5) == len(NODES[1:]) - 1
             assert [value for value, *_ in (pool.gathered(lambda n: (n,), [(7,)] * (len(NODES[1:]) - 1)))] == [7] * (

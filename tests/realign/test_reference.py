@@ -10,6 +10,7 @@ import torch
 
 from tests.realign import handmade
 from tests.realign.test_policy_module import moved
+from trace_ray.model.kept import model_facts
 from trace_ray.model.loading import load_model
 from trace_ray.objective.batch import micro_batch
 from trace_ray.realign.data import TrainingRows
@@ -22,10 +23,13 @@ def test_training_on_stored_distributions_sees_the_kl_of_a_forward(tmp_path: Pat
     config = handmade.tiny_config(handmade.tiny_model(tmp_path / "model"))
     config = replace(config, realign=replace(config.realign, kl_reference="top_k", top_k=handmade.VOCABULARY - 1))
     run = handmade.make_run(tmp_path / "run", config, count=10)
-    before = torch.get_num_threads()
-    for name in run.scored.manifest()["parts"]:
+    before, loads = torch.get_num_threads(), model_facts()["loads"]
+    parts = run.scored.manifest()["parts"]
+    assert len(parts) == 2
+    for name in parts:
         _store_part(run, config, name, config.objective.RETAIN.prefer)
     torch.set_num_threads(before)
+    assert model_facts() == {"loads": loads + 1, "packing": "rows", "kernels": "none"}  # one for both parts
     rows = TrainingRows.read(run.scored, config.objective, reference_place(run))
     every = rows.take(np.arange(len(rows)))
     assert {row["category"] for row in every if "top_k_ids" in row} == {"RETAIN"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from trace_ray.cluster.actor_pool import ActorPool
 from trace_ray.config import Config, ImpactConfig
 from trace_ray.errors import UserError
-from trace_ray.impact.pool_stage import ActorPool
 from trace_ray.impact.tasks import (
     DIRECTION,
     GOLD,

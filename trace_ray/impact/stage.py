@@ -8,18 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from trace_ray.chat.told import cut_warning
+from trace_ray.cluster.actor_pool import ActorPool
 from trace_ray.cluster.connection import ensure_ray
-from trace_ray.config import Config, settings
+from trace_ray.config import Config, ImpactConfig, settings
 from trace_ray.config.gpus import of_stages
 from trace_ray.impact.direction_stage import task, write_direction
 from trace_ray.impact.gold import pick_gold, pick_retain, tokenize_gold, tokenize_retain
-from trace_ray.impact.pool_stage import ActorPool
 from trace_ray.impact.rows import retain_share
 from trace_ray.impact.shard import SHARD_SCHEMA
 from trace_ray.impact.survey import SURVEY, Survey, groups, survey
 from trace_ray.impact.tally import Tally, kept_share
 from trace_ray.impact.tasks import GOLD, RETAIN_SAMPLE, Shard, Shares, make_adapter, score_rows
 from trace_ray.impact.weights import impact_summary, weight_rule
+from trace_ray.model.kept import model_facts
 from trace_ray.pairs import TRAINED, Split
 from trace_ray.runs.anew import begin
 from trace_ray.runs.artifacts import ADAPTER_INIT, SCORES, Run
@@ -51,11 +52,17 @@ def run_impact(run: Run, config: Config) -> None:
     found = _survey(run, config)
     _write_adapter(run, config)
     shards = list(plan_shards(run, found.rows, config.impact.shard_rows))
-    with ActorPool(config.impact) as pool:
+    with _pool(config.impact) as pool:
         direction = write_direction(run, config, pool)
         told = _score(run, config, shards, _shares(found.seen, config), pool)
     about = {"direction": direction, "noise": dict(found.noise), "model_loads": pool.loads, "run_as": pool.run_as}
     _publish(run, config, told, started, about)
+
+
+def _pool(impact: ImpactConfig) -> ActorPool:
+    return ActorPool(
+        impact.num_cpus, impact.gpus, impact.label_selector, max_retries=impact.max_retries, facts=model_facts
+    )
 
 
 def _shares(seen: Mapping[str, int], config: Config) -> Shares:

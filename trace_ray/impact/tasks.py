@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trace_ray.config import Config, ImpactConfig
 from trace_ray.corpus.noise import noisy_table
 from trace_ray.impact.tally import Tally, tally
+from trace_ray.model.kept import MODEL, kept
 from trace_ray.runs.artifacts import ADAPTER_INIT, REFUSED, SCORES, Run
 from trace_ray.runtime import metrics
 from trace_ray.storage.location import Location, upload_folder
@@ -18,32 +18,6 @@ from trace_ray.storage.staging import download_folder
 
 GOLD, RETAIN_SAMPLE, DIRECTION = "gold.parquet", "retain.parquet", "direction.json"
 """In impact/. ``direction.json`` is written after the parts that it lists."""
-
-_LOADED: dict[str, tuple[str, Any]] = {}
-"""What this worker process has loaded, one of a kind: tasks of one run share it, another run's replaces it."""
-
-
-_MADE: Counter[str] = Counter()
-
-
-def models_loaded() -> int:
-    """Returns how often this process has loaded a model."""
-    return _MADE["model"]
-
-
-def models_run() -> dict[str, str]:
-    """Returns how this process runs its model; nothing where it has none."""
-    from trace_ray.model.fused import how_run
-
-    return how_run(_LOADED["model"][1][0]) if "model" in _LOADED else {}
-
-
-def _loaded(kind: str, key: str, make: Callable[[], Any]) -> Any:
-    if _LOADED.get(kind, ("", None))[0] != key:
-        _LOADED.pop(kind, None)  # before the next is made: two models need not fit
-        _LOADED[kind] = (key, make())
-        _MADE[kind] += 1
-    return _LOADED[kind][1]
 
 
 def use_resources(impact: ImpactConfig) -> Any:
@@ -78,7 +52,7 @@ def theta_ref(run: Run, config: Config, *, trainable: bool) -> Any:
     device = use_resources(config.impact)
     place = run.impact.place / ADAPTER_INIT
 
-    def make() -> tuple[Any, list[Any]]:
+    def make() -> Any:
         if config.impact.parameters == "full":
             model = load_model(config.model).requires_grad_(True)
         else:
@@ -90,11 +64,12 @@ def theta_ref(run: Run, config: Config, *, trainable: bool) -> Any:
         fuse(model, config.model.kernels, device)
         if config.impact.gradient_checkpointing:
             checkpoint_layers(model)
-        return model, [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return model
 
-    model, trained = _loaded("model", f"{place.uri} {config.model} {config.impact.parameters}", make)
-    for parameter in trained:
-        parameter.requires_grad_(trainable)
+    model = kept(MODEL, f"{place.uri} {config.model} {config.impact.parameters}", make)
+    lora = config.impact.parameters == "lora"
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trainable and (not lora or "lora_" in name))
     return model
 
 
@@ -199,13 +174,13 @@ def score_rows(run: Run, config: Config, shard: Shard, shares: Shares) -> Tally:
     model = theta_ref(run, config, trainable=False)
     device = next(model.parameters()).device
     place = run.impact.place
-    direction = _loaded("direction", place.uri, lambda: {n: v.to(device) for n, v in read_direction(run).items()})
+    direction = kept("direction", place.uri, lambda: {n: v.to(device) for n, v in read_direction(run).items()})
     rows = shard.part.read_parquet().slice(shard.start, shard.stop - shard.start)
     triaged = noisy_table(rows, config.corpus.noise)
     selection = Selection(config.objective, shares.retain, config.impact.seed)
-    tokenizer = _loaded("tokenizer", str(config.model), lambda: load_chat_tokenizer(config.model))
-    kept, refused = tokenized_rows(selection.rows(triaged), selection.objective, tokenizer)
-    scored = score_tokens(kept, selection, model, direction, config.impact)
+    tokenizer = kept("tokenizer", str(config.model), lambda: load_chat_tokenizer(config.model))
+    trained, refused = tokenized_rows(selection.rows(triaged), selection.objective, tokenizer)
+    scored = score_tokens(trained, selection, model, direction, config.impact)
     if refused:
         (place / REFUSED / f"{shard.name}.parquet").write_parquet(refused_table(refused))
         metrics.count_each("rejects", "reason", [row["reason"] for row in refused], stage="impact")

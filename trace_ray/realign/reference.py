@@ -11,6 +11,8 @@ from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import Location
 
 REFERENCE = "reference"
+STORED = "reference.json"
+"""In realign/: how often the reference was loaded to store it, and how it was run."""
 TOP_K_SCHEMA = pa.schema(
     [
         ("pair_id", pa.string()),

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import pyarrow.compute as pc
 
+from trace_ray.cluster.actor_pool import ActorPool
 from trace_ray.cluster.connection import ensure_ray
 from trace_ray.config import Config, ModelConfig, settings
 from trace_ray.errors import UserError
+from trace_ray.model.kept import MODEL, kept, model_facts
 from trace_ray.realign.checkpoints import CHECKPOINTS
 from trace_ray.realign.export_stage import publish_model, publish_training
 from trace_ray.realign.generation import check_generation
 from trace_ray.realign.ray_train import fit
-from trace_ray.realign.reference import reference_place
+from trace_ray.realign.reference import STORED, reference_place
 from trace_ray.realign.trackers import check_trackers
 from trace_ray.realign.watch import steps_shown
 from trace_ray.runs.anew import begin
 from trace_ray.runs.artifacts import Run
 from trace_ray.runs.identity import model_identity
+from trace_ray.runtime.progress import Meter
 from trace_ray.storage.staging import local_model
 
 
@@ -80,16 +84,22 @@ def check_model(model: ModelConfig) -> None:
 
 
 def _store_reference(run: Run, config: Config) -> None:
-    """Stores the reference's distributions of the anchored responses, one task a part of scored/."""
-    import ray
-
+    """Stores the reference's distributions of the anchored responses, part by part of scored/, on actors that keep it."""
     responses = config.objective.compared("RETAIN")
     names = run.scored.manifest()["parts"] if responses else []
-    realign = config.realign
-    options = {"num_cpus": realign.num_cpus, "num_gpus": 1 if realign.on_gpu else None}
-    task = ray.remote(label_selector=realign.label_selector or None, **options)(_store_part)
-    finished = {part.name for part in reference_place(run).files(".parquet")}
-    ray.get([task.remote(run, config, name, *responses) for name in names if name not in finished])
+    realign, finished = config.realign, {part.name for part in reference_place(run).files(".parquet")}
+    calls = [(name, (run, config, name, *responses)) for name in names if name not in finished]
+    gpus = 1.0 if realign.on_gpu else 0.0
+    with (
+        ActorPool(realign.num_cpus, gpus, realign.label_selector, facts=model_facts) as pool,
+        Meter("realign: reference distributions", len(names), "parts") as meter,
+    ):
+        meter.skip(len(names) - len(calls))
+        for _ in pool.each(_store_part, calls):
+            meter.advance(1)
+        if calls:
+            facts = {"parts": len(calls), "model_loads": pool.loads, "run_as": pool.run_as}
+            (run.realign.place / STORED).write_text(json.dumps(facts))
 
 
 def _store_part(run: Run, config: Config, name: str, response: str) -> None:
@@ -105,8 +115,13 @@ def _store_part(run: Run, config: Config, name: str, response: str) -> None:
     columns = ["pair_id", "category", "prompt_ids", f"{response}_ids"]
     table = (run.scored.place / name).read_parquet(columns)
     rows = table.filter(pc.equal(table["category"], "RETAIN")).to_pylist()
-    model = load_model(config.model).to(device)
-    choose_packing(model, config.model.packing, device)
-    fuse(model, config.model.kernels, device)
+
+    def make() -> Any:
+        model = load_model(config.model).to(device)
+        choose_packing(model, config.model.packing, device)
+        fuse(model, config.model.kernels, device)
+        return model
+
+    model = kept(MODEL, str(config.model), make)
     made = top_k_table(model, rows, response, config.realign.top_k, config.realign.micro_tokens)
     (reference_place(run) / name).write_parquet(made)

@@ -1,62 +1,75 @@
-"""The actors of stage 2: each loads the model once, and works on gold shards, curvature products and scores alike."""
+"""Actors that keep what they have loaded: each loads a model once, and does all work that is given to it with that one."""
 
 from __future__ import annotations
 
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from trace_ray.cluster.capacity import NodeGroup
 from trace_ray.cluster.nodes import live_nodes
-from trace_ray.config import ImpactConfig
-from trace_ray.impact.tasks import models_loaded, models_run
 
 _LOOK_S = 10.0
 """Seconds after which the pool looks whether nodes have joined that more actors fit on."""
 
 
-Told = tuple[str, int, dict[str, str]]
-"""(an actor's name, how often it has loaded a model so far, how it runs it)."""
+Facts = dict[str, Any]
+"""What a process says of its work: ``loads``, how often it has loaded a model, and how it runs it."""
+Told = tuple[str, Facts]
+"""(an actor's name, its facts)."""
 
 
-class ImpactWorker:
-    """What runs in an actor: functions of ``impact.tasks``, which share the model that the process holds."""
+class Worker:
+    """What runs in an actor: functions that share what the process keeps.
 
-    def __init__(self) -> None:
-        self.name = uuid.uuid4().hex
+    Args:
+        facts: tells of that.
+    """
+
+    def __init__(self, facts: Callable[[], Facts]) -> None:
+        self.name, self.facts = uuid.uuid4().hex, facts
 
     def ready(self) -> None:
         """Answers when the actor has been placed."""
 
     def work(self, function: Callable[..., Any], *arguments: Any) -> tuple[Any, Told]:
-        """Returns what the function returns, and what this process says of its model."""
-        return function(*arguments), self.told()
+        """Returns what the function returns, and what this process says of itself."""
+        return function(*arguments), (self.name, self.facts())
 
     def stream(self, function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
         # Not `yield from`: Ray sends values into this generator, which the function's iterator need not take.
         for part in function(*arguments):  # noqa: UP028
             yield part
 
-    def told(self) -> Told:
-        return self.name, models_loaded(), models_run()
-
 
 class ActorPool:
     """As many actors as the cluster holds, and some that wait for nodes which an autoscaler may add.
 
-    An actor that dies is started again and does its call anew, ``impact.max_retries`` times; where a node goes whose end
-    was announced, that does not count, nor does an actor that cannot be reached: for seconds nobody knows that its node is
+    An actor that dies is started again and does its call anew, ``max_retries`` times; where a node goes whose end was
+    announced, that does not count, nor does an actor that cannot be reached: for seconds nobody knows that its node is
     gone, and the calls sent meanwhile come back.
+
+    Args:
+        num_cpus, num_gpus, label_selector: of an actor.
+        facts: called in an actor after each piece of its work.
     """
 
-    def __init__(self, impact: ImpactConfig) -> None:
-        self.impact = impact
+    def __init__(
+        self,
+        num_cpus: float = 1.0,
+        num_gpus: float = 0.0,
+        label_selector: Mapping[str, str] | None = None,
+        *,
+        max_retries: int = 3,
+        facts: Callable[[], Facts] = dict,
+    ) -> None:
+        self.num_cpus, self.num_gpus, self.label_selector = num_cpus, num_gpus, dict(label_selector or {})
+        self.max_retries, self.facts = max_retries, facts
         self._actors: dict[Any, Any] = {}
-        self._told: dict[str, int] = {}
-        self.run_as: dict[str, str] = {}
+        self._told: dict[str, Facts] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -70,14 +83,20 @@ class ActorPool:
     @property
     def loads(self) -> int:
         """Models loaded, as far as the calls that ended have told."""
-        return sum(self._told.values())
+        return sum(int(facts.get("loads", 0)) for facts in self._told.values())
+
+    @property
+    def run_as(self) -> Facts:
+        """How an actor runs its model, which all do alike; empty before any has told."""
+        told = next(iter(self._told.values()), {})
+        return {name: value for name, value in told.items() if name != "loads"}
 
     def slots(self) -> int:
         """Returns how many actors the nodes that may have them hold at once, now; 1 where that is none yet."""
-        return max(1, sum(node.admits(self.impact.label_selector) * self._on(node) for node in live_nodes()))
+        return max(1, sum(node.admits(self.label_selector) * self._on(node) for node in live_nodes()))
 
     def _on(self, node: NodeGroup) -> int:
-        return node.holds(self.impact.num_cpus, self.impact.gpus)
+        return node.holds(self.num_cpus, self.num_gpus)
 
     def settle(self, most: int) -> int:
         """Returns how many actors are up, ``most`` at most: those that find no room while none comes up are let go.
@@ -155,23 +174,21 @@ class ActorPool:
     def _grown(self, count: int) -> list[Any]:
         import ray
 
-        impact = self.impact
         actor = ray.remote(
-            num_cpus=impact.num_cpus,
-            num_gpus=impact.gpus or None,
-            label_selector=impact.label_selector or None,
-            max_restarts=impact.max_retries,
+            num_cpus=self.num_cpus,
+            num_gpus=self.num_gpus or None,
+            label_selector=self.label_selector or None,
+            max_restarts=self.max_retries,
             max_task_retries=-1,  # deaths are what is counted
-        )(ImpactWorker)
+        )(Worker)
         while len(self._actors) < count:
-            made = actor.remote()
+            made = actor.remote(self.facts)
             self._actors[made.ready.remote()] = made
         return list(self._actors.values())
 
     def _result(self, told: tuple[Any, Told]) -> Any:
-        result, (name, loads, how) = told
-        self._told[name] = loads
-        self.run_as = how or self.run_as
+        result, (name, facts) = told
+        self._told[name] = facts
         return result
 
     def _release(self, actor: Any) -> None:

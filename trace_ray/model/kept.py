@@ -1,0 +1,28 @@
+"""What a worker process has loaded and keeps for the next piece of work of the same run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+_KEPT: dict[str, tuple[str, Any]] = {}
+_MADE: Counter[str] = Counter()
+MODEL = "model"
+
+
+def kept(kind: str, key: str, make: Callable[[], Any]) -> Any:
+    """Returns what ``make`` makes, once for a key; of each kind the last one is kept, another run's is let go before."""
+    if _KEPT.get(kind, ("", None))[0] != key:
+        _KEPT.pop(kind, None)  # before the next is made: two models need not fit
+        _KEPT[kind] = (key, make())
+        _MADE[kind] += 1
+    return _KEPT[kind][1]
+
+
+def model_facts() -> dict[str, Any]:
+    """Returns how often this process has loaded a model, and how it runs the one that it keeps (``fused.how_run``)."""
+    from trace_ray.model.fused import how_run
+
+    facts: dict[str, Any] = {"loads": _MADE[MODEL]}
+    return facts | (how_run(_KEPT[MODEL][1]) if MODEL in _KEPT else {})
