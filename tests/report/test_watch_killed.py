@@ -22,10 +22,10 @@ from trace_ray.config import StorageConfig
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import locate
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 TRACE_RAY = [sys.executable, "-m", "trace_ray.cli"]
-ARGUMENTS = [*SMALL, "corpus.limit=240", "evaluate.prompts=8"]
+ARGUMENTS = [*SMALL, "corpus.limit=160", "evaluate.prompts=4"]
 DEADLINE_SECONDS = 900.0
 GONE = "The driver is gone"
 
