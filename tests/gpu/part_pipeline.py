@@ -44,9 +44,9 @@ def settings(options: argparse.Namespace) -> list[str]:
     model = os.path.abspath(os.environ.get("TR_MODEL", tokenizer_folder()))
     given = [f"model.path={model}", f"corpus.paths=[{pairs_file()}]"]
     if on_card():
-        given += ["model.dtype=bfloat16", "impact.num_gpus=1", "impact.num_cpus=4", "impact.batch_tokens=16384"]
-        given += ["realign.use_gpu=true", "realign.micro_tokens=8192", "realign.forward_overhead=256"]
-        given += ["evaluate.num_gpus=1", "evaluate.num_cpus=4"]
+        # Which stage takes the card is left to `auto`.
+        given += ["model.dtype=bfloat16", "impact.num_cpus=4", "impact.batch_tokens=16384", "evaluate.num_cpus=4"]
+        given += ["realign.micro_tokens=8192", "realign.forward_overhead=256"]
     else:
         given += ["corpus.limit=40", "realign.max_steps=2", "evaluate.prompts=2", "evaluate.max_new_tokens=8"]
         given += ["impact.gold_size=4", "realign.num_cpus=1", "evaluate.num_cpus=1"]
@@ -59,7 +59,8 @@ def tell_stages(run: Path) -> None:
         place = run / stage / "manifest.json"
         if place.exists():
             manifest = json.loads(place.read_text())
-            named = {n: manifest[n] for n in ("model_loads", "drift", "peak_memory_gib") if n in manifest}
+            wanted = ("model_loads", "run_as", "gpus", "drift", "peak_memory_gib")
+            named = {n: manifest[n] for n in wanted if n in manifest}
             tell(**{stage: {"seconds": manifest.get("seconds"), "counts": manifest.get("counts")} | named})
 
 
