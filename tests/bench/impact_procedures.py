@@ -99,7 +99,7 @@ def forward(scene: Scene, count: int) -> Any:
     scene.model.requires_grad_(False)
     with scene.model.disable_adapter():
         requests = [PairRequest(pair.prompt_ids, pair.response_ids, None) for pair in scene.pairs[:count]]
-        score_pairs(requests, Scorer(scene.model, scene.direction), scene.impact.batch_tokens, share_prompts=True)
+        score_pairs(requests, Scorer(scene.model, scene.direction), scene.impact.tokens, share_prompts=True)
 
 
 def _log_prob(model: Any, prompt: Sequence[int], response: Sequence[int], pad_to: int = 0) -> Any:
@@ -200,7 +200,7 @@ def jvp(scene: Scene, count: int) -> Any:
         with torch.no_grad():
             return torch.func.jvp(run, (parameters,), (scene.direction,))[1]
 
-    return _batched(scene, count, score, scene.impact.batch_tokens)
+    return _batched(scene, count, score, scene.impact.tokens)
 
 
 def vmap(scene: Scene, count: int) -> Any:

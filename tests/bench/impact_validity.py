@@ -41,14 +41,14 @@ EPOCHS = (2, 3, 4)
 
 def identity_direction(scene: Scene) -> dict[str, torch.Tensor]:
     scene.reset()
-    found = gold_gradient(scene.model, scene.gold, beta=OBJECTIVE.beta, batch_tokens=IMPACT.batch_tokens)
+    found = gold_gradient(scene.model, scene.gold, beta=OBJECTIVE.beta, batch_tokens=IMPACT.tokens)
     return {name: value / len(scene.gold) for name, value in found.items()}
 
 
 def product_of(scene: Scene) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
     def product(vector: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         rows = scene.retain_sample
-        found = gauss_newton_product(scene.model, rows, vector, batch_tokens=IMPACT.batch_tokens)
+        found = gauss_newton_product(scene.model, rows, vector, batch_tokens=IMPACT.tokens)
         return {name: value / len(rows) for name, value in found.items()}
 
     return product

@@ -65,7 +65,7 @@ def of_family(family: str, pairs: Sequence[Any], options: argparse.Namespace) ->
         config, scorer = found
         by_one = alone(scorer, pairs)
         truth = truth or by_one
-        figures[name] = wrong = errors(packed(scorer, pairs, config.impact.batch_tokens), truth)
+        figures[name] = wrong = errors(packed(scorer, pairs, config.impact.tokens), truth)
         taken = paths_taken(scorer.model, config)
         figures[f"{name}_path"] = f"{taken['packing']}, {taken['attention']}, kernels {taken['kernels']}"
         if dtype == "float32":

@@ -34,7 +34,7 @@ def measure(options: argparse.Namespace) -> bool:
     pairs = tokenized(config, options.pairs)
     tokens, parameters = tokens_alone(pairs), run_parameters(model)
     scorer = _counting(model, direction)
-    share, batch_tokens = not options.no_sharing, config.impact.batch_tokens
+    share, batch_tokens = not options.no_sharing, config.impact.tokens
     tell(pairs=len(pairs), tokens=tokens, parameters=parameters, batch_tokens=batch_tokens, share_prompts=share)
     about = {"score": {"chosen": -0.15, "rejected": 0.15}, "forward": None}
     for kind, coefficients in about.items():

@@ -79,7 +79,7 @@ def stored_run(folder: Path, config: Any, options: argparse.Namespace) -> Any:
         }
         for p in pairs
     ]
-    known = adapter_off_log_probs(model, sides, config.impact.batch_tokens)
+    known = adapter_off_log_probs(model, sides, config.impact.tokens)
     rows = [
         {"row": i, "pair_id": f"p{i}", "category": "RETAIN", "prompt_ids": p.prompt_ids, "weight": 1.0}
         | {f"{name}_ids": ids for name, ids in p.response_ids.items()}

@@ -13,7 +13,7 @@ from trace_ray.config import ImpactConfig, ObjectiveConfig, TermConfig
 from trace_ray.impact.direction import gold_gradient
 from trace_ray.impact.scores import Direction
 from trace_ray.impact.shard import Selection, direction_norm, score_shard
-from trace_ray.model import flat, packing
+from trace_ray.model import budget, packing
 from trace_ray.model.loading import load_chat_tokenizer
 
 ORACLE = ObjectiveConfig(PUNISH=TermConfig(loss="dpo", prefer="rejected", suppress=("chosen",)))
@@ -123,7 +123,7 @@ def test_each_unique_response_runs_once(scene: tuple[Any, Direction, Any], monke
         ran.extend(rows)
         return real(rows, **how)
 
-    monkeypatch.setattr(flat, "pack", pack)
+    monkeypatch.setattr(budget, "pack", pack)
     rows = scores(scene, pa.Table.from_pylist([*conflicts, *again], schema=world.triaged(5).schema))
     responses = {(tuple(r["prompt_ids"]), tuple(r[f"{n}_ids"])) for r in rows for n in ("chosen", "rejected")}
     assert len(ran) == len(responses)

@@ -87,9 +87,10 @@ class ActorPool:
 
     @property
     def run_as(self) -> Facts:
-        """How an actor runs its model, which all do alike; empty before any has told."""
-        told = next(iter(self._told.values()), {})
-        return {name: value for name, value in told.items() if name != "loads"}
+        """How actors run their model: all alike, but of tokens at once the fewest; empty before any has told."""
+        every = [{name: value for name, value in facts.items() if name != "loads"} for facts in self._told.values()]
+        least = {name: min(facts.get(name, n) for facts in every) for some in every for name, n in some.items()}
+        return dict(least)
 
     def slots(self) -> int:
         """Returns how many actors the nodes that may have them hold at once, now; 1 where that is none yet."""

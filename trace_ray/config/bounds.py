@@ -33,6 +33,10 @@ _GPUS: Bound = (
     lambda value: value == AUTO or (not isinstance(value, str) and value >= 0),
     "give a number of GPUs, a share of one, or auto",
 )
+_TOKENS: Bound = (
+    lambda value: value == AUTO or (not isinstance(value, str) and value >= 1),
+    "give a number of tokens, at least 1, or auto",
+)
 _SHARE: Bound = (lambda value: 0 <= value < 1, "give a share in [0, 1)")
 _PART: Bound = (lambda value: 0 <= value <= 1, "give a share in [0, 1]")
 _RATE: Bound = _or_more("tokens a second, or 0 to have it measured")
@@ -69,7 +73,7 @@ BOUNDS: dict[str, Bound] = {
     "impact.cg_tolerance": (lambda value: 0 < value < 1, "give a share of |g_J| in (0, 1)"),
     "impact.cg_iterations": _least(1),
     "impact.shard_rows": _least(1),
-    "impact.batch_tokens": _least(1),
+    "impact.batch_tokens": _TOKENS,
     "impact.part_bytes": _least(1),
     "impact.num_cpus": _or_more("a number of cores"),
     "impact.num_gpus": _GPUS,
@@ -87,7 +91,7 @@ BOUNDS: dict[str, Bound] = {
     "realign.learning_rate": _positive("positive rate"),
     "realign.epochs": _least(1),
     "realign.batch": _least(1, " pair a step"),
-    "realign.micro_tokens": _positive("number of tokens"),
+    "realign.micro_tokens": _TOKENS,
     "realign.length_window": _least(1, " step"),
     "realign.max_steps": _or_more("a number of steps, or 0 for no limit"),
     "realign.epsilon": _or_more("a gradient norm, or 0 to never stop early"),

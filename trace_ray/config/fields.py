@@ -26,6 +26,10 @@ AUTO = "auto"
 """Of a number that is found out where it is used: when the cluster is known, or on the device."""
 
 
+CPU_TOKENS = 4096
+"""What ``auto`` tokens of a forward are on a CPU, where more is no faster."""
+
+
 def resource_auto() -> Any:
     """A number, or a yes or no, that changes no result and is found out unless it is given."""
     return field(default=AUTO, metadata={"resource": True, "auto": True})

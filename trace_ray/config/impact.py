@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trace_ray.config.fields import LABELS, choice, later_choice, resource, resource_auto
+from trace_ray.config.fields import CPU_TOKENS, LABELS, choice, later_choice, resource, resource_auto
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class ImpactConfig:
             by |v| |grad l_i| (lora only).
         retain_per_conflict: RETAIN pairs kept for training per conflict, sampled by hash.
         shard_rows: triaged rows a scoring task takes.
-        batch_tokens: padded tokens of one forward.
+        batch_tokens: tokens of one forward, padding included; auto = on a GPU what two small trials show to fit it, halved
+            where a batch does not fit after all; 4,096 on a CPU.
         share_prompts: score both responses of a pair in one row with one prompt where that costs less; such a pair's
             impact is stored, but not the s(y) of each response: so with ``objective.weights=impact`` only.
         gradient_checkpointing: keep only the layers' inputs for the backward; less memory, one more forward.
@@ -48,7 +49,7 @@ class ImpactConfig:
     score_norm: str = choice("none", "per_token", "cosine")
     retain_per_conflict: float = 1.0
     shard_rows: int = 256
-    batch_tokens: int = resource(4096)
+    batch_tokens: int | str = resource_auto()
     share_prompts: bool = resource(True)
     gradient_checkpointing: bool = resource(False)
     part_bytes: int = resource(2**29)
@@ -61,3 +62,8 @@ class ImpactConfig:
     def gpus(self) -> float:
         """``num_gpus`` as a number; ``auto`` that nobody has resolved (``config.gpus``) is none."""
         return 0.0 if isinstance(self.num_gpus, str) else float(self.num_gpus)
+
+    @property
+    def tokens(self) -> int:
+        """``batch_tokens`` as a number; ``auto`` that nobody has found out on a device is what a CPU takes."""
+        return CPU_TOKENS if isinstance(self.batch_tokens, str) else self.batch_tokens

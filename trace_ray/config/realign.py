@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trace_ray.config.fields import LABELS, choice, later, resource, resource_auto, resource_choice
+from trace_ray.config.fields import CPU_TOKENS, LABELS, choice, later, resource, resource_auto, resource_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,8 @@ class RealignConfig:
         batch: pairs a step, over all workers.
         shares: category -> share of a step, each set drawn from separately; empty = every pair once an epoch.
         length_window: steps whose pairs are sorted by length among one another; 1 = no sorting.
-        micro_tokens: padded tokens that a worker runs at once; what is over goes into further micro-batches.
+        micro_tokens: tokens that a worker runs at once, padding included; what is over goes into further micro-batches. auto =
+            on a GPU what fits it: by two small trials, at ZeRO 3 by the model's shape; 4,096 on a CPU.
         forward_overhead: tokens whose work costs as much as launching one more forward: pairs of unlike length run in
             several forwards where that wastes less. Some 20 on CPU, a few hundred on a GPU.
         workers: at most; min_workers: at least, fewer than ``workers`` = elastic; 0 = exactly ``workers``.
@@ -83,7 +84,7 @@ class RealignConfig:
     batch: int = 4
     shares: dict[str, float] = field(default_factory=dict)
     length_window: int = 8
-    micro_tokens: int = resource(4096)
+    micro_tokens: int | str = resource_auto()
     forward_overhead: int = resource(24)
     select: SelectConfig = field(default_factory=SelectConfig)
     workers: int = resource(1)
@@ -110,3 +111,8 @@ class RealignConfig:
     def gpus(self) -> float:
         """Of one worker."""
         return 1.0 if self.on_gpu else 0.0
+
+    @property
+    def tokens(self) -> int:
+        """``micro_tokens`` as a number; ``auto`` that nobody has found out on a device is what a CPU takes."""
+        return CPU_TOKENS if isinstance(self.micro_tokens, str) else self.micro_tokens

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from trace_ray.model.batches import token_batches
+from trace_ray.model.budget import TokenBudget
 from trace_ray.model.decoder import causal_lm
 from trace_ray.model.head import OutputHead
 from trace_ray.model.packing import PackedBatch, hidden_states, pack_each
@@ -29,7 +31,11 @@ Vector = dict[str, torch.Tensor]
 
 
 def gauss_newton_product(
-    model: Any, rows: Sequence[Mapping[str, Any]], vector: Mapping[str, torch.Tensor], *, batch_tokens: int
+    model: Any,
+    rows: Sequence[Mapping[str, Any]],
+    vector: Mapping[str, torch.Tensor],
+    *,
+    batch_tokens: int | TokenBudget,
 ) -> Vector:
     """Returns the sum over rows of (mean over response tokens of J^T (diag p - p p^T) J) vector, float32.
 
@@ -45,25 +51,29 @@ def gauss_newton_product(
     device = next(iter(parameters.values())).device
     tangents = {name: vector[name].to(p) for name, p in parameters.items()}
     total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
-    head = OutputHead(model)
-    names = {id(p): name for name, p in parameters.items()}
-    weight, bias = names.get(id(head.linear.weight)), names.get(id(head.linear.bias))
+    head, sequences = OutputHead(model), [(row["prompt_ids"], row["preferred_ids"]) for row in rows]
+    weight, bias = (_name_of(own, parameters) for own in (head.linear.weight, head.linear.bias))
     along = Head(tangents[weight] if weight else torch.zeros(0, device=device), tangents[bias] if bias else None)
-    sequences = [(row["prompt_ids"], row["preferred_ids"]) for row in rows]
-    for indices in token_batches([len(prompt) + len(ids) for prompt, ids in sequences], batch_tokens):
+
+    def added(indices: list[int]) -> list[tuple[str | None, torch.Tensor | None]]:
         batch = pack_each(sequences[i] for i in indices).to(device)
         tangent_ND = hidden_tangents(model, batch, parameters, tangents)
         hidden_ND = hidden_states(model, batch)
         share_N = (1.0 / batch.length_S.clamp(min=1))[batch.response_N]
         upstream_ND, by_weight, by_bias = _through_head(hidden_ND.detach(), tangent_ND, head, along, share_N)
-        for name, by in ((weight, by_weight), (bias, by_bias)):
-            if name and by is not None:
-                total[name] += by
         gradients = torch.autograd.grad(hidden_ND, list(parameters.values()), upstream_ND, allow_unused=True)
-        for name, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                total[name] += gradient.float()
+        return [(weight, by_weight), (bias, by_bias), *zip(parameters, gradients, strict=True)]
+
+    budget = TokenBudget.of(batch_tokens)
+    batches = token_batches([sum(map(len, both)) for both in sequences], budget.tokens)
+    for name, part in chain.from_iterable(parts for _, parts in budget.run(batches, added)):
+        if name and part is not None:
+            total[name] += part.float()
     return total
+
+
+def _name_of(own: torch.Tensor | None, parameters: Mapping[str, torch.Tensor]) -> str | None:
+    return next((name for name, parameter in parameters.items() if parameter is own), None)
 
 
 class _Hidden(torch.nn.Module):

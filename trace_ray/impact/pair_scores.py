@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 from trace_ray.errors import UserError
-from trace_ray.impact.scores import Scorer, TokenCoefficient
+from trace_ray.impact.scores import Scored, Scorer, TokenCoefficient
+from trace_ray.model.budget import TokenBudget, run_batches
 from trace_ray.model.decoder import causal_lm
-from trace_ray.model.flat import packed_batches
 from trace_ray.model.log_probs import response_log_probs
-from trace_ray.model.packing import Packed
+from trace_ray.model.packing import Packed, PackedBatch
 from trace_ray.model.sharing import Pays, longest_shared_row, may_share_prompts, sharing_rule
 
 Tokens = tuple[int, ...]
@@ -58,7 +59,7 @@ class PairScores:
 def score_pairs(
     requests: Sequence[PairRequest],
     scorer: Scorer,
-    batch_tokens: int,
+    batch_tokens: int | TokenBudget,
     *,
     share_prompts: bool,
     norms: bool = False,
@@ -66,20 +67,26 @@ def score_pairs(
     """Returns an outcome for each request, in order; no outcome depends on which others there are.
 
     Args:
-        batch_tokens: tokens a forward, padding included.
+        batch_tokens: tokens a forward, padding included; a budget shrinks where a batch does not fit the card.
         share_prompts: score a pair's responses as one row with one prompt where that costs less.
         norms: also each pair's gradient norm; its responses are then always one row.
-    Raises: UserError where norms are asked for and the model does not keep the responses of one row apart.
+    Raises: UserError where norms are asked for and the model does not keep the responses of one row apart, or a single row
+        does not fit the card.
     """
+    budget = TokenBudget.of(batch_tokens)
     pays = sharing_rule(scorer.model, allowed=share_prompts)
     outcomes: dict[int, PairScores] = {}
     run = list(_weighed_rows(requests, scorer, pays, norms=norms))
     rows = [Packed(requests[i].prompt_ids, tuple(requests[i].response_ids[n] for n in names)) for i, names in run]
-    for batch_of, batch in packed_batches(rows, scorer.model, batch_tokens, padded=norms):
+
+    def weighed(batch_of: list[int], batch: PackedBatch) -> Scored:
         some = [run[k] for k in batch_of]
         coefficients = torch.tensor([_coefficient(requests[i], name) for i, names in some for name in names])
         per_token = [requests[i].per_token.get(name, ()) for i, names in some for name in names]
-        scored = scorer.score(batch, coefficients, per_token, norms=norms)
+        return scorer.score(batch, coefficients, per_token, norms=norms)
+
+    for batch_of, scored in run_batches(rows, scorer.model, budget, weighed, padded=norms):
+        some = [run[k] for k in batch_of]
         logp = iter(scored.logp_S.tolist())
         norm = [None] * len(some) if scored.norm_B is None else scored.norm_B.tolist()
         for (i, names), score, size in zip(some, scored.score_B.tolist(), norm, strict=True):
@@ -87,7 +94,7 @@ def score_pairs(
             logps = before.logp | {name: next(logp) for name in names}
             outcomes[i] = PairScores(logps, {}, (before.impact or 0.0) + score, size)
     rest = [i for i in range(len(requests)) if i not in outcomes]
-    outcomes |= zip(rest, _each_once([requests[i] for i in rest], scorer, batch_tokens), strict=True)
+    outcomes |= zip(rest, _each_once([requests[i] for i in rest], scorer, budget), strict=True)
     return [outcomes[i] for i in range(len(requests))]
 
 
@@ -115,7 +122,7 @@ def _refuse_apart(model: Any, row: int) -> None:
         raise UserError("impact.score_norm", "cosine", f"{remedy}: use none or per_token")
 
 
-def _each_once(requests: Sequence[PairRequest], scorer: Scorer, batch_tokens: int) -> Iterator[PairScores]:
+def _each_once(requests: Sequence[PairRequest], scorer: Scorer, budget: TokenBudget) -> Iterator[PairScores]:
     """Runs each unique response once, with a backward where any request wants its score."""
     wanted: dict[tuple[Tokens, Tokens], bool] = {}
     for request in requests:
@@ -125,15 +132,9 @@ def _each_once(requests: Sequence[PairRequest], scorer: Scorer, batch_tokens: in
     for with_score in (True, False):
         keys = [key for key, score in wanted.items() if score == with_score]
         rows = [Packed(prompt, (response,)) for prompt, response in keys]
-        for batch_of, batch in packed_batches(rows, scorer.model, batch_tokens):
-            if with_score:
-                scored = scorer.score(batch)
-                logp, s = scored.logp_S.tolist(), scored.score_B.tolist()
-            else:
-                with torch.inference_mode():
-                    logp = response_log_probs(scorer.model, batch, scorer.head).tolist()
-                s = [None] * batch.rows
-            found |= {keys[k]: pair for k, pair in zip(batch_of, zip(logp, s, strict=True), strict=True)}
+        once = partial(_one_response_each, scorer, with_score=with_score)
+        for batch_of, pairs in run_batches(rows, scorer.model, budget, once):
+            found |= {keys[k]: pair for k, pair in zip(batch_of, pairs, strict=True)}
     for request in requests:
         got = {name: found[key] for name, key in zip(request.response_ids, _keys(request), strict=True)}
         logps = {name: logp for name, (logp, _) in got.items()}
@@ -142,6 +143,17 @@ def _each_once(requests: Sequence[PairRequest], scorer: Scorer, batch_tokens: in
         else:
             scores = {name: s for name, (_, s) in got.items() if s is not None}
             yield PairScores(logps, scores, sum(request.coefficients[name] * s for name, s in scores.items()))
+
+
+def _one_response_each(
+    scorer: Scorer, _places: list[int], batch: PackedBatch, *, with_score: bool
+) -> list[tuple[float, float | None]]:
+    if with_score:
+        scored = scorer.score(batch)
+        return list(zip(scored.logp_S.tolist(), scored.score_B.tolist(), strict=True))
+    with torch.inference_mode():
+        logp_S = response_log_probs(scorer.model, batch, scorer.head)
+    return [(logp, None) for logp in logp_S.tolist()]
 
 
 def _keys(request: PairRequest) -> list[tuple[Tokens, Tokens]]:

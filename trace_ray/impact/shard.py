@@ -15,6 +15,7 @@ from trace_ray.errors import UserError
 from trace_ray.impact.pair_scores import PairRequest, PairScores, score_pairs
 from trace_ray.impact.rows import tokenized_rows
 from trace_ray.impact.scores import Direction, Scorer
+from trace_ray.model.budget import TokenBudget
 from trace_ray.model.known import refuse_unknown_tokens
 from trace_ray.objective.slopes import pair_slopes, token_slopes
 from trace_ray.pairs import CONFLICTS, SCORED_SCHEMA, TRAINED, TRIAGED_SCHEMA, Split, fitted, hash_fraction
@@ -72,7 +73,12 @@ def score_shard(
 
 
 def score_tokens(
-    rows: list[Row], selection: Selection, model: Any, direction: Direction, config: ImpactConfig
+    rows: list[Row],
+    selection: Selection,
+    model: Any,
+    direction: Direction,
+    config: ImpactConfig,
+    budget: TokenBudget | None = None,
 ) -> pa.Table:
     """Returns rows in SHARD_SCHEMA: tokens, reference log-probs, s(y) and impact.
 
@@ -84,6 +90,7 @@ def score_tokens(
         rows: of ``tokenized_rows``.
         model: in evaluation mode, every parameter frozen, at theta_ref: with the initial adapter, or bare for full.
         direction: v = g_J / gamma.
+        budget: tokens of one forward, which shrinks where a batch does not fit; None = those of ``config``.
     """
     if not rows:
         return SHARD_SCHEMA.empty_table()
@@ -94,15 +101,8 @@ def score_tokens(
     asked = [_requests(*what, objective, config) for what in zip(rows, kinds, slopes, strict=True)]
     # Impact weights need the pair's impact alone; other weights (U2A's rounds) read each response's s(y).
     share = config.share_prompts and objective.weights == "impact"
-    outcomes = iter(
-        score_pairs(
-            [request for some in asked for request in some],
-            Scorer(model, direction),
-            config.batch_tokens,
-            share_prompts=share,
-            norms=norms,
-        )
-    )
+    requests, scorer = [request for some in asked for request in some], Scorer(model, direction)
+    outcomes = iter(score_pairs(requests, scorer, budget or config.tokens, share_prompts=share, norms=norms))
     size = direction_norm(direction) if norms else 1.0
     found = [[next(outcomes) for _ in some] for some in asked]
     _tell_late(rows, asked, found, objective, config)

@@ -75,11 +75,12 @@ def theta_ref(run: Run, config: Config, *, trainable: bool) -> Any:
 
 def gold_shard(run: Run, config: Config, start: int, stop: int) -> Iterator[dict[str, Any]]:
     """Yields the summed gradient of gold rows start..stop in parts of at most ``part_bytes``, the same for every shard."""
+    from trace_ray.impact.budgets import gradient_budget
     from trace_ray.impact.direction import gold_sum
 
     model = theta_ref(run, config, trainable=True)
     rows = (run.impact.place / GOLD).read_parquet().slice(start, stop - start).to_pylist()
-    summed = gold_sum(model, rows, config.impact, config.objective.beta)
+    summed = gold_sum(model, rows, config.impact, config.objective.beta, gradient_budget(config, model))
     for names in split_parts({name: g.numel() * 4 for name, g in summed.items()}, config.impact.part_bytes):
         yield {name: summed.pop(name).cpu().numpy() for name in names}
 
@@ -128,12 +129,13 @@ def curvature_shard(run: Run, config: Config, vector: Mapping[str, Any], start: 
     """Returns the Gauss-Newton product of RETAIN rows start..stop, summed over them."""
     import torch
 
+    from trace_ray.impact.budgets import gradient_budget
     from trace_ray.impact.curvature import gauss_newton_product
 
     model = theta_ref(run, config, trainable=True)
     rows = (run.impact.place / RETAIN_SAMPLE).read_parquet().slice(start, stop - start).to_pylist()
     tensors = {name: torch.tensor(value) for name, value in vector.items()}
-    product = gauss_newton_product(model, rows, tensors, batch_tokens=config.impact.batch_tokens)
+    product = gauss_newton_product(model, rows, tensors, batch_tokens=gradient_budget(config, model))
     return {name: value.cpu().numpy() for name, value in product.items()}
 
 
@@ -167,8 +169,11 @@ def score_rows(run: Run, config: Config, shard: Shard, shares: Shares) -> Tally:
 
     Doing it twice, or in another order, changes nothing.
     """
+    from trace_ray.impact.budgets import token_budget
     from trace_ray.impact.rows import refused_table, tokenized_rows
+    from trace_ray.impact.scores import Scorer
     from trace_ray.impact.shard import Selection, score_tokens
+    from trace_ray.model.budget import trial_batch
     from trace_ray.model.loading import load_chat_tokenizer
 
     model = theta_ref(run, config, trainable=False)
@@ -180,7 +185,8 @@ def score_rows(run: Run, config: Config, shard: Shard, shares: Shares) -> Tally:
     selection = Selection(config.objective, shares.retain, config.impact.seed)
     tokenizer = kept("tokenizer", str(config.model), lambda: load_chat_tokenizer(config.model))
     trained, refused = tokenized_rows(selection.rows(triaged), selection.objective, tokenizer)
-    scored = score_tokens(trained, selection, model, direction, config.impact)
+    budget = token_budget(config, model, lambda n: Scorer(model, direction).score(trial_batch(model, n)))
+    scored = score_tokens(trained, selection, model, direction, config.impact, budget)
     if refused:
         (place / REFUSED / f"{shard.name}.parquet").write_parquet(refused_table(refused))
         metrics.count_each("rejects", "reason", [row["reason"] for row in refused], stage="impact")

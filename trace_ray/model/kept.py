@@ -8,7 +8,8 @@ from typing import Any
 
 _KEPT: dict[str, tuple[str, Any]] = {}
 _MADE: Counter[str] = Counter()
-MODEL = "model"
+MODEL, BUDGET = "model", "batch_tokens"
+"""Kinds: the model, and the tokens of its forwards (``model.budget.TokenBudget``)."""
 
 
 def kept(kind: str, key: str, make: Callable[[], Any]) -> Any:
@@ -21,8 +22,9 @@ def kept(kind: str, key: str, make: Callable[[], Any]) -> Any:
 
 
 def model_facts() -> dict[str, Any]:
-    """Returns how often this process has loaded a model, and how it runs the one that it keeps (``fused.how_run``)."""
+    """Returns how often this process has loaded a model, how it runs its own (``fused.how_run``) and its tokens at once."""
     from trace_ray.model.fused import how_run
 
     facts: dict[str, Any] = {"loads": _MADE[MODEL]}
-    return facts | (how_run(_KEPT[MODEL][1]) if MODEL in _KEPT else {})
+    facts |= how_run(_KEPT[MODEL][1]) if MODEL in _KEPT else {}
+    return facts | ({BUDGET: _KEPT[BUDGET][1].tokens} if BUDGET in _KEPT else {})

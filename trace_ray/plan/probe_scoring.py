@@ -42,15 +42,15 @@ def measure_scoring(config: Config, rows: list[dict[str, Any]]) -> ScoringRates:
         )
         for pair in apart
     ]
-    taken = _filling(requests, affordable(impact.batch_tokens, BACKWARD * token_s))
-    tokens, whole = (sum(map(_tokens, some)) for some in (taken, _filling(requests, impact.batch_tokens)))
+    taken = _filling(requests, affordable(impact.tokens, BACKWARD * token_s))
+    tokens, whole = (sum(map(_tokens, some)) for some in (taken, _filling(requests, impact.tokens)))
     held = held_bytes()
     with PeakMemory(_SAMPLE_S, held_bytes) as memory:
         begun = time.perf_counter()
-        direction = gold_gradient(model, _gold(taken), beta=config.objective.beta, batch_tokens=impact.batch_tokens)
+        direction = gold_gradient(model, _gold(taken), beta=config.objective.beta, batch_tokens=impact.tokens)
         scorer = Scorer(model.requires_grad_(False), direction)
         between = time.perf_counter()
-        score_pairs(taken, scorer, impact.batch_tokens, share_prompts=impact.share_prompts)
+        score_pairs(taken, scorer, impact.tokens, share_prompts=impact.share_prompts)
         scored = time.perf_counter() - between
     full = held + (memory.peak_bytes - held) * whole / tokens
     peak = max(peak_gib(), full / GIB)

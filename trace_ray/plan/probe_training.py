@@ -60,7 +60,7 @@ def _set_threads(cpus: float) -> None:
 
 def _forwards(model: Any, sequences: Sequence[Packed], impact: ImpactConfig, token_s: float) -> tuple[float, float]:
     """Returns the tokens a second of forwards, and the peak in GiB of full ones."""
-    budgets = impact.batch_tokens, affordable(impact.batch_tokens, token_s)
+    budgets = impact.tokens, affordable(impact.tokens, token_s)
     whole, timed = (forward_units(sequences, budget) for budget in budgets)
     return _timed(lambda unit: forward(model, unit), timed, whole, SECONDS["forward"])
 
@@ -75,7 +75,7 @@ def _steps(
     if realign.gradient_checkpointing:
         checkpoint_layers(model)
         training_mode(model)
-    budgets = realign.micro_tokens, affordable(realign.micro_tokens, BACKWARD * token_s)
+    budgets = realign.tokens, affordable(realign.tokens, BACKWARD * token_s)
     size = -(-realign.batch // realign.workers)
     whole, timed = (training_units(pairs, size, budget, realign.forward_overhead) for budget in budgets)
     _train(model, min(timed, key=lambda unit: unit.tokens))  # its gradients stay, whatever is run

@@ -89,7 +89,7 @@ def _store_reference(run: Run, config: Config) -> None:
     names = run.scored.manifest()["parts"] if responses else []
     realign, finished = config.realign, {part.name for part in reference_place(run).files(".parquet")}
     calls = [(name, (run, config, name, *responses)) for name in names if name not in finished]
-    gpus = 1.0 if realign.on_gpu else 0.0
+    gpus = realign.gpus
     with (
         ActorPool(realign.num_cpus, gpus, realign.label_selector, facts=model_facts) as pool,
         Meter("realign: reference distributions", len(names), "parts") as meter,
@@ -123,5 +123,5 @@ def _store_part(run: Run, config: Config, name: str, response: str) -> None:
         return model
 
     model = kept(MODEL, str(config.model), make)
-    made = top_k_table(model, rows, response, config.realign.top_k, config.realign.micro_tokens)
+    made = top_k_table(model, rows, response, config.realign.top_k, config.realign.tokens)
     (reference_place(run) / name).write_parquet(made)

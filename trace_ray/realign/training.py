@@ -97,7 +97,7 @@ class Training:
             [self.rows.anchored(i) for i in samples],
             [self.rows.shared(i) for i in samples],
             workers=self.workers,
-            budget=self.realign.micro_tokens,
+            budget=self.realign.tokens,
             overhead=self.realign.forward_overhead,
             flat=self.rows.flat,
         )

@@ -58,7 +58,7 @@ def measure(model: Any, triaged: Sequence[Row], config: Config) -> dict[str, Any
     wrong = [a for a, complies in zip(answers, right, strict=True) if not complies]
     retain = [row for row in test if row["category"] == Category.RETAIN]
     pairs = accepted(chat.pairs([row["prompt"] for row in retain], [{"chosen": row["chosen"]} for row in retain]))
-    moved = drift(model, None, pairs, config.impact.batch_tokens)
+    moved = drift(model, None, pairs, config.impact.tokens)
     return {
         "tpa": 100 * sum(right) / len(right),
         "tpa_by_source": {name: 100 * sum(values) / len(values) for name, values in groups.items()},

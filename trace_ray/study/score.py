@@ -34,7 +34,7 @@ def make_direction(model: Any, triaged: pa.Table, config: Config) -> Vector:
     retain = curvature_sample([triaged], impact, tokenizer).to_pylist()
 
     def product(vector: Vector) -> Vector:
-        image = gauss_newton_product(model, retain, vector, batch_tokens=impact.batch_tokens)
+        image = gauss_newton_product(model, retain, vector, batch_tokens=impact.tokens)
         return {name: value / len(retain) for name, value in image.items()}
 
     return solve(gradient, product, impact).vector
