@@ -180,6 +180,10 @@ def test_few_prompts_are_a_doubt_in_a_category_and_a_failure_in_all(
     rows = [replace(row, prompts=number) for row, number in zip(change.by_category, (every, single), strict=True)]
     made = decided(triaged, judge_of(), replace(change, by_category=rows))
     assert {check.name: check.state for check in made.checks}["enough prompts"] == state
+    already = replace(change, by_category=[replace(row, base=row.realigned) for row in rows])
+    assert decided(triaged, judge_of(), already).word == (
+        "fix" if state == "fail" else "keep"
+    )  # of few nothing is known
 
 
 def test_a_judge_that_cannot_be_trusted_comes_first(triaged: MadeRun) -> None:

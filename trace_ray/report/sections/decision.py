@@ -144,7 +144,7 @@ def _advice(
     if change and "drift inside its budget" in failed:
         said = f"Stop: this model is damaged, though {_gained(change)}. Train it more gently."
         return "stop", said, _again(run, f"realign.learning_rate={config.realign.learning_rate / 2:g}")
-    if change and change.complied_already:
+    if change and change.complied_already and "enough prompts" not in failed:
         said = f"Stop: the model already complied with {change.overall.base.value:.3g} % before. Keep it as it is."
         return "keep", said, ""
     if "data read" in failed:
