@@ -58,5 +58,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
+class CardMemoryError(UserError):
+    """What is asked for at once is more than a card holds: one process of many may be alone in meeting it."""
+
+
 class EngineStartError(UserError):
     """Nobody's mistake: a hub that fails, a card that another process still fills. The same again may succeed."""

@@ -92,7 +92,7 @@ def test_actors_load_the_model_once_whatever_the_shards(lora: Run, tmp_path: Pat
     assert len((run.impact.place / SCORES).files(".json")) > 40
     manifest = run.impact.manifest()
     assert 1 <= manifest["model_loads"] <= 2
-    assert manifest["run_as"] == {"packing": "rows", "kernels": "none"}
+    assert manifest["run_as"] == {"packing": "rows", "kernels": "none", "batch_tokens": 1024}
     assert len(impacts(run)) == len(impacts(lora))
 
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
 from tests.realign import handmade
 from trace_ray.config import Config, ObjectiveConfig
 from trace_ray.config.load import load_config
 from trace_ray.config.sources import conf_folder
+from trace_ray.errors import CardMemoryError
 from trace_ray.model.loading import load_model, new_adapter
 from trace_ray.pairs import SCORED_SCHEMA
 from trace_ray.realign.data import TrainingRows
@@ -90,6 +92,22 @@ def training(config: Config) -> Training:
     table = pa.Table.from_pylist(scored, schema=SCORED_SCHEMA)
     rows = TrainingRows.of(table, config.objective)
     return Training(rows, config.objective, config.realign, lambda steps: PlainEngine(policy, config.realign, steps))
+
+
+def test_a_step_that_does_not_fit_the_card_is_one_line_and_not_half_a_step(model_folder: Path) -> None:
+    config = handmade.tiny_config(model_folder, objective(), micro_tokens=512)
+    made = training(config)
+    made.train_step()
+
+    def full(_module: Any, _arguments: Any, _named: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    made.engine.policy.model.get_base_model().get_decoder().register_forward_pre_hook(full, with_kwargs=True)  # type: ignore[attr-defined]
+    with pytest.raises(CardMemoryError) as caught:
+        made.run(lambda: None)
+    remedy = "a step does not fit the card: give fewer, or realign.gradient_checkpointing=true"
+    assert str(caught.value) == f"realign.micro_tokens: 512: {remedy}"
+    assert made.step == 1
 
 
 DPO_THAT_LOWERS_WHAT_IT_PREFERS = [

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from trace_ray.config import ObjectiveConfig, RealignConfig
+from trace_ray.config import Config, ObjectiveConfig, RealignConfig, StorageConfig
+from trace_ray.errors import CardMemoryError, UserError
 from trace_ray.realign import worker
 from trace_ray.realign.loop import Trainer
+from trace_ray.runs.artifacts import Run
+from trace_ray.storage.location import locate
 
 
 @dataclass
@@ -89,3 +94,42 @@ def test_a_run_is_over_at_t_max_or_once_the_norm_stays_low(
     trainer.step, trainer.metrics = step, [{"grad_norm": norm} for norm in norms]
     trainer.plan = SimpleNamespace(steps=8)  # type: ignore[assignment]
     assert trainer.over is over
+
+
+def work(folder: Path, monkeypatch: pytest.MonkeyPatch, rank: int, workers: int, met: UserError) -> list[str] | None:
+    """What worker ``rank`` leaves behind that meets a mistake as it is made, None for nothing."""
+    import ray.train
+
+    def make(*_: Any) -> Any:
+        raise met
+
+    context = SimpleNamespace(get_world_rank=lambda: rank, get_world_size=lambda: workers)
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(worker, "prepare_process", lambda realign: None)
+    monkeypatch.setattr(worker, "_make_trainer", make)
+    run = Run(locate(str(folder), StorageConfig()))
+    run.realign.place.make()
+    try:
+        worker.train_worker({"run": run, "config": Config()})
+    finally:
+        told = run.realign.place / worker.MISTAKE
+        found = json.loads(told.read_text()) if told.exists() else None
+    return found
+
+
+def test_a_mistake_that_all_workers_meet_is_told_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    met = UserError("a.b", 1, "use 2")
+    assert work(tmp_path / "a", monkeypatch, 1, 2, met) is None
+    assert work(tmp_path / "b", monkeypatch, 0, 2, met) == ["a.b", "1", "use 2"]
+
+
+def test_a_full_card_ends_the_others_too_and_those_that_ray_starts_anew_end_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others wait for the worker that met it; its failure ends them, and a restart finds what it has told."""
+    met = CardMemoryError("realign.micro_tokens", 8192, "give fewer")
+    with pytest.raises(CardMemoryError):
+        work(tmp_path, monkeypatch, 1, 2, met)
+    told = ["realign.micro_tokens", "8192", "give fewer"]
+    assert work(tmp_path, monkeypatch, 0, 2, UserError("another", 0, "mistake")) == told
+    assert work(tmp_path / "alone", monkeypatch, 0, 1, met) == told

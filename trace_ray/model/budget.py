@@ -105,7 +105,7 @@ def found_tokens(
         return asked
     if device.type != "cuda":
         return CPU_TOKENS
-    return tokens_by_trials(run, _peak_bytes, _card_bytes(device, gpus), longest)
+    return tokens_by_trials(run, _peak_bytes, card_bytes(device, gpus), longest)
 
 
 def tokens_by_trials(
@@ -132,15 +132,18 @@ def trial_batch(model: Any, tokens: int) -> PackedBatch:
     return pack(rows, flat=runs_flat(model)).to(next(model.parameters()).device)
 
 
-def backward_once(model: Any, tokens: int) -> None:
-    """Runs so many tokens forward and back to what requires grad, beside the float32 sums of its gradients."""
+def backward_once(model: Any, tokens: int, *, sums: bool = True) -> None:
+    """Runs so many tokens forward and back to what requires grad; no gradient is kept.
+
+    Args:
+        sums: beside float32 sums of the gradients, as the gold batch's are made.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    sums = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in trained]
+    held = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in trained if sums]
     batch = trial_batch(model, tokens)
     logp = response_log_probs(model, batch, OutputHead(model)).sum()
-    for total, gradient in zip(sums, torch.autograd.grad(logp, trained, allow_unused=True), strict=True):
-        if gradient is not None:
-            total.add_(gradient)
+    torch.autograd.grad(logp, trained, allow_unused=True)
+    del held
 
 
 def _peak_bytes(work: Callable[[], object]) -> float:
@@ -151,7 +154,7 @@ def _peak_bytes(work: Callable[[], object]) -> float:
     return float(torch.cuda.max_memory_allocated())
 
 
-def _card_bytes(device: torch.device, gpus: float) -> float:
-    """Of the card, or of this process' part of it, what others leave."""
+def card_bytes(device: torch.device, gpus: float = 1.0) -> float:
+    """Returns the bytes of a card, or of this process' part of it, that others leave."""
     free, total = torch.cuda.mem_get_info(device)
     return min(total * min(1.0, gpus or 1.0), free + torch.cuda.memory_reserved(device))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from trace_ray.errors import UserError
 from trace_ray.model.flat import runs_flat
 from trace_ray.model.fused import how_run
 from trace_ray.model.sharing import sharing_rule
+from trace_ray.realign.budget import step_tokens
 from trace_ray.realign.candidates import asked_to_stop, is_candidate, write_candidate
 from trace_ray.realign.checkpoint import load_checkpoint, save_checkpoint
 from trace_ray.realign.data import TrainingRows
@@ -49,6 +51,7 @@ class Trainer(Training):
         rows.share_prompts(sharing_rule(self.model), flat=runs_flat(self.model))
         engine = partial(make_engine, self.model, reference, config.realign, config.model)
         super().__init__(rows, config.objective, config.realign, engine, rank=rank, workers=workers)
+        self.realign = replace(self.realign, micro_tokens=step_tokens(self.model, self.engine.device, config))
         self.saved = -1
         self.trackers: list[Tracker] | None = None
         self._written = self._noticed = time.monotonic()
@@ -87,7 +90,7 @@ class Trainer(Training):
         """
         figures = self.metrics[-1]
         if self.step == 1:
-            figures["run_as"] = how_run(self.model)
+            figures["run_as"] = how_run(self.model) | {"micro_tokens": self.realign.tokens}
         self._alarm(figures)
         if self.rank == 0:
             metrics.count("training_tokens", figures["tokens"])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from trace_ray.config import ObjectiveConfig, RealignConfig
-from trace_ray.errors import UserError
+from trace_ray.errors import CardMemoryError, UserError
 from trace_ray.objective.batch import MicroBatch, micro_batch
 from trace_ray.objective.reduction import denominators, reduce_losses
 from trace_ray.objective.terms import pair_losses
@@ -61,9 +61,16 @@ class Training:
         return self.step >= self.plan.steps or (vanished and not sick(self.metrics, self.objective))
 
     def run(self, on_step: Callable[[], None]) -> None:
-        """Makes the steps that are left; ``on_step`` is called after each, on all workers alike."""
+        """Makes the steps that are left; ``on_step`` is called after each, on all workers alike.
+
+        Raises: CardMemoryError where a step does not fit the card: half of one would be another step.
+        """
         while not self.over:
-            self.train_step()
+            try:
+                self.train_step()
+            except torch.OutOfMemoryError:
+                remedy = "a step does not fit the card: give fewer, or realign.gradient_checkpointing=true"
+                raise CardMemoryError("realign.micro_tokens", self.realign.tokens, remedy) from None
             on_step()
 
     def raises_flag(self) -> bool:

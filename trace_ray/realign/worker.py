@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trace_ray.config import Config, RealignConfig
-from trace_ray.errors import UserError
+from trace_ray.errors import CardMemoryError, UserError
 from trace_ray.realign.setup import prepare_process
 from trace_ray.runs.artifacts import Run
 from trace_ray.runtime import metrics
@@ -19,6 +19,9 @@ MISTAKE = "mistake.json"
 def train_worker(payload: dict[str, Any]) -> None:
     """Trains from the latest checkpoint on; ``payload`` holds run and config."""
     run, config = payload["run"], payload["config"]
+    told = run.realign.place / MISTAKE
+    if told.exists():  # one worker was alone in meeting it; the others had to be ended, and Ray Train began anew
+        return
     prepare_process(config.realign)
     import ray.train
 
@@ -26,9 +29,12 @@ def train_worker(payload: dict[str, Any]) -> None:
     rank, workers = context.get_world_rank(), context.get_world_size()
     try:
         _train(_make_trainer(run, config, rank, workers), config.realign)
-    except UserError as mistake:  # all workers meet the same one
-        if rank == 0:
-            (run.realign.place / MISTAKE).write_text(json.dumps([mistake.where, str(mistake.seen), mistake.remedy]))
+    except UserError as mistake:  # all workers meet the same one, but for a full card
+        alone = isinstance(mistake, CardMemoryError)
+        if rank == 0 or alone:
+            told.write_text(json.dumps([mistake.where, str(mistake.seen), mistake.remedy]))
+        if alone and workers > 1:
+            raise  # the others wait for this one
 
 
 def _make_trainer(run: Run, config: Config, rank: int, workers: int) -> Any:
