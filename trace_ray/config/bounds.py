@@ -145,6 +145,7 @@ BOUNDS: dict[str, Bound] = {
     "plan.train_tokens_s": _RATE,
     "plan.cpus": _or_more("a number of cores, or 0 for what there is"),
     "plan.gpus": _or_more("a number of GPUs, or 0 for what there is"),
+    "plan.gpu_gib": _or_more("GiB of a card, or 0 for this machine's"),
     "plan.cpu_hour_price": _or_more("a price of 0 or more"),
     "plan.gpu_hour_price": _or_more("a price of 0 or more"),
     "storage.max_attempts": _least(1),

@@ -45,6 +45,7 @@ class PlanConfig:
         forward_tokens_s: of the policy model without gradients on one worker; train_tokens_s: with them.
         manifest: a RayCluster, RayJob or launcher file (clusters/): what a run asks for at once must fit its worker groups.
         cpus, gpus: of the cluster; 0 = what the manifest's groups hold at most, else of this machine.
+        gpu_gib: memory of one card, against which stages 2 and 3 are held; 0 = that of this machine's, if it has one.
         cpu_hour_price: of one core, any currency; gpu_hour_price: of one GPU.
     """
 
@@ -59,5 +60,6 @@ class PlanConfig:
     manifest: str = ""
     cpus: float = 0.0
     gpus: float = 0.0
+    gpu_gib: float = 0.0
     cpu_hour_price: float = 0.0
     gpu_hour_price: float = 0.0

@@ -85,6 +85,15 @@ def cluster_size(ray: RayConfig, plan: PlanConfig, groups: Sequence[NodeGroup]) 
     return Resources(cpus=plan.cpus or cpus, gpus=plan.gpus or gpus)
 
 
+def card_bytes(plan: PlanConfig) -> float:
+    """Returns the memory of one card, as ``plan`` gives it, else of this machine's; 0 where neither is known."""
+    import torch
+
+    if plan.gpu_gib or plan.manifest or plan.gpus or not torch.cuda.device_count():
+        return plan.gpu_gib * 2**30
+    return float(torch.cuda.get_device_properties(0).total_memory)
+
+
 def gpus_of(have: Resources, groups: Sequence[NodeGroup]) -> There:
     """Returns what tells whether a node with such labels has a GPU, of the groups or else of the whole."""
     return lambda labels: any(g.gpus and g.admits(labels) for g in groups) if groups else have.gpus > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trace_ray.cluster.capacity import shortages, strays
@@ -13,6 +13,7 @@ from trace_ray.config.check import unfilled
 from trace_ray.errors import UserError
 from trace_ray.plan import checks
 from trace_ray.plan.asked import evaluation_asked, triage_asked
+from trace_ray.plan.cards import CardUse, cards_of, too_large
 from trace_ray.plan.estimate import estimate
 from trace_ray.plan.hub import unreached
 from trace_ray.plan.manifest import read_groups
@@ -35,6 +36,7 @@ class Plan:
     rates: Rates | None
     stages: list[StageEstimate]
     sampled: int
+    cards: list[CardUse] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Returns everything for machines."""
@@ -44,6 +46,7 @@ class Plan:
             "rates": asdict(self.rates) if self.rates else None,
             "stages": [asdict(stage) for stage in self.stages],
             "sampled": self.sampled,
+            "cards": [asdict(card) | {"needed": card.needed} for card in self.cards],
         }
 
 
@@ -81,9 +84,11 @@ def make_plan(
     loads = checks.check_tokenizers(config, problems)
     empty = list(without_weights(config, stages))
     problems += preflight(config, stages)
+    cards = checks.attempt(problems, lambda: cards_of(config, stages, checks.card_bytes(config.plan))) or []
+    problems += too_large(cards)
     sample = checks.attempt(problems, lambda: read_sample(sources, config)) if sources and loads else None
     if sample is None:
-        return Plan(distinct(problems), None, None, [], 0)
+        return Plan(distinct(problems), None, None, [], 0, cards)
     load = workload(sample.pairs, sample.rows, config, sample.own, sample.attacks)
     asked = [*triage_asked(sample.pairs, sample.readings, config), *evaluation_asked(load, config)]
     problems += checks.check_pairs(sample, load, config)
@@ -96,7 +101,7 @@ def make_plan(
     problems += checks.check_cost(estimates, config.ray.max_cost)
     if not (config.ray.address or config.plan.cpus or manifest):
         problems += checks.check_memory(estimates, checks.machine_memory_gib())
-    return Plan(distinct(problems), load, rates, estimates, len(sample.pairs))
+    return Plan(distinct(problems), load, rates, estimates, len(sample.pairs), cards)
 
 
 def distinct(problems: list[UserError]) -> list[UserError]:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from trace_ray.config import Config
 from trace_ray.plan.asked import Asked
+from trace_ray.plan.cards import GIB, CardUse
 from trace_ray.plan.judges import used_judges
 from trace_ray.plan.plan import Plan
 from trace_ray.plan.rates import Rates
@@ -21,7 +22,18 @@ def plan_tables(plan: Plan, config: Config) -> list[Table]:
     tables += [_rates(plan.rates, measured=config.plan.measure)] if plan.rates else []
     asked = [asking for stage in plan.stages for asking in stage.asked]
     tables += [_asked(asked)] if asked else []
+    tables += [_cards(plan.cards)] if plan.cards else []
     return tables + ([_stages(plan.stages, config)] if plan.stages else [])
+
+
+def _cards(cards: Sequence[CardUse]) -> Table:
+    table = Table("stage", "tokens at once", "held, GiB", "MiB a token", "in all, GiB", "card, GiB")
+    table.title, table.title_justify = "Memory of a GPU, by the model's shape", "left"
+    for use in cards:
+        tokens = f"{use.tokens:,}{' (auto)' if isinstance(use.asked, str) else ''}"
+        sizes = [use.fixed / GIB, use.a_token / 2**20, use.needed / GIB, use.card / GIB]
+        table.add_row(use.stage, tokens, *(f"{size:.1f}" for size in sizes))
+    return table
 
 
 def _corpus(load: Workload, sampled: int) -> Table:
