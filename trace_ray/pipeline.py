@@ -133,7 +133,8 @@ def decide_run(run: Run, before: Config, config: Config) -> bool:
     refuse_judgings(before, config)
     share_settings(config.storage)
     with _driving(run, config), working("decide"), config_beside(run, dump_config(config)):
-        return decide_again(run, settle_gpus(config, ["triage"]))
+        # Without corrections nothing reads, and nobody need look for GPUs.
+        return decide_again(run, settle_gpus(config, ["triage"] if config.triage.correct else []))
 
 
 @contextmanager

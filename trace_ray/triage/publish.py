@@ -67,7 +67,7 @@ def publish_again(run: Run, policy: PolicyConfig, triage: TriageConfig, outcome:
     found = {name: before["counts"][name] for name in ("rows_in", "rejects", "extra_pairs") if name in before["counts"]}
     seconds += before["seconds"]
     run.rejects.publish(counts=refused["counts"], seconds=refused["seconds"], schema=REJECT_SCHEMA)
-    kept = {name: before.get(name) for name in ("canaries", "gates", "hub", "distilled")}
+    kept = {name: before.get(name) for name in ("canaries", "gates", "hub", "distilled", "gpus")}
     _publish_triaged(run, policy, triage, outcome, found | counts, kept, seconds)
 
 
