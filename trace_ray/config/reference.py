@@ -175,7 +175,8 @@ def _object(section: type, found: dict[str, Any]) -> dict[str, Any]:
                 else {"enum": list(choices)}
             )
         if field.metadata.get("auto"):
-            kind = "boolean" if bool in typing.get_args(hints[field.name]) else "number"
+            kinds = typing.get_args(hints[field.name])
+            kind = "boolean" if bool in kinds else "number" if float in kinds else "integer"
             allowed = {"anyOf": [{"const": AUTO}, {"type": kind}]}
         if text := said.get(field.name, _PLAINLY.get(field.name)):
             allowed = allowed | {"description": text}
