@@ -54,6 +54,7 @@ class Recorder:
         self.tokenizer = load_tokenizer(settings.model)
         self.max_model_len, self.unsure = settings.max_model_len, settings.kv_cache_gib == 2
         self.asked: dict[str, list[list[int]]] = {"opinion": [], "clause": [], "draft": []}
+        self.busy_s = self.waited_s = 0.0
 
     def _text(self, ids: Sequence[int]) -> tuple[str, str]:
         found = _JUDGED.search(self.tokenizer.decode(ids))
