@@ -34,7 +34,7 @@ States = dict[str, tuple[Run, Config]]
 _LEFT_OUT = ("checkpoints", "merged", "generated", "verdicts", "tensorboard", "corpus", "scores")
 """Folders that no page reads."""
 LATER = ("impact", "scored", "realign", "model", "evaluation")
-MISTAKE = "realign.learning_rate: 1.0: loss is not finite for 5 steps, up to step 2: use a lower one"
+MISTAKE = "realign.learning_rate: 1.0: loss is not finite for 2 steps, up to step 2: use a lower one"
 UNCHECKED = ClauseConfig(id="kindness", text="Be kind to whoever asks.")
 
 
@@ -79,7 +79,7 @@ def _failed(folder: Path, config: Config) -> Config:
 def _unchecked(folder: Path, config: Config) -> Config:
     """Judged by rules, which say nothing of one clause."""
     (folder / "triaged" / AUDIT_FILE).unlink(missing_ok=True)
-    _facts(run_in(folder).triaged, audit=None, judge="rules", unchecked_clauses=[UNCHECKED.id])
+    _facts(run_in(folder).triaged, audit=None, canaries=None, judge="rules", unchecked_clauses=[UNCHECKED.id])
     judge = replace(config.triage.judge, backend="rules")
     return replace(
         config,
@@ -95,13 +95,23 @@ def _bad_judge(folder: Path, config: Config) -> Config:
     triaged = run_in(folder).triaged
     truth = {row["pair_id"]: row["category"] for row in triaged.read(["pair_id", "category"]).to_pylist()}
     _rewrite(triaged, lambda row: row | dict.fromkeys(_SAID, 0.97) | {"category": "PUNISH", "judge_error": None})
+    _facts(triaged, gates=[], canaries=None)
+    return _audited(folder, config, truth)
+
+
+def _audited(folder: Path, config: Config, truth: Mapping[str, str]) -> Config:
+    """Compares what the judge says now with ``truth``, {pair id: category}."""
+    triaged = run_in(folder).triaged
+    rows = triaged.read(["pair_id", *_SAID]).to_pylist()
     bits = {"RETAIN": (False, True), "INVERT": (True, False), "PUNISH": (True, True)}
     labelled = [
-        Labelled(name, Label(*bits[category]), 0.97, 0.97) for name, category in truth.items() if category in bits
+        Labelled(row["pair_id"], Label(*bits[truth[row["pair_id"]]]), *(row[name] for name in _SAID))
+        for row in rows
+        if truth[row["pair_id"]] in bits
     ]
     figures = audit(labelled, replace(config.triage, calibration="none", false_invert_rate=0.0))
     (folder / "triaged" / AUDIT_FILE).write_text(json.dumps(figures))
-    _facts(triaged, audit=figures, gates=[], canaries=None)
+    _facts(triaged, audit=figures)
     return config
 
 
@@ -111,8 +121,9 @@ _SAID = ("p_violates_chosen", "p_violates_rejected")
 def _nothing(folder: Path, config: Config) -> Config:
     """A corpus that complies already."""
     _without(folder, config, LATER)
-    _rewrite(run_in(folder).triaged, lambda row: row if row["category"] == Category.RETAIN else None)
-    return config
+    triaged = run_in(folder).triaged
+    _rewrite(triaged, lambda row: row if row["category"] == Category.RETAIN else None)
+    return _audited(folder, config, dict.fromkeys(triaged.read(["pair_id"])["pair_id"].to_pylist(), Category.RETAIN))
 
 
 def _rewrite(triaged: Artifact, change: Callable[[dict[str, Any]], Mapping[str, Any] | None]) -> None:

@@ -84,7 +84,7 @@ def test_rules_are_exact_only_where_they_check_every_clause(tmp_path: Path, rule
     sections = report_sections(made.run, config)
     (card,) = [card for card in sections["cards"] if card.anchor == "judge"]
     assert (card.tone, card.answer) == (tone, answer)
-    assert (f"checked {ruled} of 3 clauses" in card.sentence) is (ruled < 3)
+    assert (f"check {ruled} of 3 clauses" in card.sentence) is (ruled < 3)
     assert [warning.level for warning in sections["warnings"] if "No rule checks" in warning.text] == (
         ["bad"] if ruled < 3 else []
     )
@@ -153,6 +153,14 @@ def test_the_decision_follows_the_checks(
     assert bool(made.command) is (word != "keep")
     if made.command:
         assert shlex.split(made.command)
+
+
+def test_a_target_that_rules_measured_in_part_is_in_doubt(triaged: MadeRun) -> None:
+    for unchecked, state in (((), "pass"), (("a",), "doubt")):
+        made = decided(triaged, judge_of(clauses=3, unchecked=unchecked), change_of(50, 95, judge="rules"))
+        assert {check.name: check.state for check in made.checks}["target reached"] == state
+    below = decided(triaged, judge_of(clauses=3, unchecked=("a",)), change_of(50, 80, judge="rules"))
+    assert {check.name: check.state for check in below.checks}["target reached"] == "fail"
 
 
 @pytest.mark.parametrize(

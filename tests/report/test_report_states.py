@@ -22,7 +22,7 @@ WORDS = {
     "finished": "Fix the model: ",
     "failed": f"Fix what stopped realign, then go on: {MISTAKE}.",
     "unchecked": "Fix the model: ",
-    "bad-judge": "Stop: the judge of the corpus is not to be trusted (refused); ",
+    "bad-judge": "Stop: the judge of the corpus is not to be trusted. AUC 0.50 on 540 labelled pairs, which ",
     "nothing": "Stop: no pair conflicts with the new policy. There is nothing to realign; keep the model.",
 }
 
@@ -75,10 +75,8 @@ def test_the_corpus_is_counted_as_its_parts_hold_it(pages: dict[str, str], made:
     _, answer, sentence = card(pages[name], "How far is the corpus?")
     assert answer == f"{100 * conflicts / total:.0f} %"
     doubt = " So says a judge that is not to be trusted." if name == "bad-judge" else ""
-    assert sentence == (
-        f"of {total:,} pairs conflict with the new policy: {found['INVERT']:,} are backwards, "
-        f"in {found['PUNISH']:,} both responses are wrong.{doubt}"
-    )
+    kinds = f": {found['INVERT']:,} are backwards, in {found['PUNISH']:,} both responses are wrong" if conflicts else ""
+    assert sentence == f"of {total:,} pairs conflict with the new policy{kinds}.{doubt}"
     whole = text(pages[name])
     assert f"Rows read {total + 5:,}" in whole
     assert f"Pairs judged {total:,}" in whole
@@ -120,14 +118,15 @@ def test_each_judge_is_as_good_as_what_is_known_of_it(pages: dict[str, str]) -> 
         "nothing": "good",
     }
     every = len(config_of().policy.clauses) + 1
-    assert f"checked {every - 1} of {every} clauses (not {UNCHECKED.id})" in card(pages["unchecked"], question)[2]
+    checked = f"Rules in code check {every - 1} of {every} clauses; {UNCHECKED.id} was not judged."
+    assert card(pages["unchecked"], question)[2] == checked
     assert "calls 100 % of 1,200 responses violating" in text(pages["bad-judge"])
 
 
 def test_where_a_stage_stopped_the_page_says_at_what_and_how_to_go_on(pages: dict[str, str], made: States) -> None:
     run, config = made["failed"]
     whole = text(pages["failed"])
-    assert "Stage realign stopped: realign.learning_rate: 1.0: loss is not finite for 5 steps, up to step 2." in whole
+    assert "Stage realign stopped: realign.learning_rate: 1.0: loss is not finite for 2 steps, up to step 2." in whole
     assert "What to do: use a lower one." in whole
     again = f"trace-ray run -c {run.place.path}/config.yaml realign.learning_rate=ANOTHER --run {run.place.path}"
     assert again in whole  # the same command would stop at the same place
@@ -153,3 +152,32 @@ def test_each_state_is_told_in_its_own_words(pages: dict[str, str]) -> None:
     assert '<option value="">in random order</option>' in pages["triage-only"]
     assert '<option value="">heaviest first</option>' in pages["finished"]
     assert "Note: No pair conflicts with the new policy: there is nothing to realign." in text(pages["nothing"])
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("triage-only", "Conflicts to train on"),
+        ("failed", "Conflicts to train on"),
+        ("nothing", "Conflicts to train on"),
+        ("finished", "Conflicts trained on"),
+    ],
+)
+def test_only_a_finished_training_has_trained(pages: dict[str, str], name: str, last: str) -> None:
+    table = text(pages[name].partition('class="funnel">')[2].partition("</table>")[0])
+    assert re.findall(r"Conflicts (?:to train|trained) on", table) == [last]
+
+
+def test_a_judge_that_is_not_trusted_is_doubted_wherever_its_count_stands(pages: dict[str, str]) -> None:
+    doubt = "So says a judge that is not to be trusted."
+    assert [(name, text(page).count(doubt)) for name, page in pages.items() if doubt in text(page)] == [
+        ("bad-judge", 2)
+    ]
+    assert "This one calls 100 % of 1,200 responses violating : to sit at one end" in text(pages["bad-judge"])
+
+
+def test_a_clause_without_rule_is_told_apart_from_one_dropped(pages: dict[str, str]) -> None:
+    row = next(row for row in re.findall(r"<tr.*?</tr>", pages["unchecked"], re.DOTALL) if UNCHECKED.text in text(row))
+    assert "no rule" in text(row)
+    assert "not told" not in text(pages["unchecked"])
+    assert f"which say nothing of {UNCHECKED.id}. An answer" in text(pages["unchecked"])

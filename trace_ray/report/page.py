@@ -27,7 +27,7 @@ from trace_ray.report.sections.lineage import lineage_section
 from trace_ray.report.sections.policy import policy_section
 from trace_ray.report.sections.problems import problems_section
 from trace_ray.report.sections.training import training_section
-from trace_ray.report.sections.trust import one_sided
+from trace_ray.report.sections.trust import corpus_judge, one_sided
 from trace_ray.report.sections.warnings import warnings
 from trace_ray.report.sections.worse import worse_section
 from trace_ray.runs.artifacts import Run
@@ -88,6 +88,7 @@ def _concluded(run: Run, config: Config, found: Mapping[str, Any]) -> dict[str, 
     return {
         "warnings": warnings(**told, anchored=config.objective.anchored("RETAIN")),
         "cards": headline(gap, judge, impact, change, found["cost"], worse),
+        "corpus_doubted": corpus_judge(judge).tone == "bad",
         "decision": decision(run, config, gap, judge, change, found["problems"], worse),
     }
 

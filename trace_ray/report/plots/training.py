@@ -40,12 +40,13 @@ def _draw(figure: Any, training: TrainingSection, *, narrow: bool) -> None:
         for name, curve in series.items():
             colour = LIGHT["realigned"] if name == "all" else LIGHT[name.lower()]
             axes.plot(*zip(*curve, strict=True), color=colour, label=plain_category(name), linewidth=1.6)
-        axes.set_title(title, color=LIGHT["ink"])
         axes.tick_params(length=0)
         axes.set_xlim(0, training.planned)
-        if set(series) != {"all"}:
-            above = {} if narrow else {"ncols": 3, "loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.1}
-            axes.legend(handlelength=0.8, handletextpad=0.4, columnspacing=1, borderpad=0, **above)
+        several = set(series) != {"all"}
+        axes.set_title(title, color=LIGHT["ink"], pad=18 if several else None)
+        if several:  # between title and curves, where it covers neither
+            between = {"ncols": 3, "loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.1}
+            axes.legend(handlelength=0.8, handletextpad=0.4, columnspacing=1, borderpad=0, **between)
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
     for axes in places[len(training.curves) :]:
         axes.set_axis_off()

@@ -14,7 +14,7 @@ from trace_ray.report.sections.change import ChangeSection
 from trace_ray.report.sections.gap import Gap
 from trace_ray.report.sections.judge import RULES, JudgeSection
 from trace_ray.report.sections.problems import Problems
-from trace_ray.report.sections.trust import Trust, answer_judge, corpus_judge
+from trace_ray.report.sections.trust import Trust, answer_judge, corpus_judge, doubted
 from trace_ray.report.sections.warnings import refused_too_many
 from trace_ray.report.sections.worse import Worse
 from trace_ray.runs.artifacts import CONFIG, Run
@@ -66,7 +66,7 @@ def decision(
         _data(gap, problems),
         _judged("judge audited", corpus, "judge"),
         _judged("answer judge independent", answers, "change"),
-        _target(change),
+        _target(change, doubted=doubted(answers)),
         _kept(change, worse),
         _prompts(change),
         _drift(change),
@@ -83,15 +83,17 @@ def _data(gap: Gap | None, problems: Problems) -> Check:
 
 
 def _judged(name: str, trust: Trust, anchor: str) -> Check:
-    return Check(name, _OF_TONE[trust.tone], trust.answer.lower(), anchor if trust.tone != "plain" else "problems")
+    seen = f"{trust.answer} as labelled" if trust.answer.endswith("%") else trust.answer.lower()
+    return Check(name, _OF_TONE[trust.tone], seen, anchor if trust.tone != "plain" else "problems")
 
 
-def _target(change: ChangeSection | None) -> Check:
+def _target(change: ChangeSection | None, *, doubted: bool) -> Check:
+    """A share that is above the target passes only where its judge can be relied on."""
     if change is None:
         return Check("target reached", OPEN, "not measured", "problems")
     value = change.overall.realigned.value
-    state = PASS if value >= change.target else FAIL
-    return Check("target reached", state, f"{value:.3g} % comply, {change.target:.3g} are asked", "change")
+    state = FAIL if value < change.target else DOUBT if doubted else PASS
+    return Check("target reached", state, f"{value:.3g} % comply, {change.target:.3g} % is asked", "change")
 
 
 def _kept(change: ChangeSection | None, worse: Worse | None) -> Check:
@@ -111,7 +113,7 @@ def _prompts(change: ChangeSection | None) -> Check:
         return Check("enough prompts", OPEN, "not measured", "problems")
     few = [plain_category(row.name) for row in change.by_category if row.prompts < FEW_PROMPTS]
     state = FAIL if change.overall.prompts < FEW_PROMPTS else DOUBT if few else PASS
-    said = f"fewer than {FEW_PROMPTS} of {', '.join(few)}" if few else f"{change.overall.prompts:,}"
+    said = f"fewer than {FEW_PROMPTS} each: {', '.join(few)}" if few else f"{change.overall.prompts:,}"
     return Check("enough prompts", state, said, "change")
 
 
@@ -136,8 +138,8 @@ def _advice(
     failed = {name for name, check in checks.items() if check.state == FAIL}
     if "judge audited" in failed:
         remedy = judge.refusal.remedy if judge and judge.refusal else "take a stronger judge"
-        trust = corpus_judge(judge)
-        said = f"Stop: the judge of the corpus is not to be trusted ({trust.answer.lower()}); {remedy}."
+        reason = corpus_judge(judge).reason
+        said = f"Stop: the judge of the corpus is not to be trusted. {reason} {remedy[0].upper()}{remedy[1:]}."
         return "stop", said, _again(run, "triage.judge.model=STRONGER")
     if gap and gap.overall.total and not gap.overall.conflicts:
         return "keep", "Stop: no pair conflicts with the new policy. There is nothing to realign; keep the model.", ""
@@ -176,7 +178,7 @@ def _of_model(
         text = f"Fix the model: {said}, but what was {checks['nothing lost'].seen}. Hold it more firmly."
         return "fix", text, _again(run, f"objective.alpha_kl={config.objective.alpha_kl * 2:g}")
     if "target reached" in failed:
-        text = f"Fix the model: {said}; {change.target:.3g} are asked."
+        text = f"Fix the model: {said}; {change.target:.3g} % is asked."
         return "fix", text, _again(run, f"realign.epochs={config.realign.epochs + 1:g}")
     if "enough prompts" in failed:
         text = f"Fix the measure: {said}, but of {change.overall.prompts} prompts only."

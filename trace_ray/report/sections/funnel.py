@@ -54,6 +54,7 @@ def _conflicts(gap: Gap, held_out: int) -> Iterator[FunnelRow]:
 def _trained(run: Run, left: int) -> Iterator[FunnelRow]:
     """Noise changes categories on purpose, so that what is scored may be more than what is left."""
     if not run.scored.done():
+        yield FunnelRow("Conflicts to train on", left)
         return
     scored = weighed = 0
     for table in run.scored.tables(["category", "weight"]):
@@ -67,4 +68,4 @@ def _trained(run: Run, left: int) -> Iterator[FunnelRow]:
     elif scored > left:
         yield FunnelRow("labels damaged on purpose", scored - left, "more", "corpus.noise")
     yield FunnelRow("weight 0", scored - weighed, "less", "a step on them would not help")
-    yield FunnelRow("Conflicts trained on", weighed)
+    yield FunnelRow("Conflicts trained on" if run.realign.done() else "Conflicts to train on", weighed)

@@ -10,7 +10,7 @@ from trace_ray.report.sections.cost import CostSection, duration
 from trace_ray.report.sections.gap import Gap
 from trace_ray.report.sections.impact import ImpactSection
 from trace_ray.report.sections.judge import JudgeSection
-from trace_ray.report.sections.trust import IN_PART, Trust, answer_judge, corpus_judge
+from trace_ray.report.sections.trust import Trust, answer_judge, corpus_judge, doubted
 from trace_ray.report.sections.worse import Worse
 
 NOT_MEASURED = "Not measured"
@@ -58,8 +58,7 @@ def _trust(question: str, trust: Trust, anchor: str) -> Card:
 
 def _as_judged(card: Card, answers: Trust) -> Card:
     """A share that a circular judge gave, or rules that leave a clause out, is no success."""
-    doubted = answers.tone == "bad" or answers.answer == IN_PART
-    return replace(card, tone="warn") if doubted and card.tone == "good" else card
+    return replace(card, tone="warn") if doubted(answers) and card.tone == "good" else card
 
 
 def _gap(gap: Gap | None, trust: Trust) -> Card:
@@ -67,10 +66,11 @@ def _gap(gap: Gap | None, trust: Trust) -> Card:
     if gap is None:
         return _open(question, "Triage is not finished.")
     share = 100 * gap.overall.conflicts / max(1, gap.overall.total)
-    sentence = (
-        f"of {gap.overall.total:,} pairs conflict with the new policy: {gap.overall.counts.get('INVERT', 0):,} are "
-        f"backwards, in {gap.overall.counts.get('PUNISH', 0):,} both responses are wrong."
+    kinds = (
+        f": {gap.overall.counts.get('INVERT', 0):,} are backwards, in {gap.overall.counts.get('PUNISH', 0):,} both "
+        "responses are wrong"
     )
+    sentence = f"of {gap.overall.total:,} pairs conflict with the new policy{kinds if gap.overall.conflicts else ''}."
     if trust.tone == "bad":
         return Card(question, f"{share:.0f} %", f"{sentence} So says a judge that is not to be trusted.", "gap", "bad")
     return Card(question, f"{share:.0f} %", sentence, "gap")

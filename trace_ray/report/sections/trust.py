@@ -21,6 +21,11 @@ class Trust:
     answer: str
     sentence: str
 
+    @property
+    def reason(self) -> str:
+        """Returns the sentence, whole where it goes on from a figure."""
+        return self.sentence if self.sentence[:1].isupper() else f"{self.answer} {self.sentence}"
+
 
 def corpus_judge(judge: JudgeSection | None) -> Trust:
     """Returns how far the judge of the corpus can be trusted."""
@@ -54,8 +59,13 @@ def answer_judge(change: ChangeSection | None, judge: JudgeSection | None) -> Tr
     if change.judge != RULES:
         return Trust("warn", "Independent", f"{name} did not judge the corpus; it was not compared with labels.")
     if judge and judge.unchecked:
-        return Trust("warn", IN_PART, f"Rules in code, {_checked(judge)}; the others were not measured.")
+        return Trust("warn", IN_PART, f"{_checked(judge)} was not measured.")
     return Trust("good", "Exact", "The policy's own rules decide, in code.")
+
+
+def doubted(answers: Trust) -> bool:
+    """Returns whether a share that this judge gave is no success: it is circular, or leaves a clause out."""
+    return answers.tone == "bad" or answers.answer == IN_PART
 
 
 def one_sided(judge: JudgeSection) -> str:
@@ -69,7 +79,7 @@ def one_sided(judge: JudgeSection) -> str:
 
 def _rules(judge: JudgeSection) -> Trust:
     if judge.unchecked:
-        return Trust("warn", IN_PART, f"Rules in code, {_checked(judge)}; of the others nothing is known.")
+        return Trust("warn", IN_PART, f"{_checked(judge)} was not judged.")
     if (said := one_sided(judge)) and "violating" in said:
         return Trust("warn", "Exact", f"The policy's own rules decide, in code. They {said.replace('calls', 'call')}.")
     return Trust("good", "Exact", "The policy's own rules decide, in code.")
@@ -77,7 +87,7 @@ def _rules(judge: JudgeSection) -> Trust:
 
 def _checked(judge: JudgeSection) -> str:
     every = judge.clauses
-    return f"checked {every - len(judge.unchecked)} of {every} clauses (not {', '.join(judge.unchecked)})"
+    return f"Rules in code check {every - len(judge.unchecked)} of {every} clauses; {', '.join(judge.unchecked)}"
 
 
 def _said(figure: float | None, form: str) -> str:
