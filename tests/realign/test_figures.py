@@ -97,7 +97,7 @@ def test_less_than_a_tenth_is_padding(name: str) -> None:
     for number in range(plan.steps):
         mine = [lengths[i] for i in plan.step(number)]
         marks = [[False, False] for _ in mine]
-        settings: dict[str, Any] = {"budget": realign.micro_tokens, "overhead": realign.forward_overhead}
+        settings: dict[str, Any] = {"budget": realign.tokens, "overhead": realign.forward_overhead}
         for step in plan_step(mine, marks, [False] * len(mine), workers=realign.workers, **settings):
             for samples, groups in zip(step.samples, step.groups, strict=True):
                 flat = [n for i in samples for n in mine[i]]

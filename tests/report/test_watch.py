@@ -22,7 +22,7 @@ from trace_ray.errors import UserError
 from trace_ray.report.live import HEIGHT, WIDTH, drawn, live_fragment, live_page, live_state
 from trace_ray.report.served import serve
 from trace_ray.runs.anew import STOPPED
-from trace_ray.runs.artifacts import WORK
+from trace_ray.runs.artifacts import TRAINING_METRICS, WORK
 from trace_ray.runs.lock import LOCK, driver_lock
 from trace_ray.runs.status import SILENT_SECONDS
 
@@ -38,7 +38,12 @@ def test_a_page_follows_a_run_from_triage_to_its_end(tmp_path: Path) -> None:
     decided = made.run.triaged.place / WORK / "decide"
     for block, counts in enumerate(({"train INVERT": 3, "test RETAIN": 4, "broken_json": 2}, {"train ABSTAIN": 1})):
         (decided / f"block-{block:06d}.json").write_text(json.dumps({"counts": {**counts, "triaged": 9}}))
+    for block, (busy, waited) in enumerate(((900, 0), (900, 200))):
+        tally = {"counts": {"engine_ms": busy, "engine_waited_ms": waited, "responses_judged": 8}}
+        (made.run.triaged.place / WORK / "judge" / f"block-{block:06d}.json").write_text(json.dumps(tally))
     live = live_state(made.run)
+    assert live.judge_busy == 0.9
+    assert "The judge's engine computed 90 % of its time." in text(live_fragment(made.run))
     assert live.categories == {"INVERT": 3, "RETAIN": 4, "ABSTAIN": 1}
     assert live.rejects == {"broken_json": 2}
     assert "8 decided; the judge could not tell 12.5 %" in text(live_fragment(made.run))
@@ -51,6 +56,13 @@ def test_a_page_follows_a_run_from_triage_to_its_end(tmp_path: Path) -> None:
     assert live.steps[-1]["step"] == 5
     assert (live.memory_gib, live.cost.seconds) == (2.5, 120)
     said = text(live_fragment(made.run))
+    assert "busy" not in said  # no GPU took part
+    metrics = made.run.realign.place / TRAINING_METRICS
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    metrics.write_text(
+        "".join(json.dumps(row | {"gpu_busy": 0.5 + 0.1 * (i % 2)}) + "\n" for i, row in enumerate(rows[:4]))
+    )
+    assert "The training's GPU was busy 55 % of the last steps." in text(live_fragment(made.run))
     assert "step 5/5" in said
     assert "2 min 0 s in finished stages" in said
 

@@ -55,6 +55,17 @@ def named_figures(summed: torch.Tensor) -> dict[str, Any]:
     return figures | {"tokens": int(tokens), "padding": round(1 - run / max(1.0, padded), 4)}
 
 
+def gpu_busy() -> float | None:
+    """Returns the share of the last second or so in which this worker's GPU ran kernels; None where nothing tells.
+
+    The driver's own measure (NVML): any kernel counts, however small.
+    """
+    try:
+        return torch.cuda.utilization() / 100
+    except (ModuleNotFoundError, RuntimeError, OSError):  # no NVML, or a slice of a card
+        return None
+
+
 def peak_memory_gib(*, gpu: bool) -> float:
     """Returns this worker's peak memory: of the GPU's allocator, or of the process."""
     if gpu:

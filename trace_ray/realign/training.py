@@ -17,7 +17,7 @@ from trace_ray.objective.reduction import denominators, reduce_losses
 from trace_ray.objective.terms import pair_losses
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.engine import Engine
-from trace_ray.realign.figures import StepSums, named_figures, peak_memory_gib
+from trace_ray.realign.figures import StepSums, gpu_busy, named_figures, peak_memory_gib
 from trace_ray.realign.layout import MicroStep, plan_step
 from trace_ray.realign.order import Indices, StepPlan
 from trace_ray.realign.row_index import NAMES
@@ -138,6 +138,8 @@ class Training:
             raise UserError("realign.learning_rate", self.realign.learning_rate, f"{found}; use a lower one")
         figures |= {"seconds": round(seconds, 4), "tokens_per_s": round(figures["tokens"] / max(1e-9, seconds), 1)}
         figures |= {"memory_gib": round(peak_memory_gib(gpu=self.realign.on_gpu), 3), "workers": self.workers}
+        if self.realign.on_gpu and (busy := gpu_busy()) is not None:
+            figures["gpu_busy"] = busy
         figures["samples"] = samples_digest(self.rows.pair_ids(samples))
         self.metrics.append(figures)
 

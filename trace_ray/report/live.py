@@ -57,6 +57,8 @@ class Live:
         driver_state: ``at work`` | ``gone`` | ``silent``.
         categories: pairs decided so far; rejects: rows refused so far, by reason.
         steps: the last ones' figures; memory_gib: of one training worker, the peak so far.
+        judge_busy: share of its time in which the judge's engine computed; gpu_busy: of the training's first GPU, the mean
+            of the last steps. None where nothing has told.
         stopped: {stage: the mistake at which it stopped}, of stages that are not done.
     """
 
@@ -68,6 +70,8 @@ class Live:
     curves: Sequence[Drawn]
     steps: Sequence[Mapping[str, Any]]
     memory_gib: float | None
+    judge_busy: float | None
+    gpu_busy: float | None
     cost: CostSection
     report: bool
     stopped: Mapping[str, str]
@@ -96,6 +100,8 @@ def live_state(run: Run) -> Live:
         curves=list(_curves(with_validations(rows, _whole(lambda: validations(run), [])))),
         steps=rows[-LAST_STEPS:],
         memory_gib=max((row["memory_gib"] for row in rows if "memory_gib" in row), default=None),
+        judge_busy=_whole(lambda: _judge_busy(run), None),
+        gpu_busy=_mean([row["gpu_busy"] for row in rows[-POINTS:] if "gpu_busy" in row]),
         cost=_whole(lambda: cost_section(run), CostSection([], None)),
         report=run.report.exists(),
         stopped=stopped_at(run),
@@ -122,6 +128,20 @@ def _triage_counts(run: Run) -> Counter[str]:
         for name, number in tally.items():
             counts[name.rpartition(" ")[2]] += number
     return counts
+
+
+def _judge_busy(run: Run) -> float | None:
+    """Of a finished triage its manifest's, else from the tallies of the blocks that are judged."""
+    if run.triaged.done():
+        share: float | None = run.triaged.manifest().get("engine_busy_share")
+        return share
+    used = [json.loads(place.read_text())["counts"] for place in (run.triaged.place / WORK / "judge").files(".json")]
+    busy, waited = (sum(counts.get(name, 0) for counts in used) for name in ("engine_ms", "engine_waited_ms"))
+    return busy / (busy + waited) if busy + waited else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> Iterator[Drawn]:
