@@ -107,6 +107,7 @@ def test_an_engine_that_breaks_ends_its_process_not_the_run(error: Exception) ->
 
     engine = object.__new__(Engine)
     engine.llm, engine.tokens = SimpleNamespace(generate=breaks), 0
+    engine.busy_s, engine.waited_s, engine._ended = 0.0, 0.0, None
     with pytest.raises(EngineFailedError):
         engine.generate([[1]], 1)
 
