@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from subprocess import CalledProcessError
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from tests.impact import tiny
 from tests.model.test_packing import MAKE, PAIRS, TARGETS, close, gradients
 from trace_ray.config import LoraSettings
+from trace_ray.model import fused
 from trace_ray.model.fused import fuse, how_run
 from trace_ray.model.loading import new_adapter
 from trace_ray.model.log_probs import response_log_probs
@@ -90,6 +92,23 @@ def test_a_module_that_computes_something_else_under_the_same_names_stays() -> N
     fuse(model, "fused", "cpu")
     assert placed(model) == {"norms": 4, "activations": 1}
     close(response_log_probs(model, BATCH), expected)
+
+
+def test_without_a_compiler_modules_keep_their_activation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nobody is told that one was fused."""
+
+    def compiled(*_: Any, **__: Any) -> Any:
+        def fails(*_: Any) -> torch.Tensor:
+            raise CalledProcessError(1, "cc")
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    assert fused._compiled_activation.__wrapped__(torch.device("cpu")) is None
+    monkeypatch.setattr(fused, "_activation", None)
+    model = tiny.FAMILIES["llama"]()
+    fuse(model, "fused", "cpu")
+    assert placed(model) == {"norms": 5}
 
 
 def test_a_trained_base_keeps_its_adapter_as_it_is() -> None:

@@ -1,8 +1,8 @@
 """Fewer and larger steps through memory on a GPU: norms, gated activations and adapters as one kernel each.
 
-At 8B on an H100 a layer's own arithmetic is a third of what its small steps cost in memory traffic. Each is put in place
-module by module, by what the module has, and only where it gives what the module itself gives for a random input; the
-rest stays as it is. Nothing of transformers or PEFT is replaced for models that come later.
+Each is put in place module by module, by what the module has, and only where it gives what the module itself gives for a
+random input; the rest stays as it is. Nothing of transformers or PEFT is replaced for models that come later. What it
+brings beside flat rows was not measured apart: tests/gpu/README.md has both together.
 
 T tokens, I and O a linear's inputs and outputs, R the rank of an adapter.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
+from subprocess import SubprocessError
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def fuse(model: Any, kernels: str, device: torch.device | str, *, sharded: bool 
     on_gpu = torch.device(device).type == "cuda"
     if kernels == "torch" or (kernels == "auto" and not on_gpu):
         return
-    activation = _compiled_activation() if on_gpu else _activation
+    activation = _compiled_activation(torch.device(device)) if on_gpu else _activation
     placed = Counter[str]()
     if not sharded:
         for module in text_decoder(model).modules():
@@ -95,10 +96,10 @@ def _norm(module: Any) -> Forward | None:
     return forward
 
 
-def _gated(activation: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], module: Any) -> Forward | None:
+def _gated(activation: Forward | None, module: Any) -> Forward | None:
     """silu(gate) x up as one kernel; its backward makes silu anew."""
     linears = ("gate_proj", "up_proj", "down_proj")
-    if not all(hasattr(module, name) for name in linears) or not hasattr(module, "act_fn"):
+    if activation is None or not all(hasattr(module, name) for name in (*linears, "act_fn")):
         return None
 
     def forward(x: torch.Tensor) -> torch.Tensor:
@@ -113,14 +114,14 @@ def _activation(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 
 @cache
-def _compiled_activation() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Returns the activation compiled, or as it is where nothing can be compiled (no C compiler on the node)."""
+def _compiled_activation(device: torch.device) -> Forward | None:
+    """Returns the activation compiled, None where nothing can be compiled (no C compiler on the node): modules keep theirs."""
     compiled: Any = torch.compile(_activation, dynamic=True)
-    gate, up = (torch.randn(_TRIAL, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in "gu")
+    gate, up = (torch.randn(_TRIAL, 64, device=device, dtype=torch.bfloat16, requires_grad=True) for _ in "gu")
     try:
         compiled(gate, up).sum().backward()
-    except Exception:  # noqa: BLE001 - torch.compile's failures have no class of their own
-        return _activation
+    except (RuntimeError, OSError, ImportError, SubprocessError):  # torch's own compile errors are RuntimeErrors
+        return None
     return compiled  # type: ignore[no-any-return]
 
 
