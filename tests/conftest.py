@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+
+import pytest
 
 from tests.support.s3 import s3, s3_server
+from trace_ray.model import kept
 
 __all__ = ["s3", "s3_server"]
 
@@ -16,3 +20,10 @@ if offset := int(os.environ.get("TRACE_RAY_VARY", "0")):
     from tests.support.varied import vary
 
     vary(offset)
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test begins as a new worker process does: no model, budget or count of an earlier test is found in it."""
+    monkeypatch.setattr(kept, "_KEPT", {})
+    monkeypatch.setattr(kept, "_MADE", Counter())
