@@ -15,6 +15,7 @@ from trace_ray.config.judge_check import distilled_problems, judge_problems
 from trace_ray.config.judges import WITHOUT_MODEL
 from trace_ray.config.plugins import is_plugin
 from trace_ray.config.policy import check_policy
+from trace_ray.config.sampler import sampler_problems
 from trace_ray.config.selection import select_problems, with_selection
 from trace_ray.config.selectors import selector_problems
 from trace_ray.config.templates import template_dates
@@ -96,6 +97,7 @@ def _at_odds(config: Config) -> Iterator[UserError]:
     if config.ray.max_cost and not (config.plan.cpu_hour_price or config.plan.gpu_hour_price):
         remedy = "nothing has a price: give plan.cpu_hour_price or plan.gpu_hour_price too"
         yield UserError("ray.max_cost", config.ray.max_cost, remedy)
+    yield from sampler_problems(config)
     yield from _check_realign(config.realign)
     yield from _check_parameters(config)
 

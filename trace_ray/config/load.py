@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from trace_ray.config import Config, StorageConfig
 from trace_ray.config.check import check_config
+from trace_ray.config.sampler import with_sampler
 from trace_ray.config.secrets import refuse_secrets
 from trace_ray.config.sources import conf_folder, layers, mapping, parse
 from trace_ray.config.templates import with_template_texts
@@ -92,7 +93,7 @@ def _merged(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
         except TypeError:
             raise UserError(where, "a list or a mapping", "the setting is of the other kind; give it whole") from None
     try:
-        return with_template_texts(cast(Config, OmegaConf.to_object(merged)))
+        return with_sampler(with_template_texts(cast(Config, OmegaConf.to_object(merged))))
     except OmegaConfBaseException as error:
         raise UserError("configuration", error.full_key or "", str(error).splitlines()[0]) from None
 

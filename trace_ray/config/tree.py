@@ -61,8 +61,10 @@ class TriageConfig:
         verdict_store: a folder (URI) of verdicts that runs share; only what it does not hold is judged. Empty = none.
         correct: ask for a compliant y_c for PUNISH pairs; only one that is judged compliant is kept.
         gold_responses: JSONL of {prompt, chosen, corrected}: compliant responses that people wrote, taken instead.
-        corrector: who writes it: ``code`` cuts to the policy's word limit, ``judge`` is the judge's own model.
-        corrector_judge: another model instead of the judge's, given as a judge. null = none.
+        corrector: who writes it: ``code`` cuts to the policy's word limit, ``judge`` is the judge's own model, ``sample``
+            draws answers of the model that is realigned, the policy in its system turn: the best compliant one is kept.
+        corrector_judge: another model instead of the judge's, given as a judge. null = none. With ``sample``: how answers
+            are drawn (samples, temperature, seed, max_model_len) and where; the model and its template are those of ``model``.
         corrector_tokens: length of a model's correction.
         max_judge_deaths: judge processes that may die before the run gives up; a row that kills alone is refused.
     """
@@ -96,7 +98,7 @@ class TriageConfig:
     verdict_store: str = resource("")
     correct: bool = False
     gold_responses: str = ""
-    corrector: str = choice("auto", "code", "judge")
+    corrector: str = choice("auto", "code", "judge", "sample")
     corrector_judge: JudgeConfig | None = None
     corrector_tokens: int = 256
     max_judge_deaths: int = resource(30)

@@ -10,6 +10,7 @@ from trace_ray.config import JudgeConfig, TriageConfig, settings
 from trace_ray.config.judges import WITHOUT_MODEL
 from trace_ray.config.plugins import is_plugin, plugin
 from trace_ray.config.policy import PolicyConfig, clause_ids, policy_hash
+from trace_ray.config.sampler import SETTING
 from trace_ray.errors import UserError
 from trace_ray.judges import rules
 from trace_ray.judges.cascade import CascadeJudge
@@ -19,6 +20,7 @@ from trace_ray.judges.openai_judge import OpenAIJudge
 from trace_ray.judges.opinion import Corrector, Judge
 from trace_ray.judges.prompt import CLAUSES_VERSION, PROMPT_VERSION
 from trace_ray.judges.rules_judge import WordLimitCorrector
+from trace_ray.judges.sampled import SampledCorrector
 from trace_ray.judges.vllm_judge import VllmJudge
 from trace_ray.storage.location import locate
 from trace_ray.storage.staging import shared_settings
@@ -71,12 +73,12 @@ def make_triage_judge(policy: PolicyConfig, config: TriageConfig) -> Judge:
 
 
 def corrector_kind(policy: PolicyConfig, config: TriageConfig) -> str:
-    """Returns who corrects: ``none``, ``gold``, ``code``, ``judge`` or ``other`` (``corrector_judge``)."""
+    """Returns who corrects: ``none``, ``gold``, ``code``, ``judge``, ``sample`` or ``other`` (``corrector_judge``)."""
     if not config.correct:
         return "none"
     if config.gold_responses:
         return "gold"
-    if config.corrector_judge is not None:
+    if config.corrector_judge is not None and config.corrector != "sample":
         return "other"
     if config.corrector != "auto":
         return config.corrector
@@ -97,6 +99,11 @@ def check_corrector(policy: PolicyConfig, config: TriageConfig) -> None:
             mute if config.judge.prompt.form == "question" else f"triage.judge.prompt.form={config.judge.prompt.form}"
         )
         raise UserError("triage.corrector", "judge", f"{mute} has no model that writes: {remedy}")
+    if kind == "other" and config.corrector != "auto":
+        remedy = f"triage.corrector={config.corrector} is given too: set triage.corrector_judge=null, or triage.corrector=auto"
+        raise UserError("triage.corrector_judge", "given", remedy)
+    if kind == "sample" and (other is None or not other.model):
+        raise UserError("model.path", "empty", "corrector=sample draws answers of it: name it")
     if kind == "other" and other is not None and not writes(other):
         remedy = "it writes nothing: use vllm or openai, and no guard model"
         raise UserError("triage.corrector_judge.backend", other.backend, remedy)
@@ -116,9 +123,10 @@ def make_corrector(policy: PolicyConfig, config: TriageConfig, judge: Judge) -> 
             return reading
         case "other":
             assert config.corrector_judge is not None
-            return _reading_judge(
-                policy, config.corrector_judge, config.corrector_tokens, "triage.corrector_judge", by_clause=False
-            )
+            return _reading_judge(policy, config.corrector_judge, config.corrector_tokens, SETTING, by_clause=False)
+        case "sample":
+            assert config.corrector_judge is not None, "config.sampler fills it in"
+            return SampledCorrector(policy, config.corrector_judge, config.corrector_tokens, SETTING)
     return None
 
 

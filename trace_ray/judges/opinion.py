@@ -71,15 +71,24 @@ def both_ways(violates: Opinion, complies: Opinion) -> Opinion:
 
 
 class Draft(NamedTuple):
-    """A corrected response.
+    """A corrected response, or several, of which the best is kept.
 
     Args:
         text: None where there is none.
         final: False where asking again may give one (an endpoint that failed).
+        others: beside ``text``, in the order in which they were drawn.
+        drawn: answers that were asked for, those included that are none.
     """
 
     text: str | None
     final: bool = True
+    others: tuple[str, ...] = ()
+    drawn: int = 1
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All that may be kept, in order."""
+        return (self.text, *self.others) if self.text else ()
 
 
 class Judge(Protocol):

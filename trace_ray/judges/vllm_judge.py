@@ -146,15 +146,18 @@ class VllmJudge:
         self.prompt_tokens += sum(map(len, prompts))
 
     def counts(self) -> dict[str, int]:
-        looked_up, found = self.engine.prefix_cache_counts()
-        return {
-            "judged_prompts": self.prompts,
-            "judged_tokens": self.prompt_tokens,
-            "prefix_cache_queries": looked_up,
-            "prefix_cache_hits": found,
-            "engine_ms": round(1000 * self.engine.busy_s),
-            "engine_waited_ms": round(1000 * self.engine.waited_s),
-        }
+        return {"judged_prompts": self.prompts, "judged_tokens": self.prompt_tokens} | engine_use(self.engine)
+
+
+def engine_use(engine: Engine) -> dict[str, int]:
+    """Returns what an engine has used since it began: tokens of its prefix cache, time."""
+    looked_up, found = engine.prefix_cache_counts()
+    return {
+        "prefix_cache_queries": looked_up,
+        "prefix_cache_hits": found,
+        "engine_ms": round(1000 * engine.busy_s),
+        "engine_waited_ms": round(1000 * engine.waited_s),
+    }
 
 
 def judge_engine_settings(config: JudgeConfig, where: str = "judge") -> EngineSettings:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from trace_ray.config import Config, PlanConfig, TriageConfig
+from trace_ray.judges.backends import corrector_kind
 from trace_ray.plan.judges import EVALUATION, FIRST, JUDGE, PANEL, SECOND, reading_judges, used_judges, writer
 from trace_ray.plan.reading import Questions
 from trace_ray.plan.steps import candidates
@@ -123,6 +124,8 @@ def _canaries(readings: Readings, judge: str, bound: str) -> Asked:
 def _corrections(sample: Sequence[SampledPair], readings: Readings, config: Config) -> list[Asked]:
     """Drafts of PUNISH pairs and the verdicts on them: by triage's judge once more, in actors of their own."""
     name, limit = writer(config), config.triage.corrector_tokens
+    other = config.triage.corrector_judge
+    each = other.samples if other is not None and corrector_kind(config.policy, config.triage) == "sample" else 1
     if not config.triage.correct:
         return []
     punished = [(_share(pair, ("PUNISH",), config.plan), pair) for pair in sample]
@@ -137,11 +140,12 @@ def _corrections(sample: Sequence[SampledPair], readings: Readings, config: Conf
         pool="correct",
         prompts=round(sum(share for share, _ in punished)),
         tokens=round(sum(share * (tokens + readings[name].correct) for share, tokens in lengths if tokens)),
-        written=round(limit * sum(share for share, _ in punished)),
+        written=round(each * limit * sum(share for share, _ in punished)),
         bound=f"at most: triage.corrector_tokens each{assumed}",
     )
+    judged = [(each * share, pair) for share, pair in punished]
     verdicts = [
-        _verdicts_on_drafts(punished, judge, bound or f"at most: triage.corrector_tokens each{assumed}", limit)
+        _verdicts_on_drafts(judged, judge, bound or f"at most: triage.corrector_tokens each{assumed}", limit)
         for judge, bound in _cascade(config.triage)
     ]
     return [drafts, *verdicts]

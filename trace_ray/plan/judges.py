@@ -28,7 +28,7 @@ def reading_judges(config: Config) -> dict[str, JudgeConfig]:
 def writer(config: Config) -> str:
     """Returns the judge that writes corrections; empty where code or people do, or nobody."""
     match corrector_kind(config.policy, config.triage):
-        case "other":
+        case "other" | "sample":
             return CORRECTOR
         case "judge" if config.triage.judge.backend != "rules":
             return JUDGE

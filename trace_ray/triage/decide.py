@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,10 +31,15 @@ from trace_ray.triage.labels import Label
 
 @dataclass(frozen=True)
 class Correction:
-    """Who writes corrected responses and who judges them."""
+    """Who writes corrected responses and who judges them.
+
+    Args:
+        drawn: several are drawn for each prompt, whose turns the corrector is given as JSON (``judges.sampled``).
+    """
 
     corrector: Corrector
     bench: Bench
+    drawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,22 +197,42 @@ def _review(ids: pa.ChunkedArray, reviewed: Mapping[str, Label], names: Any) -> 
 def _correct(
     pairs: pa.Table, names: Sequence[str], correction: Correction, decision: Decision, window: tuple[int, int]
 ) -> tuple[list[str | None], dict[str, int]]:
-    """y_c for PUNISH pairs, kept only where it is judged compliant."""
+    """y_c for PUNISH pairs, the best of those that are judged compliant; without one the pair stays as it is."""
     kept: list[str | None] = [None] * len(names)
     punished = [i for i, name in enumerate(names) if name == Category.PUNISH]
     some = pairs.take(pa.array(punished, pa.int64()))
     requests, chosen, slots = prompt_texts(some["prompt"]), some["chosen"].to_pylist(), some["slot"].to_pylist()
-    drafts = correction.corrector.drafts(requests, chosen)
-    tried = [i for i, draft in enumerate(drafts) if draft.text]
-    texts = [draft.text for draft in drafts if draft.text]
-    opinions, _ = correction.bench.opinions([requests[i] for i in tried], texts, [slots[i] for i in tried], window)
+    asked = list(map(json.dumps, some["prompt"].to_pylist())) if correction.drawn else requests
+    drafts = correction.corrector.drafts(asked, chosen)
+    tried = [(i, text) for i, draft in enumerate(drafts) for text in dict.fromkeys(draft.texts)]
+    where, texts = [i for i, _ in tried], [text for _, text in tried]
+    opinions, _ = correction.bench.opinions([requests[i] for i in where], texts, [slots[i] for i in where], window)
     sources = some["source"].to_pylist()
-    for i, draft, opinion in zip(tried, texts, opinions, strict=True):
+    compliant: list[dict[str, float]] = [{} for _ in punished]
+    for (i, text), opinion in zip(tried, opinions, strict=True):
         p = opinion.p_violates if opinion is not None else None
         calibrated = None if p is None else float(decision.calibrated(np.array([p]), [sources[i]])[0])
-        if complies(calibrated, decision.threshold, decision.band_of(sources[i])):
-            kept[punished[i]] = draft
-    number = sum(found is not None for found in kept)
-    outcome = {"corrections_failed": len(punished) - len(tried), "corrections_refused": len(tried) - number}
+        if calibrated is not None and complies(calibrated, decision.threshold, decision.band_of(sources[i])):
+            compliant[i][text] = calibrated
+    for i, found in zip(punished, compliant, strict=True):
+        kept[i] = best(found)
+    written, number = sum(bool(draft.texts) for draft in drafts), sum(map(bool, compliant))
+    outcome = {"corrections_failed": len(punished) - written, "corrections_refused": written - number}
+    if correction.drawn:
+        outcome["corrections_asked"] = sum(draft.drawn for draft in drafts)
+        those = zip(drafts, compliant, strict=True)
+        outcome["corrections_compliant"] = sum(text in found for draft, found in those for text in draft.texts)
     unsettled = sum(not answer.final for answer in (*drafts, *opinions) if answer is not None)
     return kept, {"corrections_kept": number, **outcome} | ({UNSETTLED: unsettled} if unsettled else {})
+
+
+def best(compliant: Mapping[str, float]) -> str | None:
+    """Returns the compliant answer that is least likely to violate, of equals the one drawn first; None where none is.
+
+    Args:
+        compliant: {answer: P(violates)} in the order in which they were drawn.
+
+    >>> best({"second": 0.2, "first of the best": 0.1, "no worse": 0.1})
+    'first of the best'
+    """
+    return min(compliant, key=compliant.__getitem__, default=None)

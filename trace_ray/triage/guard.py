@@ -18,7 +18,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -35,6 +35,9 @@ _INTERRUPTED = (3, 8)
 """Marks of any kind after which a span is cut, and after which a single response is given up."""
 _DIED = ".died"
 _NOTHING = Draft(None)
+_DRAFT = pa.schema(
+    [("text", pa.string()), ("final", pa.bool_()), ("others", pa.list_(pa.string())), ("drawn", pa.int64())]
+)
 
 T = TypeVar("T", Opinion, Draft)
 Span = tuple[int, int]
@@ -224,12 +227,12 @@ def _cut(span: Span) -> list[Span]:
 
 
 def _drafts_table(drafts: Sequence[Draft]) -> pa.Table:
-    texts, final = [draft.text for draft in drafts], [draft.final for draft in drafts]
-    return pa.table({"draft": pa.array(texts, pa.string()), "final": pa.array(final, pa.bool_())})
+    columns: list[list[Any]] = [list(column) for column in zip(*drafts, strict=True)] or [[] for _ in _DRAFT]
+    return pa.table([pa.array(c, kind) for c, kind in zip(columns, _DRAFT.types, strict=True)], schema=_DRAFT)
 
 
 def _drafts_of(table: pa.Table) -> list[Draft]:
-    return list(map(Draft, table["draft"].to_pylist(), table["final"].to_pylist()))
+    return [Draft(row["text"], row["final"], tuple(row["others"]), row["drawn"]) for row in table.to_pylist()]
 
 
 def _name(span: Span, requests: Sequence[str], responses: Sequence[str]) -> str:

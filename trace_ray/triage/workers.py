@@ -15,7 +15,7 @@ from typing import NoReturn
 import pyarrow.compute as pc
 
 from trace_ray.cluster.connection import in_service, this_node
-from trace_ray.config import JudgeConfig, TriageConfig
+from trace_ray.config import JudgeConfig, TriageConfig, settings
 from trace_ray.config.gpus import in_one_actor
 from trace_ray.config.policy import PolicyConfig
 from trace_ray.errors import UserError
@@ -29,6 +29,7 @@ from trace_ray.judges.opinion import Corrector, Judge
 from trace_ray.judges.usage import Usage
 from trace_ray.model.engine import EngineFailedError
 from trace_ray.pairs import Category
+from trace_ray.runs.artifacts import inputs_hash
 from trace_ray.runtime import environment, metrics
 from trace_ray.storage import traffic
 from trace_ray.storage.location import Location
@@ -112,7 +113,7 @@ class DecideActor:
         self.judge: Judge | None = None
         self.corrector: Corrector | None = None
         if task.config.correct:
-            other = corrector_kind(task.policy, task.config) == "other"
+            other = corrector_kind(task.policy, task.config) in ("other", "sample")
             config = in_one_actor(task.config, *(["corrector_judge"] if other else []))
             self.judge = make_triage_judge(task.policy, config)
             self.corrector = make_corrector(task.policy, config, self.judge)
@@ -165,11 +166,14 @@ class DecideActor:
         place = f"correct-{block:06d}"
         bench = replace(self.task.bench("judge", self.judge, place, self.stores), clauses_from=None)
         config = self.task.config
-        if corrector_kind(self.task.policy, config) in ("code", "gold"):
+        kind = corrector_kind(self.task.policy, config)
+        if kind in ("code", "gold"):
             return Correction(self.corrector, bench)
         rows = (config.corrector_judge or config.judge).batch_rows
-        guard = self.task.guard(f"draft-{block:06d}", rows)
-        return Correction(GuardedCorrector(self.corrector, guard), bench)
+        by = settings(config.corrector_judge, "by") if config.corrector_judge is not None else {}
+        made = inputs_hash({"kind": kind, "tokens": config.corrector_tokens, **by})  # other settings draft anew
+        guard = self.task.guard(f"draft-{block:06d}-{made}", rows)
+        return Correction(GuardedCorrector(self.corrector, guard), bench, drawn=kind == "sample")
 
 
 def unfinished(work: Work, block: int, usage: Usage) -> Item:
