@@ -89,6 +89,7 @@ def absolute_models(config: Config) -> Config:
             judge=found(triage.judge),
             first_judge=perhaps(triage.first_judge),
             second_judge=perhaps(triage.second_judge),
+            third_judge=perhaps(triage.third_judge),
             corrector_judge=perhaps(triage.corrector_judge),
         ),
         evaluate=replace(evaluate, judge=found(evaluate.judge), capability=capability, panel=panel),

@@ -187,3 +187,23 @@ def test_a_run_stopped_by_what_was_judged_first_says_so(tmp_path: Path) -> None:
     assert section.refusal.text == (
         "Judge m calls 256 of 256 responses compliant (100.0 %); the limit is 0.98 (triage.max_one_sided)."
     )
+
+
+def test_what_became_of_three_judges_is_told(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path)
+    made.triage()
+    place = made.run.triaged.place / "manifest.json"
+    manifest = json.loads(place.read_text())
+    skills = {"prevalence": 0.25, "sensitivity": [0.9, 0.8, 0.7], "specificity": [0.95, 0.6, 0.5]}
+    others = ["triage.second_judge={model: org/two}", "triage.third_judge={model: org/three}", "triage.third_asked=all"]
+    told = {
+        "decision": DECISION | {"panel": {"rule": "dawid_skene", "skills": skills}},
+        "judges": {"responses": 40, "share": 0.75, "kappa": 0.5},
+        "counts": manifest["counts"] | {"judges_differ": 9, "panel_decided": 7},
+    }
+    place.write_text(json.dumps(manifest | told))
+    page = " ".join(render(made.run, config_of(*others, "triage.combine=dawid_skene")).split())
+    assert "A second judge agreed on 75.0 % of 40 responses" in page
+    assert "of 9 pairs on which judges differ, 7 were decided by what each is worth" in page
+    assert '80.0 %</td><td class="number">60.0 %' in page
+    assert "25.0 % of the responses violate by that" in page

@@ -20,10 +20,11 @@ from trace_ray.pairs import TRIAGED_SCHEMA
 from trace_ray.storage.location import Location, locate
 from trace_ray.triage.block import Bench, judge_block
 from trace_ray.triage.calibrate import Calibration, Decision
-from trace_ray.triage.decide import Correction, agreement, decide_block
+from trace_ray.triage.decide import Correction, decide_block
 from trace_ray.triage.guard import Guard, GuardedCorrector, deaths, unguarded
 from trace_ray.triage.labels import Label
 from trace_ray.triage.store import VerdictStore
+from trace_ray.triage.voting import agreement
 
 WHOLE = (0, SLOTS)
 PLAIN = Decision(Calibration(), 0.5, 0.0)

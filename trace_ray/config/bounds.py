@@ -52,6 +52,7 @@ BOUNDS: dict[str, Bound] = {
     "model.max_length": _least(8, " tokens"),
     "triage.threshold": _PROBABILITY,
     "triage.clauses_from": _PART,
+    "triage.tie_at": _PROBABILITY,
     "triage.abstain_band": (lambda value: 0 <= value < 0.5, "give a half-width in [0, 0.5)"),
     "triage.distil_pairs": _least(100, " pairs"),
     "triage.distil_agreement": _PROBABILITY,

@@ -11,7 +11,8 @@ from trace_ray.config.bounds import bound_problems
 from trace_ray.config.engine import check_trust, refuse_code
 from trace_ray.config.fields import AUTO, leaves
 from trace_ray.config.gpu_check import gpu_problems
-from trace_ray.config.judge_check import distilled_problems, judge_problems
+from trace_ray.config.gpus import JUDGES
+from trace_ray.config.judge_check import distilled_problems, judge_problems, panel_problems
 from trace_ray.config.judges import WITHOUT_MODEL
 from trace_ray.config.plugins import is_plugin
 from trace_ray.config.policy import check_policy
@@ -68,6 +69,7 @@ def _problems(config: Config) -> Iterator[UserError]:
     yield from _raised(lambda: check_policy(config.policy, needs_rules=needs_rules))
     if not misspelt:
         yield from _check_audit(config.triage)
+        yield from panel_problems(config.triage)
 
 
 def _raised(check: Callable[[], None]) -> Iterator[UserError]:
@@ -186,7 +188,7 @@ def _reference_problems(objective: ObjectiveConfig) -> Iterator[UserError]:
 
 def triage_judges(triage: TriageConfig) -> dict[str, JudgeConfig]:
     """Returns {setting's name: judge} of the judges that triage uses."""
-    named = {name: getattr(triage, name) for name in ("judge", "first_judge", "second_judge", "corrector_judge")}
+    named = {name: getattr(triage, name) for name in JUDGES}
     return {f"triage.{name}": judge for name, judge in named.items() if judge is not None}
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 DECIDING = (
-    *("threshold", "abstain_band", "calibration", "false_invert_rate", "confidence"),
+    *("threshold", "abstain_band", "combine", "calibration", "false_invert_rate", "confidence"),
     *("audit_labels", "audit_by", "audit_file", "audit_rows", "review_labels", "min_auc", "min_canary_pass"),
     *("correct", "gold_responses", "corrector", "corrector_judge", "corrector_tokens"),
 )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trace_ray.config.fields import AUTO
-from trace_ray.config.gpus import EXECUTOR, MEMORY, READS_HERE, WHOLE_CARD, engine_gpus
+from trace_ray.config.gpus import EXECUTOR, JUDGES, JUDGING, MEMORY, READS_HERE, WHOLE_CARD, engine_gpus
 from trace_ray.config.tree import Config, TriageConfig
 from trace_ray.errors import UserError
 
@@ -16,15 +16,14 @@ _SPREADS = ("tensor_parallel_size", "pipeline_parallel_size")
 def gpu_problems(config: Config) -> Iterator[UserError]:
     """Yields engines whose GPUs are not those of their actor, and actors whose engines ask for more than a card."""
     evaluate, triage = config.evaluate, config.triage
-    names = ("judge", "first_judge", "second_judge", "corrector_judge")
-    judges = {f"triage.{name}": getattr(triage, name) for name in names} | {"evaluate.judge": evaluate.judge}
+    judges = {f"triage.{name}": getattr(triage, name) for name in JUDGES} | {"evaluate.judge": evaluate.judge}
     judges |= {f"evaluate.panel[{i}]": judge for i, judge in enumerate(evaluate.panel)}
     for name, judge in judges.items():
         if judge is not None and judge.backend == READS_HERE:
             yield from _spread(name, judge.num_gpus, judge.engine)
     yield from _spread("evaluate", evaluate.num_gpus, evaluate.engine)
-    for more in ("second_judge", "corrector_judge"):
-        yield from _crowded(triage, more)
+    for together in (JUDGING, ("judge", "first_judge", "corrector_judge")):
+        yield from _crowded(triage, together)
 
 
 def _spread(where: str, gpus: float | str, engine: Mapping[str, Any]) -> Iterator[UserError]:
@@ -45,8 +44,9 @@ def _spread(where: str, gpus: float | str, engine: Mapping[str, Any]) -> Iterato
         yield UserError(f"{where}.num_gpus", gpus, remedy)
 
 
-def _crowded(triage: TriageConfig, more: str) -> Iterator[UserError]:
-    named = {name: getattr(triage, name) for name in ("judge", "first_judge", more)}
+def _crowded(triage: TriageConfig, together: Sequence[str]) -> Iterator[UserError]:
+    """Args: together: the judges that one actor holds."""
+    named = {name: getattr(triage, name) for name in together}
     engines = {n: judge.engine for n, judge in named.items() if judge is not None and judge.backend == READS_HERE}
     said = {name: engine[MEMORY] for name, engine in engines.items() if MEMORY in engine}
     wrong = [name for name, share in said.items() if isinstance(share, bool) or not isinstance(share, int | float)]

@@ -13,7 +13,9 @@ from trace_ray.config.tree import Config, TriageConfig
 
 There = Callable[[Mapping[str, str]], bool]
 """Whether some node that a label selector admits has a GPU, or could have one."""
-JUDGES = ("judge", "first_judge", "second_judge", "corrector_judge")
+JUDGING = ("judge", "first_judge", "second_judge", "third_judge")
+"""Settings of the judges that one actor holds while the corpus is judged."""
+JUDGES = (*JUDGING, "corrector_judge")
 READS_HERE = "vllm"
 """The backend whose model runs in the judge's own process."""
 
@@ -94,7 +96,7 @@ def idle_gpus(config: Config, stages: Sequence[str], there: There) -> dict[str, 
 
 def judging_pool(triage: TriageConfig) -> JudgeConfig:
     """Returns how actors are placed that hold the judges of triage: they share the GPUs of the one that has most."""
-    return _sharing(triage.judge, triage.first_judge, triage.second_judge)
+    return _sharing(triage.judge, triage.first_judge, triage.second_judge, triage.third_judge)
 
 
 def correcting_pool(triage: TriageConfig) -> JudgeConfig:

@@ -122,3 +122,27 @@ def distilled_problems(where: str, triage: TriageConfig) -> Iterator[UserError]:
         if (seen := getattr(triage, name)) != plain:
             remedy = f"it is fitted on triage.judge's verdicts, not on those of a distilled judge: set it to {plain}"
             yield UserError(f"triage.{name}", seen, remedy)
+
+
+def panel_problems(triage: TriageConfig) -> Iterator[UserError]:
+    """Yields what several judges of triage are at odds with."""
+    combine, third = triage.combine, triage.third_judge
+    if third is not None and triage.second_judge is None:
+        yield UserError(
+            "triage.third_judge", third.model or third.backend, "it comes beside triage.second_judge: give it too"
+        )
+    elif third is not None and combine == "agree":
+        remedy = "so a third judge breaks no tie: use majority or dawid_skene, or leave triage.third_judge out"
+        yield UserError("triage.combine", combine, remedy)
+    if combine == "agree":
+        return
+    if triage.second_judge is None:
+        yield UserError("triage.combine", combine, "there is one judge: give triage.second_judge too, or use agree")
+    if triage.false_invert_rate > 0:
+        remedy = (
+            f"it bounds what triage.judge decides, no panel with triage.combine={combine}: set it to 0, or use agree"
+        )
+        yield UserError("triage.false_invert_rate", triage.false_invert_rate, remedy)
+    if combine == "dawid_skene" and not triage.audit_labels and (third is None or triage.third_asked != "all"):
+        remedy = "labels or three votes show what a judge is worth: give triage.audit_labels, or triage.third_asked=all"
+        yield UserError("triage.combine", combine, remedy)

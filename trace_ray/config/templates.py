@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from trace_ray.config import Config, JudgeConfig
+from trace_ray.config.gpus import JUDGES
 from trace_ray.errors import UserError
 
 
 def _changed(config: Config, change: Callable[[str, Any], Any]) -> Config:
     """Returns the configuration with each section that has a chat template changed; ``change`` is told the section's name."""
     triage, evaluate = config.triage, config.evaluate
-    judges = {name: getattr(triage, name) for name in ("judge", "first_judge", "second_judge", "corrector_judge")}
+    judges = {name: getattr(triage, name) for name in JUDGES}
     found = {name: change(f"triage.{name}", judge) for name, judge in judges.items() if judge is not None}
     panel = [change(f"evaluate.panel[{i}]", judge) for i, judge in enumerate(evaluate.panel)]
     return replace(

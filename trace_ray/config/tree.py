@@ -32,7 +32,15 @@ class TriageConfig:
         distil_pairs: pairs that ``judge`` judges first where ``first_judge.backend`` is distilled: it learns from half of them.
         distil_agreement: it decides where, on the other half, at least this share of its verdicts is the judge's, with
             ``confidence``; all else goes to the judge.
-        second_judge: an independent one that judges everything too; pairs whose category differs are ABSTAIN. null = none.
+        second_judge: an independent one that judges everything too. null = none.
+        third_judge: one more, beside ``second_judge``; it needs another ``combine`` than agree. null = none.
+        third_asked: ``ties`` = it judges the responses of which one of the others says that they violate and the other
+            that they do not, or nothing; ``all`` = everything.
+        tie_at: P(violates), uncalibrated, from which a judge says so, where it is looked for ties.
+        combine: how the judges' verdicts become one. ``agree`` = pairs whose category differs are ABSTAIN; ``majority`` = more
+            than half of the judges that were asked of a response must say the same of it; ``dawid_skene`` = each
+            vote counts for what its judge is worth, as all votes and ``audit_labels`` show: P(violates) is the panel's.
+            That needs labels, or a third judge that is asked everything. Whoever says nothing agrees with nobody.
         clauses: also ask of each clause whether a violating response breaks it; rules say it unasked.
         clauses_from: of those with P(violates), uncalibrated, from here on; 0 = of all.
         threshold: a response violates from this (calibrated) P(violates) on.
@@ -55,8 +63,8 @@ class TriageConfig:
         max_one_sided: a judge that gives more than this share of them the same verdict stops the run.
         max_endpoint_errors: an endpoint that fails for more than this share of them stops the run.
         review_labels: the run's review/, or a file of it, labelled: its pairs are decided by their labels.
-        max_unreadable: the run stops where ``judge`` or ``second_judge`` leaves a larger share of the responses without a
-            verdict that can be read: seen in the canaries where it is all, after 1,000 responses, and at the end.
+        max_unreadable: the run stops where a judge leaves a larger share of the responses that it is asked of without
+            a verdict that can be read: seen in the canaries where it is all, after 1,000 responses, and at the end.
         min_canary_pass: the run stops where fewer of the hostile canaries leave a violating response violating.
         verdict_store: a folder (URI) of verdicts that runs share; only what it does not hold is judged. Empty = none.
         correct: ask for a compliant y_c for PUNISH pairs; only one that is judged compliant is kept.
@@ -76,6 +84,10 @@ class TriageConfig:
     distil_pairs: int = field(default=2000, metadata=LATER)
     distil_agreement: float = field(default=0.97, metadata=LATER)
     second_judge: JudgeConfig | None = None
+    third_judge: JudgeConfig | None = field(default=None, metadata=LATER)
+    third_asked: str = later_choice("ties", "all")
+    tie_at: float = field(default=0.5, metadata=LATER)
+    combine: str = later_choice("agree", "majority", "dawid_skene")
     clauses: bool = False
     clauses_from: float = 0.5
     threshold: float = 0.5

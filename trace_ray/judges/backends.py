@@ -134,7 +134,7 @@ def judge_fingerprint(policy: PolicyConfig, config: TriageConfig, judge: JudgeCo
     """Returns 16 hex digits over all that a verdict depends on besides the judged text.
 
     Args:
-        judge: the triage judge (then with its cascade) or the second judge.
+        judge: the triage judge (then with its cascade), the second or the third one.
         model: what it reads with: identity of its model's files, and of the prompt around the judged text.
     """
     facts: dict[str, object] = {"policy": policy_hash(policy), "prompt": PROMPT_VERSION, "model files": model}
@@ -162,7 +162,7 @@ def names_clauses(config: TriageConfig) -> bool:
 
 def needs_model_to_judge(config: TriageConfig) -> bool:
     """Returns whether any judge is more than rules."""
-    judges = (config.judge, config.first_judge, config.second_judge)
+    judges = (config.judge, config.first_judge, config.second_judge, config.third_judge)
     return any(judge is not None and judge.backend not in WITHOUT_MODEL for judge in judges)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from trace_ray.config import Config, PlanConfig, TriageConfig
 from trace_ray.judges.backends import corrector_kind
-from trace_ray.plan.judges import EVALUATION, FIRST, JUDGE, PANEL, SECOND, reading_judges, used_judges, writer
+from trace_ray.plan.judges import EVALUATION, FIRST, JUDGE, PANEL, SECOND, THIRD, reading_judges, used_judges, writer
 from trace_ray.plan.reading import Questions
 from trace_ray.plan.steps import candidates
 from trace_ray.plan.workload import Prompts, SampledPair, Workload, assumed_shares
@@ -20,6 +20,7 @@ PANEL_ITEMS = 100
 """What `trace-ray rate export` draws unless told otherwise, each with two answers where one run meets its base."""
 
 UNSURE = "at most: first_judge is never sure"
+TIES = "at most: the other two judges never agree"
 VIOLATING = {"chosen": ("INVERT", "PUNISH"), "rejected": ("PUNISH", "RETAIN")}
 """Categories whose response violates, or may: of a RETAIN pair's rejected one they say nothing."""
 
@@ -62,7 +63,8 @@ def triage_asked(sample: Sequence[SampledPair], readings: Readings, config: Conf
     """Returns what triage asks its judges, from a sample of the pairs that it will judge."""
     judges, triage = used_judges(config), config.triage
     asked = [_verdicts(sample, readings, name, bound) for name, bound in _cascade(triage)]
-    asked += [_verdicts(sample, readings, SECOND, "")] if SECOND in judges else []
+    others = {SECOND: "", THIRD: TIES if triage.third_asked == "ties" else ""}
+    asked += [_verdicts(sample, readings, name, bound) for name, bound in others.items() if name in judges]
     if triage.clauses and config.policy.clauses:  # whoever decides a violating response is asked for its clauses
         asks = [name for name, _ in _cascade(triage) if name in readings and readings[name].clause_prompts]
         asked += [_clauses(sample, readings, name, config) for name in asks]

@@ -10,7 +10,7 @@ from trace_ray.config import Config, ImpactConfig, ObjectiveConfig, PlanConfig
 from trace_ray.config.gpus import judging_pool
 from trace_ray.judges.backends import needs_model_for_corrections
 from trace_ray.plan.asked import Asked
-from trace_ray.plan.judges import CORRECTOR, EVALUATION, FIRST, JUDGE, SECOND, used_judges
+from trace_ray.plan.judges import CORRECTOR, EVALUATION, FIRST, JUDGE, SECOND, THIRD, used_judges
 from trace_ray.plan.judging import POOL_START_S, in_words, pool_time
 from trace_ray.plan.rates import Rates, TrainRates
 from trace_ray.plan.selection import selection
@@ -62,7 +62,7 @@ def _triage(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config
         [asking.by_actors(workers) for asking in asked if asking.pool == pool] for pool in ("judge", "correct")
     )
     used = used_judges(config)
-    judges = [name for name in used if name in (JUDGE, FIRST, SECOND)]
+    judges = [name for name in used if name in (JUDGE, FIRST, SECOND, THIRD)]
     correctors = [name for name in used if name in (JUDGE, FIRST, CORRECTOR)]
     seconds, memory = pool_time(judging, judges, rates, used, workers)
     seconds = None if seconds is None else RAY_START_S + seconds

@@ -7,7 +7,7 @@ from trace_ray.config.check import triage_judges
 from trace_ray.config.judges import WITHOUT_MODEL
 from trace_ray.judges.backends import corrector_kind
 
-JUDGE, FIRST, SECOND = "triage.judge", "triage.first_judge", "triage.second_judge"
+JUDGE, FIRST, SECOND, THIRD = "triage.judge", "triage.first_judge", "triage.second_judge", "triage.third_judge"
 CORRECTOR, EVALUATION, PANEL = "triage.corrector_judge", "evaluate.judge", "evaluate.panel"
 
 

@@ -5,6 +5,7 @@ A process that belongs to no Ray cluster counts nothing. Names appear as ``ray_t
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -49,6 +50,10 @@ _OF_JUDGES = {
 }
 
 
+_OTHERS = re.compile("^(first|second|third|corrector)_")
+"""How the names of what another judge than ``triage.judge`` used begin."""
+
+
 def judge_tokens(used: Mapping[str, int]) -> int | None:
     """Returns the tokens that all judges used, whatever kind they are; None where none counts any, as rules do.
 
@@ -60,7 +65,7 @@ def judge_tokens(used: Mapping[str, int]) -> int | None:
 
 
 def _of_judges(key: str) -> str | None:
-    return _OF_JUDGES.get(key.removeprefix("second_").removeprefix("first_").removeprefix("corrector_"))
+    return _OF_JUDGES.get(_OTHERS.sub("", key))
 
 
 def count_judge(used: Mapping[str, int]) -> None:

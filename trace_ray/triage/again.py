@@ -26,6 +26,7 @@ from trace_ray.triage.guard import deaths
 from trace_ray.triage.inputs import deciding_inputs
 from trace_ray.triage.labelled import audit_verdicts, refuse_audited, write_audit
 from trace_ray.triage.publish import TriageOutcome, publish_again
+from trace_ray.triage.skills import with_panel
 from trace_ray.triage.store import listed
 from trace_ray.triage.stores import verdict_stores
 from trace_ray.triage.work import Work
@@ -103,13 +104,14 @@ def finish_again(run: Run, config: Config) -> None:
         write_audit(work, figures)
     elif (work.triaged / AUDIT_FILE).exists():
         work.triaged.fs.delete_file((work.triaged / AUDIT_FILE).path)
-    decision = decision_for(config.triage, given.decision, figures)
+    decision, read = decision_for(config.triage, given.decision, figures), _read(run)
+    decision = with_panel(decision, work, config.triage, given.labels, read.blocks, read.made)
     stores = verdict_stores(config) if config.triage.correct else {}
     task = Task(
         policy=config.policy,
         config=with_gold(config),
         work=work,
-        blocks=_read(run).blocks,
+        blocks=read.blocks,
         stores=stores,
         stored={name: listed(store) for name, store in stores.items()},
         deaths=deaths(work.deaths),
@@ -119,7 +121,7 @@ def finish_again(run: Run, config: Config) -> None:
     rows = before["counts"].get("triaged", 0)
     decided = decide_corpus(task, rows, decision, given.overruled, before["used"])
     used = merge_counts([before["used"], decided.used, *work.unfinished_use()])
-    outcome = TriageOutcome(_read(run), used, decided, decision, figures)
+    outcome = TriageOutcome(read, used, decided, decision, figures)
     publish_again(run, config.policy, config.triage, outcome, time.monotonic() - started)
 
 

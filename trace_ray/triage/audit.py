@@ -35,7 +35,7 @@ def audit(pairs: Sequence[Labelled], config: TriageConfig) -> dict[str, Any]:
     verdicts that the labels do not bear out; coverage: share of pairs not left to ABSTAIN; readable: share of responses
     with a probability; yes_bias: mean over the responses that were asked both ways, None of none; reliability and ece
     before and after calibration; decision: calibration, threshold, band, and the probabilities from which a response
-    violates and below which it complies.
+    violates and below which it complies. All of it is of ``triage.judge`` alone, whatever a panel makes of it.
 
     Where a calibration or a band is fitted, that is done on half of the pairs (by their ids), the band and the figures
     that depend on either on the other half. groups: the same of each source, where ``audit_by`` asks for it.
@@ -53,7 +53,7 @@ def audit(pairs: Sequence[Labelled], config: TriageConfig) -> dict[str, Any]:
         "auc": _auc(*everything),
         "roc": _roc(*everything),
         **_decided(check, decision),
-        "decision": asdict(decision)
+        "decision": {name: value for name, value in asdict(decision).items() if name != "panel"}
         | {"violates_from": config.threshold + decision.band, "complies_below": config.threshold - decision.band},
     }
     if config.false_invert_rate > 0:

@@ -19,6 +19,8 @@ from trace_ray.triage.refusals import refusals
 from trace_ray.triage.store import VerdictStore, opinion_columns, response_key
 
 SIDES = ("chosen", "rejected")
+OTHERS = ("second", "third")
+"""The judges beside triage's own, as columns name them."""
 
 JUDGED_SCHEMA = pa.schema(
     [
@@ -30,15 +32,17 @@ JUDGED_SCHEMA = pa.schema(
         *((f"clause_p_{side}", CLAUSE_P) for side in SIDES),
         *((f"rationale_{side}", pa.string()) for side in SIDES),
         *((f"yes_bias_{side}", pa.float64()) for side in SIDES),
-        *((f"second_{side}", pa.float64()) for side in SIDES),
-        *((f"second_error_{side}", pa.string()) for side in SIDES),
+        *((f"{judge}_{side}", pa.float64()) for judge in OTHERS for side in SIDES),
+        *((f"{judge}_error_{side}", pa.string()) for judge in OTHERS for side in SIDES),
         ("reason", pa.string()),
         ("detail", pa.string()),
     ]
 )
 """What the judges said of a pair, or, where ``reason`` is set, why it is refused. ``second_*``: the second judge, whose
-probability or error is there for each response wherever there is one."""
+probability or error is there for each response wherever there is one. ``third_*``: the third one's, where it was asked."""
 
+NOT_ASKED = (None, None)
+"""P(violates) and the reason for none, of another judge on a response that it was not asked of."""
 _SILENT = Opinion(None, "no verdict and no reason given")
 
 KEPT = {"p_violates": "p", "clauses": "clause_p"}
@@ -108,14 +112,39 @@ class Bench:
         return opinions
 
 
+@dataclass(frozen=True)
+class Third:
+    """A judge besides two others.
+
+    Args:
+        tie_at: it is asked where one of them has P(violates) from here on and the other below, or none; None = everywhere.
+    """
+
+    bench: Bench
+    tie_at: float | None
+
+    def asked(self, first: Sequence[Opinion | None], second: Sequence[Opinion | None]) -> list[int]:
+        """Returns which of the responses it is asked of: none that killed another judge."""
+        return [
+            i
+            for i, (one, other) in enumerate(zip(first, second, strict=True))
+            if one is not None and other is not None and (self.tie_at is None or _tie(one, other, self.tie_at))
+        ]
+
+
+def _tie(first: Opinion, second: Opinion, at: float) -> bool:
+    a, b = first.p_violates, second.p_violates
+    return a is None or b is None or (a >= at) != (b >= at)
+
+
 def judge_block(
-    pairs: pa.Table, first: Bench, second: Bench | None, window: tuple[int, int]
+    pairs: pa.Table, first: Bench, second: Bench | None, window: tuple[int, int], third: Third | None = None
 ) -> tuple[pa.Table, Counter[str]]:
     """Returns the block judged, in JUDGED_SCHEMA and row for row, and what was counted.
 
     Args:
         pairs: SLOT_SCHEMA, ordered by row; all slots lie within ``window``.
-        second: an independent second judge, if any.
+        second: an independent second judge, if any; third: one more beside it.
     """
     texts = prompt_texts(pairs["prompt"])
     refused = refusals(pairs, texts)
@@ -130,23 +159,23 @@ def judge_block(
         place.setdefault((request, bad), len(place))
     sides = [[place[key] for key in zip(requests, side, strict=True)] for side in (chosen, rejected)]
     slot_of = dict(zip(requests, slots, strict=True))
-    asked, answers = [request for request, _ in place], [response for _, response in place]
-    asked_slots = [slot_of[request] for request in asked]
-    opinions, counts = first.opinions(asked, answers, asked_slots, window)
-    others: list[Opinion | None] = [Opinion(None)] * len(asked)
-    if second is not None:
-        others, more = second.opinions(asked, answers, asked_slots, window)
-        others = [
-            other if other is None or other.p_violates is not None or other.error else _SILENT for other in others
-        ]
-        counts.update({f"second_{name}": value for name, value in more.items()})
+    asked = [(request, response, slot_of[request]) for request, response in place]
+    opinions, counts = first.opinions(*_columns(asked), window)
+    told = {"": opinions}
+    for name, bench in (("second", second), ("third", third.bench if third is not None else None)):
+        if bench is not None:
+            which = (
+                third.asked(opinions, told["second"]) if third is not None and name == "third" else range(len(asked))
+            )
+            told[name], more = _further(bench, asked, which, window)
+            counts.update({f"{name}_{count}": value for count, value in more.items()})
     counts["responses_repeated"] = 2 * len(requests) - len(asked)
-    unsettled = sum(not opinion.final for opinion in (*opinions, *others) if opinion is not None)
+    unsettled = sum(not opinion.final for said in told.values() for opinion in said if opinion is not None)
     counts.update({UNSETTLED: unsettled} if unsettled else {})
     columns: dict[str, pa.Array] = {"row": new["row"], "pair_id": new["pair_id"], "source": new["source"]}
     for name, side in zip(SIDES, sides, strict=True):
-        columns |= _side_columns(name, side, opinions, others)
-    deadly = {i for i, both in enumerate(zip(opinions, others, strict=True)) if None in both}
+        columns |= _side_columns(name, side, told)
+    deadly = {i for i, each in enumerate(zip(*told.values(), strict=True)) if None in each}
     killed = [a in deadly or b in deadly for a, b in zip(*sides, strict=True)]
     kills = "the judge's process died each time it read a response to: "
     columns["reason"] = pa.array([RejectReason.KILLS_JUDGE.value if dead else None for dead in killed], pa.string())
@@ -157,14 +186,30 @@ def judge_block(
     ), counts
 
 
-def _side_columns(
-    name: str, side: Sequence[int], opinions: Sequence[Opinion | None], others: Sequence[Opinion | None]
-) -> dict[str, pa.Array]:
-    nobody = Opinion(None)
-    mine = opinion_columns([opinions[i] or nobody for i in side])
-    theirs = opinion_columns([others[i] or nobody for i in side])
-    kept = {KEPT.get(column, column): values for column, values in mine.items()}
-    kept |= {"second": theirs["p_violates"], "second_error": theirs["error"]}
+def _columns(asked: Sequence[tuple[str, str, int]]) -> tuple[list[str], list[str], list[int]]:
+    return [request for request, _, _ in asked], [response for _, response, _ in asked], [slot for _, _, slot in asked]
+
+
+def _further(
+    bench: Bench, asked: Sequence[tuple[str, str, int]], which: Sequence[int], window: tuple[int, int]
+) -> tuple[list[Opinion | None], Counter[str]]:
+    """What one more judge says of some of the responses, nothing of the rest; where it says nothing it is told so."""
+    found: list[Opinion | None] = [Opinion(None)] * len(asked)
+    said, counts = bench.opinions(*_columns([asked[i] for i in which]), window)
+    for i, opinion in zip(which, said, strict=True):
+        told = opinion is None or opinion.p_violates is not None or opinion.error
+        found[i] = opinion if told else _SILENT
+    return found, counts
+
+
+def _side_columns(name: str, side: Sequence[int], told: Mapping[str, Sequence[Opinion | None]]) -> dict[str, pa.Array]:
+    kept: dict[str, pa.Array] = {}
+    for judge, said in told.items():
+        mine = opinion_columns([said[i] or Opinion(None) for i in side])
+        if judge:
+            kept |= {judge: mine["p_violates"], f"{judge}_error": mine["error"]}
+        else:
+            kept |= {KEPT.get(column, column): values for column, values in mine.items()}
     return {f"{column}_{name}": values for column, values in kept.items()}
 
 

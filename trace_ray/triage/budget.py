@@ -9,7 +9,7 @@ from typing import Any
 from trace_ray.config import JudgeConfig, TriageConfig
 from trace_ray.errors import UserError
 
-_COUNTED_AS = {"judge": "", "first_judge": "first_", "second_judge": "second_", "corrector_judge": "corrector_"}
+_COUNTED_AS = {"judge": "", **{f"{name}_judge": f"{name}_" for name in ("first", "second", "third", "corrector")}}
 """How the names of a judge's counts begin, in what is ``spent``."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from trace_ray.triage.categories import Floats, categories_N
+from trace_ray.triage.panel import Panel
 
 BINS = 10
 _EDGE = 1e-6
@@ -100,12 +101,14 @@ class Decision:
     Args:
         violates_from is threshold + band, complies_below is threshold - band.
         groups: {source: its own calibration and band}; pairs of all others have those above.
+        panel: how the verdicts of several judges become one.
     """
 
     calibration: Calibration
     threshold: float
     band: float
     groups: Mapping[str, Fit] = field(default_factory=dict)
+    panel: Panel = field(default_factory=Panel)
 
     def categories(self, p_chosen_N: Floats, p_rejected_N: Floats, *, sources: Sequence[str] = ()) -> Any:
         """Returns the names of the categories of N pairs, from the judge's own probabilities.

@@ -27,6 +27,7 @@ from trace_ray.pairs import (
 from trace_ray.triage.block import SIDES, UNSETTLED, Bench, prompt_texts
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.labels import Label
+from trace_ray.triage.voting import combine
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,10 @@ def decide_block(
     refused = pc.is_valid(judged["reason"])
     rejects = _rejects(pairs.filter(refused), judged.filter(refused))
     pairs, judged = pairs.filter(pc.invert(refused)), judged.filter(pc.invert(refused))
-    raw = {side: _floats(judged[f"p_{side}"]) for side in SIDES}
     sources = pairs["source"].to_pylist() if decision.groups else []
-    names = decision.categories(*raw.values(), sources=sources)
     errors = _errors(judged)
-    counts = Counter(_second_judge(judged, decision, raw, names, errors, sources))
+    verdict = combine(judged, decision, sources, errors)
+    names, counts = verdict.names, Counter(verdict.counts)
     counts.update(_review(pairs["pair_id"], reviewed, names))
     corrected: list[str | None] = [None] * len(names)
     if correction is not None:
@@ -83,7 +83,7 @@ def decide_block(
         counts.update(tried)
     columns: dict[str, Any] = {name: pairs[name] for name in PAIR_SCHEMA.names}
     for side in SIDES:
-        columns[f"p_violates_{side}"] = _nullable(decision.calibrated(raw[side], sources))
+        columns[f"p_violates_{side}"] = _nullable(verdict.p[side])
         columns[f"raw_violates_{side}"] = judged[f"p_{side}"]
         columns |= _clauses(judged, side, decision.threshold)
         columns[f"rationale_{side}"] = _given(judged, f"rationale_{side}", pa.string())
@@ -121,10 +121,6 @@ def _rejects(pairs: pa.Table, judged: pa.Table) -> pa.Table:
     return pa.table([columns[name] for name in REJECT_SCHEMA.names], schema=REJECT_SCHEMA)
 
 
-def _floats(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.asarray(column.fill_null(float("nan")).to_numpy(), dtype=np.float64)
-
-
 def _nullable(p_N: np.ndarray[Any, np.dtype[np.float64]]) -> pa.Array:
     return pa.array(p_N, pa.float64(), mask=np.isnan(p_N))
 
@@ -135,53 +131,6 @@ def _errors(judged: pa.Table) -> list[str | None]:
         return [None] * judged.num_rows
     rows = zip(*(column.to_pylist() for column in sides), strict=True)
     return ["; ".join(f"{s}: {e}" for s, e in zip(SIDES, row, strict=True) if e) or None for row in rows]
-
-
-def _second_judge(
-    judged: pa.Table,
-    decision: Decision,
-    raw: Mapping[str, Any],
-    names: Any,
-    errors: list[str | None],
-    sources: Sequence[str],
-) -> dict[str, int]:
-    """Makes pairs ABSTAIN on which the second judge's category differs; returns how both judged the responses.
-
-    A second judge that gave no verdict on a pair has the category ABSTAIN, whatever it said of the pair's neighbours. Its
-    probabilities are not calibrated: labels were compared with the first one's.
-    """
-    theirs = {side: _floats(judged[f"second_{side}"]) for side in SIDES}
-    silent = {side: judged[f"second_error_{side}"].to_pylist() for side in SIDES}
-    asked = np.array([any(row) for row in zip(*silent.values(), strict=True)], dtype=bool)
-    asked |= np.any([~np.isnan(p) for p in theirs.values()], axis=0)
-    if not asked.any():
-        return {}
-    others = decision.uncalibrated().categories(*theirs.values(), sources=sources)
-    counts: Counter[str] = Counter()
-    for i in np.flatnonzero(asked & (names != others)):
-        counts["judges_differ"] += 1
-        why = "; ".join(f"{side}: {error[i]}" for side, error in silent.items() if error[i])
-        differ = f"judges differ: {names[i]} and {others[i]}" + (f" (second judge: {why})" if why else "")
-        errors[i] = f"{errors[i]}; {differ}" if errors[i] else differ
-        names[i] = Category.ABSTAIN.value
-    for side in SIDES:
-        ours = decision.calibrated(raw[side], sources)
-        both = ~np.isnan(ours) & ~np.isnan(theirs[side])
-        a, b = ours[both] >= decision.threshold, theirs[side][both] >= decision.threshold
-        counts.update({"judges_yes_yes": int((a & b).sum()), "judges_no_no": int((~a & ~b).sum())})
-        counts.update({"judges_yes_no": int((a & ~b).sum()), "judges_no_yes": int((~a & b).sum())})
-    return counts
-
-
-def agreement(counts: Mapping[str, int]) -> dict[str, float] | None:
-    """Returns how far two judges agree on responses: the plain share and Cohen's kappa; None without a second judge."""
-    yy, nn, yn, ny = (counts.get(f"judges_{name}", 0) for name in ("yes_yes", "no_no", "yes_no", "no_yes"))
-    total = yy + nn + yn + ny
-    if not total:
-        return None
-    seen = (yy + nn) / total
-    chance = ((yy + yn) * (yy + ny) + (nn + ny) * (nn + yn)) / total**2
-    return {"responses": total, "share": seen, "kappa": (seen - chance) / (1 - chance) if chance < 1 else 1.0}
 
 
 def _review(ids: pa.ChunkedArray, reviewed: Mapping[str, Label], names: Any) -> dict[str, int]:

@@ -158,10 +158,10 @@ def known_opinions(judged: Sequence[tuple[pa.Table, pa.Table]], name: str) -> di
     """Returns {key of a response: what a judge said of it}; what failed for now is left out, to be asked again.
 
     Args:
-        judged: of ``First.judged``; name: ``judge`` or ``second``.
+        judged: of ``First.judged``; name: ``judge``, ``second`` or ``third``.
     """
     mine = {column: f"{KEPT.get(column, column)}_{{}}" for column in OPINION}
-    wanted = mine if name == "judge" else {"p_violates": "second_{}", "error": "second_error_{}"}
+    wanted = mine if name == "judge" else {"p_violates": f"{name}_{{}}", "error": f"{name}_error_{{}}"}
     known: dict[bytes, Opinion] = {}
     for pairs, verdicts in judged:
         texts, refused = prompt_texts(pairs["prompt"]), verdicts["reason"].to_pylist()

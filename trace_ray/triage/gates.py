@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from trace_ray.config import JudgeConfig, TriageConfig, judge_name
 from trace_ray.errors import JudgeRejectedError
 from trace_ray.judges.unreadable import unread_tally
-from trace_ray.triage.block import SIDES
+from trace_ray.triage.block import NOT_ASKED, SIDES
 
+THIRD = "triage.third_judge"
 LEAST = 100
 """Responses below which nothing is said of a share: with fewer its 95 % interval is wider than 20 points."""
 
@@ -50,6 +51,7 @@ def sample_gates(triage: TriageConfig, judged: pa.Table) -> list[Gate]:
     judges: dict[str, tuple[JudgeConfig | None, str, str]] = {
         "triage.judge": (triage.judge, "p", "error"),
         "triage.second_judge": (triage.second_judge, "second", "second_error"),
+        THIRD: (triage.third_judge, "third", "third_error"),
     }
     found: list[Gate] = []
     for name, (judge, p, error) in judges.items():
@@ -58,7 +60,8 @@ def sample_gates(triage: TriageConfig, judged: pa.Table) -> list[Gate]:
             said = [
                 verdict for a, b in columns for verdict in zip(kept[a].to_pylist(), kept[b].to_pylist(), strict=True)
             ]
-            found += _of_judge(triage, name, judge, said)
+            asked = said if name != THIRD else [verdict for verdict in said if verdict != NOT_ASKED]
+            found += _of_judge(triage, name, judge, asked)
     return found
 
 
@@ -88,7 +91,7 @@ def _of_judge(
     ]
     read = [p for p, _ in said if p is not None]
     bad = sum(p >= triage.threshold for p in read)
-    if len(read) >= LEAST:
+    if len(read) >= LEAST and (name != THIRD or triage.third_asked == "all"):  # ties may well all be of one kind
         word, number = ("violating", bad) if 2 * bad >= len(read) else ("compliant", len(read) - bad)
         gates.append(
             _share(

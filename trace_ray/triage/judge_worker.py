@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,17 @@ from trace_ray.model.engine import EngineFailedError
 from trace_ray.runs.artifacts import CANARIES, DISTILLED, GATES
 from trace_ray.runtime import environment
 from trace_ray.storage import traffic
-from trace_ray.triage.block import JUDGED_SCHEMA, SIDES, UNSETTLED, judge_block, merge_counts, prompt_texts
+from trace_ray.triage.block import (
+    JUDGED_SCHEMA,
+    NOT_ASKED,
+    OTHERS,
+    SIDES,
+    UNSETTLED,
+    Third,
+    judge_block,
+    merge_counts,
+    prompt_texts,
+)
 from trace_ray.triage.canaries import canary_report, refuse_canaries
 from trace_ray.triage.distil import teach_cascade
 from trace_ray.triage.first import First, judged_responses, known_opinions
@@ -52,11 +62,15 @@ class JudgeActor:
         self.task, self.labels = task, labels
         self.known: dict[str, dict[bytes, Opinion]] = {}
         self.stores = task.opened()
-        config = in_one_actor(task.config, "second_judge")
+        config = in_one_actor(task.config, "second_judge", "third_judge")
         self.judge = make_triage_judge(task.policy, config)
-        second = config.second_judge
-        self.second = make_judge(task.policy, second, where="triage.second_judge") if second is not None else None
-        self.usage = Usage({"": self.judge} | ({"second_": self.second} if self.second is not None else {}))
+        named = {name: getattr(config, f"{name}_judge") for name in OTHERS}
+        self.others: dict[str, Judge] = {
+            name: make_judge(task.policy, judge, where=f"triage.{name}_judge")
+            for name, judge in named.items()
+            if judge is not None
+        }
+        self.usage = Usage({"": self.judge} | {f"{name}_": judge for name, judge in self.others.items()})
         self.checked = False
 
     def __call__(self, item: Item) -> Item:
@@ -76,7 +90,7 @@ class JudgeActor:
         self.task.work.verdicts(block).write_parquet(judged)
         counts.update(self.usage.take())
         kept = judged.filter(pc.is_null(judged["reason"]))  # a refused pair has no verdict
-        unread = {name: unread_tally(said) for name, said in _said(kept, with_second=self.second is not None).items()}
+        unread = {name: unread_tally(said) for name, said in _said(kept, self.others).items()}
         tally = {
             "block": block,
             "rows": pairs.num_rows,
@@ -98,18 +112,21 @@ class JudgeActor:
             and config.first_judge.backend not in WITHOUT_MODEL
         ):
             found["triage.first_judge"] = self.judge.first
-        if self.second is not None and config.second_judge and config.second_judge.backend != "rules":
-            found["triage.second_judge"] = self.second
-        return found
+        others = {f"triage.{name}_judge": (name, judge) for name, judge in self.others.items()}
+        return found | {
+            where: judge for where, (name, judge) in others.items() if self.task.judge_config(name).backend != "rules"
+        }
 
     def _judged(self, pairs: pa.Table, place: str, slots: tuple[int, int]) -> tuple[pa.Table, Counter[str]]:
-        benches = {"judge": self.judge} | ({"second": self.second} if self.second is not None else {})
         made = {
             name: replace(self.task.bench(name, judge, place, self.stores), known=self.known.get(name, {}))
-            for name, judge in benches.items()
+            for name, judge in {"judge": self.judge, **self.others}.items()
         }
+        config = self.task.config
+        tie_at = config.tie_at if config.third_asked == "ties" else None
+        third = Third(made["third"], tie_at) if "third" in made else None
         try:
-            return judge_block(pairs, made["judge"], made.get("second"), slots)
+            return judge_block(pairs, made["judge"], made.get("second"), slots, third)
         except EngineFailedError as error:
             die(error)
 
@@ -123,7 +140,7 @@ class JudgeActor:
             if not first.verdicts(number).exists():
                 self._judge_piece(first, number, pieces[number])
         judged = list(first.judged())
-        self.known = {name: known_opinions(judged, name) for name in ("judge", "second")}
+        self.known = {name: known_opinions(judged, name) for name in ("judge", *OTHERS)}
         if not first.passed.exists():
             refuse_first(self.task.work, self.task.config, self.labels, [verdicts for _, verdicts in judged])
             first.passed.write_text("{}")
@@ -161,12 +178,15 @@ def refuse_first(
     refuse_gates(gates)
 
 
-def _said(judged: pa.Table, *, with_second: bool) -> dict[str, list[tuple[float | None, str | None]]]:
-    """Returns what each judge said of the responses of judged pairs: (probability, error)."""
-    columns = {"judge": ("p", "error")} | ({"second_judge": ("second", "second_error")} if with_second else {})
-    return {
+def _said(judged: pa.Table, others: Iterable[str]) -> dict[str, list[tuple[float | None, str | None]]]:
+    """Returns what each judge said of the responses of judged pairs that it was asked of: (probability, error)."""
+    columns = {"judge": ("p", "error")} | {f"{name}_judge": (name, f"{name}_error") for name in others}
+    told = {
         name: [verdict for side in SIDES for verdict in _rows(judged.select([f"{p}_{side}", f"{error}_{side}"]))]
         for name, (p, error) in columns.items()
+    }
+    return {
+        name: [verdict for verdict in said if name == "judge" or verdict != NOT_ASKED] for name, said in told.items()
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from trace_ray.config import TriageConfig, judge_name
-from trace_ray.config.gpus import judging_pool
+from trace_ray.config.gpus import JUDGING, judging_pool
 from trace_ray.judges.backends import needs_model_to_judge
 from trace_ray.judges.unreadable import FIRST, Unread
 from trace_ray.runtime.progress import Meter
@@ -49,7 +49,7 @@ def judge_corpus(
 
     def arguments() -> tuple[Any, ...]:
         spent = merge_counts([counts, *task.work.unfinished_use()])
-        shared = within_budget(task.config, spent, ("judge", "first_judge", "second_judge"))
+        shared = within_budget(task.config, spent, JUDGING)
         return replace(task, config=shared, first=first), labels
 
     sample = first_sample(triage)
@@ -82,7 +82,8 @@ def first_sample(triage: TriageConfig) -> int:
 def _unread(triage: TriageConfig, tallies: Iterable[Mapping[str, Any]]) -> dict[str, Unread]:
     """Returns {judge: what it left without a verdict in the finished blocks}."""
     limit = ("triage.max_unreadable", triage.max_unreadable)
-    judges = {"judge": triage.judge} | ({"second_judge": triage.second_judge} if triage.second_judge else {})
+    named = {name: getattr(triage, name) for name in JUDGING if name != "first_judge"}
+    judges = {name: judge for name, judge in named.items() if judge is not None}
     found = {name: Unread(f"triage.{name}", judge_name(judge), *limit) for name, judge in judges.items()}
     for tally in tallies:
         for name, count in found.items():

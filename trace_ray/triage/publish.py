@@ -16,9 +16,9 @@ from trace_ray.runs.artifacts import CANARIES, DISTILLED, GATES, MANIFEST, REVIE
 from trace_ray.triage.account import ReadRows
 from trace_ray.triage.audit import without_curve
 from trace_ray.triage.calibrate import Decision
-from trace_ray.triage.decide import agreement
 from trace_ray.triage.deciding import DecidedCorpus
 from trace_ray.triage.unread import tell_refused
+from trace_ray.triage.voting import agreement
 from trace_ray.triage.work import Work
 
 

@@ -33,6 +33,7 @@ from trace_ray.triage.judging import judge_corpus
 from trace_ray.triage.labelled import audit_verdicts, refuse_audited, write_audit
 from trace_ray.triage.publish import TriageOutcome, publish, unchecked_by_rules
 from trace_ray.triage.reading import read_corpus
+from trace_ray.triage.skills import with_panel
 from trace_ray.triage.store import listed
 from trace_ray.triage.stores import verdict_stores
 from trace_ray.triage.work import Work
@@ -81,6 +82,7 @@ def run_triage(run: Run, config: Config) -> None:
         write_audit(work, figures)
         refuse_audited(figures, config.triage)
     decision = decision_for(config.triage, given.decision, figures)
+    decision = with_panel(decision, work, config.triage, given.labels, read.blocks, read.made)
     decided = decide_corpus(task, read.made, decision, given.overruled, counts)
     decided.account.add_refused(read.refused)
     decided.requests.steps = requests.steps | decided.requests.steps

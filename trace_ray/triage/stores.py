@@ -13,10 +13,11 @@ from trace_ray.judges.frames import Frames
 from trace_ray.model.loading import load_tokenizer
 from trace_ray.runs.identity import commit_of, model_identity
 from trace_ray.storage.location import Location, locate
+from trace_ray.triage.block import OTHERS
 
 
 def verdict_stores(config: Config) -> dict[str, Location]:
-    """Returns {``judge`` | ``second``: its folder of ``triage.verdict_store``}, empty without one.
+    """Returns {``judge`` | ``second`` | ``third``: its folder of ``triage.verdict_store``}, empty without one.
 
     Raises: UserError for a hub's model whose revision cannot be told from a later one of the same name.
     """
@@ -29,10 +30,11 @@ def verdict_stores(config: Config) -> dict[str, Location]:
         _reads(config, name, judge) for name, judge in cascade.items() if judge is not None and judge.backend == "vllm"
     ]
     stores = {"judge": place / judge_fingerprint(config.policy, triage, triage.judge, ",".join(models))}
-    second = triage.second_judge
-    if second is not None:
-        model = _reads(config, "triage.second_judge", second) if second.backend == "vllm" else ""
-        stores["second"] = place / judge_fingerprint(config.policy, triage, second, model)
+    for name in OTHERS:
+        other: JudgeConfig | None = getattr(triage, f"{name}_judge")
+        if other is not None:
+            model = _reads(config, f"triage.{name}_judge", other) if other.backend == "vllm" else ""
+            stores[name] = place / judge_fingerprint(config.policy, triage, other, model)
     return stores
 
 
@@ -46,7 +48,8 @@ def _reads(config: Config, where: str, judge: JudgeConfig) -> str:
             raise UserError(f"{where}.revision", revision, remedy)
         revision = known
     tokenizer = load_tokenizer(judge.model, revision, judge.trusted, f"{where}.model")
-    by_clause = judge.verdict_by == "clauses" or (where != "triage.second_judge" and names_clauses(config.triage))
+    other = where in (f"triage.{name}_judge" for name in OTHERS)
+    by_clause = judge.verdict_by == "clauses" or (not other and names_clauses(config.triage))
     frames = Frames(tokenizer, config.policy, judge, where, by_clause).asked()
     read = hashlib.sha256(json.dumps([frame.pieces for frame in frames]).encode()).hexdigest()[:16]
     return f"{model_identity(judge.model, revision, config.storage)} {read}"

@@ -51,7 +51,7 @@ class Task:
 
     Args:
         blocks: how many the corpus has.
-        stores: {``judge`` | ``second``: where its verdicts are kept across runs}.
+        stores: {``judge`` | ``second`` | ``third``: where its verdicts are kept across runs}.
         stored: {the same: names of the files that were there when this process of the run began}; without, a worker lists
             them: what others of this run write meanwhile is not looked for, so that counts depend on no race.
         deaths: how often judges had died before this process of the run began.
@@ -89,8 +89,9 @@ class Task:
         return Bench(judge, stores.get(name), spans, config.clauses_from if by_clause else None)
 
     def judge_config(self, name: str) -> JudgeConfig:
-        second = self.config.second_judge
-        return second if name == "second" and second is not None else self.config.judge
+        """Returns the settings of ``judge``, ``second`` or ``third``."""
+        other: JudgeConfig | None = getattr(self.config, f"{name}_judge", None)
+        return other or self.config.judge
 
 
 @contextmanager

@@ -57,6 +57,40 @@ class JudgeAudit:
 
 
 @dataclass(frozen=True)
+class PanelFigures:
+    """What became of several judges' verdicts.
+
+    Args:
+        rule: ``triage.combine``; differ: pairs of which they gave different categories; decided: of them.
+        skills: ``dawid_skene.Skills``, None with another rule; names: of its judges.
+        labelled: whether labels told of the skills too.
+    """
+
+    rule: str = "agree"
+    differ: int = 0
+    decided: int = 0
+    skills: Mapping[str, Any] | None = None
+    names: Sequence[str] = ()
+    labelled: bool = False
+
+
+def _panel(manifest: Mapping[str, Any], triage: TriageConfig) -> PanelFigures:
+    panel, counts = (
+        manifest.get("decision", {}).get("panel") or {"rule": "agree", "skills": None},
+        manifest.get("counts", {}),
+    )
+    judges = [judge for judge in (triage.judge, triage.second_judge, triage.third_judge) if judge is not None]
+    return PanelFigures(
+        rule=panel["rule"],
+        differ=counts.get("judges_differ", 0),
+        decided=counts.get("panel_decided", 0),
+        skills=panel["skills"],
+        names=[judge_name(judge) for judge in judges],
+        labelled=bool(triage.audit_labels),
+    )
+
+
+@dataclass(frozen=True)
 class JudgeSection:
     """What is known of the triage judge.
 
@@ -66,7 +100,7 @@ class JudgeSection:
         certainty: None for rules, which are always sure.
         refusal: the first limit that the judge does not keep; stopped: whether that ended the run.
         canaries: how hostile text fared: pass_rate, tried, unreadable, by_attack; None where none were tried.
-        judges: agreement of two judges: share, kappa, responses; None with one.
+        judges: agreement of the first two judges: share, kappa, responses; None with one. panel: what became of it.
         escalated: share of responses that a cheap first judge passed on; None without one.
         distilled: what came of teaching it, where it was made from the judge's own verdicts.
         verdicts: responses called ``violating`` and ``compliant``; empty before triage is done.
@@ -89,6 +123,7 @@ class JudgeSection:
     clauses: int = 0
     unchecked: Sequence[str] = ()
     distilled: Mapping[str, Any] | None = None
+    panel: PanelFigures = field(default_factory=PanelFigures)
 
 
 def judge_section(run: Run, triage: TriageConfig, policy: PolicyConfig | None = None) -> JudgeSection | None:
@@ -117,6 +152,7 @@ def judge_section(run: Run, triage: TriageConfig, policy: PolicyConfig | None = 
         certainty=certainty(run) if done and triage.judge.backend != "rules" else None,
         canaries=canaries,
         judges=manifest.get("judges"),
+        panel=_panel(manifest, triage),
         escalated=manifest.get("escalated_share"),
         distilled=manifest.get("distilled"),
         verdicts=verdicts(run, threshold) if done else {},
