@@ -167,6 +167,8 @@ SCORED_SCHEMA = pa.schema(
         ("prompt_ids", TOKENS),
         *_response_fields(),
         ("cut", pa.list_(pa.string())),
+        ("ches", pa.float64()),
+        ("ches_per_token", pa.float64()),
         ("impact", pa.float64()),
         ("weight", pa.float64()),
     ]
@@ -174,7 +176,9 @@ SCORED_SCHEMA = pa.schema(
 """What training reads. The tokens of a response are ``prompt_ids`` + ``{name}_ids`` and its mask is 1 on the latter;
 ``cut`` names what lost text to model.max_length: prompt, or responses.
 ``{name}_ref_logp`` is log pi_ref(y|x) in nats, ``{name}_s`` the score s(y); null where the
-objective needs none, and s(y) also where a pair was scored as one row (``impact.share_prompts``)."""
+objective needs none, and s(y) also where a pair was scored as one row (``impact.share_prompts``). ``ches*``: how alike the
+preferred side is to the suppressed one (``impact/ches.py``); null where a term prefers nothing. Log-ratios have no column: the
+scored model is the reference, at which they are 0; what a first step does to log pi(y|x) is s(y)."""
 
 GOLD_SCHEMA = pa.schema(
     [

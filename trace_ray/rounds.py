@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from trace_ray.config import Config, ObjectiveConfig
 from trace_ray.impact.stage import run_impact
 from trace_ray.objective.slopes import pair_slopes
-from trace_ray.pairs import SCORED_SCHEMA, TRIAGED_SCHEMA
+from trace_ray.pairs import SCORED_SCHEMA, TRIAGED_SCHEMA, fitted
 from trace_ray.realign.export_stage import publish_model, publish_training
 from trace_ray.realign.stage import realign_inputs, train
 from trace_ray.runs.anew import begin
@@ -96,7 +96,7 @@ def choose(run: Run, limit: int) -> pa.Table:
         mine = kept[(kept >= start) & (kept < start + table.num_rows)] - start
         tables.append(table.take(pa.array(mine)))
         start += table.num_rows
-    return pa.concat_tables(tables)
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def largest(gain: Floats, limit: int) -> npt.NDArray[np.int64]:
@@ -166,8 +166,8 @@ def _write_scored(training: Round, chosen: pa.Table, weight: Floats, inputs: dic
     if not training.scored.begin(inputs):
         return
     at = chosen.column_names.index("weight")
-    table = chosen.set_column(at, "weight", pa.array(weight)).select(SCORED_SCHEMA.names).cast(SCORED_SCHEMA)
-    (training.scored.place / "part-0.parquet").write_parquet(table)
+    table = chosen.set_column(at, "weight", pa.array(weight))
+    (training.scored.place / "part-0.parquet").write_parquet(fitted(table, SCORED_SCHEMA))
     training.scored.publish(counts={"chosen": chosen.num_rows}, seconds=0.0)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -89,6 +91,15 @@ def test_the_card_of_impact_says_how_pairs_are_weighed(made: MadeRun, weights: s
         c for c in report_sections(made.run, config_of(f"objective.weights={weights}"))["cards"] if c.anchor == "impact"
     ]
     assert card.answer == answer
+
+
+def test_the_share_of_pairs_that_push_both_ways_is_told(made: MadeRun) -> None:
+    assert "push both ways" not in render(made.run, config_of()), "an earlier version scored it"
+    place = made.run.scored.place / "manifest.json"
+    counted = {"INVERT": {"pairs": 4, "both_ways": 1}, "PUNISH": {"pairs": 2, "both_ways": 0}}
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"ches": counted}))
+    text = re.sub(r"<[^>]+>", "", render(made.run, config_of()))
+    assert re.search(r"Pairs that push both ways: .*INVERT 1 of 4 \(25.0 %\), .*PUNISH 0 of 2 \(0.0 %\)\.", text)
 
 
 def test_a_sample_holds_every_category_and_split(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from trace_ray.model.packing import Packed, PackedBatch
 from trace_ray.model.sharing import Pays, longest_shared_row, may_share_prompts, sharing_rule
 
 Tokens = tuple[int, ...]
+_Response = tuple[float, float | None, torch.Tensor | None]
+"""log pi(y|x), and where a score was wanted s(y) and the summed hidden states."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,15 @@ class PairScores:
         s: s(y) by response; empty where the pair shared its prompt or counts tokens apart, or no score was wanted.
         impact: sum of coefficient x s(y); None where no score was wanted.
         norm: of the gradient of sum of coefficient x log pi(y|x), where it was asked for.
+        hidden: by response the sum of the hidden states that predict its tokens, float32 of shape (D,), in the host's
+            memory; empty where no score was wanted.
     """
 
     logp: dict[str, float]
     s: dict[str, float]
     impact: float | None
     norm: float | None = None
+    hidden: dict[str, torch.Tensor] = field(default_factory=dict, compare=False)
 
 
 def score_pairs(
@@ -87,12 +92,13 @@ def score_pairs(
 
     for batch_of, scored in run_batches(rows, scorer.model, budget, weighed, padded=norms):
         some = [run[k] for k in batch_of]
-        logp = iter(scored.logp_S.tolist())
+        logp, hidden = iter(scored.logp_S.tolist()), iter(scored.hidden_SD.cpu())
         norm = [None] * len(some) if scored.norm_B is None else scored.norm_B.tolist()
         for (i, names), score, size in zip(some, scored.score_B.tolist(), norm, strict=True):
             before = outcomes.get(i, PairScores({}, {}, 0.0))
             logps = before.logp | {name: next(logp) for name in names}
-            outcomes[i] = PairScores(logps, {}, (before.impact or 0.0) + score, size)
+            sums = before.hidden | {name: next(hidden) for name in names}
+            outcomes[i] = PairScores(logps, {}, (before.impact or 0.0) + score, size, sums)
     rest = [i for i in range(len(requests)) if i not in outcomes]
     outcomes |= zip(rest, _each_once([requests[i] for i in rest], scorer, budget), strict=True)
     return [outcomes[i] for i in range(len(requests))]
@@ -128,7 +134,7 @@ def _each_once(requests: Sequence[PairRequest], scorer: Scorer, budget: TokenBud
     for request in requests:
         for key in _keys(request):
             wanted[key] = wanted.get(key, False) or request.coefficients is not None
-    found: dict[tuple[Tokens, Tokens], tuple[float, float | None]] = {}
+    found: dict[tuple[Tokens, Tokens], _Response] = {}
     for with_score in (True, False):
         keys = [key for key, score in wanted.items() if score == with_score]
         rows = [Packed(prompt, (response,)) for prompt, response in keys]
@@ -137,23 +143,23 @@ def _each_once(requests: Sequence[PairRequest], scorer: Scorer, budget: TokenBud
             found |= {keys[k]: pair for k, pair in zip(batch_of, pairs, strict=True)}
     for request in requests:
         got = {name: found[key] for name, key in zip(request.response_ids, _keys(request), strict=True)}
-        logps = {name: logp for name, (logp, _) in got.items()}
+        logps = {name: logp for name, (logp, _, _) in got.items()}
         if request.coefficients is None:
             yield PairScores(logps, {}, None)
         else:
-            scores = {name: s for name, (_, s) in got.items() if s is not None}
-            yield PairScores(logps, scores, sum(request.coefficients[name] * s for name, s in scores.items()))
+            scores = {name: s for name, (_, s, _) in got.items() if s is not None}
+            hidden = {name: sums for name, (_, _, sums) in got.items() if sums is not None}
+            impact = sum(request.coefficients[name] * s for name, s in scores.items())
+            yield PairScores(logps, scores, impact, hidden=hidden)
 
 
-def _one_response_each(
-    scorer: Scorer, _places: list[int], batch: PackedBatch, *, with_score: bool
-) -> list[tuple[float, float | None]]:
+def _one_response_each(scorer: Scorer, _places: list[int], batch: PackedBatch, *, with_score: bool) -> list[_Response]:
     if with_score:
         scored = scorer.score(batch)
-        return list(zip(scored.logp_S.tolist(), scored.score_B.tolist(), strict=True))
+        return list(zip(scored.logp_S.tolist(), scored.score_B.tolist(), scored.hidden_SD.cpu(), strict=True))
     with torch.inference_mode():
         logp_S = response_log_probs(scorer.model, batch, scorer.head)
-    return [(logp, None) for logp in logp_S.tolist()]
+    return [(logp, None, None) for logp in logp_S.tolist()]
 
 
 def _keys(request: PairRequest) -> list[tuple[Tokens, Tokens]]:

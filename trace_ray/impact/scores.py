@@ -2,7 +2,8 @@
 
 Each row of the batch gets a scalar eps = 0 that scales the direction's contribution at every module (``taps.py``). Then
 d (sum of the row's coefficients times log pi(y)) / d eps is the derivative along v of that sum: exactly, row by row,
-with no gradient of any weight. Relatives: ghost dot-products, LoGra. B rows, N response tokens, S responses.
+with no gradient of any weight. Relatives: ghost dot-products, LoGra.
+B rows, N response tokens, S responses, D features of a hidden state.
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ class Scored:
     Args:
         logp_S: log pi(y|x) of each response, in nats.
         score_B: of each row, < v, grad sum of coefficient x log pi(y|x) >.
+        hidden_SD: of each response the sum of the hidden states that predict its tokens.
         norm_B: of each row, the norm of that gradient; None where it was not asked for.
     """
 
     logp_S: torch.Tensor
     score_B: torch.Tensor
+    hidden_SD: torch.Tensor
     norm_B: torch.Tensor | None = None
 
 
@@ -99,7 +102,14 @@ class Scorer:
             (score_B,) = torch.autograd.grad(hidden_ND, eps_B, gradient_ND)
         if head_N is not None:
             score_B = score_B.index_add(0, batch.row_N, head_N * coefficient_N)
-        return Scored(batch.by_response(logp_N), score_B, None if norms_B is None else norms_B.sqrt())
+        hidden_SD = self._hidden_sums(hidden_ND.detach(), batch)
+        return Scored(batch.by_response(logp_N), score_B, hidden_SD, None if norms_B is None else norms_B.sqrt())
+
+    def _hidden_sums(self, hidden_ND: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        sums_SD = torch.zeros(batch.responses, hidden_ND.shape[1], device=hidden_ND.device)
+        for at in self.head.chunks(len(hidden_ND)):
+            sums_SD.index_add_(0, batch.response_N[at], hidden_ND[at].float())
+        return sums_SD
 
     def _head_pass(
         self, hidden_ND: torch.Tensor, target_N: torch.Tensor

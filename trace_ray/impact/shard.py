@@ -12,6 +12,7 @@ import pyarrow as pa
 from trace_ray.chat.text import ChatTokenizer
 from trace_ray.config import ImpactConfig, ObjectiveConfig
 from trace_ray.errors import UserError
+from trace_ray.impact.ches import pair_ches
 from trace_ray.impact.pair_scores import PairRequest, PairScores, score_pairs
 from trace_ray.impact.rows import tokenized_rows
 from trace_ray.impact.scores import Direction, Scorer
@@ -80,7 +81,7 @@ def score_tokens(
     config: ImpactConfig,
     budget: TokenBudget | None = None,
 ) -> pa.Table:
-    """Returns rows in SHARD_SCHEMA: tokens, reference log-probs, s(y) and impact.
+    """Returns rows in SHARD_SCHEMA: tokens, reference log-probs, s(y), CHES and impact.
 
     Pairs that carry weights are scored: conflicts, and RETAIN where it is no anchor. Others get a plain forward, and
     none at all where their term needs no reference log-probs. s(y) is null where a pair was scored as one row with a
@@ -106,7 +107,10 @@ def score_tokens(
     size = direction_norm(direction) if norms else 1.0
     found = [[next(outcomes) for _ in some] for some in asked]
     _tell_late(rows, asked, found, objective, config)
-    full = [row | (_scored(some[0], size) if some else {"impact": None}) for row, some in zip(rows, found, strict=True)]
+    full = [
+        row | (_scored(some[0], size) | pair_ches(row, some[0].hidden, objective) if some else {"impact": None})
+        for row, some in zip(rows, found, strict=True)
+    ]
     return pa.Table.from_pylist(full, schema=SHARD_SCHEMA)
 
 

@@ -162,6 +162,9 @@ def _publish(run: Run, config: Config, told: Tally, started: float, about: Mappi
         **about,
     }
     facts |= {name: getattr(config.impact, name) for name in ("score_norm", "weight_norm", "weigh_within")}
+    facts["ches"] = {
+        name: {"pairs": pairs, "both_ways": told.both_ways.get(name, 0)} for name, pairs in told.compared.items()
+    }
     facts[WEIGHTS] = weight_rule(told.impacts, config.objective, config.impact)
     facts |= {"cuts": told.cuts, "refused": told.refused, "max_length": config.model.max_length}
     if warning := cut_warning(told.cuts, told.refused, config.model.max_length):

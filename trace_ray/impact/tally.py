@@ -107,6 +107,7 @@ class Tally:
     Args:
         rows: by category; cuts: ``chat.told.cut_counts``; refused: rows by reason.
         tokens: of responses; impacts: by weighed category.
+        compared: rows with a CHES, by category; both_ways: those of them whose CHES per token is above 0.
     """
 
     rows: Mapping[str, int] = field(default_factory=dict)
@@ -114,6 +115,8 @@ class Tally:
     refused: Mapping[str, int] = field(default_factory=dict)
     tokens: int = 0
     impacts: Mapping[str, Impacts] = field(default_factory=dict)
+    compared: Mapping[str, int] = field(default_factory=dict)
+    both_ways: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: Tally) -> Tally:
         names = dict.fromkeys([*self.impacts, *other.impacts])
@@ -123,6 +126,8 @@ class Tally:
             _sum(self.refused, other.refused),
             self.tokens + other.tokens,
             {name: self.impacts.get(name, Impacts()) + other.impacts.get(name, Impacts()) for name in names},
+            _sum(self.compared, other.compared),
+            _sum(self.both_ways, other.both_ways),
         )
 
     def dump(self) -> str:
@@ -148,6 +153,10 @@ def _sum(counts: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
+def _counted(names: npt.NDArray[Any]) -> dict[str, int]:
+    return dict(sorted(Counter(names.tolist()).items()))
+
+
 def tally(
     scored: pa.Table, refused: Sequence[Mapping[str, Any]], weighed: Sequence[str], seed: int, share: float
 ) -> Tally:
@@ -159,9 +168,10 @@ def tally(
     """
     category = np.array(scored["category"].to_pylist(), dtype=object)
     impact = scored["impact"].to_numpy().astype(np.float64)
+    alike = scored["ches_per_token"].to_numpy().astype(np.float64)
     drawn = np.array(hash_fraction(scored["pair_id"].to_pylist(), seed, "impacts")) < share
     return Tally(
-        rows=dict(sorted(Counter(category.tolist()).items())),
+        rows=_counted(category),
         cuts=cut_counts(scored["cut"].to_pylist()),
         refused=dict(sorted(Counter(row["reason"] for row in refused).items())),
         tokens=sum(len(scored[f"{name}_ids"].combine_chunks().flatten()) for name in RESPONSE_NAMES),
@@ -170,4 +180,6 @@ def tally(
             for name in weighed
             if (category == name).any()
         },
+        compared=_counted(category[~np.isnan(alike)]),
+        both_ways=_counted(category[alike > 0]),
     )

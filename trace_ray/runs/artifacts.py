@@ -148,8 +148,8 @@ class Artifact:
         return self.place.files(".parquet")
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
-        """Returns all published parts as one table, in part order."""
-        return pa.concat_tables(self.tables(columns))
+        """Returns all published parts as one table, in part order; null where a part of an older trace-ray lacks a column."""
+        return pa.concat_tables(self.tables(columns), promote_options="default")
 
     def tables(self, columns: list[str] | None = None, younger: Sequence[str] = ()) -> Iterator[pa.Table]:
         """Yields the published parts in order, each read when it is asked for, scored pairs with their weights.

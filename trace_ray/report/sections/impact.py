@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ class ImpactSection:
     Args:
         summary: per category: count, share_clamped, min, q25, median, q75, max; as impact alone tells, whatever the weights.
         impacts, weights: per category, as stored.
+        ches: per category: ``pairs`` whose term prefers one response to another, and how many of them push ``both_ways``;
+            none from earlier versions.
     """
 
     summary: Mapping[str, Mapping[str, float]]
@@ -30,6 +32,7 @@ class ImpactSection:
     weights_kind: str
     impacts: Mapping[str, Floats]
     weights: Mapping[str, Floats]
+    ches: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def every_weight(self) -> Floats:
@@ -84,6 +87,7 @@ def impact_section(run: Run, objective: ObjectiveConfig) -> ImpactSection | None
         weights_kind=objective.weights,
         impacts=impacts,
         weights=weights,
+        ches=manifest.get("ches", {}),
     )
 
 
