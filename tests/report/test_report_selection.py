@@ -12,7 +12,7 @@ from trace_ray.config import ObjectiveConfig, StorageConfig
 from trace_ray.report.live import live_state
 from trace_ray.report.page import template
 from trace_ray.report.plots.training import training_picture
-from trace_ray.report.sections.training import TrainingSection, training_section
+from trace_ray.report.sections.training import TrainingSection, chosen_said, training_section
 from trace_ray.report.sections.warnings import _of_training
 from trace_ray.runs.alarms import ALARMS
 from trace_ray.runs.artifacts import Run
@@ -90,6 +90,16 @@ def test_agreement_and_drift_are_curves_of_report_and_watch(run: Run) -> None:
     assert "dev tpa/all" in [drawn.title for drawn in live_state(run).curves]
     facts = {name: told for name, _, told in status(run)}
     assert facts["realign"] == {"step": 30, "steps": 30, "candidates measured": 3}
+
+
+def test_a_scale_that_is_kept_is_told_with_its_share() -> None:
+    told = {"step": 10, "stopped": None, "seconds": 1.0, "tokens": 9}
+    rest: dict[str, Any] = {"adapter": "", "prompts": {"all": 9}, "drift": 0, "seconds": 1, "tokens": 1}
+    measured = [Validation(step=step, tpa=share, **rest) for step, share in ((0, {"all": 40.0}), (10, {"all": 80.0}))]
+    scaled = told | {"scale": 0.5, "dev_tpa_by_scale": {"0.5": 87.5, "1": 80.0}}
+    assert "Its adapter is kept at scale 0.5, where 87.5 % comply." in chosen_said(scaled, measured)
+    for whole in (told, scaled | {"scale": 1.0}):
+        assert "at scale" not in chosen_said(whole, measured)
 
 
 def test_a_run_without_selection_shows_none(tmp_path: Path, run: Run) -> None:

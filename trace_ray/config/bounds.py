@@ -82,6 +82,8 @@ BOUNDS: dict[str, Bound] = {
     "impact.seed": _or_more(),
     "impact.retain_per_conflict": _or_more(),
     "objective.alpha_kl": _or_more(),
+    "objective.kl_target": _or_more("a KL in nats a token, or 0 to leave alpha_kl as it is"),
+    "objective.kl_step": _positive("positive step"),
     **{f"objective.{p.name}": (p.holds, p.remedy) for p in shared_numbers()},
     "objective.u2a_pairs": _least(1, " pair"),
     "objective.u2a_rounds": _least(1, " round"),

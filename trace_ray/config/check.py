@@ -20,7 +20,7 @@ from trace_ray.config.sampler import sampler_problems
 from trace_ray.config.selection import select_problems, with_selection
 from trace_ray.config.selectors import selector_problems
 from trace_ray.config.templates import template_dates
-from trace_ray.config.terms import named_terms, term_problems, unknown_losses
+from trace_ray.config.terms import named_terms, target_problems, term_problems, unknown_losses
 from trace_ray.errors import UserError, nearest
 from trace_ray.pairs import TRAINED
 
@@ -90,6 +90,7 @@ def _not_a_choice(config: Config) -> Iterator[UserError]:
 
 def _at_odds(config: Config) -> Iterator[UserError]:
     yield from term_problems(config.objective, corrected=config.triage.correct)
+    yield from target_problems(config.objective)
     for name, path in config.corpus.columns.items():
         if name not in COLUMN_NAMES:
             remedy = f"name what a format knows{nearest(name, COLUMN_NAMES)}: {', '.join(COLUMN_NAMES)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from trace_ray.config.fields import LATER, choice
+from trace_ray.config.fields import LATER, choice, later
 from trace_ray.objective.losses import WEIGHT, Loss, find_loss
 from trace_ray.pairs import RESPONSE_NAMES, TRAINED
 
@@ -63,6 +63,9 @@ class ObjectiveConfig:
             averaged together with the conflicts, as methods without triage do.
         beta: scale of the log-ratios in dpo, rdpo and npo.
         alpha_kl: weight of the RETAIN term.
+        kl_target: mean KL of the RETAIN answers to the reference, in nats a token, towards which alpha_kl is driven from step
+            to step, at most a hundredfold either way; 0 = alpha_kl stays as it is.
+        kl_step: of that: by how much log alpha_kl changes in a step whose KL is twice the target.
         tau: the target margin of ipo and ipo_sum is 1 / (2 tau), in nats a token for ipo, in nats for ipo_sum.
         length_norm: dpo, rdpo and npo on per-token means instead of sums; ipo is always on means, ipo_sum on sums.
         label_noise: rdpo's e, in [0, 1/2).
@@ -78,6 +81,8 @@ class ObjectiveConfig:
     retain: str = choice("anchor", "pair")
     beta: float = 0.3
     alpha_kl: float = 0.1
+    kl_target: float = later(0.0)
+    kl_step: float = later(0.05)
     tau: float = 0.3
     length_norm: bool = False
     label_noise: float = 0.0

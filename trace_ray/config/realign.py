@@ -21,6 +21,9 @@ class SelectConfig:
         patience: candidates in a row that are not kept, after which the training stops; 0 = never.
         max_drift: KL to the base on answers to keep, in nats a token, above which no candidate is kept; 0 = no limit.
         max_category_loss: points of compliance that a candidate may lose in a category against step 0.
+        scales: at the end the kept adapter is measured at these scales too, such as [0.3, 0.5, 0.7], and the best is kept, of
+            equals the smallest: a part of what was trained, with a part of its drift. Where no candidate is within budget, the
+            best one beyond it is tried.
     """
 
     steps: int = later(0)
@@ -29,6 +32,7 @@ class SelectConfig:
     patience: int = later(0)
     max_drift: float = later(0.5)
     max_category_loss: float = later(5.0)
+    scales: tuple[float, ...] = later(())
 
 
 @dataclass(frozen=True, kw_only=True)

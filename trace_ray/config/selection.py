@@ -17,6 +17,16 @@ def select_problems(config: Config) -> Iterator[UserError]:
         )
     if steps and config.objective.weights == "u2a":
         yield UserError("realign.select.steps", steps, "u2a trains in rounds, the last of which is kept: use 0")
+    scales = config.realign.select.scales
+    for scale in scales:
+        if not 0.01 <= scale <= 1 or abs(100 * scale - round(100 * scale)) > 1e-6:
+            yield UserError(
+                "realign.select.scales", scale, "give scales in (0, 1], in hundredths, such as [0.3, 0.5, 0.7]"
+            )
+    if scales and not steps:
+        yield UserError(
+            "realign.select.scales", list(scales), "they are tried at a selection's end: give realign.select.steps"
+        )
 
 
 def with_selection(config: Config, stages: Sequence[str]) -> list[str]:

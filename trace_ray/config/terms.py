@@ -112,6 +112,22 @@ def term_problems(objective: ObjectiveConfig, *, corrected: bool) -> Iterator[Us
             yield from _parameter_problems(where, term, term.entry)
 
 
+def target_problems(objective: ObjectiveConfig) -> Iterator[UserError]:
+    """Yields why ``objective.kl_target`` has no KL to go by."""
+    target, terms = objective.kl_target, objective.terms("RETAIN")
+    if not target:
+        return
+    if objective.retain != "anchor" or len(terms) != 1 or not terms[0].entry.anchor:
+        remedy = (
+            "it is the mean of RETAIN's only term, a kl, which objective.retain=anchor keeps apart: give that, or 0"
+        )
+        yield UserError("objective.kl_target", target, remedy)
+    elif objective.parameters(terms[0])["weight"] != 1:
+        yield UserError("objective.kl_target", target, "RETAIN's kl has a weight: leave that to alpha_kl")
+    if not objective.alpha_kl:
+        yield UserError("objective.alpha_kl", 0, "objective.kl_target changes it by factors: give what it begins with")
+
+
 def _response_problems(where: str, term: TermConfig, entry: Loss, *, corrected: bool) -> Iterator[UserError]:
     if entry.prefers != bool(term.prefer):
         remedy = f"{entry.name} {'needs' if entry.prefers else 'takes no'} preferred response"

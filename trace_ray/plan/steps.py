@@ -24,6 +24,11 @@ def training_steps(samples: int, realign: RealignConfig) -> int:
 
 
 def candidates(load: Workload, config: Config) -> int:
-    """Returns how many times a selection has its dev prompts answered, the model before training included; 0 without one."""
-    every = config.realign.select.steps
-    return 1 + math.ceil(training_steps(sum(load.trained.values()), config.realign) / every) if every else 0
+    """Returns how many times a selection has its dev prompts answered, the model before training and scales
+    of the kept adapter included; 0 without one.
+    """
+    select = config.realign.select
+    if not select.steps:
+        return 0
+    steps = training_steps(sum(load.trained.values()), config.realign)
+    return 1 + math.ceil(steps / select.steps) + len({*select.scales} - {1.0})

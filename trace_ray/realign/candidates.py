@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from trace_ray.realign.checkpoint import ADAPTER, save_adapter
 from trace_ray.runs.artifacts import Run
 from trace_ray.runs.validations import SELECTION
 from trace_ray.storage.location import Location, upload_files
+from trace_ray.storage.staging import download_folder
 
 CANDIDATES, STOP = "candidates", "stop.json"
+_WEIGHTS = "adapter_model.safetensors"
 
 
 def selection_place(run: Run) -> Location:
@@ -53,8 +56,36 @@ def write_candidate(run: Run, model: Any, weights: dict[str, Any], step: int) ->
         return
     with tempfile.TemporaryDirectory(prefix="trace-ray-candidate-") as folder:
         save_adapter(model, weights, Path(folder) / ADAPTER)
-        digest = hashlib.sha256((Path(folder) / ADAPTER / "adapter_model.safetensors").read_bytes()).hexdigest()
-        upload_files(Path(folder), place)
+        _publish(Path(folder), place, marker, step)
+
+
+def write_scaled(run: Run, adapter: Location, percent: int) -> None:
+    """Writes a candidate of the selection of scales (``selection.scales``): an adapter whose change is so much of another's.
+
+    The change is scale B A; B is what is scaled.
+
+    Args:
+        adapter: the other's folder.
+    """
+    from safetensors.torch import load_file, save_file
+
+    place = candidate_place(run, percent)
+    marker = selection_place(run) / CANDIDATES / f"{place.name}.json"
+    if marker.exists():
+        return
+    with tempfile.TemporaryDirectory(prefix="trace-ray-candidate-") as folder:
+        with download_folder(adapter) as there:
+            shutil.copytree(there, Path(folder) / ADAPTER)
+        file = Path(folder) / ADAPTER / _WEIGHTS
+        weights = load_file(file)
+        scaled = {n: (w.double() * (percent / 100)).to(w) if ".lora_B." in n else w for n, w in weights.items()}
+        save_file(scaled, file)
+        _publish(Path(folder), place, marker, percent)
+
+
+def _publish(folder: Path, place: Location, marker: Location, step: int) -> None:
+    digest = hashlib.sha256((folder / ADAPTER / _WEIGHTS).read_bytes()).hexdigest()
+    upload_files(folder, place)
     marker.write_text(json.dumps({"step": step, "sha256": digest}))
 
 

@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from trace_ray.config import ObjectiveConfig, RealignConfig
 from trace_ray.errors import CardMemoryError, UserError
 from trace_ray.objective.batch import MicroBatch, micro_batch
+from trace_ray.objective.dual import ALPHA, next_alpha
 from trace_ray.objective.reduction import denominators, reduce_losses
 from trace_ray.objective.terms import pair_losses
 from trace_ray.realign.data import TrainingRows
@@ -59,6 +61,12 @@ class Training:
         norms = [row["grad_norm"] for row in self.metrics[-self.realign.epsilon_steps :]]
         vanished = converged(norms, self.realign.epsilon, self.realign.epsilon_steps)
         return self.step >= self.plan.steps or (vanished and not sick(self.metrics, self.objective))
+
+    @property
+    def alpha_kl(self) -> float:
+        """The anchors' weight in the step that is made next; it follows from the figures, which checkpoints hold."""
+        objective = self.objective
+        return next_alpha(self.metrics, objective.alpha_kl, objective.kl_target, objective.kl_step)
 
     def run(self, on_step: Callable[[], None]) -> None:
         """Makes the steps that are left; ``on_step`` is called after each, on all workers alike.
@@ -126,12 +134,13 @@ class Training:
         objective, batch = self.objective, self.batch(samples, micro_step)
         logp_S, kl_S = self.engine([group.to(self.engine.device) for group in batch.groups])
         losses = pair_losses(batch, logp_S, kl_S, objective)
-        loss = reduce_losses(losses, self.by, objective.weighed)
+        loss = reduce_losses(losses, replace(self.by, alpha_kl=self.alpha_kl), objective.weighed)
         self.engine.backward(loss + 0.0 * (logp_S.sum() + kl_S.sum()), last=last)
         sums.add(batch, losses)
 
     def _record(self, summed: torch.Tensor, made: dict[str, float], samples: Indices, seconds: float) -> None:
         figures: dict[str, Any] = {"step": self.step, "steps": self.plan.steps, **made, **named_figures(summed)}
+        figures |= {ALPHA: self.alpha_kl} if self.objective.kl_target else {}
         broken = [name for name, v in figures.items() if isinstance(v, float) and not math.isfinite(v)]
         if broken:
             found = f"{broken[0]} is not finite at step {self.step}"

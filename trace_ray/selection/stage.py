@@ -27,7 +27,6 @@ from trace_ray.realign.candidates import (
     CANDIDATES,
     ask_to_stop,
     asked_to_stop,
-    candidate_name,
     candidate_place,
     drop_others,
     selection_place,
@@ -40,10 +39,11 @@ from trace_ray.runs.anew import begin
 from trace_ray.runs.artifacts import ADAPTER_INIT, GENERATED, REFUSED, RESPONSES, Run
 from trace_ray.runs.figures import training_figures
 from trace_ray.runs.identity import model_identity
-from trace_ray.runs.validations import SELECTION, Validation, validations
+from trace_ray.runs.validations import Validation, validations
 from trace_ray.runtime.progress import warn, working
 from trace_ray.selection.choose import Choice, choose, over_budget
 from trace_ray.selection.measure import answer_chunks, drift_file, judged_answers, publish, unfinished, waiting
+from trace_ray.selection.scales import WHOLE, Kept, keep
 from trace_ray.storage.location import copy_files
 
 _LOOK_S = 2.0
@@ -83,12 +83,20 @@ def run_selected(run: Run, config: Config) -> None:
                 pass
         choice = choose(validations(run), config.realign.select)
         _tell(run, config.realign, choice)
-        if choice.step == 0:
+        kept = keep(run, config.realign.select, choice, lambda scaled: _measure_scales(scaled, config))
+        _tell_scale(kept)
+        if kept.step == 0:
             copy_files(run.impact.place / ADAPTER_INIT, candidate_place(run, 0) / ADAPTER)
-        drop_others(run, choice.step)
-        kept = f"{SELECTION}/{CANDIDATES}/{candidate_name(choice.step)}"
-        publish_training(run, config, kept, time.monotonic() - started, selection=_facts(run, choice))
+        drop_others(run, kept.step)
+        publish_training(run, config, kept.folder, time.monotonic() - started, selection=_facts(run, choice, kept))
     publish_model(run, config, started)
+
+
+def _measure_scales(scaled: Run, config: Config) -> None:
+    measuring = Measuring(scaled, config)
+    with working("realign: dev prompts, the adapter at other scales"):
+        while measuring.measure():
+            pass
 
 
 def _train_beside(measuring: Measuring) -> None:
@@ -207,15 +215,24 @@ def _tell(run: Run, realign: RealignConfig, choice: Choice) -> None:
         tracker.flush()
 
 
-def _facts(run: Run, choice: Choice) -> Mapping[str, Any]:
+def _tell_scale(kept: Kept) -> None:
+    if kept.measured and kept.step:
+        figures = kept.measured[kept.percent]
+        shown = f"dev TPA {figures.tpa['all']:.1f}, drift {figures.drift:.3g} nats a token"
+        warn(f"realign.select: the adapter of step {kept.step} is kept at scale {kept.percent / WHOLE:g}, {shown}")
+
+
+def _facts(run: Run, choice: Choice, kept: Kept) -> Mapping[str, Any]:
     """What realign/'s manifest says of the selection and of what it cost."""
-    measured: list[Validation] = validations(run)
+    scaled = [figures for percent, figures in kept.measured.items() if percent not in (0, WHOLE)]
+    measured: list[Validation] = [*validations(run), *scaled]
     trained = sum(row["seconds"] for row in training_figures(run))
     seconds = sum(validation.seconds for validation in measured)
     return {
-        "step": choice.step,
+        "step": kept.step,
         "stopped": choice.stopped,
-        "candidates": [validation.step for validation in measured],
+        **kept.facts(),
+        "candidates": [validation.step for validation in validations(run)],
         "seconds": round(seconds, 2),
         "tokens": sum(validation.tokens for validation in measured),
         "share_of_training": round(seconds / max(1e-9, trained), 4),

@@ -127,6 +127,9 @@ def chosen_said(facts: Mapping[str, Any], measured: Sequence[Validation]) -> str
     )
     if not kept.step:
         said = f"No candidate of {len(measured) - 1} is better than the model before training, which is kept."
+    if facts.get("scale", 1.0) != 1.0:
+        share = facts["dev_tpa_by_scale"][f"{facts['scale']:g}"]
+        said += f" Its adapter is kept at scale {facts['scale']:g}, where {share:.1f} % comply."
     if facts["stopped"] is not None:
         said += f" Patience ran out at step {facts['stopped']}."
     return f"{said} Choosing took {duration(facts['seconds'])} and {facts['tokens']:,} tokens."
