@@ -19,7 +19,7 @@ ANCHORED = ObjectiveConfig(
         loss="dpop",
         prefer="rejected",
         suppress=("chosen",),
-        also=(TermConfig(loss="sft", prefer="rejected", suppress=()),),
+        also=[TermConfig(loss="sft", prefer="rejected", suppress=())],
     )
 )
 

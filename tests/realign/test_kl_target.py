@@ -16,7 +16,7 @@ from trace_ray.config.sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.model.loading import load_model, new_adapter
 from trace_ray.objective.dual import SPAN, next_alpha
-from trace_ray.objective.reduction import Denominators
+from trace_ray.objective.reduction import Denominators, reduce_losses
 from trace_ray.pairs import SCORED_SCHEMA
 from trace_ray.realign import training as module
 from trace_ray.realign.data import TrainingRows
@@ -75,11 +75,11 @@ def test_a_training_uses_what_its_figures_say_and_goes_on_from_them_exactly(
     policy = HybridPolicy(new_adapter(model, config.lora, 0))
     rows = TrainingRows.of(pa.Table.from_pylist(handmade.scored_rows(model, 12), schema=SCORED_SCHEMA), settings)
     made = Training(rows, settings, config.realign, lambda steps: PlainEngine(policy, config.realign, steps))
-    used, real = list[tuple[int, float]](), module.reduce_losses
+    used = list[tuple[int, float]]()
 
     def noted(losses: Any, by: Denominators, weighed: Any) -> Any:
         used.append((made.step + 1, by.alpha_kl))
-        return real(losses, by, weighed)
+        return reduce_losses(losses, by, weighed)
 
     monkeypatch.setattr(module, "reduce_losses", noted)
     made.run(lambda: None)

@@ -35,5 +35,5 @@ def next_alpha(rows: Sequence[Mapping[str, Any]], alpha: float, target: float, s
     last = rows[-1]
     if KL not in last:
         return float(last[ALPHA])
-    excess = min(1.0, max(-1.0, last[KL] / target - 1))
-    return min(alpha * SPAN, max(alpha / SPAN, last[ALPHA] * math.exp(step * excess)))
+    excess = min(1.0, max(-1.0, float(last[KL]) / target - 1))
+    return min(alpha * SPAN, max(alpha / SPAN, float(last[ALPHA]) * math.exp(step * excess)))
