@@ -60,6 +60,12 @@ class PairScores:
     norm: float | None = None
     hidden: dict[str, torch.Tensor] = field(default_factory=dict, compare=False)
 
+    def with_row(self, told: Mapping[str, tuple[float, torch.Tensor]], score: float, norm: float | None) -> PairScores:
+        """Returns the pair with what a further row of its responses got: by name log pi(y|x) and summed hidden states."""
+        logp = self.logp | {name: logp for name, (logp, _) in told.items()}
+        hidden = self.hidden | {name: sums for name, (_, sums) in told.items()}
+        return PairScores(logp, {}, (self.impact or 0.0) + score, norm, hidden)
+
 
 def score_pairs(
     requests: Sequence[PairRequest],
@@ -92,13 +98,11 @@ def score_pairs(
 
     for batch_of, scored in run_batches(rows, scorer.model, budget, weighed, padded=norms):
         some = [run[k] for k in batch_of]
-        logp, hidden = iter(scored.logp_S.tolist()), iter(scored.hidden_SD.cpu())
+        told = iter(zip(scored.logp_S.tolist(), scored.hidden_SD.cpu(), strict=True))
         norm = [None] * len(some) if scored.norm_B is None else scored.norm_B.tolist()
         for (i, names), score, size in zip(some, scored.score_B.tolist(), norm, strict=True):
             before = outcomes.get(i, PairScores({}, {}, 0.0))
-            logps = before.logp | {name: next(logp) for name in names}
-            sums = before.hidden | {name: next(hidden) for name in names}
-            outcomes[i] = PairScores(logps, {}, (before.impact or 0.0) + score, size, sums)
+            outcomes[i] = before.with_row({name: next(told) for name in names}, score, size)
     rest = [i for i in range(len(requests)) if i not in outcomes]
     outcomes |= zip(rest, _each_once([requests[i] for i in rest], scorer, budget), strict=True)
     return [outcomes[i] for i in range(len(requests))]
