@@ -207,3 +207,16 @@ def test_what_became_of_three_judges_is_told(tmp_path: Path) -> None:
     assert "of 9 pairs on which judges differ, 7 were decided by what each is worth" in page
     assert '80.0 %</td><td class="number">60.0 %' in page
     assert "25.0 % of the responses violate by that" in page
+
+
+@pytest.mark.parametrize("by", ["source", "clause"])
+def test_error_rates_are_told_by_group(tmp_path: Path, by: str) -> None:
+    made = MadeRun(tmp_path)
+    row = {by: "short", "pairs": 12, "own": True, "why": "", "band": 0.25, "agreement": 0.9, "false_invert_rate": 0.1}
+    few = {by: "", "own": False, "why": "2 violating labelled responses", "upper_bound": 0.4}
+    made.triage(AUDIT | {"groups": [row | {"upper_bound": 0.2}, row | few]})
+    page = " ".join(render(made.run, config_of()).split())
+    assert f"<h3>By {by}</h3>" in page
+    assert ("most likely breaks" in page) is (by == "clause")
+    assert '<th scope="row">short</th><td class="number">12</td><td>its own</td>' in page
+    assert '<th scope="row">none</th><td class="number">12</td><td>of all: 2 violating labelled responses</td>' in page

@@ -122,6 +122,9 @@ def test_isotonic_equals_scikit_learns_and_survives_json() -> None:
 
 def test_the_stated_rate_holds_on_fresh_data() -> None:
     rate, confidence, missed, refused, coverage = 0.08, 0.9, 0, 0, []
+    fresh = draw(np.random.default_rng(40), 20_000, tilt=2.0)
+    p = np.array([(pair.p_chosen, pair.p_rejected) for pair in fresh])
+    inverted = np.array([pair.label.chosen and not pair.label.rejected for pair in fresh])
     for seed in range(40):
         rng = np.random.default_rng(seed)
         config = TriageConfig(audit_labels="x", calibration="platt", false_invert_rate=rate, confidence=confidence)
@@ -129,10 +132,7 @@ def test_the_stated_rate_holds_on_fresh_data() -> None:
         if not figures["false_invert"]["reached"]:
             refused += 1  # an unlucky sample: the run would stop, which breaks no promise
             continue
-        fresh = draw(rng, 20_000, tilt=2.0)
-        p = np.array([(pair.p_chosen, pair.p_rejected) for pair in fresh])
         names = decision_of(figures["decision"]).categories(*p.T)
-        inverted = np.array([pair.label.chosen and not pair.label.rejected for pair in fresh])
         said = names == "INVERT"
         missed += float((said & ~inverted).sum() / said.sum()) > rate
         coverage.append(float((names != "ABSTAIN").mean()))
@@ -190,7 +190,7 @@ def test_the_stated_rate_holds_in_each_source_with_a_fit_of_its_own() -> None:
         decision = fit_all(of_sources(rng, 600), config).decision
         for source in set(fresh) & set(decision.groups):
             arrays = Arrays.of(fresh[source])
-            said = decision.categories(*arrays.p_N2.T, sources=[source] * len(arrays.p_N2)) == "INVERT"
+            said = decision.categories(*arrays.p_N2.T, groups=[source] * len(arrays.p_N2)) == "INVERT"
             truly = arrays.violates_N2[:, 0] & ~arrays.violates_N2[:, 1]
             own[source] += 1
             wrong[source] += int((said & ~truly).sum() > config.false_invert_rate * said.sum())
@@ -202,16 +202,16 @@ def test_deciding_by_source_is_deciding_each_source_alone() -> None:
     pairs = of_sources(np.random.default_rng(3), 400)
     decision = decision_of(audit(pairs, BY_SOURCE)["decision"])
     p = np.array([[pair.p_chosen, pair.p_rejected] for pair in pairs], dtype=float)
-    sources = [pair.source for pair in pairs]
-    together = decision.categories(*p.T, sources=sources)
+    groups = [pair.source for pair in pairs]
+    together = decision.categories(*p.T, groups=groups)
     for source in SOURCES:
-        mine = np.array([name == source for name in sources])
+        mine = np.array([name == source for name in groups])
         fit = decision.groups.get(source, Fit(decision.calibration, decision.band))
         alone = Decision(fit.calibration, decision.threshold, fit.band)
         assert list(together[mine]) == list(alone.categories(*p[mine].T))
-        assert np.allclose(decision.calibrated(p[:, 0], sources)[mine], fit.calibration(p[mine, 0]))
+        assert np.allclose(decision.calibrated(p[:, 0], groups)[mine], fit.calibration(p[mine, 0]))
     plain = decision.uncalibrated()
-    assert np.array_equal(plain.calibrated(p[:, 0], sources), p[:, 0])
+    assert np.array_equal(plain.calibrated(p[:, 0], groups), p[:, 0])
     assert plain.band_of("shy") == decision.band_of("shy")
 
 

@@ -15,7 +15,7 @@ from trace_ray.config.gpus import JUDGES
 from trace_ray.config.judge_check import distilled_problems, judge_problems, panel_problems
 from trace_ray.config.judges import WITHOUT_MODEL
 from trace_ray.config.plugins import is_plugin
-from trace_ray.config.policy import check_policy
+from trace_ray.config.policy import PolicyConfig, check_policy
 from trace_ray.config.sampler import sampler_problems
 from trace_ray.config.selection import select_problems, with_selection
 from trace_ray.config.selectors import selector_problems
@@ -68,7 +68,7 @@ def _problems(config: Config) -> Iterator[UserError]:
     needs_rules = any(judge.backend == "rules" for judge in judges.values())
     yield from _raised(lambda: check_policy(config.policy, needs_rules=needs_rules))
     if not misspelt:
-        yield from _check_audit(config.triage)
+        yield from _check_audit(config.triage, config.policy)
         yield from panel_problems(config.triage)
 
 
@@ -193,7 +193,7 @@ def triage_judges(triage: TriageConfig) -> dict[str, JudgeConfig]:
     return {f"triage.{name}": judge for name, judge in named.items() if judge is not None}
 
 
-def _check_audit(triage: TriageConfig) -> Iterator[UserError]:
+def _check_audit(triage: TriageConfig, policy: PolicyConfig) -> Iterator[UserError]:
     labelled = bool(triage.audit_labels)
     for name, used in (
         ("calibration", triage.calibration != "none"),
@@ -204,6 +204,11 @@ def _check_audit(triage: TriageConfig) -> Iterator[UserError]:
             yield UserError(f"triage.{name}", seen, "it is fitted on labels: set triage.audit_labels too")
     if labelled and triage.audit_file:
         yield UserError("triage.audit_file", triage.audit_file, "an audit comes from it or from triage.audit_labels")
+    judge = triage.judge
+    told = triage.clauses or judge.backend == "rules" or judge.verdict_by == "clauses" or judge.mode == "reason"
+    if triage.audit_by == "clause" and not (policy.clauses and told):
+        remedy = "no verdict tells of clauses: give policy.clauses and triage.clauses=true, or use source"
+        yield UserError("triage.audit_by", "clause", remedy)
 
 
 def _check_template_dates(config: Config) -> Iterator[UserError]:

@@ -52,7 +52,8 @@ class TriageConfig:
         audit_labels: ``""`` = no audit; ``from_pairs`` = chosen complies and rejected violates; else a JSONL file
             with pair_id, violates_chosen and violates_rejected.
         audit_by: ``source`` = where the labels of a source suffice, it has a calibration, a band and a bound of its own; the
-            others have those of all labels together, and the audit says which.
+            others have those of all labels together, and the audit says which. ``clause`` = the same of the pairs whose
+            chosen response most likely breaks a clause, as the judge has it; it must be asked for clauses.
         audit_file: what `trace-ray audit` stored with an earlier run: its calibration, threshold and band are used.
         audit_rows: pairs audited under from_pairs, about: the first blocks, which the prompts' hash fills. Of labelled
             pairs so many are judged before the corpus.
@@ -96,7 +97,7 @@ class TriageConfig:
     false_invert_rate: float = 0.0
     confidence: float = 0.9
     audit_labels: str = ""
-    audit_by: str = later_choice("all", "source")
+    audit_by: str = later_choice("all", "source", "clause")
     audit_file: str = ""
     audit_rows: int = 2000
     audit_sample: int = resource(128)

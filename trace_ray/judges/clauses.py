@@ -46,6 +46,16 @@ def broken(clauses: Clauses | None, threshold: float) -> list[str] | None:
     return [name for name, p in sorted(clauses, key=lambda clause: -clause[1]) if p >= threshold]
 
 
+def leading(clauses: Clauses | None) -> str:
+    """Returns the id of the clause that is broken most likely; empty where nobody asked, and where all are surely kept.
+
+    >>> leading((("a", 0.6), ("b", 0.1), ("c", 0.9))), leading((("a", 0.0),)), leading(None)
+    ('c', '', '')
+    """
+    name, p = max(clauses or (), key=lambda clause: clause[1], default=("", 0.0))
+    return name if p > 0 else ""
+
+
 class ClausewiseJudge:
     """Makes the verdict of the clauses: a response violates as likely as it breaks the clause that it breaks most likely.
 

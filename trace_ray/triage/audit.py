@@ -11,6 +11,8 @@ import numpy as np
 
 from trace_ray.config import TriageConfig
 from trace_ray.errors import JudgeRejectedError, UserError
+from trace_ray.judges.clauses import leading
+from trace_ray.judges.opinion import clauses_of
 from trace_ray.pairs import categorise
 from trace_ray.runs.artifacts import AUDIT_FILE, Run
 from trace_ray.storage.location import Location
@@ -18,7 +20,7 @@ from trace_ray.triage.calibrate import Decision, reliability
 from trace_ray.triage.fitting import Arrays, GroupFit, Labelled, false_invert_bound, fit_all
 from trace_ray.triage.labels import labelled_rows, read_labels
 
-_RAW = ["pair_id", "raw_violates_chosen", "raw_violates_rejected", "source"]
+_RAW = ["pair_id", "raw_violates_chosen", "raw_violates_rejected", "source", "clause_p_chosen"]
 _ROC_POINTS = 200
 """Most points of the stored curve: audit.json stays small, and no eye sees the difference."""
 
@@ -38,7 +40,7 @@ def audit(pairs: Sequence[Labelled], config: TriageConfig) -> dict[str, Any]:
     violates and below which it complies. All of it is of ``triage.judge`` alone, whatever a panel makes of it.
 
     Where a calibration or a band is fitted, that is done on half of the pairs (by their ids), the band and the figures
-    that depend on either on the other half. groups: the same of each source, where ``audit_by`` asks for it.
+    that depend on either on the other half. groups: the same of each source or clause, where ``audit_by`` asks for it.
     """
     ordered = sorted(pairs, key=lambda pair: pair.pair_id)
     fitted = fit_all(ordered, config)
@@ -73,7 +75,10 @@ def audit_run(run: Run, config: TriageConfig, labels: Location) -> dict[str, Any
     for part in run.triaged.parts():
         rows = labelled_rows(part.read_parquet(_RAW), known)
         columns = zip(*(rows[name].to_pylist() for name in _RAW), strict=True)
-        pairs += [Labelled(pair, known[pair], a, b, source=source or "") for pair, a, b, source in columns]
+        pairs += [
+            Labelled(pair, known[pair], a, b, source=source or "", clause=leading(clauses_of(told)))
+            for pair, a, b, source, told in columns
+        ]
     if not pairs:
         raise UserError("--labels", labels.uri, "no pair_id in this file is in the run's triaged/")
     figures = audit(pairs, config)
@@ -86,9 +91,10 @@ def _decided(pairs: Sequence[Labelled], decision: Decision) -> dict[str, Any]:
 
     arrays = Arrays.of(pairs)
     raw, truth = arrays.readable()
-    calibrated = decision.calibrated(raw, arrays.sources_of_readable([pair.source for pair in pairs]))
+    groups = [pair.group(decision.by) for pair in pairs]
+    calibrated = decision.calibrated(raw, arrays.groups_of_readable(groups))
     said = calibrated >= decision.threshold
-    names = list(decision.categories(*arrays.p_N2.T, sources=[pair.source for pair in pairs]))
+    names = list(decision.categories(*arrays.p_N2.T, groups=groups))
     expected = [categorise(not pair.label.chosen, not pair.label.rejected).value for pair in pairs]
     inverted = [want for want, name in zip(expected, names, strict=True) if name == "INVERT"]
     table, ece = reliability(calibrated, truth)
@@ -110,7 +116,7 @@ def _group(name: str, pairs: Sequence[Labelled], fit: GroupFit, config: TriageCo
     decision = Decision(fit.calibration, config.threshold, fit.band)
     said, held = _decided(fit.check, decision), fit.check if fit.own else pairs
     return {
-        "source": name,
+        config.audit_by: name,
         "pairs": len(pairs),
         "own": fit.own,
         "why": fit.why,

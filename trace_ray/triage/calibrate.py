@@ -11,6 +11,8 @@ import numpy as np
 from trace_ray.triage.categories import Floats, categories_N
 from trace_ray.triage.panel import Panel
 
+SOURCE, CLAUSE = "source", "clause"
+"""What pairs may be grouped by: where they come from; the clause that their chosen response most likely breaks."""
 BINS = 10
 _EDGE = 1e-6
 _BANDS = tuple(i / 100 for i in range(50))
@@ -100,7 +102,8 @@ class Decision:
 
     Args:
         violates_from is threshold + band, complies_below is threshold - band.
-        groups: {source: its own calibration and band}; pairs of all others have those above.
+        groups: {group of pairs: its own calibration and band}; pairs of all others have those above.
+        by: what groups are by, ``source`` or ``clause`` (``triage.audit_by``).
         panel: how the verdicts of several judges become one.
     """
 
@@ -108,40 +111,41 @@ class Decision:
     threshold: float
     band: float
     groups: Mapping[str, Fit] = field(default_factory=dict)
+    by: str = SOURCE
     panel: Panel = field(default_factory=Panel)
 
-    def categories(self, p_chosen_N: Floats, p_rejected_N: Floats, *, sources: Sequence[str] = ()) -> Any:
+    def categories(self, p_chosen_N: Floats, p_rejected_N: Floats, *, groups: Sequence[str] = ()) -> Any:
         """Returns the names of the categories of N pairs, from the judge's own probabilities.
 
         Args:
-            sources: of the N pairs, where groups are to count.
+            groups: the group of each of the N pairs, where groups are to count.
         """
         calibrate = self.calibration
         names = categories_N(calibrate(p_chosen_N), calibrate(p_rejected_N), self.threshold, self.band)
-        for fit, mine in self._parts(sources):
+        for fit, mine in self._parts(groups):
             chosen, rejected = fit.calibration(p_chosen_N[mine]), fit.calibration(p_rejected_N[mine])
             names[mine] = categories_N(chosen, rejected, self.threshold, fit.band)
         return names
 
-    def calibrated(self, p_N: Floats, sources: Sequence[str] = ()) -> Floats:
+    def calibrated(self, p_N: Floats, groups: Sequence[str] = ()) -> Floats:
         """Returns the calibrated probabilities of responses to N pairs."""
         found = np.array(self.calibration(p_N))
-        for fit, mine in self._parts(sources):
+        for fit, mine in self._parts(groups):
             found[mine] = fit.calibration(p_N[mine])
         return found
 
     def uncalibrated(self) -> Decision:
         """Returns the same threshold and bands for a judge that labels were not compared with."""
         groups = {name: Fit(Calibration(), fit.band) for name, fit in self.groups.items()}
-        return Decision(Calibration(), self.threshold, self.band, groups)
+        return Decision(Calibration(), self.threshold, self.band, groups, self.by)
 
-    def band_of(self, source: str) -> float:
+    def band_of(self, group: str) -> float:
         """Returns the abstain band of one group."""
-        return self.groups[source].band if source in self.groups else self.band
+        return self.groups[group].band if group in self.groups else self.band
 
-    def _parts(self, sources: Sequence[str]) -> Iterator[tuple[Fit, Any]]:
-        if self.groups and sources:
-            named = np.array(sources, dtype=object)
+    def _parts(self, groups: Sequence[str]) -> Iterator[tuple[Fit, Any]]:
+        if self.groups and groups:
+            named = np.array(groups, dtype=object)
             for name, fit in self.groups.items():
                 yield fit, named == name
 
@@ -197,7 +201,8 @@ def decision_of(stored: Mapping[str, Any]) -> Decision:
     groups = {
         name: Fit(Calibration(**fit["calibration"]), fit["band"]) for name, fit in stored.get("groups", {}).items()
     }
-    return Decision(Calibration(**stored["calibration"]), stored["threshold"], stored["band"], groups)
+    numbers = (stored["threshold"], stored["band"])
+    return Decision(Calibration(**stored["calibration"]), *numbers, groups, stored.get("by", SOURCE))
 
 
 def _logit(p_N: Floats) -> Floats:

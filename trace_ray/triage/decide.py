@@ -25,9 +25,9 @@ from trace_ray.pairs import (
     complies,
 )
 from trace_ray.triage.block import SIDES, UNSETTLED, Bench, prompt_texts
-from trace_ray.triage.calibrate import Decision
+from trace_ray.triage.calibrate import CLAUSE, Decision
 from trace_ray.triage.labels import Label
-from trace_ray.triage.voting import combine
+from trace_ray.triage.voting import combine, groups_of
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ def decide_block(
     refused = pc.is_valid(judged["reason"])
     rejects = _rejects(pairs.filter(refused), judged.filter(refused))
     pairs, judged = pairs.filter(pc.invert(refused)), judged.filter(pc.invert(refused))
-    sources = pairs["source"].to_pylist() if decision.groups else []
+    groups = groups_of(judged if decision.by == CLAUSE else pairs, decision)
     errors = _errors(judged)
-    verdict = combine(judged, decision, sources, errors)
+    verdict = combine(judged, decision, groups, errors)
     names, counts = verdict.names, Counter(verdict.counts)
     counts.update(_review(pairs["pair_id"], reviewed, names))
     corrected: list[str | None] = [None] * len(names)
     if correction is not None:
-        corrected, tried = _correct(pairs, names, correction, decision, window)
+        corrected, tried = _correct(pairs, names, correction, decision, groups, window)
         counts.update(tried)
     columns: dict[str, Any] = {name: pairs[name] for name in PAIR_SCHEMA.names}
     for side in SIDES:
@@ -144,7 +144,12 @@ def _review(ids: pa.ChunkedArray, reviewed: Mapping[str, Label], names: Any) -> 
 
 
 def _correct(
-    pairs: pa.Table, names: Sequence[str], correction: Correction, decision: Decision, window: tuple[int, int]
+    pairs: pa.Table,
+    names: Sequence[str],
+    correction: Correction,
+    decision: Decision,
+    groups: Sequence[str],
+    window: tuple[int, int],
 ) -> tuple[list[str | None], dict[str, int]]:
     """y_c for PUNISH pairs, the best of those that are judged compliant; without one the pair stays as it is."""
     kept: list[str | None] = [None] * len(names)
@@ -156,12 +161,12 @@ def _correct(
     tried = [(i, text) for i, draft in enumerate(drafts) for text in dict.fromkeys(draft.texts)]
     where, texts = [i for i, _ in tried], [text for _, text in tried]
     opinions, _ = correction.bench.opinions([requests[i] for i in where], texts, [slots[i] for i in where], window)
-    sources = some["source"].to_pylist()
+    mine = [groups[i] if groups else "" for i in punished]
     compliant: list[dict[str, float]] = [{} for _ in punished]
     for (i, text), opinion in zip(tried, opinions, strict=True):
         p = opinion.p_violates if opinion is not None else None
-        calibrated = None if p is None else float(decision.calibrated(np.array([p]), [sources[i]])[0])
-        if calibrated is not None and complies(calibrated, decision.threshold, decision.band_of(sources[i])):
+        calibrated = None if p is None else float(decision.calibrated(np.array([p]), [mine[i]])[0])
+        if calibrated is not None and complies(calibrated, decision.threshold, decision.band_of(mine[i])):
             compliant[i][text] = calibrated
     for i, found in zip(punished, compliant, strict=True):
         kept[i] = best(found)

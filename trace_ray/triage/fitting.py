@@ -1,4 +1,4 @@
-"""What labels make of a judge's probabilities: a calibration and an abstain band, for all pairs and by their source."""
+"""What labels make of a judge's probabilities: a calibration and an abstain band, for all pairs and by their group."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from trace_ray.config import TriageConfig
 from trace_ray.errors import JudgeRejectedError
-from trace_ray.triage.calibrate import Calibration, Decision, Fit, choose_band, fit_calibration, upper_bound
+from trace_ray.triage.calibrate import CLAUSE, Calibration, Decision, Fit, choose_band, fit_calibration, upper_bound
 from trace_ray.triage.labels import Label
 
 _LEAST_OF_A_KIND = 5
@@ -18,7 +18,11 @@ _LEAST_OF_A_KIND = 5
 
 
 class Labelled(NamedTuple):
-    """A labelled pair and what the judge said of it, uncalibrated; ``yes_bias``: of its responses, see ``Opinion``."""
+    """A labelled pair and what the judge said of it, uncalibrated.
+
+    Args:
+        yes_bias: of its responses, see ``Opinion``; clause: that its chosen response most likely breaks.
+    """
 
     pair_id: str
     label: Label
@@ -26,6 +30,11 @@ class Labelled(NamedTuple):
     p_rejected: float | None
     yes_bias: tuple[float | None, ...] = ()
     source: str = ""
+    clause: str = ""
+
+    def group(self, by: str) -> str:
+        """Returns its group by ``source`` or ``clause``."""
+        return self.clause if by == CLAUSE else self.source
 
 
 @dataclass(frozen=True)
@@ -45,10 +54,10 @@ class Arrays:
         kept = ~np.isnan(self.p_N2)
         return self.p_N2[kept], self.violates_N2[kept]
 
-    def sources_of_readable(self, sources: Sequence[str]) -> list[str]:
-        """Returns the pair's source of each response that ``readable`` gives."""
+    def groups_of_readable(self, groups: Sequence[str]) -> list[str]:
+        """Returns the pair's group of each response that ``readable`` gives."""
         kept = ~np.isnan(self.p_N2)
-        return [source for source, both in zip(sources, kept, strict=True) for p in both if p]
+        return [group for group, both in zip(groups, kept, strict=True) for p in both if p]
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class Fitted:
 
     Args:
         check: the pairs that no calibration was fitted on; reached: whether a band keeps the rate that is asked for.
-        groups: (source, its pairs, its fit), empty unless they are asked for.
+        groups: (name, its pairs, its fit), empty unless they are asked for.
     """
 
     decision: Decision
@@ -98,14 +107,14 @@ def fit_all(ordered: Sequence[Labelled], config: TriageConfig) -> Fitted:
     calibration = _calibration(config.calibration, fit)
     band = _band(config, calibration, check) if config.false_invert_rate > 0 else config.abstain_band
     decision = Decision(calibration, config.threshold, band if band is not None else config.abstain_band)
-    if config.audit_by != "source":
+    if (by := config.audit_by) == "all":
         return Fitted(decision, check, band is not None)
     groups = []
-    for source in sorted({pair.source for pair in ordered}):
-        mine = [pair for pair in ordered if pair.source == source]
-        groups.append((source, mine, _group_fit(mine, decision, config)))
-    own = {source: Fit(group.calibration, group.band) for source, _, group in groups if group.own}
-    return Fitted(replace(decision, groups=own), check, band is not None, groups)
+    for name in sorted({pair.group(by) for pair in ordered}):
+        mine = [pair for pair in ordered if pair.group(by) == name]
+        groups.append((name, mine, _group_fit(mine, decision, config)))
+    own = {name: Fit(group.calibration, group.band) for name, _, group in groups if group.own}
+    return Fitted(replace(decision, groups=own, by=by), check, band is not None, groups)
 
 
 def _group_fit(pairs: Sequence[Labelled], pooled: Decision, config: TriageConfig) -> GroupFit:
@@ -150,6 +159,6 @@ def _band(config: TriageConfig, calibration: Calibration, pairs: Sequence[Labell
 def false_invert_bound(pairs: Sequence[Labelled], decision: Decision, confidence: float) -> float:
     """Returns the upper confidence limit of the share of INVERT verdicts that the labels do not bear out."""
     arrays = Arrays.of(pairs)
-    said = decision.categories(*arrays.p_N2.T, sources=[pair.source for pair in pairs]) == "INVERT"
+    said = decision.categories(*arrays.p_N2.T, groups=[pair.group(decision.by) for pair in pairs]) == "INVERT"
     false = said & ~(arrays.violates_N2[:, 0] & ~arrays.violates_N2[:, 1])
     return upper_bound(int(false.sum()), int(said.sum()), confidence)

@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 
 from trace_ray.config import TriageConfig
 from trace_ray.errors import UserError
+from trace_ray.judges.clauses import leading
+from trace_ray.judges.opinion import clauses_of
 from trace_ray.runs.artifacts import AUDIT_FILE
 from trace_ray.storage.location import Location
 from trace_ray.triage.audit import audit, refuse_unreached_rate
@@ -23,7 +25,7 @@ from trace_ray.triage.work import Work
 
 _FILES_IN_TASK = 64
 _COLUMNS = ["pair_id", "p_chosen", "p_rejected", "reason"]
-_LATER = ["yes_bias_chosen", "yes_bias_rejected", "source"]
+_LATER = ["yes_bias_chosen", "yes_bias_rejected", "source", "clause_p_chosen"]
 """Columns that verdicts of earlier versions do not have."""
 
 Labels = Mapping[str, Label] | None
@@ -51,8 +53,8 @@ def labelled_in_table(judged: pa.Table, labels: Labels) -> list[Labelled]:
     columns = (rows[name].to_pylist() for name in _COLUMNS[:3])
     later = (rows[name].to_pylist() if name in rows.column_names else [None] * len(rows) for name in _LATER)
     return [
-        Labelled(pair, label_of(pair, labels), chosen, rejected, (a, b), source or "")
-        for pair, chosen, rejected, a, b, source in zip(*columns, *later, strict=True)
+        Labelled(pair, label_of(pair, labels), chosen, rejected, (a, b), source or "", leading(clauses_of(told)))
+        for pair, chosen, rejected, a, b, source, told in zip(*columns, *later, strict=True)
     ]
 
 

@@ -19,7 +19,7 @@ from trace_ray.triage.dawid_skene import SILENT, Counts, fit_skills
 from trace_ray.triage.labelled import Labels, audited_blocks
 from trace_ray.triage.panel import DAWID_SKENE, Panel
 from trace_ray.triage.running import by_tasks
-from trace_ray.triage.voting import said_of, votes
+from trace_ray.triage.voting import groups_of, said_of, votes
 from trace_ray.triage.work import Work
 
 _FILES_IN_TASK = 64
@@ -55,9 +55,9 @@ def count_votes(verdicts: Sequence[Location], labels: Labels, decision: Decision
     for place in verdicts:
         judged = place.read_parquet()
         judged = judged.filter(pc.is_null(judged["reason"]))
-        said, sources = said_of(judged, decision, judges), judged["source"].to_pylist() if decision.groups else []
+        said, groups = said_of(judged, decision, judges), groups_of(judged, decision)
         for number, side in enumerate(SIDES):
-            cast, _ = votes(said[:judges], side, sources)
+            cast, _ = votes(said[:judges], side, groups)
             rows, times = np.unique(
                 np.column_stack([cast, _labels(judged, labels, number)]), axis=0, return_counts=True
             )

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from trace_ray.judges.clauses import leading
+from trace_ray.judges.opinion import clauses_of
 from trace_ray.pairs import Category
 from trace_ray.triage.block import OTHERS, SIDES
-from trace_ray.triage.calibrate import Decision
+from trace_ray.triage.calibrate import CLAUSE, Decision
 from trace_ray.triage.categories import Floats
 from trace_ray.triage.panel import AGREE, votes_N
 
@@ -32,14 +34,14 @@ class Said:
     asked: Mapping[str, Any]
     decision: Decision
 
-    def categories(self, sources: Sequence[str]) -> Any:
+    def categories(self, groups: Sequence[str]) -> Any:
         """Returns the categories that it alone would give."""
-        return self.decision.categories(*self.p.values(), sources=sources)
+        return self.decision.categories(*self.p.values(), groups=groups)
 
-    def votes(self, side: str, sources: Sequence[str]) -> Any:
-        bands = [self.decision.band_of(source) for source in sources]
-        p = self.decision.calibrated(self.p[side], sources)
-        return votes_N(p, self.decision.threshold, np.array(bands) if sources else self.decision.band)
+    def votes(self, side: str, groups: Sequence[str]) -> Any:
+        bands = [self.decision.band_of(source) for source in groups]
+        p = self.decision.calibrated(self.p[side], groups)
+        return votes_N(p, self.decision.threshold, np.array(bands) if groups else self.decision.band)
 
     @property
     def asked_of_pair(self) -> Any:
@@ -86,32 +88,41 @@ def floats(column: pa.ChunkedArray) -> Floats:
     return np.asarray(column.fill_null(float("nan")).to_numpy(), dtype=np.float64)
 
 
-def votes(said: Sequence[Said], side: str, sources: Sequence[str]) -> tuple[Any, Any]:
+def groups_of(judged: pa.Table, decision: Decision) -> list[str]:
+    """Returns the group of each pair, where the decision goes by groups."""
+    if not decision.groups:
+        return []
+    if decision.by == CLAUSE:
+        return [leading(clauses_of(told)) for told in judged["clause_p_chosen"].to_pylist()]
+    return list(judged["source"].to_pylist())
+
+
+def votes(said: Sequence[Said], side: str, groups: Sequence[str]) -> tuple[Any, Any]:
     """Returns the votes of J judges on N responses and who was asked, both N x J."""
-    return np.stack([judge.votes(side, sources) for judge in said], 1), np.stack(
+    return np.stack([judge.votes(side, groups) for judge in said], 1), np.stack(
         [judge.asked[side] for judge in said], 1
     )
 
 
-def combine(judged: pa.Table, decision: Decision, sources: Sequence[str], errors: list[str | None]) -> Verdict:
+def combine(judged: pa.Table, decision: Decision, groups: Sequence[str], errors: list[str | None]) -> Verdict:
     """Returns what all judges together say of each pair; ``errors`` are told where that is nothing.
 
     A judge that gave no verdict on a pair has the category ABSTAIN, whatever it said of the pair's neighbours.
     """
     said = said_of(judged, decision, decision.panel.judges)
-    alone = [judge.categories(sources) for judge in said]
-    p = {side: decision.calibrated(said[0].p[side], sources) for side in SIDES}
+    alone = [judge.categories(groups) for judge in said]
+    p = {side: decision.calibrated(said[0].p[side], groups) for side in SIDES}
     if len(said) == 1:
         return Verdict(alone[0], p, {})
     differ = np.any(
         [judge.asked_of_pair & (names != alone[0]) for judge, names in zip(said, alone, strict=True)], axis=0
     )
     counts = Counter({"judges_differ": int(differ.sum())} if differ.any() else {})
-    counts.update(_compared(said, sources))
+    counts.update(_compared(said, groups))
     if decision.panel.rule == AGREE:
         names = np.where(differ, Category.ABSTAIN.value, alone[0])
     else:
-        told = {side: decision.panel.p_violates(*votes(said, side, sources)) for side in SIDES}
+        told = {side: decision.panel.p_violates(*votes(said, side, groups)) for side in SIDES}
         names = decision.panel.categories(told["chosen"], told["rejected"], decision.threshold, decision.band)
         p = told if decision.panel.skills is not None else p
         counts["panel_decided"] = int((differ & (names != Category.ABSTAIN)).sum())
@@ -134,11 +145,11 @@ def _why_undecided(i: Any, said: Sequence[Said], alone: Sequence[Any]) -> str:
     return f"judges differ: {', '.join(names[:-1])} and {names[-1]}{''.join(silent)}"
 
 
-def _compared(said: Sequence[Said], sources: Sequence[str]) -> dict[str, int]:
+def _compared(said: Sequence[Said], groups: Sequence[str]) -> dict[str, int]:
     """Counts how the first two judges called the responses on which both gave a verdict."""
     counts: Counter[str] = Counter()
     for side in SIDES:
-        a, b = (judge.decision.calibrated(judge.p[side], sources) for judge in said[:2])
+        a, b = (judge.decision.calibrated(judge.p[side], groups) for judge in said[:2])
         both, at = ~np.isnan(a) & ~np.isnan(b), said[0].decision.threshold
         x, y = a[both] >= at, b[both] >= at
         counts.update({"judges_yes_yes": int((x & y).sum()), "judges_no_no": int((~x & ~y).sum())})
