@@ -1,9 +1,10 @@
-"""What millions of synthetic pairs cost: seconds, the driver's share, memory, files and requests.
+"""What millions of synthetic pairs cost: seconds, the driver's share, memory, files and requests, stage by stage.
 
-    python tests/bench/scale.py --rows 1000000 [--file-rows 100000] [--s3] [--folder DIR]
+    python -m tests.bench.scale --rows 1000000,3000000 [--file-rows 100000] [--s3] [--folder DIR]
 
-Triage with the rules judge, so that everything but a model's time is measured: reading, parsing, ids, regrouping, parts,
-accounting. ``--s3``: corpus and run in an S3 server on loopback, whose requests are counted by a proxy before it.
+Triage with the rules judge and impact with ``fake_scorer``, so that everything but a model's time is measured: reading,
+parsing, ids, regrouping, parts, accounting, surveys, tallies, weights; then a training worker opens what they wrote. Each
+size in a process of its own. ``--s3``: corpus and run in an S3 server on loopback, whose requests a proxy before it counts.
 The last line is one JSON object.
 """
 
@@ -13,17 +14,24 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import trace_ray.synth
+from tests.bench.fake_scorer import install
 from tests.bench.scale_corpus import write_corpus
 from tests.bench.watch import Watch
-from trace_ray.config import StorageConfig
+from trace_ray.config import Config, StorageConfig
 from trace_ray.config.load import load_config
 from trace_ray.pipeline import run_folder, run_stages
+from trace_ray.runs.artifacts import Run
+
+POLICY = Path(trace_ray.synth.__file__).with_name("models") / "policy"
 
 SETTINGS = [
     "policy.name=scale",
@@ -34,11 +42,15 @@ SETTINGS = [
     "corpus.rows_per_part=8192",
     "corpus.holdout=0.01",
     "triage.judge.num_cpus=0.5",
+    f"model.path={POLICY}",
+    "impact.gold_size=32",
+    "impact.num_cpus=1",
 ]
 
 
-def triage(folder: Path, rows: int, file_rows: int, *, s3: bool) -> dict[str, Any]:
-    """Returns the figures of one triage; every row is accounted for."""
+def stages(folder: Path, rows: int, file_rows: int, *, s3: bool) -> dict[str, Any]:
+    """Returns the figures of triage, impact and the training reader; every row is accounted for."""
+    os.environ["TRACE_RAY_CACHE"] = str(folder / "cache")
     corpus_mb = round(write_corpus(folder / "corpus", rows, file_rows) / 1e6, 1)
     settings, storage, base = list(SETTINGS), StorageConfig(), str(folder)
     with ExitStack() as stack:
@@ -48,22 +60,49 @@ def triage(folder: Path, rows: int, file_rows: int, *, s3: bool) -> dict[str, An
             settings += [f"storage.endpoint={storage.endpoint}", f"storage.region={storage.region}"]
         config = load_config([], [*settings, f"corpus.paths=['{base}/corpus']"])
         run = run_folder(f"{base}/run", storage)
-        with Watch() as watch:
-            run_stages(run, config, ["triage"])
-        manifest = run.triaged.manifest()
-        counts, seconds = manifest["counts"], watch.seconds
+        _ray_with_stand_ins()
+        found: dict[str, Any] = {"rows": rows, "corpus_mb": corpus_mb}
+        for name in ("triage", "impact"):
+            found[name] = _stage(run, config, name, rows, requests)
+        counts, scored = run.triaged.manifest()["counts"], run.scored.manifest()["counts"]
         assert counts["triaged"] + counts["rejects"] == rows, counts
-        kinds = Counter("LIST" if "list-type" in line else line.split()[0] for line in requests)
-        return {
-            "part": "triage",
-            "rows": rows,
-            "corpus_mb": corpus_mb,
-            "rows_per_second": round(rows / seconds),
-            "parts": len(manifest["parts"]),
-            **watch.figures(),
-            **({"requests": dict(kinds), "requests_a_1000_rows": round(1000 * len(requests) / rows, 2)} if s3 else {}),
-            "requests_by_step": manifest.get("requests"),
-        }
+        assert sum(scored.values()) == counts["triaged"], (scored, counts)
+    if not s3:
+        found["reader"] = _reader(folder)
+    return found
+
+
+def _ray_with_stand_ins() -> None:
+    import ray
+
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    hook = {"worker_process_setup_hook": install}
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=hook)
+
+
+def _stage(run: Run, config: Config, name: str, rows: int, requests: list[str]) -> dict[str, Any]:
+    before = len(requests)
+    with Watch() as watch:
+        run_stages(run, config, [name])
+    artifact = run.triaged if name == "triage" else run.scored
+    manifest = artifact.manifest()
+    asked = Counter("LIST" if "list-type" in line else line.split()[0] for line in requests[before:])
+    figures: dict[str, Any] = {
+        **watch.figures(),
+        "driver_share": round(watch.cpu_seconds / watch.seconds, 3),
+        "rows_per_second": round(rows / watch.seconds),
+        "parts": len(manifest["parts"]),
+    }
+    if requests:
+        figures |= {"requests": dict(asked), "requests_a_1000_rows": round(1000 * asked.total() / rows, 2)}
+    return figures
+
+
+def _reader(folder: Path) -> dict[str, Any]:
+    """What a training worker takes to open the scored rows: the node's first, which copies them, and another."""
+    child = [sys.executable, "-m", "tests.bench.reader", "--child", str(folder), "--steps", "100"]
+    told = [subprocess.run(child, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    return {name: json.loads(text.splitlines()[-1]) for name, text in zip(("copying", "reading"), told, strict=True)}
 
 
 def _served(stack: ExitStack, folder: Path) -> tuple[StorageConfig, list[str], str]:
@@ -72,7 +111,7 @@ def _served(stack: ExitStack, folder: Path) -> tuple[StorageConfig, list[str], s
     from tests.support.s3 import CREDENTIALS, S3Server
     from trace_ray.storage.location import locate
 
-    os.environ.update(CREDENTIALS | {"TRACE_RAY_CACHE": str(folder / "cache")})
+    os.environ.update(CREDENTIALS)
     server = stack.enter_context(S3Server())
     server.make_bucket("lake")
     proxy = stack.enter_context(FaultyProxy(("127.0.0.1", server.port), {}))
@@ -85,18 +124,45 @@ def _served(stack: ExitStack, folder: Path) -> tuple[StorageConfig, list[str], s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--rows", default="200000")
     parser.add_argument("--file-rows", type=int, default=100_000)
     parser.add_argument("--folder", default="")
     parser.add_argument("--s3", action="store_true")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     folder = Path(asked.folder or tempfile.mkdtemp(prefix="scale"))
-    figures = triage(folder, asked.rows, asked.file_rows, s3=asked.s3)
-    for name, value in figures.items():
-        print(f"{name:24} {value}")
+    if asked.child:
+        print(json.dumps(stages(folder, int(asked.rows), asked.file_rows, s3=asked.s3)))
+        return
+    sizes = [_apart(folder / rows, rows, asked) for rows in asked.rows.split(",")]
     if not asked.folder:
         shutil.rmtree(folder)
-    print(json.dumps(figures))
+    print(json.dumps({"s3": asked.s3, "cpus": os.cpu_count(), "sizes": sizes, "a_million_more": _slopes(sizes)}))
+
+
+def _slopes(sizes: list[dict[str, Any]]) -> dict[str, float]:
+    """Returns the driver's CPU seconds that a million rows more take, from the smallest to the largest size.
+
+    What does not grow with the rows (imports, Ray's start) is in neither.
+    """
+    first, last = sizes[0], sizes[-1]
+    more = (last["rows"] - first["rows"]) / 1e6
+    names = ("triage", "impact") if more else ()
+    return {n: round((last[n]["driver_cpu_seconds"] - first[n]["driver_cpu_seconds"]) / more, 2) for n in names}
+
+
+def _apart(folder: Path, rows: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """One size in a process of its own; what it wrote goes with it, unless a folder was named."""
+    child = [sys.executable, "-m", "tests.bench.scale", "--child", "--rows", rows, "--folder", str(folder)]
+    child += ["--file-rows", str(asked.file_rows), *(["--s3"] if asked.s3 else [])]
+    told = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
+    figures: dict[str, Any] = json.loads(told)
+    print(f"{figures['rows']} rows, {figures['corpus_mb']} MB")
+    for part in ("triage", "impact", "reader"):
+        print(f"  {part:8} {figures.get(part)}", flush=True)
+    if not asked.folder:
+        shutil.rmtree(folder)
+    return figures
 
 
 if __name__ == "__main__":
