@@ -33,6 +33,9 @@ from trace_ray.storage.location import upload_folder
 from trace_ray.storage.staging import download_folder
 from trace_ray.synth.demo import write_corpus
 
+# The fixture is a whole run: beside ten other busy processes it was still at its last stage after 15 minutes.
+pytestmark = pytest.mark.timeout(3600)
+
 HANDLER = signal.getsignal(signal.SIGINT)
 """As it was before any run: Python's own, or none where a shell put the tests in the background."""
 

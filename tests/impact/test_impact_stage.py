@@ -1,118 +1,36 @@
-"""The impact stage on a real local Ray: full and LoRA, curvature, resumption, a lost worker."""
+"""What the impact stage writes, by its own work in this process; tests/ray/test_impact_pool.py has it on actors."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import ray
 
 from tests.impact import tiny, world
-from tests.realign import handmade
+from tests.impact.stage_runs import PAIRS, config, impacts, triaged_run
+from tests.support.in_process import impact_in_process
 from trace_ray.chat.text import TokenizedPair
-from trace_ray.cluster.connection import ensure_ray
-from trace_ray.config import Config, CorpusConfig, ImpactConfig, LoraSettings, StorageConfig
 from trace_ray.errors import UserError
-from trace_ray.impact import stage
 from trace_ray.impact.stage import run_impact
-from trace_ray.impact.tasks import score_rows
 from trace_ray.model.loading import load_chat_tokenizer
-from trace_ray.pairs import TRIAGED_SCHEMA
-from trace_ray.realign.reference import STORED, reference_place
-from trace_ray.realign.stage import _store_reference
 from trace_ray.report.sections.problems import problems_section
-from trace_ray.runs.artifacts import SCORES, Run
-from trace_ray.storage.location import locate
-
-PAIRS = 83
-SMALL: dict[str, Any] = {"gold_size": 7, "shard_rows": 17, "batch_tokens": 1024, "retain_per_conflict": 1.0}
+from trace_ray.runs.artifacts import Run
 
 
-def triaged_run(place: Path) -> Run:
-    """A run whose triage is done, by the oracle."""
-    run = Run(locate(str(place), StorageConfig()))
-    run.triaged.begin({"pairs": PAIRS})
-    table = world.triaged(PAIRS)
-    (run.triaged.place / "part-0.parquet").write_parquet(table)
-    names = table["category"].to_pylist()
-    counts = {"triaged": PAIRS} | {f"train {name}": names.count(name) for name in set(names)}
-    run.triaged.publish(counts=counts, seconds=0.0, schema=TRIAGED_SCHEMA)
-    return run
-
-
-def config(**impact: Any) -> Config:
-    lora = LoraSettings(r=4, alpha=4, dropout=0.0, target_modules=("q_proj", "v_proj", "down_proj"))
-    return Config(model=world.POLICY, lora=lora, corpus=CorpusConfig(), impact=ImpactConfig(**{**SMALL, **impact}))
-
-
-def impacts(run: Run) -> list[float]:
-    rows = run.scored.read(["row", "impact"]).to_pylist()
-    return [row["impact"] for row in sorted(rows, key=lambda row: row["row"]) if row["impact"] is not None]
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    impact_in_process(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def lora(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = triaged_run(tmp_path_factory.mktemp("lora"))
-    run_impact(run, config())
+    with pytest.MonkeyPatch.context() as patch:
+        impact_in_process(patch)
+        run_impact(run, config())
     return run
-
-
-def test_other_shards_and_a_killed_worker_give_the_same_scores(
-    lora: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second run scores in shards of 5; the worker of one of them is killed once, at its first task."""
-    run = triaged_run(tmp_path)
-    marker = str(tmp_path / "killed")
-
-    def dying(*arguments: Any) -> Any:
-        if not os.path.exists(marker):
-            Path(marker).write_text(str(os.getpid()))
-            os.kill(os.getpid(), signal.SIGKILL)
-        return score_rows(*arguments)
-
-    monkeypatch.setattr(stage, "score_rows", dying)
-    run_impact(run, config(shard_rows=5))
-    assert os.path.exists(marker)
-    assert run.impact.manifest()["model_loads"] <= ray.cluster_resources()["CPU"] + 1
-    assert tiny.relative_error(impacts(run), impacts(lora)) <= 1e-4
-    assert len((run.impact.place / SCORES).files(".json")) == -(-PAIRS // 5)
-
-
-def test_actors_load_the_model_once_whatever_the_shards(lora: Run, tmp_path: Path) -> None:
-    """Gold shards, curvature products and more than 40 shards of pairs on two actors."""
-    run = triaged_run(tmp_path)
-    solve = {"curvature": "gauss_newton", "curvature_pairs": 5, "gamma": 0.01, "cg_tolerance": 1e-2}
-    run_impact(run, config(shard_rows=2, num_cpus=ray.cluster_resources()["CPU"] / 2, **solve))
-    assert len((run.impact.place / SCORES).files(".json")) > 40
-    manifest = run.impact.manifest()
-    assert 1 <= manifest["model_loads"] <= 2
-    assert manifest["run_as"] == {"packing": "rows", "kernels": "none", "batch_tokens": 1024}
-    assert len(impacts(run)) == len(impacts(lora))
-
-
-def test_the_reference_is_loaded_once_an_actor_whatever_the_parts(tmp_path: Path) -> None:
-    settings = handmade.tiny_config(handmade.tiny_model(tmp_path / "model"))
-    settings = replace(settings, realign=replace(settings.realign, kl_reference="top_k", top_k=3, num_cpus=1))
-    run = handmade.make_run(tmp_path / "run", settings, count=24)
-    part = (run.scored.place / "part-0.parquet").read_parquet()
-    for number in range(12):
-        (run.scored.place / f"part-1{number:02d}.parquet").write_parquet(part.slice(number, 1))
-    run.scored.publish(counts={"rows": 48}, seconds=0.0)
-    ensure_ray(settings.ray)
-    _store_reference(run, settings)
-    stored = {place.name for place in reference_place(run).files(".parquet")}
-    assert stored == set(run.scored.manifest()["parts"])
-    facts = json.loads((run.realign.place / STORED).read_text())
-    assert facts["parts"] == 14
-    assert 1 <= facts["model_loads"] <= ray.cluster_resources()["CPU"]
-    _store_reference(run, settings)  # nothing is left to do
-    assert json.loads((run.realign.place / STORED).read_text()) == facts
 
 
 def test_the_manifest_reports_each_category(lora: Run) -> None:
@@ -147,7 +65,7 @@ def test_full_scores_every_weight(tmp_path: Path) -> None:
     assert row["impact"] == pytest.approx(tiny.derivative(model, loss, direction), rel=1e-4)
 
 
-def test_gauss_newton_solves_on_tasks_and_logs_its_residuals(tmp_path: Path) -> None:
+def test_gauss_newton_solves_and_logs_its_residuals(tmp_path: Path) -> None:
     run = triaged_run(tmp_path)
     solve = {"curvature": "gauss_newton", "curvature_pairs": 5, "gamma": 0.01, "cg_tolerance": 1e-3}
     run_impact(run, config(**solve))
