@@ -157,15 +157,18 @@ def test_the_table_and_json_of_a_plan_without_problems(corpus: list[str]) -> Non
 def test_an_endpoint_without_a_given_speed_says_so_and_its_tokens_are_counted(corpus: list[str]) -> None:
     url = "triage.judge.endpoint.base_url=http://127.0.0.1:1/v1"
     endpoint = ["triage.judge.backend=openai", "triage.judge.model=any", url, "plan.judge_tokens_s=0"]
-    arguments = ["plan", "-c", str(DEMO), *corpus, *GIVEN, *endpoint, "plan.cpu_hour_price=0.1"]
+    prices = ["plan.cpu_hour_price=0.1", "triage.judge.endpoint.prompt_price=3"]
+    arguments = ["plan", "-c", str(DEMO), *corpus, *GIVEN, *endpoint, *prices]
     table = CliRunner().invoke(app, arguments)
     assert table.exit_code == 0, table.output
     assert "triage: not estimated: set plan.judge_tokens_s" in table.stdout
     assert "all but" in table.stdout
+    assert "endpoints" in table.stdout
     assert "not estimated" not in CliRunner().invoke(app, [*arguments, "plan.judge_tokens_s=500"]).stdout
     triage, *others = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)["stages"]
     assert (triage["seconds"], triage["price"]) == (None, None)
     assert triage["tokens"] > 1028 * 2 * 20
+    assert triage["endpoints"] == pytest.approx(3e-6 * triage["tokens"])
     assert all(stage["seconds"] > 0 for stage in others)
 
 

@@ -119,7 +119,7 @@ def drawn(payload: dict[str, Any], text: str) -> dict[str, Any]:
     if "response_format" in payload:
         said = json.dumps({"reasoning": f"seed {payload['seed']}", "violates": violates, "clauses": ["two"] * violates})
     choice = {"message": {"content": said}, "finish_reason": "stop" if "response_format" in payload else "length"}
-    return {"choices": [choice], "usage": {"total_tokens": 30}}
+    return {"choices": [choice], "usage": {"total_tokens": 30, "completion_tokens": 4}}
 
 
 def answer(payload: dict[str, Any], text: str) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def answer(payload: dict[str, Any], text: str) -> dict[str, Any]:
         return drawn(payload, text)
     if payload["max_tokens"] > 1:
         draft = "GOOD, corrected" if "HOPELESS" not in text else "still BAD"
-        return {"choices": [{"message": {"content": draft}}], "usage": {"total_tokens": 20}}
+        return {"choices": [{"message": {"content": draft}}], "usage": {"total_tokens": 20, "completion_tokens": 8}}
     clause = re.search(r"violate \[(\w+)\]", payload["messages"][-1]["content"].rpartition("</response>")[2])
     yes = p_yes(text) if clause is None else 0.9 if clause[1] in re.findall(r"\w+", text) else 0.1
     alternatives = [("Yes", yes * 0.9), (" no", (1 - yes) * 0.9), ("Maybe", 0.1)]
@@ -135,4 +135,7 @@ def answer(payload: dict[str, Any], text: str) -> dict[str, Any]:
         alternatives = [("Well", 0.9), ("Yes", 0.05)]
     top = [{"token": token, "logprob": math.log(p)} for token, p in alternatives]
     content = [{"token": top[0]["token"], "logprob": top[0]["logprob"], "top_logprobs": top}]
-    return {"choices": [{"message": {"content": "x"}, "logprobs": {"content": content}}], "usage": {"total_tokens": 10}}
+    return {
+        "choices": [{"message": {"content": "x"}, "logprobs": {"content": content}}],
+        "usage": {"total_tokens": 10, "completion_tokens": 1},
+    }

@@ -19,8 +19,10 @@ from trace_ray.config import Config, CorpusConfig, EndpointConfig, JudgeConfig, 
 from trace_ray.config.load import dump_config, load_config
 from trace_ray.errors import JudgeRejectedError, StaleRunError, UserError
 from trace_ray.pipeline import decide_run
+from trace_ray.report.page import render
 from trace_ray.runs.artifacts import AGAIN, WORK, Run
 from trace_ray.runs.opening import hold_settings
+from trace_ray.runtime.progress import Meter
 from trace_ray.storage.location import locate
 from trace_ray.triage import again
 from trace_ray.triage.stage import run_triage
@@ -113,6 +115,25 @@ def test_rows_are_those_of_a_fresh_triage_and_nothing_is_judged(
         seen.append(rows(run))
     assert not decide_run(run, config, config)
     assert all(mine != other for mine, other in itertools.pairwise(seen)), "each of the settings makes a difference"
+
+
+def test_what_an_endpoint_costs_is_told_while_it_is_asked_and_kept(
+    plain: Config, folder: Path, fake: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(Meter, "advance", lambda _self, _rows, note="": notes.append(note))
+    config = configured(plain, folder, fake)
+    priced = replace(config.triage.judge.endpoint, prompt_price=2e6, answer_price=5e6)  # 2 and 5 a token
+    config = changed(config, judge=replace(config.triage.judge, endpoint=priced))
+    run = triage(config, folder, "run")
+    requests = sum(fake.asked.values())
+    cost = requests * (9 * 2 + 1 * 5)  # each answer is one of ten tokens
+    assert run.triaged.manifest()["endpoints"] == {"requests": requests, "tokens": 10 * requests, "price": cost}
+    told = [note for note in notes if "requests" in note]
+    assert told[-1] == f"{requests:,} requests, {requests / 1e5:.2f} M tokens, {cost:,.2f} spent"
+    assert len(told) > 1
+    page = render(run, config)
+    assert f"<strong>{requests}</strong> requests with {10 * requests:,} tokens: <strong>{cost:,.2f}</strong>" in page
 
 
 def test_a_review_comes_back_part_by_part_and_what_is_decided_leaves_it(

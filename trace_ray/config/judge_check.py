@@ -32,6 +32,8 @@ LEAST_OF_ENDPOINT = {
     "requests_per_minute": 0,
     "tokens_per_minute": 0,
     "backoff_s": 0,
+    "prompt_price": 0,
+    "answer_price": 0,
 }
 PARTS = ("policy", "judged", "question")
 """What a prompt's template must hold once each; ``examples`` may stand in it too."""

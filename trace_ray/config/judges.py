@@ -40,6 +40,8 @@ class EndpointConfig:
         max_retries: further tries after a 429, a 5xx, a time-out or a broken connection.
         backoff_s: wait before the first of them; it doubles each time, with jitter, up to a minute, unless Retry-After says
             more, which is kept to.
+        prompt_price, answer_price: of a million tokens that it reads and of as many that it writes, any currency; then
+            ``plan``, the line of progress and the report tell what it costs. 0 = not known.
         max_requests: requests, retries included; 0 = no limit.
         max_tokens: tokens of prompts and answers; known with the answer, so up to ``concurrency`` answers more. 0 = no limit.
     """
@@ -54,6 +56,8 @@ class EndpointConfig:
     timeout_s: float = resource(60.0)
     max_retries: int = resource(6)
     backoff_s: float = resource(0.5)
+    prompt_price: float = resource(0.0)
+    answer_price: float = resource(0.0)
     max_requests: int = resource(0)
     max_tokens: int = resource(0)
 

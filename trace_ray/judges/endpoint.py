@@ -10,7 +10,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -46,7 +46,7 @@ class Endpoint:
 
     def __init__(self, config: EndpointConfig, where: str = "endpoint") -> None:
         self.config, self.where = config, where
-        self.requests = self.tokens = self.retries = 0
+        self.requests = self.tokens = self.written = self.retries = 0
         self.pace = Pace(config.requests_per_minute, config.tokens_per_minute)
         key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -105,10 +105,7 @@ class Endpoint:
                 if response.status == 200:
                     body = await response.json(content_type=None)
                     answer = body if isinstance(body, dict) else {}
-                    usage = answer.get("usage")
-                    took = int(usage.get("total_tokens") or 0) if isinstance(usage, dict) else 0
-                    self.tokens += took
-                    self.pace.used(took, time.monotonic())
+                    self.pace.used(self._count_tokens(answer), time.monotonic())
                     return Reply(answer), 0.0
                 text = " ".join((await response.text()).split())[:200]
                 error = f"endpoint {response.status}: {text}"
@@ -131,8 +128,18 @@ class Endpoint:
                 raise UserError(f"{self.where}.{name}", limit, remedy)
         self.requests += 1
 
+    def _count_tokens(self, answer: Mapping[str, Any]) -> int:
+        """Counts what an answer says it took, and returns its tokens."""
+        usage = answer.get("usage")
+        told = usage if isinstance(usage, dict) else {}
+        took = int(told.get("total_tokens") or 0)
+        self.tokens += took
+        self.written += int(told.get("completion_tokens") or 0)
+        return took
+
     def counts(self) -> dict[str, int]:
-        return {"requests": self.requests, "retries": self.retries, "endpoint_tokens": self.tokens}
+        used = {"endpoint_tokens": self.tokens, "endpoint_written": self.written}
+        return {"requests": self.requests, "retries": self.retries, **used}
 
 
 def _failed(replies: Sequence[Reply]) -> bool:

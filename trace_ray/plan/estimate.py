@@ -9,6 +9,7 @@ from dataclasses import replace
 from trace_ray.config import Config, ImpactConfig, ObjectiveConfig, PlanConfig
 from trace_ray.config.gpus import judging_pool
 from trace_ray.judges.backends import needs_model_for_corrections
+from trace_ray.judges.spend import price, total
 from trace_ray.plan.asked import Asked
 from trace_ray.plan.judges import CORRECTOR, EVALUATION, FIRST, JUDGE, SECOND, THIRD, used_judges
 from trace_ray.plan.judging import POOL_START_S, in_words, pool_time
@@ -52,7 +53,15 @@ def estimate(
         "realign": lambda: [_realign(load, asked, rates, config, have)],
         "evaluate": lambda: [_evaluate(load, asked, rates, config, have), *_panel(load, asked, rates, config)],
     }
-    return [figure for stage in STAGES if stage in stages and stage in figures for figure in figures[stage]()]
+    made = [figure for stage in STAGES if stage in stages and stage in figures for figure in figures[stage]()]
+    return [replace(stage, endpoints=_endpoints(stage.asked, config)) for stage in made]
+
+
+def _endpoints(asked: Sequence[Asked], config: Config) -> float:
+    """What the endpoints among the judges ask for what they are asked."""
+    of = {name: judge.endpoint for name, judge in used_judges(config).items() if judge.backend == "openai"}
+    prices = (price(of[asking.judge], asking.tokens, asking.written) for asking in asked if asking.judge in of)
+    return total(prices) or 0.0
 
 
 def _triage(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config, have: Resources) -> StageEstimate:

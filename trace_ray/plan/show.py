@@ -72,18 +72,21 @@ def _stages(stages: list[StageEstimate], config: Config) -> Table:
     plan = config.plan
     priced, gpus = bool(plan.cpu_hour_price or plan.gpu_hour_price), any(s.gpu_hours for s in stages)
     heads = ["stage", "work", "tokens", "workers", "time", "memory, GiB", "CPU-hours"]
-    table = Table(*heads, *(["GPU-hours"] if gpus else []), *(["price"] if priced else []))
+    asked = any(s.endpoints for s in stages)
+    more = {"GPU-hours": gpus, "price": priced, "endpoints": asked}
+    table = Table(*heads, *(head for head, shown in more.items() if shown))
     table.title, table.title_justify = "Estimate", "left"
 
-    def row(name: str, figures: list[str], cpu: float | None, gpu: float | None, price: float | None) -> None:
-        costs = [cpu, *([gpu] if gpus else []), *([price] if priced else [])]
+    def row(name: str, figures: list[str], cpu: float | None, *others: float | None) -> None:
+        costs = [cpu, *(cost for cost, shown in zip(others, more.values(), strict=True) if shown)]
         table.add_row(name, *figures, *("-" if cost is None else f"{cost:.2f}" for cost in costs))
 
     for s in stages:
         time = "?" if s.seconds is None else clock(s.seconds)
         figures = [s.work, f"{s.tokens:,}", str(s.workers), time, f"{s.memory_gib:.1f}"]
-        row(s.stage, figures, s.cpu_hours, s.gpu_hours, s.price)
-    sums = [total(stages, of) for of in (lambda s: s.cpu_hours, lambda s: s.gpu_hours, lambda s: s.price)]
+        row(s.stage, figures, s.cpu_hours, s.gpu_hours, s.price, s.endpoints)
+    hours = (lambda s: s.cpu_hours, lambda s: s.gpu_hours)
+    sums = [total(stages, of) for of in (*hours, lambda s: s.price, lambda s: s.endpoints)]
     figures = ["", f"{sum(s.tokens for s in stages):,}", "", clock(total(stages, lambda s: s.seconds))]
     figures += [f"{max(s.memory_gib for s in stages):.1f}"]
     unknown = ", ".join(s.stage for s in stages if s.seconds is None)

@@ -41,6 +41,7 @@ class StageEstimate:
         seconds: wall clock, None where a speed is not known; workers: at once.
         memory_gib: peak of all processes together.
         cpu_hours, gpu_hours: reserved; price: of both; None as ``seconds`` is.
+        endpoints: what the endpoints among them ask for that, 0 where none has a price; no part of ``price``.
         left_out: work of the stage that none of these figures count.
     """
 
@@ -54,6 +55,7 @@ class StageEstimate:
     gpu_hours: float | None
     price: float | None
     asked: Sequence[Asked] = ()
+    endpoints: float = 0.0
     left_out: str = ""
 
 

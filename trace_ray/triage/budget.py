@@ -8,9 +8,7 @@ from typing import Any
 
 from trace_ray.config import JudgeConfig, TriageConfig
 from trace_ray.errors import UserError
-
-_COUNTED_AS = {"judge": "", **{f"{name}_judge": f"{name}_" for name in ("first", "second", "third", "corrector")}}
-"""How the names of a judge's counts begin, in what is ``spent``."""
+from trace_ray.judges.spend import COUNTED_AS
 
 
 def within_budget(triage: TriageConfig, spent: Mapping[str, int], asked: Iterable[str]) -> TriageConfig:
@@ -27,7 +25,7 @@ def within_budget(triage: TriageConfig, spent: Mapping[str, int], asked: Iterabl
             continue
         shares = {}
         for setting, used in (("max_requests", "requests"), ("max_tokens", "endpoint_tokens")):
-            limit, gone = getattr(judge.endpoint, setting), spent.get(f"{_COUNTED_AS[name]}{used}", 0)
+            limit, gone = getattr(judge.endpoint, setting), spent.get(f"{COUNTED_AS[name]}{used}", 0)
             if limit and gone >= limit:
                 remedy = f"{gone} used so far; raise it and run the same command again"
                 raise UserError(f"triage.{name}.endpoint.{setting}", limit, remedy)

@@ -10,6 +10,7 @@ from typing import Any
 from trace_ray.config import TriageConfig
 from trace_ray.config.gpus import correcting_pool
 from trace_ray.judges.backends import needs_model_for_corrections
+from trace_ray.judges.spend import spent
 from trace_ray.runtime.progress import Meter
 from trace_ray.storage.traffic import Traffic
 from trace_ray.triage.account import Account
@@ -67,15 +68,16 @@ def decide_corpus(
     blocks = [block for block in range(task.blocks) if block not in done]
 
     def arguments() -> tuple[Any, ...]:
-        spent = merge_counts([used_to_judge, total.used, *task.work.unfinished_use()])
+        gone = merge_counts([used_to_judge, total.used, *task.work.unfinished_use()])
         asked = ("judge", "first_judge", "corrector_judge") if triage.correct else ()
-        return replace(task, config=within_budget(task.config, spent, asked)), decision, overruled
+        return replace(task, config=within_budget(task.config, gone, asked)), decision, overruled
 
     models = needs_model_for_corrections(task.policy, triage)
     with Meter("triage: decide", rows) as meter:
         meter.skip(sum(tally["rows"] for tally in done.values()))
         for tally in each_block(DecideActor, arguments, blocks, correcting_pool(triage) if models else None):
             total.add(task.work, tally["block"], tally)
-            meter.advance(tally["rows"])
+            asks = str(spent(triage, merge_counts([used_to_judge, total.used])) or "") if triage.correct else ""
+            meter.advance(tally["rows"], asks)
     total.requests.own("decide")
     return total

@@ -10,6 +10,7 @@ from typing import Any
 from trace_ray.config import TriageConfig, judge_name
 from trace_ray.config.gpus import JUDGING, judging_pool
 from trace_ray.judges.backends import needs_model_to_judge
+from trace_ray.judges.spend import spent
 from trace_ray.judges.unreadable import FIRST, Unread
 from trace_ray.runtime.progress import Meter
 from trace_ray.storage.traffic import Traffic
@@ -48,8 +49,8 @@ def judge_corpus(
     models = needs_model_to_judge(triage)
 
     def arguments() -> tuple[Any, ...]:
-        spent = merge_counts([counts, *task.work.unfinished_use()])
-        shared = within_budget(task.config, spent, JUDGING)
+        gone = merge_counts([counts, *task.work.unfinished_use()])
+        shared = within_budget(task.config, gone, JUDGING)
         return replace(task, config=shared, first=first), labels
 
     sample = first_sample(triage)
@@ -58,6 +59,7 @@ def judge_corpus(
         draw_first(first, task.work, labels, read.blocks, triage.audit_rows, sample)
     running = each_block(JudgeActor, arguments, blocks, judging_pool(triage) if models else None)
     unread = _unread(triage, done.values())
+    before: dict[str, int] | None = None
     with Meter("triage: judge", read.made) as meter:
         meter.skip(sum(tally["rows"] for tally in done.values()))
         for tally in running:
@@ -65,7 +67,9 @@ def judge_corpus(
             for name, count in unread.items():
                 count.add(tally["unread"][name])
                 count.refuse(least=FIRST)
-            meter.advance(tally["rows"])
+            if before is None:  # by now what is judged first has been counted
+                before = merge_counts(task.work.unfinished_use())
+            meter.advance(tally["rows"], str(spent(triage, merge_counts([before, counts])) or ""))
     for count in unread.values():
         count.refuse()
     requests.own("judge")

@@ -11,6 +11,7 @@ from typing import Any
 from trace_ray.config import Config, TriageConfig, judge_name
 from trace_ray.config.gpus import of_stages
 from trace_ray.config.policy import PolicyConfig, policy_hash, unruled
+from trace_ray.judges.spend import spent
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.runs.artifacts import CANARIES, DISTILLED, GATES, MANIFEST, REVIEW, Run, read_json
 from trace_ray.triage.account import ReadRows
@@ -81,13 +82,14 @@ def _publish_triaged(
     seconds: float,
 ) -> None:
     """Args: kept: facts of reading and judging: ``hub``, commits; ``canaries``; ``gates``; ``distilled``, if any."""
-    work = Work.of(run)
+    work, cost = Work.of(run), spent(triage, outcome.used)
     facts = {
         "policy": {"name": policy.name, "version": policy.version, "hash": policy_hash(policy)},
         "judge": judge_name(triage.judge),
         "gpus": of_stages(Config(triage=triage), ["triage"]),
         "unchecked_clauses": unchecked_by_rules(policy, triage),
         "used": outcome.used,
+        "endpoints": cost.as_json() if cost is not None else None,
         "decision": asdict(outcome.decision),
         "audit": without_curve(outcome.figures) if outcome.figures else None,
         "judges": agreement(outcome.decided.counts),

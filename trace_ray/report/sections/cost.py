@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from trace_ray.runs.artifacts import Artifact, Run
 from trace_ray.runs.figures import training_figures
@@ -33,10 +35,12 @@ class CostSection:
 
     Args:
         worker_gib: peak memory of one training worker, wherever it ran; None where none was recorded.
+        endpoints: what triage's endpoints were asked (``judges.spend.Spend``); None without any.
     """
 
     stages: list[StageCost]
     worker_gib: float | None
+    endpoints: Mapping[str, Any] | None = None
 
     @property
     def seconds(self) -> float:
@@ -55,6 +59,7 @@ class CostSection:
 def cost_section(run: Run) -> CostSection:
     """Returns the cost of every finished stage; model/ holds the seconds of training and export together."""
     stages: list[StageCost] = []
+    endpoints = run.triaged.manifest().get("endpoints") if run.triaged.done() else None
     if run.triaged.done():
         m = run.triaged.manifest()
         stages.append(_stage("triage", run.triaged, m["counts"]["rows_in"], "rows read", judge_tokens(m["used"])))
@@ -68,7 +73,7 @@ def cost_section(run: Run) -> CostSection:
     if run.evaluation.done():
         m = run.evaluation.manifest()
         stages.append(_stage("evaluate", run.evaluation, m["counts"]["responses"], "answers", m.get("tokens")))
-    return CostSection(stages, _worker_gib(run))
+    return CostSection(stages, _worker_gib(run), endpoints)
 
 
 def _worker_gib(run: Run) -> float | None:
