@@ -16,10 +16,11 @@ from trace_ray.config import EndpointConfig, JudgeConfig, PromptConfig, StorageC
 from trace_ray.config.policy import ClauseConfig, PolicyConfig
 from trace_ray.errors import UserError
 from trace_ray.judges.clauses import broken
-from trace_ray.judges.endpoint import Reply, retry_after
+from trace_ray.judges.endpoint import retry_after
 from trace_ray.judges.openai_judge import OpenAIJudge, _first_token
 from trace_ray.judges.opinion import Draft, Opinion
 from trace_ray.judges.prompt import OPPOSITE, QUESTION
+from trace_ray.judges.replies import Reply
 from trace_ray.judges.unreadable import unread_tally
 from trace_ray.storage.location import locate
 from trace_ray.triage.block import Bench

@@ -32,6 +32,8 @@ LEAST_OF_ENDPOINT = {
     "requests_per_minute": 0,
     "tokens_per_minute": 0,
     "backoff_s": 0,
+    "batch_from": 0,
+    "batch_poll_s": 0.001,
     "prompt_price": 0,
     "answer_price": 0,
 }
@@ -45,6 +47,10 @@ def judge_problems(where: str, judge: JudgeConfig, policy: PolicyConfig) -> Iter
     if judge.backend == "openai" and not endpoint.base_url.startswith(("http://", "https://")):
         remedy = "name the endpoint, such as http://127.0.0.1:8000/v1"
         yield UserError(f"{where}.endpoint.base_url", endpoint.base_url or "empty", remedy)
+    most = judge.batch_rows * (1 if judge.mode == "verdict" else judge.samples)
+    if judge.backend == "openai" and endpoint.batch_from > most:
+        remedy = f"no call has so many requests: raise {where}.batch_rows, or give at most {most}"
+        yield UserError(f"{where}.endpoint.batch_from", endpoint.batch_from, remedy)
     if judge.backend == "openai" and judge.chat_template:
         remedy = "an endpoint renders with the template that its server has: give it there, or use backend=vllm"
         yield UserError(f"{where}.chat_template", judge.chat_template[:40], remedy)

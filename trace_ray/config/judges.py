@@ -40,6 +40,10 @@ class EndpointConfig:
         max_retries: further tries after a 429, a 5xx, a time-out or a broken connection.
         backoff_s: wait before the first of them; it doubles each time, with jitter, up to a minute, unless Retry-After says
             more, which is kept to.
+        batch_from: requests from which a call is sent as a batch file, which costs less and takes up to a day (mind
+            ``ray.stall_minutes``); a call has those of ``batch_rows`` responses. Fewer are asked one by one: canaries, and what
+            is judged first. A batch is found again after a kill. 0 = never.
+        batch_poll_s: between two looks at whether it has ended.
         prompt_price, answer_price: of a million tokens that it reads and of as many that it writes, any currency; then
             ``plan``, the line of progress and the report tell what it costs. 0 = not known.
         max_requests: requests, retries included; 0 = no limit.
@@ -56,6 +60,8 @@ class EndpointConfig:
     timeout_s: float = resource(60.0)
     max_retries: int = resource(6)
     backoff_s: float = resource(0.5)
+    batch_from: int = resource(0)
+    batch_poll_s: float = resource(30.0)
     prompt_price: float = resource(0.0)
     answer_price: float = resource(0.0)
     max_requests: int = resource(0)

@@ -11,29 +11,19 @@ import os
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from trace_ray.config import EndpointConfig
 from trace_ray.errors import UserError
+from trace_ray.judges.batch_files import BatchFiles
 from trace_ray.judges.pace import Pace
+from trace_ray.judges.replies import Reply, failed_reply, tokens_of
 
 _LONGEST_BACKOFF_S = 60.0
-_REFUSED = {401: "the key is wrong or missing", 403: "the key may not do this", 404: "no such path or model"}
-
 
 _HARMLESS = {"messages": [{"role": "user", "content": "Answer Yes."}], "max_tokens": 1}
 """Of a request, to see whether the endpoint is up."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer's JSON object (empty for JSON of another kind), or why there is none; ``final`` = asked again, the same."""
-
-    body: dict[str, Any] | None
-    error: str | None = None
-    final: bool = True
 
 
 class Endpoint:
@@ -57,6 +47,9 @@ class Endpoint:
         Raises: UserError where the budget is spent, the endpoint refuses us, or it failed for every single payload and
             for a harmless one after them: a text that it cannot bear is no outage.
         """
+        if self.config.batch_from and len(payloads) >= self.config.batch_from:
+            self._spend(len(payloads))
+            return BatchFiles(self.config, self.where, self.headers, self._count_tokens).ask(path, payloads)
         replies = asyncio.run(self._ask(path, payloads))
         if _failed(replies) and _failed(asyncio.run(self._ask(path, [payloads[0] | _HARMLESS]))):
             remedy = "it failed for every request of a batch; see that it is up, then run the same command again"
@@ -97,7 +90,7 @@ class Endpoint:
         """One request; returns the reply and the seconds that the endpoint asks us to wait."""
         import aiohttp
 
-        self._spend_request()
+        self._spend(1)
         if wait := self.pace.take_turn(time.monotonic()):
             await asyncio.sleep(wait)
         try:
@@ -107,34 +100,28 @@ class Endpoint:
                     answer = body if isinstance(body, dict) else {}
                     self.pace.used(self._count_tokens(answer), time.monotonic())
                     return Reply(answer), 0.0
-                text = " ".join((await response.text()).split())[:200]
-                error = f"endpoint {response.status}: {text}"
-                if response.status in _REFUSED:
-                    raise UserError(self.where, f"{url}: {error}", _REFUSED[response.status])
-                again = response.status in (408, 409, 425, 429) or response.status >= 500
-                wait = retry_after(response.headers.get("Retry-After"), time.time()) if again else 0.0
-                return Reply(None, error, final=not again), wait
+                reply = failed_reply(response.status, await response.text(), self.where, url)
+                wait = 0.0 if reply.final else retry_after(response.headers.get("Retry-After"), time.time())
+                return reply, wait
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             return Reply(None, f"endpoint: {type(error).__name__} {str(error)[:150]}".strip(), final=False), 0.0
 
-    def _spend_request(self) -> None:
+    def _spend(self, requests: int) -> None:
         config = self.config
         for name, spent, limit in (
-            ("max_requests", self.requests, config.max_requests),
+            ("max_requests", self.requests + requests - 1, config.max_requests),
             ("max_tokens", self.tokens, config.max_tokens),
         ):
             if limit and spent >= limit:
                 remedy = "this process' budget is spent; what is judged is kept: raise it, run the same command again"
                 raise UserError(f"{self.where}.{name}", limit, remedy)
-        self.requests += 1
+        self.requests += requests
 
     def _count_tokens(self, answer: Mapping[str, Any]) -> int:
         """Counts what an answer says it took, and returns its tokens."""
-        usage = answer.get("usage")
-        told = usage if isinstance(usage, dict) else {}
-        took = int(told.get("total_tokens") or 0)
+        took, written = tokens_of(answer)
         self.tokens += took
-        self.written += int(told.get("completion_tokens") or 0)
+        self.written += written
         return took
 
     def counts(self) -> dict[str, int]:

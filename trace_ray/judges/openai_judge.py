@@ -11,7 +11,7 @@ from trace_ray.config import JudgeConfig, TriageConfig
 from trace_ray.config.policy import PolicyConfig, clause_ids
 from trace_ray.errors import UserError
 from trace_ray.judges.clauses import ask_clauses
-from trace_ray.judges.endpoint import Endpoint, Reply
+from trace_ray.judges.endpoint import Endpoint
 from trace_ray.judges.opinion import Clauses, Draft, Opinion, both_ways, contrary, opinion_of
 from trace_ray.judges.prompt import (
     JUDGED,
@@ -26,6 +26,7 @@ from trace_ray.judges.prompt import (
     spoken,
     yes_words,
 )
+from trace_ray.judges.replies import Reply
 from trace_ray.judges.votes import Vote, opinion_of_votes, read_reasons, read_word, reason_schema
 
 _NO_LOG_PROBS = Opinion(None, "endpoint: its answer carries no log-probs", final=False)
