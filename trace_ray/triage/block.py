@@ -160,15 +160,7 @@ def judge_block(
     sides = [[place[key] for key in zip(requests, side, strict=True)] for side in (chosen, rejected)]
     slot_of = dict(zip(requests, slots, strict=True))
     asked = [(request, response, slot_of[request]) for request, response in place]
-    opinions, counts = first.opinions(*_columns(asked), window)
-    told = {"": opinions}
-    for name, bench in (("second", second), ("third", third.bench if third is not None else None)):
-        if bench is not None:
-            which = (
-                third.asked(opinions, told["second"]) if third is not None and name == "third" else range(len(asked))
-            )
-            told[name], more = _further(bench, asked, which, window)
-            counts.update({f"{name}_{count}": value for count, value in more.items()})
+    told, counts = _told(asked, first, second, third, window)
     counts["responses_repeated"] = 2 * len(requests) - len(asked)
     unsettled = sum(not opinion.final for said in told.values() for opinion in said if opinion is not None)
     counts.update({UNSETTLED: unsettled} if unsettled else {})
@@ -188,6 +180,25 @@ def judge_block(
 
 def _columns(asked: Sequence[tuple[str, str, int]]) -> tuple[list[str], list[str], list[int]]:
     return [request for request, _, _ in asked], [response for _, response, _ in asked], [slot for _, _, slot in asked]
+
+
+def _told(
+    asked: Sequence[tuple[str, str, int]],
+    first: Bench,
+    second: Bench | None,
+    third: Third | None,
+    window: tuple[int, int],
+) -> tuple[dict[str, list[Opinion | None]], Counter[str]]:
+    """What each judge says of the responses, the first one under no name, and what was counted."""
+    opinions, counts = first.opinions(*_columns(asked), window)
+    told = {"": opinions}
+    if second is not None:
+        told["second"], more = _further(second, asked, range(len(asked)), window)
+        counts.update({f"second_{name}": value for name, value in more.items()})
+    if second is not None and third is not None:
+        told["third"], more = _further(third.bench, asked, third.asked(opinions, told["second"]), window)
+        counts.update({f"third_{name}": value for name, value in more.items()})
+    return told, counts
 
 
 def _further(

@@ -45,7 +45,6 @@ def judge_corpus(
     for tally in done.values():
         add(tally)
     blocks = [block for block in range(read.blocks) if block not in done]
-
     models = needs_model_to_judge(triage)
 
     def arguments() -> tuple[Any, ...]:
