@@ -142,7 +142,7 @@ def test_the_model_that_answers_is_the_one_that_is_realigned() -> None:
         (["triage.corrector_judge={model: other}"], "triage.corrector_judge.model: other: corrector=sample draws"),
         (["triage.corrector_judge={backend: openai}"], "triage.corrector_judge.backend: openai: "),
         (["triage.corrector_judge={temperature: 0.0}"], "triage.corrector_judge.temperature: 0.0: 5 answers would"),
-        (["model.path=''"], "model.path: empty: corrector=sample draws"),
+        (["model.path=''"], "model.path: empty: triage.corrector=sample draws"),
         (["triage.corrector=judge", "triage.corrector_judge={model: m}"], "triage.corrector_judge: given: triage.corr"),
     ],
 )

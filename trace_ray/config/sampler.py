@@ -33,6 +33,8 @@ def sampler_problems(config: Config) -> Iterator[UserError]:
     triage, judge = config.triage, config.triage.corrector_judge
     if judge is None or not triage.correct or triage.corrector != "sample":
         return
+    if not config.model.path:
+        yield UserError("model.path", "empty", "triage.corrector=sample draws answers of it: name it")
     if judge.backend != "vllm":
         remedy = "corrector=sample draws answers of the model in vLLM: leave it out"
         yield UserError(f"{SETTING}.backend", judge.backend, remedy)
