@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 
 from trace_ray.cluster import nodes
 from trace_ray.cluster.capacity import NodeGroup, demands
-from trace_ray.config import Config, RayConfig
-from trace_ray.config.gpus import correcting_pool, engine_gpus, judging_pool, of_stages, with_gpus
+from trace_ray.config import Config, JudgeConfig, RayConfig
+from trace_ray.config.gpus import correcting_pool, engine_gpus, judging_pools, of_stages, with_gpus
 from trace_ray.config.load import dump_config, load_config, load_text
 from trace_ray.runs.artifacts import STAGES
 
@@ -65,19 +66,22 @@ def test_judges_without_a_model_of_their_own_have_none_and_an_engine_what_it_spr
     assert engine_gpus({"tensor_parallel_size": 3, "pipeline_parallel_size": 2}) == 6
 
 
-def test_actors_with_several_judges_have_what_the_largest_of_them_asks_for() -> None:
+def test_actors_with_several_judges_have_what_the_largest_asks_for_and_judges_that_take_turns_each_their_own() -> None:
     """The strong one may be an endpoint's, the first one a model: it would have run on the CPU beside its card."""
     config = config_of(
         "triage.judge={backend: openai, model: m, endpoint: {base_url: http://x/v1}, num_cpus: 2, max_actors: 3}",
-        "triage.first_judge={backend: vllm, model: f}",
+        "triage.first_judge={backend: vllm, model: f, max_actors: 2, label_selector: {pool: small}}",
         "triage.corrector_judge={backend: vllm, model: c, num_gpus: 2, engine: {tensor_parallel_size: 2}}",
     )
     resolved = with_gpus(config, anywhere, ["triage"])
     triage = resolved.triage
-    assert (judging_pool(triage).gpus, correcting_pool(triage).gpus) == (1.0, 2.0)
-    assert (judging_pool(triage).num_cpus, judging_pool(triage).max_actors) == (2, 3)
-    asked = next(demands(resolved))
-    assert (asked.count, asked.gpus) == (3, 1.0)
+    assert correcting_pool(triage).gpus == 2.0
+    asked = [(demand.setting, demand.count, demand.cpus, demand.gpus) for demand in list(demands(resolved))[:2]]
+    assert asked == [("triage.first_judge.max_actors", 2, 1.0, 1.0), ("triage.judge.max_actors", 3, 2, 0.0)]
+    assert next(demands(resolved)).placing == "triage.first_judge.label_selector"
+    rules = replace(triage, judge=JudgeConfig(backend="rules", num_cpus=2, max_actors=3))
+    (pool,) = judging_pools(rules).values()
+    assert (pool.gpus, pool.num_cpus, pool.max_actors) == (1.0, 2, 3)
 
 
 def test_numbers_stay_and_what_is_left_auto_is_none_for_whoever_asks_without_a_cluster() -> None:

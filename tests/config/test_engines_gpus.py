@@ -61,6 +61,7 @@ SHARE = "gpu_memory_utilization"
             [
                 "triage.judge={model: m, engine: {gpu_memory_utilization: 0.6}}",
                 "triage.first_judge={model: s, engine: {gpu_memory_utilization: 0.5}}",
+                "triage.correct=true",
             ],
             (
                 "triage.judge.engine.gpu_memory_utilization: 0.6: it shares an actor's card with triage.first_judge: "
@@ -83,6 +84,10 @@ def test_engines_that_do_not_fit_their_actor_are_refused_in_one_line(overrides: 
         ["triage.judge={model: m, num_gpus: 0.5}"],
         ["triage.judge={model: m, num_gpus: 0, engine: {tensor_parallel_size: 4, distributed_executor_backend: ray}}"],
         ["triage.judge={model: m, engine: {gpu_memory_utilization: 0.92}}"],
+        [  # they take turns, each with the card to itself
+            "triage.judge={model: m, engine: {gpu_memory_utilization: 0.9}}",
+            "triage.first_judge={model: s, engine: {gpu_memory_utilization: 0.9}}",
+        ],
         [
             "triage.judge={model: m, engine: {gpu_memory_utilization: 0.6}}",
             "triage.first_judge={backend: openai, model: f, endpoint: {base_url: http://x/v1}}",

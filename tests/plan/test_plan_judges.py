@@ -245,16 +245,17 @@ def stages(config: Config, rates: Rates, have: Resources | None = None) -> dict[
 FAST = replace(ENGINE, start_s=3, memory_gib=1, prompt_tokens_s=5000)
 
 
-def test_an_actor_starts_all_its_judges_and_asks_each_at_its_own_speed() -> None:
+def test_judges_that_take_turns_are_started_twice_and_those_of_one_actor_together() -> None:
     config = config_of(FIRST, SECOND, "triage.judge.max_actors=2")
     rates = rates_of(triage__judge=ENGINE, triage__first_judge=FAST, triage__second_judge=replace(ENGINE, start_s=7))
     triage = stages(config, rates)["triage"]
-    # Canaries are each actor's own: both try them at the same time.
-    verdicts = (5500 / 5000 + 11_000 / 1000 + 11_400 / 1000) / 2
-    assert triage.seconds == pytest.approx(formulas.RAY_START_S + 20 + 3 + 7 + verdicts + 4000 / 5000 + 4000 / 1000)
-    assert triage.tokens == 5500 + 11_000 + 11_400 + 2 * (4000 + 4000)
-    assert triage.memory_gib == pytest.approx(RAY_GIB + 2 * (2 + 1 + 2))
-    assert triage.work == "100 pairs, at most 920 questions to judges"
+    # First one actor of each pool looks at what is judged first, then the pool starts. Canaries are each actor's own.
+    first = 5500 / 5000 + 4000 / 5000 + 2 * (POOL_START_S + 3)
+    strong = (11_000 / 1000 + 11_400 / 1000) / 2 + 4000 / 1000 + 2 * (POOL_START_S + 20 + 7)
+    assert triage.seconds == pytest.approx(formulas.RAY_START_S + first + strong)
+    assert triage.tokens == 5500 + 11_000 + 11_400 + 4000 + 2 * 4000
+    assert triage.memory_gib == pytest.approx(RAY_GIB + 2 * (2 + 2))
+    assert triage.work == "100 pairs, at most 840 questions to judges"
 
 
 def test_corrections_take_actors_of_their_own_after_all_is_judged() -> None:

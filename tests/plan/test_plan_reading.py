@@ -33,12 +33,13 @@ from trace_ray.plan.sample import Sample, read_sample
 from trace_ray.storage.location import locate
 from trace_ray.synth.demo import MODELS, write_corpus
 from trace_ray.synth.oracle import compliant, violates
-from trace_ray.triage.block import Bench, judge_block, prompt_texts
+from trace_ray.triage.block import Bench, judge_block
 from trace_ray.triage.calibrate import Calibration, Decision
 from trace_ray.triage.canaries import ATTACKS, canary_report
 from trace_ray.triage.decide import Correction, decide_block
 from trace_ray.triage.guard import unguarded
-from trace_ray.triage.judge_worker import CANARY_PAIRS
+from trace_ray.triage.questions import prompt_texts
+from trace_ray.triage.trial import CANARY_PAIRS
 
 DEMO = conf_folder() / "examples" / "demo.yaml"
 JUDGE, POLICY = str(MODELS / "judge"), str(MODELS / "policy")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trace_ray.config import Config
-from trace_ray.config.gpus import judging_pool
+from trace_ray.config.gpus import judging_pools
 from trace_ray.config.selection import with_selection
 from trace_ray.config.selectors import POOL, selects
 from trace_ray.errors import UserError
@@ -57,7 +57,8 @@ def demands(config: Config) -> Iterator[Demand]:
     """Yields the largest that each stage asks for at once; stages run one after another."""
     impact, realign, evaluate = config.impact, config.realign, config.evaluate
     least = realign.min_workers or realign.workers
-    for name, judge in (("triage.judge", judging_pool(config.triage)), ("evaluate.judge", evaluate.judge)):
+    judging = {f"triage.{name}": pool for name, pool in judging_pools(config.triage).items()}
+    for name, judge in (*judging.items(), ("evaluate.judge", evaluate.judge)):
         size = (judge.max_actors, judge.num_cpus, judge.gpus, judge.label_selector)
         yield Demand(f"{name}.max_actors", *size)
     yield Demand("impact", 1, impact.num_cpus, impact.gpus, impact.label_selector)
@@ -71,10 +72,10 @@ def unmet(config: Config, stages: Sequence[str], cpus: float, gpus: float, other
     Args:
         otherwise: what to do instead of asking for less.
     """
-    triage, evaluate, realign, impact = judging_pool(config.triage), config.evaluate, config.realign, config.impact
+    evaluate, realign, impact = config.evaluate, config.realign, config.impact
     stages = with_selection(config, stages)
     asked = [
-        ("triage.judge", triage.actors, triage.num_cpus, triage.gpus),
+        *((f"triage.{n}", p.actors, p.num_cpus, p.gpus) for n, p in judging_pools(config.triage).items()),
         ("impact", 1, impact.num_cpus, impact.gpus),
         ("realign", realign.min_workers or realign.workers, realign.num_cpus, realign.gpus),
         ("evaluate", 1, evaluate.num_cpus, evaluate.gpus),

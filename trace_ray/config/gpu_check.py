@@ -6,7 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trace_ray.config.fields import AUTO
-from trace_ray.config.gpus import EXECUTOR, JUDGES, JUDGING, MEMORY, READS_HERE, WHOLE_CARD, engine_gpus
+from trace_ray.config.gpus import (
+    EXECUTOR,
+    JUDGES,
+    JUDGING,
+    MEMORY,
+    READS_HERE,
+    WHOLE_CARD,
+    engine_gpus,
+    in_two_passes,
+    strong_alone,
+)
 from trace_ray.config.tree import Config, TriageConfig
 from trace_ray.errors import UserError
 
@@ -22,8 +32,9 @@ def gpu_problems(config: Config) -> Iterator[UserError]:
         if judge is not None and judge.backend == READS_HERE:
             yield from _spread(name, judge.num_gpus, judge.engine)
     yield from _spread("evaluate", evaluate.num_gpus, evaluate.engine)
-    for together in (JUDGING, ("judge", "first_judge", "corrector_judge")):
-        yield from _crowded(triage, together)
+    yield from _crowded(strong_alone(triage), JUDGING)
+    if triage.correct or not in_two_passes(triage):
+        yield from _crowded(triage, ("judge", "first_judge", "corrector_judge"))
 
 
 def _spread(where: str, gpus: float | str, engine: Mapping[str, Any]) -> Iterator[UserError]:

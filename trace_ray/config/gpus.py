@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from trace_ray.config.fields import AUTO
-from trace_ray.config.judges import JudgeConfig
+from trace_ray.config.judges import WITHOUT_MODEL, JudgeConfig
 from trace_ray.config.tree import Config, TriageConfig
 
 There = Callable[[Mapping[str, str]], bool]
@@ -94,9 +94,30 @@ def idle_gpus(config: Config, stages: Sequence[str], there: There) -> dict[str, 
     }
 
 
-def judging_pool(triage: TriageConfig) -> JudgeConfig:
-    """Returns how actors are placed that hold the judges of triage: they share the GPUs of the one that has most."""
-    return _sharing(triage.judge, triage.first_judge, triage.second_judge, triage.third_judge)
+def in_two_passes(triage: TriageConfig) -> bool:
+    """Returns whether a cascade's judges take turns, each in actors of its own: where both read.
+
+    One that reads nothing (rules, a distilled one) costs no card and lives in the actors of the other.
+    """
+    first = triage.first_judge
+    return first is not None and not {first.backend, triage.judge.backend} & set(WITHOUT_MODEL)
+
+
+def judging_pools(triage: TriageConfig) -> dict[str, JudgeConfig]:
+    """Returns {judge: how the actors of its pool are placed}, in the order in which the pools work.
+
+    Judges of one pool live in the same actors and share the GPUs of the one that has most: ``second_judge`` and
+    ``third_judge`` are with ``judge``, and so is a ``first_judge`` that has no pass of its own.
+    """
+    first = triage.first_judge
+    if first is not None and in_two_passes(triage):
+        return {"first_judge": first, "judge": _sharing(triage.judge, triage.second_judge, triage.third_judge)}
+    return {"judge": _sharing(triage.judge, first, triage.second_judge, triage.third_judge)}
+
+
+def strong_alone(triage: TriageConfig) -> TriageConfig:
+    """Returns the settings of the pass in which the strong judge of two works without the first one."""
+    return replace(triage, first_judge=None) if in_two_passes(triage) else triage
 
 
 def correcting_pool(triage: TriageConfig) -> JudgeConfig:

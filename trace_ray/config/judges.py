@@ -22,7 +22,7 @@ class EndpointConfig:
     """An OpenAI-compatible chat endpoint that gives log-probs.
 
     ``max_requests`` and ``max_tokens`` bound what a triage asks of this judge, its resumes and corrections included. Each
-    actor may use an equal share of what is left (over ``triage.judge.max_actors``) and stops the run where that is spent.
+    actor may use an equal share of what is left (over the ``max_actors`` of its pool) and stops the run where that is spent.
     What a process that was killed had asked since its last finished block is not counted, and its successor has a share
     of its own. Elsewhere, in ``evaluate`` and in a panel, nothing is shared: each process of the judge may use it all.
 

@@ -26,9 +26,10 @@ class TriageConfig:
     """Stage 1.
 
     Args:
-        judge: who judges. Its actors hold the other judges below too.
+        judge: who judges. Its actors hold the other judges below too, but for a ``first_judge`` that reads.
         first_judge: a cheaper one that goes first; ``judge`` is asked only where the first one's P(violates) lies in
-            [escalate_from, escalate_to] or cannot be read. null = none.
+            [escalate_from, escalate_to] or cannot be read. Where both read they take turns: all blocks by the first one,
+            with its own actors, max_actors and num_gpus, then what it is unsure of by ``judge``. null = none.
         distil_pairs: pairs that ``judge`` judges first where ``first_judge.backend`` is distilled: it learns from half of them.
         distil_agreement: it decides where, on the other half, at least this share of its verdicts is the judge's, with
             ``confidence``; all else goes to the judge.

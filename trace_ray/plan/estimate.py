@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from trace_ray.config import Config, ImpactConfig, ObjectiveConfig, PlanConfig
-from trace_ray.config.gpus import judging_pool
+from trace_ray.config.gpus import judging_pools
 from trace_ray.judges.backends import needs_model_for_corrections
 from trace_ray.judges.spend import price, total
 from trace_ray.plan.asked import Asked
@@ -65,30 +65,51 @@ def _endpoints(asked: Sequence[Asked], config: Config) -> float:
 
 
 def _triage(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config, have: Resources) -> StageEstimate:
-    judge = judging_pool(config.triage)
-    workers = at_once(judge.max_actors, judge.num_cpus, judge.gpus, have)
-    judging, correcting = (
-        [asking.by_actors(workers) for asking in asked if asking.pool == pool] for pool in ("judge", "correct")
-    )
-    used = used_judges(config)
-    judges = [name for name in used if name in (JUDGE, FIRST, SECOND, THIRD)]
-    correctors = [name for name in used if name in (JUDGE, FIRST, CORRECTOR)]
-    seconds, memory = pool_time(judging, judges, rates, used, workers)
-    seconds = None if seconds is None else RAY_START_S + seconds
+    pools = _judging(asked, rates, config, have)
+    every, reserved = [asking for pool in pools for asking in pool[0]], [pool[1] for pool in pools]
+    last, memory = reserved[-1], max(pool[2] for pool in pools)
+    seconds = None if last.seconds is None else RAY_START_S + last.seconds
+    correcting = [asking.by_actors(last.workers) for asking in asked if asking.pool == "correct"]
     if correcting:  # once all is judged, by other actors; plain tasks where there is no model to keep
-        more, other = pool_time(correcting, correctors, rates, used, workers)
+        used = used_judges(config)
+        correctors = [name for name in used if name in (JUDGE, FIRST, CORRECTOR)]
+        more, other = pool_time(correcting, correctors, rates, used, last.workers)
         starting = POOL_START_S if needs_model_for_corrections(config.policy, config.triage) else 0.0
         seconds = None if seconds is None or more is None else seconds + starting + more
         memory = max(memory, other)
+    every += correcting
     return stage_row(
         "triage",
-        f"{load.rows:,} pairs{in_words([*judging, *correcting])}",
-        sum(asking.tokens + asking.written for asking in [*judging, *correcting]),
-        [Reserved(seconds, workers, judge.num_cpus, judge.gpus)],
+        f"{load.rows:,} pairs{in_words(every)}",
+        sum(asking.tokens + asking.written for asking in every),
+        [*reserved[:-1], last._replace(seconds=seconds)],
         memory,
         config.plan,
-        [*judging, *correcting],
+        every,
     )
+
+
+def _judging(
+    asked: Sequence[Asked], rates: Rates, config: Config, have: Resources
+) -> list[tuple[list[Asked], Reserved, float]]:
+    """Returns for each pool that judges, one after another: what it asks, its actors and their time, their GiB.
+
+    Judges that take turns are started twice: what is judged first goes through both before the corpus does.
+    """
+    used, pools = used_judges(config), judging_pools(config.triage)
+    turns = len(pools) > 1
+    found = []
+    for name, pool in pools.items():
+        together = [FIRST] if name == "first_judge" else [JUDGE, SECOND, THIRD, *([] if turns else [FIRST])]
+        held = [judge for judge in used if judge in together]
+        workers = at_once(pool.max_actors, pool.num_cpus, pool.gpus, have)
+        mine = [asking.by_actors(workers) for asking in asked if asking.pool == "judge" and asking.judge in held]
+        seconds, memory = pool_time(mine, held, rates, used, workers)
+        look = POOL_START_S + (pool_time([], held, rates, used, 1)[0] or 0.0) if turns else 0.0
+        between = POOL_START_S if turns else 0.0
+        taken = None if seconds is None else seconds + look + between
+        found.append((mine, Reserved(taken, workers, pool.num_cpus, pool.gpus), memory))
+    return found
 
 
 def shard_count(load: Workload, impact: ImpactConfig) -> int:

@@ -16,7 +16,7 @@ from trace_ray.model.loading import load_tokenizer
 from trace_ray.pairs import RESPONSE_NAMES, prompt_text
 from trace_ray.plan.judges import reading_judges
 from trace_ray.triage.canaries import ATTACKS, CONTROLS, SEEDS
-from trace_ray.triage.judge_worker import CANARY_PAIRS
+from trace_ray.triage.trial import CANARY_PAIRS
 
 
 @dataclass(frozen=True, kw_only=True)

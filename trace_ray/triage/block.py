@@ -10,12 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from trace_ray.judges.opinion import Judge, Opinion, preparing
-from trace_ray.pairs import CLAUSE_P, MESSAGES, RejectReason, fitted, prompt_text
+from trace_ray.pairs import CLAUSE_P, RejectReason, fitted
 from trace_ray.triage.guard import Ask, Prepare
-from trace_ray.triage.refusals import refusals
+from trace_ray.triage.questions import columns_of, questions_of
 from trace_ray.triage.store import VerdictStore, opinion_columns, response_key
 
 SIDES = ("chosen", "rejected")
@@ -65,6 +64,7 @@ class Bench:
         spans: how it is run over a block.
         known: opinions of this run that need not be asked for again, by ``store.response_key``.
         clauses_from: ask for the clauses of responses with P(violates) from here on; None = of none.
+        decided: what an earlier pass of this judging said, None where it died of the response: as if ``judge`` had.
     """
 
     judge: Judge
@@ -72,6 +72,7 @@ class Bench:
     spans: Spans
     clauses_from: float | None
     known: Mapping[bytes, Opinion] = field(default_factory=dict)
+    decided: Mapping[bytes, Opinion | None] = field(default_factory=dict)
 
     def opinions(
         self, requests: Sequence[str], responses: Sequence[str], slots: Sequence[int], window: tuple[int, int]
@@ -81,17 +82,18 @@ class Bench:
         Args:
             slots: of the prompts, all within ``window`` (start, stop).
         """
-        keys = list(map(response_key, requests, responses)) if self.store or self.known else []
+        keyed = self.store or self.known or self.decided
+        keys = list(map(response_key, requests, responses)) if keyed else []
         stored = self.store.read(*window) if self.store else {}
         known = {**stored, **self.known}
         new = [i for i, key in enumerate(keys) if key not in known] if keys else list(range(len(responses)))
-        judged = self.spans(_pick(requests, new), _pick(responses, new), self._ask, preparing(self.judge))
+        fresh = {i: self.decided[keys[i]] for i in new if self.decided and keys[i] in self.decided}
+        asked = [i for i in new if i not in fresh]
+        judged = self.spans(_pick(requests, asked), _pick(responses, asked), self._ask, preparing(self.judge))
+        fresh |= dict(zip(asked, judged, strict=True))
         if self.store:
-            found = {
-                keys[i]: (slots[i], opinion) for i, opinion in zip(new, judged, strict=True) if opinion is not None
-            }
+            found = {keys[i]: (slots[i], opinion) for i, opinion in fresh.items() if opinion is not None}
             self.store.write(*window, found)
-        fresh = dict(zip(new, judged, strict=True))
         all_opinions = [fresh[i] if i in fresh else known[keys[i]] for i in range(len(responses))]
         first = sum(key in self.known for key in keys)
         counts = {"responses_judged": len(new), "responses_from_store": len(responses) - len(new) - first}
@@ -146,40 +148,23 @@ def judge_block(
         pairs: SLOT_SCHEMA, ordered by row; all slots lie within ``window``.
         second: an independent second judge, if any; third: one more beside it.
     """
-    texts = prompt_texts(pairs["prompt"])
-    refused = refusals(pairs, texts)
-    kept = pc.invert(pc.is_in(pairs["row"], refused["row"].combine_chunks()))
-    new = pairs.filter(kept)
-    requests = [text for text, good in zip(texts, kept.to_pylist(), strict=True) if good]
-    slots = new["slot"].to_pylist()
-    chosen, rejected = new["chosen"].to_pylist(), new["rejected"].to_pylist()
-    place: dict[tuple[str, str], int] = {}
-    for request, good, bad in zip(requests, chosen, rejected, strict=True):  # neighbours share the request's prefix too
-        place.setdefault((request, good), len(place))
-        place.setdefault((request, bad), len(place))
-    sides = [[place[key] for key in zip(requests, side, strict=True)] for side in (chosen, rejected)]
-    slot_of = dict(zip(requests, slots, strict=True))
-    asked = [(request, response, slot_of[request]) for request, response in place]
-    told, counts = _told(asked, first, second, third, window)
-    counts["responses_repeated"] = 2 * len(requests) - len(asked)
+    questions = questions_of(pairs)
+    told, counts = _told(questions.asked, first, second, third, window)
+    counts["responses_repeated"] = 2 * len(questions.requests) - len(questions.asked)
     unsettled = sum(not opinion.final for said in told.values() for opinion in said if opinion is not None)
     counts.update({UNSETTLED: unsettled} if unsettled else {})
-    columns: dict[str, pa.Array] = {"row": new["row"], "pair_id": new["pair_id"], "source": new["source"]}
-    for name, side in zip(SIDES, sides, strict=True):
+    columns: dict[str, pa.Array] = {name: questions.new[name] for name in ("row", "pair_id", "source")}
+    for name, side in zip(SIDES, questions.sides, strict=True):
         columns |= _side_columns(name, side, told)
     deadly = {i for i, each in enumerate(zip(*told.values(), strict=True)) if None in each}
-    killed = [a in deadly or b in deadly for a, b in zip(*sides, strict=True)]
+    killed = [a in deadly or b in deadly for a, b in zip(*questions.sides, strict=True)]
     kills = "the judge's process died each time it read a response to: "
     columns["reason"] = pa.array([RejectReason.KILLS_JUDGE.value if dead else None for dead in killed], pa.string())
-    details = [kills + request[:80] if dead else None for dead, request in zip(killed, requests, strict=True)]
+    details = [kills + request[:80] if dead else None for dead, request in zip(killed, questions.requests, strict=True)]
     columns["detail"] = pa.array(details, pa.string())
-    return pa.concat_tables([fitted(pa.table(columns), JUDGED_SCHEMA), fitted(refused, JUDGED_SCHEMA)]).sort_by(
-        "row"
-    ), counts
-
-
-def _columns(asked: Sequence[tuple[str, str, int]]) -> tuple[list[str], list[str], list[int]]:
-    return [request for request, _, _ in asked], [response for _, response, _ in asked], [slot for _, _, slot in asked]
+    return pa.concat_tables(
+        [fitted(pa.table(columns), JUDGED_SCHEMA), fitted(questions.refused, JUDGED_SCHEMA)]
+    ).sort_by("row"), counts
 
 
 def _told(
@@ -190,7 +175,7 @@ def _told(
     window: tuple[int, int],
 ) -> tuple[dict[str, list[Opinion | None]], Counter[str]]:
     """What each judge says of the responses, the first one under no name, and what was counted."""
-    opinions, counts = first.opinions(*_columns(asked), window)
+    opinions, counts = first.opinions(*columns_of(asked), window)
     told = {"": opinions}
     if second is not None:
         told["second"], more = _further(second, asked, range(len(asked)), window)
@@ -206,7 +191,7 @@ def _further(
 ) -> tuple[list[Opinion | None], Counter[str]]:
     """What one more judge says of some of the responses, nothing of the rest; where it says nothing it is told so."""
     found: list[Opinion | None] = [Opinion(None)] * len(asked)
-    said, counts = bench.opinions(*_columns([asked[i] for i in which]), window)
+    said, counts = bench.opinions(*columns_of([asked[i] for i in which]), window)
     for i, opinion in zip(which, said, strict=True):
         told = opinion is None or opinion.p_violates is not None or opinion.error
         found[i] = opinion if told else _SILENT
@@ -222,17 +207,6 @@ def _side_columns(name: str, side: Sequence[int], told: Mapping[str, Sequence[Op
         else:
             kept |= {KEPT.get(column, column): values for column, values in mine.items()}
     return {f"{column}_{name}": values for column, values in kept.items()}
-
-
-def prompt_texts(prompts: pa.ChunkedArray) -> list[str]:
-    """Returns ``pairs.prompt_text`` of each prompt; single user turns, the common case, without a dict a row."""
-    column = prompts.combine_chunks() if isinstance(prompts, pa.ChunkedArray) else prompts
-    if isinstance(column, pa.ChunkedArray):
-        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], MESSAGES)
-    flat = column.flatten()
-    if len(flat) == len(column) and pc.all(pc.equal(flat.field("role"), "user")).as_py() is not False:
-        return list(flat.field("content").to_pylist())
-    return [prompt_text(prompt) for prompt in column.to_pylist()]
 
 
 def _pick(texts: Sequence[str], which: Sequence[int]) -> list[str]:

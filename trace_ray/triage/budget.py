@@ -11,11 +11,14 @@ from trace_ray.errors import UserError
 from trace_ray.judges.spend import COUNTED_AS
 
 
-def within_budget(triage: TriageConfig, spent: Mapping[str, int], asked: Iterable[str]) -> TriageConfig:
+def within_budget(
+    triage: TriageConfig, spent: Mapping[str, int], asked: Iterable[str], actors: int = 0
+) -> TriageConfig:
     """Returns the settings with each actor's share of what the endpoints of the judges ``asked`` may still use.
 
     Args:
         spent: what was used so far, under the names of the judges' counts.
+        actors: that ask; 0 = ``triage.judge.max_actors``.
     Raises: UserError where nothing is left to one of them.
     """
     judges: dict[str, Any] = {}
@@ -30,6 +33,6 @@ def within_budget(triage: TriageConfig, spent: Mapping[str, int], asked: Iterabl
                 remedy = f"{gone} used so far; raise it and run the same command again"
                 raise UserError(f"triage.{name}.endpoint.{setting}", limit, remedy)
             if limit:
-                shares[setting] = -(-(limit - gone) // triage.judge.max_actors)
+                shares[setting] = -(-(limit - gone) // (actors or triage.judge.max_actors))
         judges[name] = replace(judge, endpoint=replace(judge.endpoint, **shares))
     return replace(triage, **judges)

@@ -24,9 +24,10 @@ from trace_ray.pairs import (
     categorise,
     complies,
 )
-from trace_ray.triage.block import SIDES, UNSETTLED, Bench, prompt_texts
+from trace_ray.triage.block import SIDES, UNSETTLED, Bench
 from trace_ray.triage.calibrate import CLAUSE, Decision
 from trace_ray.triage.labels import Label
+from trace_ray.triage.questions import prompt_texts
 from trace_ray.triage.voting import combine, groups_of
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trace_ray.config import TriageConfig, judge_name
+from trace_ray.config import TriageConfig
 from trace_ray.config.gpus import in_one_actor
 from trace_ray.config.judges import WITHOUT_MODEL
-from trace_ray.corpus.read import SLOT_SCHEMA, SLOTS
+from trace_ray.corpus.read import SLOTS
 from trace_ray.judges.backends import make_judge, make_triage_judge
 from trace_ray.judges.cascade import CascadeJudge
 from trace_ray.judges.distilled import DistilledJudge
@@ -22,7 +22,7 @@ from trace_ray.judges.opinion import Judge, Opinion
 from trace_ray.judges.unreadable import unread_tally
 from trace_ray.judges.usage import Usage
 from trace_ray.model.engine import EngineFailedError
-from trace_ray.runs.artifacts import CANARIES, DISTILLED, GATES
+from trace_ray.runs.artifacts import DISTILLED, GATES
 from trace_ray.runtime import environment
 from trace_ray.storage import traffic
 from trace_ray.triage.block import (
@@ -34,20 +34,17 @@ from trace_ray.triage.block import (
     Third,
     judge_block,
     merge_counts,
-    prompt_texts,
 )
-from trace_ray.triage.canaries import canary_report, refuse_canaries
 from trace_ray.triage.distil import teach_cascade
 from trace_ray.triage.first import First, judged_responses, known_opinions
+from trace_ray.triage.first_decided import read_decided
 from trace_ray.triage.gates import audit_gates, refuse_gates, sample_gates
-from trace_ray.triage.guard import GuardedJudge
 from trace_ray.triage.labelled import labelled_in_table, store_audit
 from trace_ray.triage.labels import Label
 from trace_ray.triage.running import Item
+from trace_ray.triage.trial import check_canaries
 from trace_ray.triage.work import Work, window, window_of
 from trace_ray.triage.workers import Task, die, unfinished, use_recorded
-
-CANARY_PAIRS = 16
 
 
 class JudgeActor:
@@ -76,16 +73,17 @@ class JudgeActor:
     def __call__(self, item: Item) -> Item:
         """Judges one block; where answers are not final, it is finished only if it is the ``last`` time that it is asked."""
         with use_recorded(self.task.work, self.usage):
-            return self._judge(int(item["block"]), last=item.get("last", True))
+            block = int(item["block"])
+            if not self.checked:
+                check_canaries(self.task, self._reading(), block)
+                self._look_first(block)
+                self.checked = True
+            return looked(self.task.work, block, self.usage) if self.task.look else self._judge(block, item)
 
-    def _judge(self, block: int, *, last: bool) -> Item:
-        if not self.checked:
-            check_canaries(self.task, self._reading(), block)
-            self._look_first(block)
-            self.checked = True
+    def _judge(self, block: int, item: Item) -> Item:
         pairs = self.task.work.pairs(block)
         judged, counts = self._judged(pairs, f"block-{block:06d}", window(block, self.task.blocks))
-        if counts[UNSETTLED] and not last:
+        if counts[UNSETTLED] and not item.get("last", True):
             return unfinished(self.task.work, block, self.usage)
         self.task.work.verdicts(block).write_parquet(judged)
         counts.update(self.usage.take())
@@ -122,6 +120,8 @@ class JudgeActor:
             name: replace(self.task.bench(name, judge, place, self.stores), known=self.known.get(name, {}))
             for name, judge in {"judge": self.judge, **self.others}.items()
         }
+        if self.task.behind_first:
+            made["judge"] = replace(made["judge"], decided=read_decided(self.task.work.decided_first(place)))
         config = self.task.config
         tie_at = config.tie_at if config.third_asked == "ties" else None
         third = Third(made["third"], tie_at) if "third" in made else None
@@ -141,27 +141,43 @@ class JudgeActor:
                 self._judge_piece(first, number, pieces[number])
         judged = list(first.judged())
         self.known = {name: known_opinions(judged, name) for name in ("judge", *OTHERS)}
-        if not first.passed.exists():
-            refuse_first(self.task.work, self.task.config, self.labels, [verdicts for _, verdicts in judged])
-            first.passed.write_text("{}")
+        pass_first(self.task, self.labels, judged)
         if isinstance(self.judge, CascadeJudge) and isinstance(self.judge.first, DistilledJudge):
             place = self.task.work.triaged / DISTILLED
             teach_cascade(self.judge, judged_responses(judged), self.task.config, place)
 
     def _judge_piece(self, first: First, number: int, pairs: pa.Table) -> None:
-        """In one go, or, where verdicts are kept across runs, block by block: the store is read by a block's slots."""
-        whole = [(pairs, (0, SLOTS))]
-        if self.task.stores:
-            owner = [window_of(slot, self.task.blocks) for slot in pairs["slot"].to_pylist()]
-            whole = [
-                (pairs.filter(pa.array([slots == mine for slots in owner])), mine) for mine in dict.fromkeys(owner)
-            ]
-        done = [self._judged(some, f"first-{number:05d}-{slots[0]:05x}", slots) for some, slots in whole]
+        done = [self._judged(some, place, slots) for some, place, slots in in_windows(self.task, number, pairs)]
         verdicts = pa.concat_tables([table for table, _ in done])
         order = pc.index_in(pairs["row"], verdicts["row"].combine_chunks())
         first.verdicts(number).write_parquet(verdicts.take(order))
         first.counted(number).write_text(json.dumps(merge_counts([counts for _, counts in done])))
         self.task.work.record_use(self.usage.take())
+
+
+def looked(work: Work, block: int, usage: Usage) -> Item:
+    """Tells of a worker that judged only what is judged first; what it used is on record."""
+    work.record_use(usage.take())
+    return {"block": block, "tally": json.dumps({"block": block, "rows": 0, "traffic": traffic.take()})}
+
+
+def in_windows(task: Task, number: int, pairs: pa.Table) -> list[tuple[pa.Table, str, tuple[int, int]]]:
+    """Returns a piece of the first look as (pairs, name of their place, window of slots) of what is judged in one go.
+
+    All of it, or, where verdicts are kept across runs, block by block: the store is read by a block's slots.
+    """
+    whole = [(pairs, (0, SLOTS))]
+    if task.stores:
+        owner = [window_of(slot, task.blocks) for slot in pairs["slot"].to_pylist()]
+        whole = [(pairs.filter(pa.array([slots == mine for slots in owner])), mine) for mine in dict.fromkeys(owner)]
+    return [(some, f"first-{number:05d}-{slots[0]:05x}", slots) for some, slots in whole]
+
+
+def pass_first(task: Task, labels: Mapping[str, Label] | None, judged: Sequence[tuple[pa.Table, pa.Table]]) -> None:
+    """Sees, once, that what was judged first keeps the limits. Raises: JudgeRejectedError where it breaks them."""
+    if task.first is not None and not task.first.passed.exists():
+        refuse_first(task.work, task.config, labels, [verdicts for _, verdicts in judged])
+        task.first.passed.write_text("{}")
 
 
 def refuse_first(
@@ -188,37 +204,6 @@ def _said(judged: pa.Table, others: Iterable[str]) -> dict[str, list[tuple[float
     return {
         name: [verdict for verdict in said if name == "judge" or verdict != NOT_ASKED] for name, said in told.items()
     }
-
-
-def check_canaries(task: Task, judges: Mapping[str, Judge], block: int) -> None:
-    """Runs the canaries of every judge that reads before any row of the corpus is judged; rules are exact.
-
-    Their seeds are pairs of the first block that is not empty: the same for every actor.
-
-    Args:
-        judges: by setting's name; triage.judge as it judges, behind its first judge.
-        block: the actor's first: after a death it comes again, so its number finds the marks that were left.
-    Raises: JudgeRejectedError below ``triage.min_canary_pass``, or for a judge that says nothing or the same to all.
-    """
-    config, place = task.config, task.work.place / CANARIES
-    if not judges:
-        return
-    if not place.exists():
-        tables = (task.work.pairs(number) for number in range(task.blocks))
-        pairs = next((table for table in tables if table.num_rows), SLOT_SCHEMA.empty_table()).slice(0, CANARY_PAIRS)
-        requests = prompt_texts(pairs["prompt"]) * 2
-        responses = [*pairs["rejected"].to_pylist(), *pairs["chosen"].to_pylist()]
-        reports = {}
-        for name, judge in judges.items():
-            guard = task.guard(f"canaries-{block:06d}/{name}", config.judge.batch_rows)
-            reports[name] = canary_report(GuardedJudge(judge, guard), requests, responses, config.threshold)
-        place.write_text(json.dumps(reports.pop("triage.judge", {}) | ({"others": reports} if reports else {})))
-    report = json.loads(place.read_text())
-    for name in judges:
-        judge_settings = getattr(config, name.removeprefix("triage."))
-        mine = report if name == "triage.judge" else report.get("others", {}).get(name)
-        if mine and "candidates" in mine:
-            refuse_canaries(mine, config, name, judge_name(judge_settings))
 
 
 def _rows(table: pa.Table) -> list[tuple[Any, ...]]:

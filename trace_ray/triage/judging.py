@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trace_ray.config import TriageConfig, judge_name
-from trace_ray.config.gpus import JUDGING, judging_pool
+from trace_ray.config.gpus import JUDGING, in_two_passes, judging_pools, strong_alone
 from trace_ray.judges.backends import needs_model_to_judge
 from trace_ray.judges.spend import spent
 from trace_ray.judges.unreadable import FIRST, Unread
@@ -18,16 +18,38 @@ from trace_ray.triage.account import ReadRows
 from trace_ray.triage.block import merge_counts
 from trace_ray.triage.budget import within_budget
 from trace_ray.triage.first import draw_first, first_of
-from trace_ray.triage.judge_worker import JudgeActor
+from trace_ray.triage.first_pass import FirstPassActor
+from trace_ray.triage.judge_worker import JudgeActor, pass_first
 from trace_ray.triage.labels import Label
-from trace_ray.triage.running import each_block
+from trace_ray.triage.running import Arguments, each_block
+from trace_ray.triage.trial import canary_reports, refuse_tried
+from trace_ray.triage.work import Work
 from trace_ray.triage.workers import Task
 
+_Labels = Mapping[str, Label] | None
 
-def judge_corpus(
-    task: Task, read: ReadRows, labels: Mapping[str, Label] | None, requests: Traffic | None = None
-) -> dict[str, int]:
+
+@dataclass
+class _Judged:
+    """What was counted so far, and the requests made of object stores."""
+
+    work: Work
+    requests: Traffic
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, tally: Mapping[str, Any]) -> None:
+        self.counts.update(tally.get("counts", {}))  # those of a look are on record
+        self.requests.add("judge", tally["traffic"])
+
+    def shared(self, config: TriageConfig, *asked: str, actors: int) -> TriageConfig:
+        """The settings with each actor's share of what the judges ``asked`` may still use of endpoints."""
+        return within_budget(config, merge_counts([self.counts, *self.work.unfinished_use()]), asked, actors)
+
+
+def judge_corpus(task: Task, read: ReadRows, labels: _Labels, requests: Traffic | None = None) -> dict[str, int]:
     """Judges the blocks that are not yet judged; returns what was counted over all.
+
+    Two judges of a cascade that both read do so in turns, see ``first_pass``.
 
     Args:
         labels: by pair_id; None = from_pairs.
@@ -36,43 +58,81 @@ def judge_corpus(
     """
     triage = task.config
     done = task.work.finished("judge")
-    counts, requests = Counter[str](), requests or Traffic()
-
-    def add(tally: Mapping[str, Any]) -> None:
-        counts.update(tally["counts"])
-        requests.add("judge", tally["traffic"])
-
+    so_far = _Judged(task.work, requests or Traffic())
     for tally in done.values():
-        add(tally)
+        so_far.add(tally)
     blocks = [block for block in range(read.blocks) if block not in done]
-    models = needs_model_to_judge(triage)
-
-    def arguments() -> tuple[Any, ...]:
-        gone = merge_counts([counts, *task.work.unfinished_use()])
-        shared = within_budget(task.config, gone, JUDGING)
-        return replace(task, config=shared, first=first), labels
-
     sample = first_sample(triage)
     first = first_of(task.work, labels, triage.audit_rows, sample)
     if blocks:
         draw_first(first, task.work, labels, read.blocks, triage.audit_rows, sample)
-    running = each_block(JudgeActor, arguments, blocks, judging_pool(triage) if models else None)
+    task = replace(task, first=first)
+    if in_two_passes(triage):
+        _first_pass(task, read, labels, blocks, so_far)
+        task = replace(task, config=strong_alone(triage), behind_first=True)
+    pool = judging_pools(triage)["judge"] if needs_model_to_judge(triage) else None
+    running = each_block(JudgeActor, _strong(task, labels, so_far), blocks, pool)
     unread = _unread(triage, done.values())
     before: dict[str, int] | None = None
     with Meter("triage: judge", read.made) as meter:
         meter.skip(sum(tally["rows"] for tally in done.values()))
         for tally in running:
-            add(tally)
+            so_far.add(tally)
             for name, count in unread.items():
                 count.add(tally["unread"][name])
                 count.refuse(least=FIRST)
             if before is None:  # by now what is judged first has been counted
                 before = merge_counts(task.work.unfinished_use())
-            meter.advance(tally["rows"], str(spent(triage, merge_counts([before, counts])) or ""))
+            meter.advance(tally["rows"], str(spent(triage, merge_counts([before, so_far.counts])) or ""))
     for count in unread.values():
         count.refuse()
-    requests.own("judge")
-    return merge_counts([counts, first.counts()])
+    so_far.requests.own("judge")
+    return merge_counts([so_far.counts, first.counts()])
+
+
+def _strong(task: Task, labels: _Labels, so_far: _Judged) -> Arguments:
+    """What a ``JudgeActor`` is made with."""
+    actors = task.config.judge.max_actors
+    return lambda: (replace(task, config=so_far.shared(task.config, *JUDGING, actors=actors)), labels)
+
+
+def _first_pass(task: Task, read: ReadRows, labels: _Labels, blocks: list[int], so_far: _Judged) -> None:
+    """Has both judges look first, and the first judge go through the blocks that it has not been through."""
+    done = task.work.finished("first")
+    for tally in done.values():
+        so_far.add(tally)
+    if not blocks:
+        return
+    pool = judging_pools(task.config)["first_judge"]
+
+    def arguments(of: Task, actors: int) -> Arguments:
+        return lambda: (replace(of, config=so_far.shared(of.config, "first_judge", actors=actors)),)
+
+    _look(task, labels, so_far, arguments(replace(task, look=True), 1))
+    todo = [block for block in blocks if block not in done]
+    with Meter("triage: first judge", read.made) as meter:
+        meter.skip(sum(tally["rows"] for tally in done.values()))
+        for tally in each_block(FirstPassActor, arguments(task, pool.max_actors), todo, pool):
+            so_far.add(tally)
+            meter.advance(tally["rows"])
+
+
+def _look(task: Task, labels: _Labels, so_far: _Judged, first: Arguments) -> None:
+    """Canaries and what is judged first, by one actor of each judge; from disk where a resume finds all of it there."""
+    assert task.first is not None
+    judges = {f"triage.{name}": getattr(task.config, name) for name in JUDGING}
+    reading = {name for name, judge in judges.items() if judge is not None and judge.backend != "rules"}
+    reports = canary_reports(task.work)
+    judged = all(task.first.verdicts(number).exists() for number in range(len(task.first.pieces())))
+    if judged and reading <= reports.keys():
+        refuse_tried(task.config, reports)
+        pass_first(task, labels, list(task.first.judged()))
+        return
+    strong = _strong(replace(task, config=strong_alone(task.config), behind_first=True, look=True), labels, so_far)
+    for worker, arguments, name in ((FirstPassActor, first, "first_judge"), (JudgeActor, strong, "judge")):
+        pool = replace(judging_pools(task.config)[name], actors=1, max_actors=1)
+        for tally in each_block(worker, arguments, [0], pool):
+            so_far.add(tally)
 
 
 def first_sample(triage: TriageConfig) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from trace_ray.config import CorpusConfig, TriageConfig
+from trace_ray.config.gpus import judging_pools
 from trace_ray.corpus.blocks import BlockFiles, block_count, power_of_two, records, write_piece
 from trace_ray.corpus.read import Source
 from trace_ray.corpus.runs import read_group
@@ -167,8 +168,8 @@ def pool_blocks(triage: TriageConfig, pairs: int) -> int:
     >>> [pool_blocks(TriageConfig(judge=judge), pairs) for pairs in (500, 10_000, 10_000_000)]
     [2, 64, 256]
     """
-    judge = triage.judge
-    if judge.max_actors < 2 or not needs_model_to_judge(triage):
+    pool = max(judging_pools(triage).values(), key=lambda pool: pool.max_actors)
+    if pool.max_actors < 2 or not needs_model_to_judge(triage):
         return 1
-    most = max(1, 2 * pairs // judge.batch_rows)
-    return min(power_of_two(_BLOCKS_A_JUDGE * judge.max_actors), power_of_two(most + 1) // 2 or 1)
+    most = max(1, 2 * pairs // pool.batch_rows)
+    return min(power_of_two(_BLOCKS_A_JUDGE * pool.max_actors), power_of_two(most + 1) // 2 or 1)

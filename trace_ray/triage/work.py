@@ -63,6 +63,10 @@ class Work:
         """What the judges said of a block; it outlives this folder, to be decided again."""
         return self.triaged / VERDICTS / f"{_name(block)}.parquet"
 
+    def decided_first(self, place: str) -> Location:
+        """What the first judge of a cascade decided of a block, or of a piece of the first look, in a pass of its own."""
+        return self.place / "first_judge" / f"{place}.parquet"
+
     def review(self, block: int) -> Location:
         return self.reviews / f"part-{_name(block)}.jsonl"
 
@@ -82,7 +86,7 @@ class Work:
         return with_slots(place.read_parquet(PAIR_SCHEMA.names)) if place.exists() else SLOT_SCHEMA.empty_table()
 
     def finish(self, step: str, block: int, tally: Mapping[str, Any]) -> None:
-        """Records a step (``judge`` or ``decide``) of one block as done."""
+        """Records a step (``first``, ``judge`` or ``decide``) of one block as done."""
         (self.place / step / f"{_name(block)}.json").write_text(json.dumps(tally))
 
     def record_use(self, used: Mapping[str, int]) -> None:

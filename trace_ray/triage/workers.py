@@ -58,6 +58,8 @@ class Task:
         driver: names that process, see ``guard.Witness``.
         first: what is judged before the corpus, if anything.
         again: decides what is published already: pairs come from triaged/, and none is refused any more.
+        look: judges only what is judged first; behind_first: a cascade's first judge has decided what it is sure of, in a pass
+            of its own (``first_pass``).
     """
 
     policy: PolicyConfig
@@ -69,6 +71,8 @@ class Task:
     driver: str = ""
     first: First | None = None
     again: bool = False
+    look: bool = False
+    behind_first: bool = False
     stored: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def guard(self, place: str, size: int) -> Guard:
