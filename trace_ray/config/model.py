@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trace_ray.config.fields import choice, resource_choice
+from trace_ray.config.fields import choice, later, resource_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +14,8 @@ class ModelConfig:
 
     Args:
         trust_remote_code: ``path`` once more = run the Python code that this model brings; ``""`` = refuse such models.
+        tf32: float32 matrix products on a GPU's tensor cores, with 10 bits of each factor's mantissa; false = with all 23,
+            whatever the environment asks of torch. Of stages 2 and 3 and of drift, not of vLLM; a CPU has none.
         packing: how sequences are run together: ``rows`` padded to like lengths, ``flat`` = one after the other without
             padding, ``auto`` = flat on a GPU in bfloat16 where the family allows it.
         kernels: ``fused`` norms, activations and adapters, ``torch`` = none, ``auto`` = fused on a GPU.
@@ -31,6 +33,7 @@ class ModelConfig:
     trust_remote_code: str = ""
     dtype: str = choice("float32", "bfloat16")
     attention: str = choice("sdpa", "eager", "flash_attention_2")
+    tf32: bool = later(False)
     packing: str = resource_choice("auto", "rows", "flat")
     kernels: str = resource_choice("auto", "torch", "fused")
     max_length: int = 256

@@ -43,7 +43,7 @@ def model_tokenizer(config: ModelConfig) -> Any:
 
 
 def load_model(config: ModelConfig) -> Any:
-    """Returns the frozen causal language model in evaluation mode, on CPU.
+    """Returns the frozen causal language model in evaluation mode, on CPU; from then on ``model.tf32`` holds in this process.
 
     Raises: UserError where there is no safetensors model at ``config.path``, it is an adapter's folder, or it caps
         attention logits (Gemma-2), which sdpa would silently not do.
@@ -53,6 +53,7 @@ def load_model(config: ModelConfig) -> Any:
     from transformers import AutoModelForCausalLM
 
     refuse_adapter(config)
+    torch.backends.cuda.matmul.allow_tf32 = config.tf32
     try:
         model = AutoModelForCausalLM.from_pretrained(
             local_model(config.path),
