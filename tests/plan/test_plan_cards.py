@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from trace_ray.config.gpus import with_gpus
 from trace_ray.config.load import load_config
 from trace_ray.config.sources import conf_folder
 from trace_ray.model.fit import REFERENCE, SHARE, scoring_bytes, shape_of, token_bytes
-from trace_ray.plan.cards import GIB, CardUse, card_uses, too_large
+from trace_ray.plan.cards import GIB, CardUse, card_uses, cards_of, too_large
 from trace_ray.plan.plan import Plan
 from trace_ray.plan.show import plan_tables
 from trace_ray.runs.artifacts import STAGES
@@ -50,13 +51,13 @@ def use_of(stage: str, *overrides: str, card: float = H100) -> CardUse:
 
 
 def test_worked_by_hand_for_8b() -> None:
-    """16.06 GB of weights; 4.3 MiB a token of scoring; checkpointed 32 inputs of 8 KiB and one layer of 6.3 / 32 MiB."""
+    """16.06 GB of weights; 3.1 MiB a token of scoring; checkpointed 32 inputs of 8 KiB and one layer of 4.3 / 32 MiB."""
     scoring = use_of("impact", "impact.batch_tokens=8192")
     assert scoring.fixed == pytest.approx(16.06e9 + 2.5 * GIB)
-    assert scoring.a_token == pytest.approx(4.3 * 2**20)
-    assert scoring.needed / GIB == pytest.approx(17.457 + 34.4, abs=0.01)
+    assert scoring.a_token == pytest.approx(3.1 * 2**20)
+    assert scoring.needed / GIB == pytest.approx(17.457 + 24.8, abs=0.01)
     training = use_of("realign", "realign.gradient_checkpointing=true", "realign.micro_tokens=8192")
-    assert training.a_token == pytest.approx((0.25 + 6.3 / 32) * 2**20)
+    assert training.a_token == pytest.approx((0.25 + 4.3 / 32) * 2**20)
     full = use_of(
         "realign",
         "realign.tune=full",
@@ -66,6 +67,38 @@ def test_worked_by_hand_for_8b() -> None:
         "realign.kl_reference=frozen_copy",
     )
     assert full.fixed == pytest.approx((2 * 16.06e9 + 4 * 8.03e9 + 12 * 8.03e9) / 8 + 2e9 + 2 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "scoring", "training"),
+    [
+        ([], 3.1, 4.3),
+        (["model.packing=flat", "model.kernels=fused", "realign.zero_stage=2"], 3.1, 4.3),
+        (["model.packing=rows"], 4.3, 6.3),
+        (["model.kernels=torch"], 4.3, 6.3),
+        (["realign.zero_stage=3", "realign.workers=2"], 3.1, 6.3),
+        (["model.dtype=float32"], 2 * 4.3, 2 * 6.3),
+    ],
+)
+def test_a_token_takes_what_it_takes_on_the_path_that_will_run(
+    overrides: list[str], scoring: float, training: float
+) -> None:
+    config = on_gpus(LLAMA, *overrides)
+    shape = replace(REFERENCE, size=4 if config.model.dtype == "float32" else 2)
+    found = [use.a_token / 2**20 for use in card_uses(config, shape, H100, STAGES)]
+    assert found == pytest.approx([scoring, training])
+    padded = card_uses(config, shape, H100, STAGES, may_run_flat=False)
+    assert [use.a_token / 2**20 for use in padded] == pytest.approx([4.3 * shape.size / 2, 6.3 * shape.size / 2])
+
+
+@pytest.mark.parametrize(("attention", "expected"), [("sdpa", 3.1), ("eager", 4.3)])
+def test_a_model_that_runs_padded_rows_is_planned_with_them(attention: str, expected: float, tmp_path: Path) -> None:
+    made = families.make("llama")
+    config = on_gpus(LLAMA, f"model.path={families.saved(made, tmp_path)}", f"model.attention={attention}")
+    (use,) = cards_of(config, ["impact"], H100)
+    shape = shape_of(made.config, made.num_parameters(), "bfloat16")
+    part = shape.layers * shape.layer_numbers / (REFERENCE.layers * REFERENCE.layer_numbers)
+    assert use.a_token == pytest.approx(expected * 2**20 * part)
 
 
 def test_full_parameter_scoring_of_8b_fits_a_card_of_80_gb() -> None:
@@ -81,20 +114,20 @@ def test_full_parameter_scoring_of_8b_fits_a_card_of_80_gb() -> None:
             "impact",
             ["impact.batch_tokens=65536"],
             H100,
-            "impact.batch_tokens: 65536: about 293 GiB of a card's 80: give at most 11776, or auto",
+            "impact.batch_tokens: 65536: about 216 GiB of a card's 80: give at most 16384, or auto",
         ),
         (
             "realign",
             ["realign.micro_tokens=32768"],
             H100,
-            "realign.micro_tokens: 32768: about 219 GiB of a card's 80: give at most 7936, or auto",
+            "realign.micro_tokens: 32768: about 155 GiB of a card's 80: give at most 11776, or auto",
         ),
         (
             "realign",
             ["realign.tune=full", "realign.kl_reference=top_k", "impact.parameters=full"],
             H100,
             (
-                "realign.micro_tokens: auto: a single row of 1024 tokens takes about 143 GiB of a card's 80: use "
+                "realign.micro_tokens: auto: a single row of 1024 tokens takes about 141 GiB of a card's 80: use "
                 "realign.gradient_checkpointing=true, a shorter model.max_length, realign.zero_stage=3 on more workers or a "
                 "larger card"
             ),
@@ -104,7 +137,7 @@ def test_full_parameter_scoring_of_8b_fits_a_card_of_80_gb() -> None:
             ["impact.num_gpus=0.25"],
             H100,
             (
-                "impact.batch_tokens: auto: a single row of 1024 tokens takes about 22 GiB of a card's 20: use "
+                "impact.batch_tokens: auto: a single row of 1024 tokens takes about 21 GiB of a card's 20: use "
                 "impact.gradient_checkpointing=true, a shorter model.max_length or a larger card"
             ),
         ),
@@ -122,10 +155,12 @@ def test_on_cpus_nothing_is_held_against_a_card() -> None:
 
 def test_a_token_s_bytes_go_by_the_layers_and_the_weights_dtype() -> None:
     twice = replace(REFERENCE, layers=64)
-    for checkpointed in (False, True):
-        one, two = (token_bytes(shape, "training", checkpointed=checkpointed) for shape in (REFERENCE, twice))
+    for how in (
+        {"checkpointed": checkpointed, "lean": lean} for checkpointed in (False, True) for lean in (False, True)
+    ):
+        one, two = (token_bytes(shape, "training", **how) for shape in (REFERENCE, twice))
         assert one < two <= 2 * one
-        assert token_bytes(replace(REFERENCE, size=4), "training", checkpointed=checkpointed) == pytest.approx(2 * one)
+        assert token_bytes(replace(REFERENCE, size=4), "training", **how) == pytest.approx(2 * one)
     made = families.make("llama")
     shape = shape_of(made.config, made.num_parameters(), "float32")
     assert (shape.layers, shape.width) == (made.config.num_hidden_layers, made.config.hidden_size)
@@ -136,5 +171,5 @@ def test_the_plan_shows_both_stages() -> None:
     uses = card_uses(on_gpus(LLAMA), REFERENCE, H100, STAGES)
     (table,) = plan_tables(Plan([], None, None, [], 0, uses), Config(model=ModelConfig()))
     assert [str(cell) for cell in table.columns[0].cells] == ["impact", "realign"]
-    assert next(str(cell) for cell in table.columns[1].cells) == "11,776 (auto)"
+    assert next(str(cell) for cell in table.columns[1].cells) == "16,384 (auto)"
     assert Plan([], None, None, [], 0, uses).as_json()["cards"][0]["needed"] <= SHARE * H100

@@ -16,8 +16,12 @@ WORKSPACE = 2 * 2**30
 """CUDA's context, cuBLAS, and the logits of a chunk with their softmax and gradient."""
 ADAPTER = 2**29
 """An adapter with gradients, float32 copy and moments: 0.2 to 0.3 GB at rank 32 of an 8B model."""
-KEPT_MIB = {"scoring": 4.3, "training": 6.3}
-"""MiB a token of ``REFERENCE`` in bfloat16, counted: padded rows, kernels of torch, no checkpointing."""
+KEPT_MIB = {("scoring", False): 4.3, ("training", False): 6.3, ("scoring", True): 3.1, ("training", True): 4.3}
+"""MiB a token of ``REFERENCE`` in bfloat16 without checkpointing, by what is done and whether the model runs lean.
+
+Lean, that is flat rows with fused steps, measured on an H100 (tests/gpu/README.md); else counted, for padded rows and
+kernels of torch. Each without the other was not measured, and goes by the larger figure.
+"""
 LIVE = 2 * 10**9
 """Parameters gathered ahead by ZeRO-3, in bytes: DeepSpeed's stage3_max_live_parameters in bfloat16."""
 
@@ -88,12 +92,15 @@ def line_through(first: tuple[int, float], second: tuple[int, float]) -> tuple[f
     return first[1] - a_token * first[0], a_token
 
 
-def token_bytes(shape: Shape, what: str, *, checkpointed: bool) -> float:
-    """Returns what one token holds in ``scoring`` or ``training``: what was counted of REFERENCE, by the layers' sizes.
+def token_bytes(shape: Shape, what: str, *, checkpointed: bool, lean: bool) -> float:
+    """Returns what one token holds in ``scoring`` or ``training``: what is known of REFERENCE, by the layers' sizes.
 
     Where layers are checkpointed each keeps its input, and one at a time holds what it would.
+
+    Args:
+        lean: whether rows are flat and steps fused, see KEPT_MIB.
     """
-    kept = KEPT_MIB[what] * 2**20 / REFERENCE.layers
+    kept = KEPT_MIB[what, lean] * 2**20 / REFERENCE.layers
     a_layer = kept * shape.layer_numbers / REFERENCE.layer_numbers * shape.size / REFERENCE.size
     return shape.layers * shape.width * shape.size + a_layer if checkpointed else shape.layers * a_layer
 

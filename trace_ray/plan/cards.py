@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from trace_ray.config import Config
+from trace_ray.config import Config, ModelConfig
 from trace_ray.errors import UserError
 from trace_ray.model.fit import (
     Shape,
@@ -46,21 +46,36 @@ class CardUse:
         return self.fixed + max(self.tokens, self.longest) * self.a_token
 
 
-def card_uses(config: Config, shape: Shape, card: float, stages: Sequence[str]) -> list[CardUse]:
+def runs_lean(model: ModelConfig, *, may_run_flat: bool) -> bool:
+    """Returns whether a model of this family runs flat rows with fused steps on a GPU.
+
+    Args:
+        may_run_flat: whether the family does, see ``model.flat``.
+    """
+    flat = model.packing == "flat" or (model.packing == "auto" and model.dtype == "bfloat16")
+    return flat and may_run_flat and model.kernels != "torch"
+
+
+def card_uses(
+    config: Config, shape: Shape, card: float, stages: Sequence[str], *, may_run_flat: bool = True
+) -> list[CardUse]:
     """Returns what the stages that train or score on GPUs take.
 
     Args:
         config: with numbers of GPUs; card: bytes of one card.
+        may_run_flat: whether the model's family does, see ``model.flat``.
     """
     impact, realign, longest = config.impact, config.realign, config.model.max_length
+    lean = runs_lean(config.model, may_run_flat=may_run_flat)
     found = []
     if "impact" in stages and impact.gpus:
         fixed = scoring_bytes(shape, full=impact.parameters == "full")
-        a_token = token_bytes(shape, "scoring", checkpointed=impact.gradient_checkpointing)
+        a_token = token_bytes(shape, "scoring", checkpointed=impact.gradient_checkpointing, lean=lean)
         found.append(("impact", "batch_tokens", impact.batch_tokens, fixed, a_token, card * min(1.0, impact.gpus)))
     if "realign" in stages and realign.on_gpu:
         fixed = training_bytes(shape, realign, used_stage(realign.zero_stage, config.model.dtype))
-        a_token = token_bytes(shape, "training", checkpointed=realign.gradient_checkpointing)
+        fused = lean and realign.zero_stage < 3  # which gathers weights for the modules' own forwards alone
+        a_token = token_bytes(shape, "training", checkpointed=realign.gradient_checkpointing, lean=fused)
         found.append(("realign", "micro_tokens", realign.micro_tokens, fixed, a_token, card))
     return [
         CardUse(
@@ -103,8 +118,10 @@ def cards_of(config: Config, stages: Sequence[str], card: float) -> list[CardUse
     if not on_gpu or not card or not config.model.path:
         return []
     from trace_ray.model.decoder import causal_lm
+    from trace_ray.model.flat import may_run_flat
     from trace_ray.model.known import bare_model
 
     bare = bare_model(config.model)
     shape = shape_of(causal_lm(bare).config, bare.num_parameters(), config.model.dtype)
-    return card_uses(config, shape, card, stages)
+    flat = config.model.attention == "sdpa" and may_run_flat(bare)
+    return card_uses(config, shape, card, stages, may_run_flat=flat)

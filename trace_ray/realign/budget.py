@@ -38,6 +38,7 @@ def step_tokens(model: Any, device: torch.device, config: Config) -> int:
 def _by_shape(model: Any, device: torch.device, config: Config) -> int:
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
     shape, realign = shape_of(causal_lm(model).config, parameters, config.model.dtype), config.realign
-    a_token = token_bytes(shape, "training", checkpointed=realign.gradient_checkpointing)
+    # At this stage nothing is fused: weights are gathered for the modules' own forwards alone.
+    a_token = token_bytes(shape, "training", checkpointed=realign.gradient_checkpointing, lean=False)
     fixed = training_bytes(shape, realign, used_stage(realign.zero_stage, config.model.dtype))
     return fitting_tokens(card_bytes(device), fixed, a_token, config.model.max_length)
