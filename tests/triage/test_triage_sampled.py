@@ -214,14 +214,16 @@ def test_a_real_engine_draws_the_model_s_own_answers() -> None:
     from trace_ray.config import ModelConfig
     from trace_ray.model.loading import load_model
 
-    path, limit = str(MODEL), 12
+    path, limit = str(MODEL), 32
     greedy = JudgeConfig(model=path, samples=1, temperature=0.0, max_model_len=256, dtype="float32")
     corrector = SampledCorrector(POLICY, greedy, limit, "triage.corrector_judge")
-    words = ("kettle", "garden", "what is a river", "tell me of cats")
+    words = ("What is the history of Ashford locks?", "kettle", "Tell me of Stonedale knives.")
     asked = [json.dumps(user(text)) for text in words]
     model = load_model(ModelConfig(path=path)).eval()
     tokenizer = load_tokenizer(path, "main", False)
-    for text, draft in zip(words, corrector.drafts(asked, ["w"] * len(words)), strict=True):
+    alone = corrector.drafts(asked, ["w"] * len(words))
+    assert any(draft.text for draft in alone)
+    for text, draft in zip(words, alone, strict=True):
         turns = [{"role": "system", "content": corrector.policy}, *user(text)]
         whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         ids = torch.tensor([tokenizer(whole, add_special_tokens=False)["input_ids"]])
@@ -231,8 +233,8 @@ def test_a_real_engine_draws_the_model_s_own_answers() -> None:
         ended = len(new) < limit or int(new[-1]) == tokenizer.eos_token_id
         expected = tokenizer.decode(new, skip_special_tokens=True).strip() if ended else None
         assert draft.text == (expected or None)
-    corrector.sampling = replace(corrector.sampling, number=6, temperature=1.2)
+    corrector.sampling = replace(corrector.sampling, number=6, temperature=2.0)
     together = corrector.drafts(asked, ["w"] * len(words))
     assert [corrector.drafts([one], ["w"])[0] for one in asked] == together
     assert all(draft.drawn == 6 and len(draft.texts) <= 6 for draft in together)
-    assert len({text for draft in together for text in draft.texts}) > len(words)
+    assert any(len(set(draft.texts)) > 1 for draft in together), "six draws of a prompt are not one"
