@@ -88,18 +88,22 @@ def triage(
     return run
 
 
-def test_a_bad_judge_is_refused_before_one_percent_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    number = 20_000
-    labels = labelled(tmp_path, corpus(tmp_path, number), 60)
+@pytest.mark.parametrize(
+    ("number", "known"),
+    [(20_000, 60), pytest.param(1_000_000, 200, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
+)
+def test_a_bad_judge_is_refused_before_one_percent_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, known: int
+) -> None:
+    labels = labelled(tmp_path, corpus(tmp_path, number), known)
     judge = SayingJudge(chance)
-    with pytest.raises(
-        JudgeRejectedError, match=r"AUC 0\.\d+: judge m is .* on 60 labelled pairs: limit triage.min_auc"
-    ):
+    refused = rf"AUC 0\.\d+: judge m is .* on {known} labelled pairs: limit triage.min_auc"
+    with pytest.raises(JudgeRejectedError, match=refused):
         triage(monkeypatch, tmp_path, judge, audit_labels=labels)
     assert sum(judge.asked.values()) < 0.01 * 2 * number
     gates = json.loads((tmp_path / "run" / "triaged" / "gates.json").read_text())
     assert [gate["limit"] for gate in gates if not gate["passed"]] == ["triage.min_auc"]
-    assert json.loads((tmp_path / "run" / "triaged" / "audit.json").read_text())["pairs"] == 60
+    assert json.loads((tmp_path / "run" / "triaged" / "audit.json").read_text())["pairs"] == known
 
 
 def test_what_was_judged_first_is_not_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
