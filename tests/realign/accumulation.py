@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from trace_ray.config import RealignConfig
+from trace_ray.config.zero import deepspeed_config
 from trace_ray.realign.setup import compile_nothing
-from trace_ray.realign.zero import deepspeed_config
 
 SMALL = 2.0**-10
 """Added to 1 it is lost in bfloat16."""

@@ -5,15 +5,19 @@ That ZeRO stages, workers, micro-steps and resumes change nothing is held in tes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from tests.realign import handmade
 from trace_ray.config import RealignConfig
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
+from trace_ray.config.zero import deepspeed_config, deepspeed_problems
+from trace_ray.errors import UserError
 from trace_ray.realign.schedule import rate_factor
-from trace_ray.realign.zero import deepspeed_config
 
 STEPS = 20
 
@@ -60,3 +64,47 @@ def test_the_deepspeed_dict() -> None:
     assert made["zero_optimization"] == {"stage": 3, "offload_optimizer": pinned, "offload_param": pinned}
     assert deepspeed_config(RealignConfig(), "float32")["zero_optimization"] == {"stage": 0}
     assert deepspeed_config(RealignConfig(), "bfloat16")["zero_optimization"] == {"stage": 1}
+
+
+def given(deepspeed: dict[str, Any], **more: Any) -> RealignConfig:
+    return RealignConfig(deepspeed=deepspeed, **more)
+
+
+def test_further_keys_of_deepspeed_stand_beside_ours() -> None:
+    further: dict[str, Any] = {"zero_optimization": {"overlap_comm": False, "offload_optimizer": {"buffer_count": 8}}}
+    further |= {"wall_clock_breakdown": True, "bf16": {"enabled": False}}
+    realign = given(further, zero_stage=2, offload="optimizer")
+    assert list(deepspeed_problems(realign, "float32")) == []
+    made, plain = deepspeed_config(realign, "float32"), deepspeed_config(replace(realign, deepspeed={}), "float32")
+    assert made["wall_clock_breakdown"] is True
+    kept = {"device": "cpu", "pin_memory": False, "buffer_count": 8}
+    assert made["zero_optimization"] == {"stage": 2, "overlap_comm": False, "offload_optimizer": kept}
+    assert {name: made[name] for name in plain if name != "zero_optimization"} == {
+        name: value for name, value in plain.items() if name != "zero_optimization"
+    }
+
+
+@pytest.mark.parametrize(
+    ("deepspeed", "said"),
+    [
+        ({"zero_optimization": {"stage": 3}}, "zero_optimization.stage: 3: realign.zero_stage decides that"),
+        ({"gradient_clipping": 0.3}, "gradient_clipping: 0.3: realign.max_grad_norm decides that"),
+        ({"fp16": {"enabled": True}}, "fp16.enabled: True: model.dtype decides that"),
+        ({"optimizer": {"type": "Lion"}}, "optimizer.type: Lion: realign.learning_rate decides that"),
+        ({"train_batch_size": 64}, "train_batch_size: 64: realign.batch decides that"),
+        (
+            {"zero_optimization": {"offload_param": {"device": "nvme"}}},
+            "zero_optimization.offload_param.device: nvme: realign.offload decides that",
+        ),
+        ({"communication_data_type": "bf16"}, "communication_data_type: bf16: training rests on what it is"),
+        ({"zero_optimization": 2}, "zero_optimization: 2: it is a section"),
+    ],
+)
+def test_keys_that_settings_of_ours_decide_are_refused_when_the_configuration_is_read(
+    deepspeed: dict[str, Any], said: str
+) -> None:
+    brevity = conf_folder() / "policies" / "brevity.yaml"
+    with pytest.raises(UserError) as refused:
+        load_config([brevity], [f"realign.deepspeed={json.dumps(deepspeed)}"])
+    assert str(refused.value).startswith(f"realign.deepspeed.{said}")
+    assert "\n" not in str(refused.value)

@@ -21,6 +21,7 @@ from trace_ray.config.selection import select_problems, with_selection
 from trace_ray.config.selectors import selector_problems
 from trace_ray.config.templates import template_dates
 from trace_ray.config.terms import named_terms, target_problems, term_problems, unknown_losses
+from trace_ray.config.zero import deepspeed_problems
 from trace_ray.errors import UserError, nearest
 from trace_ray.pairs import TRAINED
 
@@ -102,6 +103,7 @@ def _at_odds(config: Config) -> Iterator[UserError]:
         yield UserError("ray.max_cost", config.ray.max_cost, remedy)
     yield from sampler_problems(config)
     yield from _check_realign(config.realign)
+    yield from deepspeed_problems(config.realign, config.model.dtype)
     yield from _check_parameters(config)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from trace_ray.config.fields import CPU_TOKENS, LABELS, choice, later, resource, resource_auto, resource_choice
+from trace_ray.config.fields import CPU_TOKENS, LABELS, LATER, choice, later, resource, resource_auto, resource_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,8 @@ class RealignConfig:
         workers: at most; min_workers: at least, fewer than ``workers`` = elastic; 0 = exactly ``workers``.
         zero_stage: DeepSpeed ZeRO stage 0..3; 0 in bfloat16 is run as 1.
         offload: to CPU memory: ``optimizer`` (ZeRO 1-3) or ``all`` = optimizer and parameters (ZeRO 3).
+        deepspeed: further keys of DeepSpeed's configuration, such as {zero_optimization: {overlap_comm: false}}, as DeepSpeed
+            knows them (others it passes over in silence); refused where a setting of ours decides.
         gradient_checkpointing: recompute activations in the backward pass.
         checkpoint_steps: steps between checkpoints; keep_checkpoints: so many are kept.
         async_checkpoints: upload while training goes on.
@@ -95,6 +98,7 @@ class RealignConfig:
     min_workers: int = resource(0)
     zero_stage: int = resource(0)
     offload: str = resource_choice("none", "optimizer", "all")
+    deepspeed: dict[str, Any] = field(default_factory=dict, metadata=LATER)
     gradient_checkpointing: bool = resource(False)
     checkpoint_steps: int = resource(50)
     keep_checkpoints: int = resource(2)

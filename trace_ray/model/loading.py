@@ -73,6 +73,30 @@ def load_model(config: ModelConfig) -> Any:
     return model.eval().requires_grad_(False)
 
 
+def blank_model(config: ModelConfig) -> Any:
+    """Returns the model of ``load_model`` with nothing read: memory for its weights and buffers that nobody has written to.
+
+    Raises: UserError where there is no model at ``config.path``.
+    """
+    environment.prepare()
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.backends.cuda.matmul.allow_tf32 = config.tf32
+    about = {"trust_remote_code": config.trusted}
+    made = {"dtype": getattr(torch, config.dtype), "attn_implementation": config.attention}
+    try:
+        known = AutoConfig.from_pretrained(local_model(config.path, weights=False), revision=config.revision, **about)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(known, **made, **about)
+    except (ImportError, OSError, ValueError) as error:
+        raise UserError("model.path", config.path, f"no model configuration there: {first_line(error)}") from None
+    model = model.to_empty(device="cpu")
+    model.tie_weights()
+    model.name_or_path = model.config.name_or_path = config.path
+    return model.eval().requires_grad_(False)
+
+
 def new_adapter(model: Any, lora: LoraSettings, seed: int) -> Any:
     """Returns ``model`` with a fresh LoRA adapter (B = 0, random A fixed by the seed).
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from trace_ray.config import Config, ModelConfig
+from trace_ray.config.zero import used_stage
 from trace_ray.errors import UserError
 from trace_ray.model.fit import (
     Shape,
@@ -18,7 +19,6 @@ from trace_ray.model.fit import (
     token_bytes,
     training_bytes,
 )
-from trace_ray.realign.zero import used_stage
 
 GIB = 2**30
 

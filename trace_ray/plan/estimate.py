@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from trace_ray.config import Config, ImpactConfig, ObjectiveConfig, PlanConfig
 from trace_ray.config.gpus import judging_pools
+from trace_ray.config.zero import used_stage
 from trace_ray.judges.backends import needs_model_for_corrections
 from trace_ray.judges.spend import price, total
 from trace_ray.plan.asked import Asked
@@ -18,7 +19,6 @@ from trace_ray.plan.selection import selection
 from trace_ray.plan.stage_row import Reserved, Resources, StageEstimate, at_once, stage_row
 from trace_ray.plan.steps import epoch_steps, training_steps
 from trace_ray.plan.workload import Workload
-from trace_ray.realign.zero import used_stage
 from trace_ray.runs.artifacts import STAGES
 
 # What surrounds the measured pieces, read off runs of the demo and of the SmolLM2 example on 2 cores. A start is the

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from trace_ray.config import Config
+from trace_ray.config.zero import used_stage
+from trace_ray.errors import UserError
 from trace_ray.model.budget import backward_once, card_bytes, found_tokens
 from trace_ray.model.decoder import causal_lm
 from trace_ray.model.fit import fitting_tokens, shape_of, token_bytes, training_bytes
-from trace_ray.realign.zero import used_stage
 
 
 def step_tokens(model: Any, device: torch.device, config: Config) -> int:
@@ -33,6 +34,19 @@ def step_tokens(model: Any, device: torch.device, config: Config) -> int:
     fewest = torch.tensor([found], device=device)
     torch.distributed.all_reduce(fewest, torch.distributed.ReduceOp.MIN)
     return int(fewest)
+
+
+def refuse_longer(longest: int, tokens: int, device: torch.device) -> None:
+    """Raises UserError where a sequence takes more of a GPU than a micro-step is to; on a CPU it is run alone.
+
+    Args:
+        longest: tokens of the longest sequence that is trained on; tokens: of a micro-step.
+    """
+    if device.type == "cuda" and longest > tokens:
+        remedy = (
+            f"a sequence of {longest} tokens is trained on, which runs at once: give as many, or auto, or score again "
+        )
+        raise UserError("realign.micro_tokens", tokens, f"{remedy}in a new run with a lower model.max_length")
 
 
 def _by_shape(model: Any, device: torch.device, config: Config) -> int:

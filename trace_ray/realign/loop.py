@@ -15,13 +15,13 @@ from trace_ray.errors import UserError
 from trace_ray.model.flat import runs_flat
 from trace_ray.model.fused import how_run
 from trace_ray.model.sharing import sharing_rule
-from trace_ray.realign.budget import step_tokens
+from trace_ray.realign.budget import refuse_longer, step_tokens
 from trace_ray.realign.candidates import asked_to_stop, is_candidate, write_candidate
 from trace_ray.realign.checkpoint import load_checkpoint, save_checkpoint
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.dead import cause_of_death
 from trace_ray.realign.reference import reference_place
-from trace_ray.realign.setup import load_policy, make_engine, together
+from trace_ray.realign.setup import adopt_first, load_policy, make_engine, shared_weights, together
 from trace_ray.realign.trackers import Tracker, make_trackers
 from trace_ray.realign.training import Training
 from trace_ray.realign.weights import gathered_weights
@@ -45,13 +45,17 @@ class Trainer(Training):
     def __init__(self, run: Run, config: Config, rank: int, workers: int) -> None:
         self.run_folder, self.dtype = run, config.model.dtype
         stored = reference_place(run) if config.realign.kl_reference == "top_k" else None
+        whole = rank == 0 or not shared_weights(config.realign, workers)
         rows, (self.model, reference) = together(
-            lambda: (TrainingRows.read(run.scored, config.objective, stored), load_policy(run, config))
+            lambda: (TrainingRows.read(run.scored, config.objective, stored), load_policy(run, config, whole=whole))
         )
+        if shared_weights(config.realign, workers):
+            adopt_first(self.model, reference)
         rows.share_prompts(sharing_rule(self.model), flat=runs_flat(self.model))
         engine = partial(make_engine, self.model, reference, config.realign, config.model)
         super().__init__(rows, config.objective, config.realign, engine, rank=rank, workers=workers)
         self.realign = replace(self.realign, micro_tokens=step_tokens(self.model, self.engine.device, config))
+        refuse_longer(int(rows.longest().max()), self.realign.tokens, self.engine.device)
         self.saved = -1
         self.trackers: list[Tracker] | None = None
         self._written = self._noticed = time.monotonic()

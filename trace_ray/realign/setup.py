@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from trace_ray.config import Config, ModelConfig, ObjectiveConfig, RealignConfig
+from trace_ray.config.zero import deepspeed_config
 from trace_ray.errors import UserError
 from trace_ray.realign.schedule import make_optimizer
-from trace_ray.realign.zero import deepspeed_config
 from trace_ray.runs.artifacts import ADAPTER_INIT, Run
 from trace_ray.runtime import environment
 from trace_ray.storage.staging import download_folder
@@ -53,21 +53,55 @@ def together(make: Callable[[], Made]) -> Made:
     return cast(Made, made)
 
 
-def load_policy(run: Run, config: Config) -> tuple[Any, Any]:
+def shared_weights(realign: RealignConfig, workers: int) -> bool:
+    """Returns whether the first worker alone reads the model's weights: at ZeRO 3 each keeps a part of what that one has.
+
+    Read by all, they would lie in the memory of a node once for each of its workers.
+    """
+    return realign.zero_stage == 3 and workers > 1
+
+
+def adopt_first(*models: Any) -> None:
+    """Gives ``blank_model``s the first worker's buffers; the weights come from it as ZeRO 3 parts them. Collective.
+
+    Args:
+        models: of one kind on all workers, the first one's whole; None is passed over.
+    Raises: RuntimeError, on all workers alike, where their models do not agree.
+    """
+    import torch.distributed
+
+    for model in (model for model in models if model is not None):
+        mine = [(name, tuple(p.shape), str(p.dtype)) for name, p in model.named_parameters()]
+        sent: list[Any] = [mine, dict(model.named_buffers())]
+        torch.distributed.broadcast_object_list(sent, 0)
+        found: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(found, mine == sent[0])
+        if not all(found):
+            raise RuntimeError("workers disagree on the model's parameters: one reads another version of its files")
+        for name, buffer in model.named_buffers():
+            buffer.data = sent[1][name].to(buffer.device)
+
+
+def load_policy(run: Run, config: Config, *, whole: bool = True) -> tuple[Any, Any]:
     """Returns (the model to train, its frozen reference copy or None).
 
     With an adapter it starts from RUN/impact/adapter_init, as scoring did.
+
+    Args:
+        whole: with the model's weights; else what they hold is to come from another worker.
     """
     from trace_ray.model.flat import choose_packing
-    from trace_ray.model.loading import load_adapter, load_model
+    from trace_ray.model.loading import blank_model, load_adapter, load_model
     from trace_ray.model.modes import checkpoint_layers
     from trace_ray.model.probe import check_log_probs
 
-    model = load_model(config.model)
-    check_log_probs(model, config.model.path)
+    load = load_model if whole else blank_model
+    model = load(config.model)
+    if whole:
+        check_log_probs(model, config.model.path)
     if config.realign.tune == "full":
         model.requires_grad_(True)
-        reference = load_model(config.model) if _takes_copy(config.objective, config.realign) else None
+        reference = load(config.model) if _takes_copy(config.objective, config.realign) else None
     else:
         with download_folder(run.impact.place / ADAPTER_INIT) as folder:
             model, reference = load_adapter(model, folder, trainable=True), None
