@@ -29,7 +29,9 @@ class TestStudyCellIsTheStage:
     """Study cell = impact and realign on Ray: same pairs, weights, losses and gradients at every step."""
 
     def test_every_step(self, method: str, tmp_path: Path) -> None:
-        config = Cell(method=method, pairs=PAIRS, seed=0, rate=4e-4, overrides=("realign.max_steps=6",)).config()
+        # Of one epoch a stage ends after 4 steps, where a cell goes on to T_max.
+        steps = ("realign.max_steps=6", "realign.epochs=9")
+        config = Cell(method=method, pairs=PAIRS, seed=0, rate=4e-4, overrides=steps).config()
         triaged = judged_corpus(PAIRS, 0, make_judge(config.policy, JudgeConfig(backend="rules")), config.triage)
         run = Run(locate(str(tmp_path / "run"), StorageConfig()))
         run.triaged.begin({"pairs": PAIRS})
