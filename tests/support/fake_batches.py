@@ -7,13 +7,14 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from tests.support.fake_endpoint import RESPONSE, answer
+from tests.support.local_server import LocalServer, QuietHandler
 
 
-class FakeBatches:
+class FakeBatches(LocalServer):
     """Serves until closed; requests outside batches are answered too.
 
     Args:
@@ -31,9 +32,7 @@ class FakeBatches:
         self.arrived, self.lock = threading.Event(), threading.Lock()
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(QuietHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.send(self, outer.post(self.path, body))
@@ -41,22 +40,7 @@ class FakeBatches:
             def do_GET(self) -> None:
                 outer.send(self, outer.get(self.path))
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                pass
-
-        class Server(ThreadingHTTPServer):
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                pass  # killed clients leave broken pipes
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}/v1"
-
-    def close(self) -> None:
-        self.server.shutdown()
+        self.serve(Handler)
 
     def send(self, handler: BaseHTTPRequestHandler, told: str) -> None:
         if not told:

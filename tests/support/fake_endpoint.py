@@ -12,8 +12,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.support.local_server import LocalServer, QuietHandler
 
 RESPONSE = re.compile(r"<response>\n(.*)\n</response>", re.DOTALL)
 
@@ -23,7 +25,7 @@ def p_yes(text: str) -> float:
     return 0.95 if "BAD" in text else 0.5 if "UNSURE" in text else 0.05
 
 
-class FakeEndpoint:
+class FakeEndpoint(LocalServer):
     """Serves until closed.
 
     Args:
@@ -44,30 +46,11 @@ class FakeEndpoint:
         self.lock = threading.Lock()
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(QuietHandler):
             def do_POST(self) -> None:
                 outer.handle(self)
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                pass
-
-        class Server(ThreadingHTTPServer):
-            request_queue_size = 128
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                pass  # killed clients leave broken pipes
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}/v1"
-
-    def close(self) -> None:
-        self.server.shutdown()
+        self.serve(Handler)
 
     def handle(self, handler: BaseHTTPRequestHandler) -> None:
         payload = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
