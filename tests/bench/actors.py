@@ -76,7 +76,7 @@ def score_one(folder: str, part: str, start: str, stop: str) -> None:
 
 def impacts(run: Run, shards: Sequence[Shard]) -> list[float]:
     """Returns the impacts in the shards' scored rows, which are then gone with their tallies."""
-    found = []
+    found: list[float | None] = []
     for shard in shards:
         place = run.scored.place / f"{shard.name}.parquet"
         found += place.read_parquet()["impact"].to_pylist() if place.exists() else []

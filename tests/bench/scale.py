@@ -157,7 +157,7 @@ def _apart(folder: Path, rows: str, asked: argparse.Namespace) -> dict[str, Any]
     child += ["--file-rows", str(asked.file_rows), *(["--s3"] if asked.s3 else [])]
     told = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
     figures: dict[str, Any] = json.loads(told)
-    print(f"{figures['rows']} rows, {figures['corpus_mb']} MB")
+    print(f"{figures['rows']} rows, {figures['corpus_mb']} MB", flush=True)
     for part in ("triage", "impact", "reader"):
         print(f"  {part:8} {figures.get(part)}", flush=True)
     if not asked.folder:

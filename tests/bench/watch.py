@@ -13,15 +13,15 @@ import psutil
 class Watch(threading.Thread):
     """Samples this process (the driver) and the largest of its Ray workers, twice a second.
 
-    samples: (seconds, driver's MB, driver's open files, largest worker's MB); cpu_seconds: the driver's own.
+    samples: (seconds, driver's MB, driver's open files, largest worker's MB); cpu_seconds: the driver's own, without what
+    the looking takes.
     """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.samples: list[tuple[float, float, int, float]] = []
         self.stop = threading.Event()
-        self.cpu_seconds = 0.0
-        self.seconds = 0.0
+        self.cpu_seconds = self.seconds = self.looking = 0.0
 
     def __enter__(self) -> Self:
         self.started, self._cpu = time.monotonic(), _cpu_seconds()
@@ -31,9 +31,10 @@ class Watch(threading.Thread):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.seconds, self.cpu_seconds = time.monotonic() - self.started, _cpu_seconds() - self._cpu
+        self.seconds, used = time.monotonic() - self.started, _cpu_seconds() - self._cpu
         self.stop.set()
         self.join()
+        self.cpu_seconds = used - self.looking
 
     def run(self) -> None:
         me = psutil.Process()
@@ -47,6 +48,7 @@ class Watch(threading.Thread):
                     continue
             now = time.monotonic() - self.started
             self.samples.append((now, me.memory_info().rss / 1e6, me.num_fds(), max(workers)))
+            self.looking = time.thread_time()
 
     def figures(self) -> dict[str, float]:
         """Returns the driver's memory and open files in the first and last tenth of the time, and what was most."""
