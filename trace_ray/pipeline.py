@@ -222,10 +222,7 @@ def _run_stage(run: Run, config: Config, stage: str, *, new: bool) -> Told | Non
 
 
 def _report_so_far(run: Run, config: Config) -> Told | None:
-    """Writes the report of what is done: days may lie between two stages, or a mistake. None where nothing can be told.
-
-    Of more pairs than REPORTED_SO_FAR it is written at the end alone.
-    """
+    """Writes the report of what is done: days may lie between two stages, or a mistake. None where nothing can be told."""
     pairs = run.triaged.manifest()["counts"].get("triaged", 0) if run.triaged.done() else 0
     if pairs > REPORTED_SO_FAR:
         warn(f"report: written at the end, for it reads {pairs} pairs; now: trace-ray report --run {run.place.uri}")
