@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 import torch
 
-from tests.realign import handmade
-from trace_ray.config import StorageConfig
 from trace_ray.evaluate.answering import write_part
-from trace_ray.model.loading import load_adapter, load_model, new_adapter
+from trace_ray.model.loading import load_adapter, load_model
 from trace_ray.realign.candidates import (
     ask_to_stop,
     asked_to_stop,
@@ -26,23 +23,11 @@ from trace_ray.realign.weights import trainable
 from trace_ray.runs.artifacts import Run
 from trace_ray.runs.validations import validations
 from trace_ray.selection.measure import answer_chunks, drift_file, publish, unfinished, waiting
-from trace_ray.storage.location import locate
 
 PROMPTS: list[dict[str, Any]] = [
     {"pair_id": f"p{i}", "prompt": [{"role": "user", "content": f"q {i}"}], "source": "s", "category": name}
     for i, name in enumerate(["INVERT", "RETAIN", "RETAIN", "INVERT"] * 20)
 ]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return Run(locate(str(tmp_path / "run"), StorageConfig()))
-
-
-@pytest.fixture(scope="module")
-def adapted(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    config = handmade.tiny_config(handmade.tiny_model(tmp_path_factory.mktemp("model")))
-    return new_adapter(load_model(config.model), config.lora, 0), config
 
 
 def weights(model: Any, value: float) -> dict[str, torch.Tensor]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.realign import handmade
-from trace_ray.config import SelectConfig, StorageConfig
+from trace_ray.config import SelectConfig
 from trace_ray.config.load import load_config
 from trace_ray.errors import UserError
-from trace_ray.model.loading import load_adapter, load_model, new_adapter
+from trace_ray.model.loading import load_adapter, load_model
 from trace_ray.realign.candidates import candidate_name, candidate_place, candidates, write_candidate, write_scaled
 from trace_ray.realign.weights import trainable
 from trace_ray.runs.artifacts import Run
@@ -21,20 +19,8 @@ from trace_ray.runs.validations import Validation, validations, write_validation
 from trace_ray.selection.choose import choose
 from trace_ray.selection.measure import waiting
 from trace_ray.selection.scales import Kept, ScaledRun, keep
-from trace_ray.storage.location import locate
 
 SELECT = SelectConfig(steps=10, max_drift=0.5, scales=(0.3, 0.7, 1.0))
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return Run(locate(str(tmp_path / "run"), StorageConfig()))
-
-
-@pytest.fixture(scope="module")
-def adapted(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    config = handmade.tiny_config(handmade.tiny_model(tmp_path_factory.mktemp("model")))
-    return new_adapter(load_model(config.model), config.lora, 0).eval(), config
 
 
 def figures(step: int, share: float, drift: float) -> Validation:
