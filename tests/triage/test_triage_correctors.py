@@ -53,6 +53,11 @@ def configured(policy: str, *overrides: str, method: str | None = None) -> Confi
         ("brevity", ["triage.review_labels=pairs.jsonl"], "triage.review_labels: "),
         ("brevity", ["triage.audit_file=pairs.jsonl"], "triage.audit_file: "),
         ("brevity", ["triage.audit_file=audit.json"], "audit.json: no audit with a decision"),
+        (
+            "brevity",
+            ["triage.audit_file=clauses.json", "triage.judge.backend=vllm", "triage.judge.model=m"],
+            "clauses.json: it goes by clause, and these verdicts tell of none",
+        ),
     ],
 )
 def test_what_can_correct_nothing_is_refused_before_anything_begins(
@@ -62,6 +67,9 @@ def test_what_can_correct_nothing_is_refused_before_anything_begins(
     (here / "number.jsonl").write_text(json.dumps(GOLD | {"corrected": 3}) + "\n")
     decision = {"calibration": {"kind": "none"}, "threshold": "high", "band": 0.1}
     (here / "audit.json").write_text(json.dumps({"decision": decision}))
+    fit = {"calibration": {"kind": "none"}, "band": 0.0}
+    grouped = {"calibration": {"kind": "none"}, "threshold": 0.5, "band": 0.1, "by": "clause", "groups": {"": fit}}
+    (here / "clauses.json").write_text(json.dumps({"decision": grouped}))
     run = Run(locate(str(here / "run"), StorageConfig()))
     with pytest.raises(UserError) as refused:
         stage.run_triage(run, configured(policy, RULES, CORRECT, *overrides))

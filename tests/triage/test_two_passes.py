@@ -254,3 +254,11 @@ def test_only_judges_that_both_read_take_turns_and_each_pool_is_its_own() -> Non
         assert not in_two_passes(ruled)
         assert list(judging_pools(ruled)) == ["judge"]
         assert strong_alone(ruled) is ruled
+
+
+def test_a_look_drawn_anew_on_a_resume_has_each_verdict_of_the_right_judge(tmp_path: Path) -> None:
+    """A first look that refused the run is followed by a larger one, whose pieces hold other pairs."""
+    with pytest.raises(JudgeRejectedError):
+        triaged(tmp_path / "a", settings(max_one_sided=0.51, threshold=0.9, audit_sample=60))
+    again = triaged(tmp_path / "a", settings(threshold=0.9, audit_sample=140))
+    assert tables(again) == tables(triaged(tmp_path / "b", settings(threshold=0.9, audit_sample=140)))

@@ -12,7 +12,7 @@ from trace_ray.config.engine import check_trust, refuse_code
 from trace_ray.config.fields import AUTO, leaves
 from trace_ray.config.gpu_check import gpu_problems
 from trace_ray.config.gpus import JUDGES
-from trace_ray.config.judge_check import distilled_problems, judge_problems, panel_problems
+from trace_ray.config.judge_check import distilled_problems, judge_problems, panel_problems, tells_clauses
 from trace_ray.config.judges import WITHOUT_MODEL
 from trace_ray.config.plugins import is_plugin
 from trace_ray.config.policy import PolicyConfig, check_policy
@@ -206,9 +206,7 @@ def _check_audit(triage: TriageConfig, policy: PolicyConfig) -> Iterator[UserErr
             yield UserError(f"triage.{name}", seen, "it is fitted on labels: set triage.audit_labels too")
     if labelled and triage.audit_file:
         yield UserError("triage.audit_file", triage.audit_file, "an audit comes from it or from triage.audit_labels")
-    judge = triage.judge
-    told = triage.clauses or judge.backend == "rules" or judge.verdict_by == "clauses" or judge.mode == "reason"
-    if triage.audit_by == "clause" and not (policy.clauses and told):
+    if triage.audit_by == "clause" and not (policy.clauses and tells_clauses(triage)):
         remedy = "no verdict tells of clauses: give policy.clauses and triage.clauses=true, or use source"
         yield UserError("triage.audit_by", "clause", remedy)
 

@@ -132,6 +132,12 @@ def distilled_problems(where: str, triage: TriageConfig) -> Iterator[UserError]:
             yield UserError(f"triage.{name}", seen, remedy)
 
 
+def tells_clauses(triage: TriageConfig) -> bool:
+    """Returns whether the verdicts of ``triage.judge`` say which clauses a response breaks."""
+    judge = triage.judge
+    return triage.clauses or judge.backend == "rules" or judge.verdict_by == "clauses" or judge.mode == "reason"
+
+
 def panel_problems(triage: TriageConfig) -> Iterator[UserError]:
     """Yields what several judges of triage are at odds with."""
     combine, third = triage.combine, triage.third_judge

@@ -67,17 +67,24 @@ def under_policy(prompt: Sequence[Message], policy: str, *, system: bool) -> lis
     """Returns the dialogue with the policy before whatever its system turn says, a blank line between.
 
     Args:
-        system: the template takes a system turn; without one the policy stands before the first turn's text.
+        system: the template takes a system turn; without one the policy, and what such a turn says, stand before the first
+            other turn's text.
 
     >>> under_policy([{"role": "user", "content": "q"}], "P", system=True)[0]
     {'role': 'system', 'content': 'P'}
     >>> under_policy([{"role": "user", "content": "q"}], "P", system=False)[0]["content"].split()
     ['P', 'q']
+    >>> talk = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+    >>> [turn["content"].split() for turn in under_policy(talk, "P", system=False)]
+    [['P', 's', 'q']]
     """
-    first = prompt[0]
-    if system and first["role"] not in ("system", "developer"):
+    first, told = prompt[0], [policy]
+    begins_with_system = first["role"] in ("system", "developer")
+    if system and not begins_with_system:
         return [{"role": "system", "content": policy}, *prompt]
-    return [{"role": first["role"], "content": f"{policy}\n\n{first['content']}"}, *prompt[1:]]
+    if not system and begins_with_system and len(prompt) > 1:
+        told, prompt = [policy, first["content"]], prompt[1:]
+    return [{"role": prompt[0]["role"], "content": "\n\n".join([*told, prompt[0]["content"]])}, *prompt[1:]]
 
 
 def takes_system(chat: ChatTokenizer) -> bool:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trace_ray.config import Config, StorageConfig, TriageConfig
+from trace_ray.config.judge_check import tells_clauses
 from trace_ray.errors import UserError
 from trace_ray.judges.backends import corrector_kind
 from trace_ray.judges.gold import read_gold
 from trace_ray.storage.jsonl import read_utf8
 from trace_ray.storage.location import Location, expand
-from trace_ray.triage.calibrate import Decision, decision_of
+from trace_ray.triage.calibrate import CLAUSE, Decision, decision_of
 from trace_ray.triage.labels import FROM_PAIRS, Label, read_label_files, read_labels
 
 AUDIT = "triage.audit_file"
@@ -62,7 +63,7 @@ def review_labels(triage: TriageConfig, storage: StorageConfig) -> Mapping[str, 
 
 
 def audit_decision(triage: TriageConfig, storage: StorageConfig) -> Decision | None:
-    """Returns the decision that ``triage.audit_file`` stored. Raises UserError for a file that holds none."""
+    """Returns the decision that ``triage.audit_file`` stored. Raises UserError for a file that holds none, or none for this."""
     files = label_files(triage, storage, "audit_file")
     if not files:
         return None
@@ -72,6 +73,9 @@ def audit_decision(triage: TriageConfig, storage: StorageConfig) -> Decision | N
     except (ValueError, KeyError, TypeError):
         remedy = "no audit with a decision; name the audit.json that `trace-ray audit` wrote"
         raise UserError(AUDIT, files[0].uri, remedy) from None
+    if decision.groups and decision.by == CLAUSE and not tells_clauses(triage):
+        remedy = "it goes by clause, and these verdicts tell of none: set triage.clauses=true, or audit by source"
+        raise UserError(AUDIT, files[0].uri, remedy)
     return decision
 
 

@@ -164,13 +164,16 @@ def looked(work: Work, block: int, usage: Usage) -> Item:
 def in_windows(task: Task, number: int, pairs: pa.Table) -> list[tuple[pa.Table, str, tuple[int, int]]]:
     """Returns a piece of the first look as (pairs, name of their place, window of slots) of what is judged in one go.
 
-    All of it, or, where verdicts are kept across runs, block by block: the store is read by a block's slots.
+    All of it, or, where verdicts are kept across runs, block by block: the store is read by a block's slots. The place bears
+    the sample's name: another sample, drawn on a resume, has other pieces of the same numbers.
     """
+    assert task.first is not None, "a piece is of a first look"
+    sample = task.first.place.name
     whole = [(pairs, (0, SLOTS))]
     if task.stores:
         owner = [window_of(slot, task.blocks) for slot in pairs["slot"].to_pylist()]
         whole = [(pairs.filter(pa.array([slots == mine for slots in owner])), mine) for mine in dict.fromkeys(owner)]
-    return [(some, f"first-{number:05d}-{slots[0]:05x}", slots) for some, slots in whole]
+    return [(some, f"first-{sample}-{number:05d}-{slots[0]:05x}", slots) for some, slots in whole]
 
 
 def pass_first(task: Task, labels: Mapping[str, Label] | None, judged: Sequence[tuple[pa.Table, pa.Table]]) -> None:

@@ -36,10 +36,17 @@ class _Judged:
     work: Work
     requests: Traffic
     counts: Counter[str] = field(default_factory=Counter)
+    before: dict[str, int] | None = None
 
     def add(self, tally: Mapping[str, Any]) -> None:
         self.counts.update(tally.get("counts", {}))  # those of a look are on record
         self.requests.add("judge", tally["traffic"])
+
+    def spent(self, config: TriageConfig) -> str:
+        """What endpoints were asked, for the line of progress; first called once the first look has been counted."""
+        if self.before is None:
+            self.before = merge_counts(self.work.unfinished_use())
+        return str(spent(config, merge_counts([self.before, self.counts])) or "")
 
     def shared(self, config: TriageConfig, *asked: str, actors: int) -> TriageConfig:
         """The settings with each actor's share of what the judges ``asked`` may still use of endpoints."""
@@ -71,9 +78,8 @@ def judge_corpus(task: Task, read: ReadRows, labels: _Labels, requests: Traffic 
         _first_pass(task, read, labels, blocks, so_far)
         task = replace(task, config=strong_alone(triage), behind_first=True)
     pool = judging_pools(triage)["judge"] if needs_model_to_judge(triage) else None
-    running = each_block(JudgeActor, _strong(task, labels, so_far), blocks, pool)
+    running = each_block(JudgeActor, _strong(task, labels, so_far, task.config.judge.max_actors), blocks, pool)
     unread = _unread(triage, done.values())
-    before: dict[str, int] | None = None
     with Meter("triage: judge", read.made) as meter:
         meter.skip(sum(tally["rows"] for tally in done.values()))
         for tally in running:
@@ -81,18 +87,15 @@ def judge_corpus(task: Task, read: ReadRows, labels: _Labels, requests: Traffic 
             for name, count in unread.items():
                 count.add(tally["unread"][name])
                 count.refuse(least=FIRST)
-            if before is None:  # by now what is judged first has been counted
-                before = merge_counts(task.work.unfinished_use())
-            meter.advance(tally["rows"], str(spent(triage, merge_counts([before, so_far.counts])) or ""))
+            meter.advance(tally["rows"], so_far.spent(triage))
     for count in unread.values():
         count.refuse()
     so_far.requests.own("judge")
     return merge_counts([so_far.counts, first.counts()])
 
 
-def _strong(task: Task, labels: _Labels, so_far: _Judged) -> Arguments:
-    """What a ``JudgeActor`` is made with."""
-    actors = task.config.judge.max_actors
+def _strong(task: Task, labels: _Labels, so_far: _Judged, actors: int) -> Arguments:
+    """What each of so many ``JudgeActor`` is made with."""
     return lambda: (replace(task, config=so_far.shared(task.config, *JUDGING, actors=actors)), labels)
 
 
@@ -114,7 +117,7 @@ def _first_pass(task: Task, read: ReadRows, labels: _Labels, blocks: list[int], 
         meter.skip(sum(tally["rows"] for tally in done.values()))
         for tally in each_block(FirstPassActor, arguments(task, pool.max_actors), todo, pool):
             so_far.add(tally)
-            meter.advance(tally["rows"])
+            meter.advance(tally["rows"], so_far.spent(task.config))
 
 
 def _look(task: Task, labels: _Labels, so_far: _Judged, first: Arguments) -> None:
@@ -128,7 +131,7 @@ def _look(task: Task, labels: _Labels, so_far: _Judged, first: Arguments) -> Non
         refuse_tried(task.config, reports)
         pass_first(task, labels, list(task.first.judged()))
         return
-    strong = _strong(replace(task, config=strong_alone(task.config), behind_first=True, look=True), labels, so_far)
+    strong = _strong(replace(task, config=strong_alone(task.config), behind_first=True, look=True), labels, so_far, 1)
     for worker, arguments, name in ((FirstPassActor, first, "first_judge"), (JudgeActor, strong, "judge")):
         pool = replace(judging_pools(task.config)[name], actors=1, max_actors=1)
         for tally in each_block(worker, arguments, [0], pool):

@@ -15,7 +15,7 @@ from trace_ray.config import TriageConfig
 from trace_ray.storage.location import Location
 from trace_ray.triage.block import SIDES
 from trace_ray.triage.calibrate import Decision
-from trace_ray.triage.dawid_skene import SILENT, Counts, fit_skills
+from trace_ray.triage.dawid_skene import SILENT, Counts, Skills, fit_skills
 from trace_ray.triage.labelled import Labels, audited_blocks
 from trace_ray.triage.panel import DAWID_SKENE, Panel
 from trace_ray.triage.running import by_tasks
@@ -43,7 +43,8 @@ def with_panel(
         pieces = [files[start : start + _FILES_IN_TASK] for start in range(0, len(files), _FILES_IN_TASK)]
         for found in by_tasks(count_votes, pieces, known, decision, judges, least=2):
             counts.update(found)
-    return replace(decision, panel=Panel(triage.combine, fit_skills(counts)))
+    skills = fit_skills(counts) if counts else Skills(0.5, [0.5] * judges, [0.5] * judges)  # no pair is left to vote on
+    return replace(decision, panel=Panel(triage.combine, skills))
 
 
 def count_votes(verdicts: Sequence[Location], labels: Labels, decision: Decision, judges: int) -> Counts:

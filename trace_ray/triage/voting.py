@@ -73,7 +73,7 @@ def said_of(judged: pa.Table, decision: Decision, least: int = 1) -> list[Said]:
         if f"{name}_chosen" in judged.column_names:  # earlier versions had two judges
             p = {side: floats(judged[f"{name}_{side}"]) for side in SIDES}
             why = {side: judged[f"{name}_error_{side}"].to_pylist() for side in SIDES}
-            asked = {side: ~np.isnan(p[side]) | np.array([e is not None for e in why[side]]) for side in SIDES}
+            asked = {side: ~np.isnan(p[side]) | np.array([e is not None for e in why[side]], bool) for side in SIDES}
             others.append(Said(p, why, asked, decision.uncalibrated()))
     return [first, *(other for number, other in enumerate(others, 2) if number <= least or other.asked_of_pair.any())]
 
