@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -15,7 +16,7 @@ from trace_ray.config.load import load_config
 from trace_ray.config.sources import conf_folder
 from trace_ray.errors import UserError
 from trace_ray.model.loading import load_model, new_adapter
-from trace_ray.objective.dual import SPAN, next_alpha
+from trace_ray.objective.dual import FACTOR, SPAN, STEPS, next_alpha
 from trace_ray.objective.reduction import Denominators, reduce_losses
 from trace_ray.pairs import SCORED_SCHEMA
 from trace_ray.realign import training as module
@@ -34,7 +35,7 @@ def descend(wanted: float, target: float, steps: int = 4000) -> tuple[float, flo
     x, rows = 0.0, list[dict[str, Any]]()
     for step in range(steps):
         alpha = next_alpha(rows, 0.1, target, 0.05)
-        rows.append({"step": step, "alpha_kl": alpha, "RETAIN/loss": x * x / 2})
+        rows.append({"step": step, "alpha_kl": alpha, "RETAIN/loss": x * x / 2, "RETAIN/pairs": 3})
         x -= 0.05 * ((x - wanted) + alpha * x)
     return x, rows[-1]["alpha_kl"]
 
@@ -55,14 +56,38 @@ def test_a_constraint_that_does_not_bind_costs_next_to_nothing() -> None:
 
 
 def test_what_cannot_be_reached_ends_at_the_upper_end_and_no_step_is_larger_than_asked() -> None:
-    rows = [{"alpha_kl": 0.1, "RETAIN/loss": 1e9}]
-    assert next_alpha(rows, 0.1, 0.01, 0.05) == pytest.approx(0.1 * 2.718281828459045**0.05)
-    assert next_alpha([{"alpha_kl": 9.99, "RETAIN/loss": 1.0}], 0.1, 0.01, 0.05) == 0.1 * SPAN
+    far = {"alpha_kl": 0.1, "RETAIN/loss": 1e9, "RETAIN/pairs": 1}
+    assert next_alpha([far], 0.1, 0.01, 0.05) == pytest.approx(0.1 * 2.718281828459045 ** (0.05 * (FACTOR - 1)))
+    assert next_alpha([far | {"alpha_kl": 9.99}], 0.1, 0.01, 0.05) == 0.1 * SPAN
+    near = far | {"RETAIN/loss": 0.0}
+    assert next_alpha([near], 0.1, 0.01, 0.05) == pytest.approx(0.1 * 2.718281828459045 ** (0.05 * (1 / FACTOR - 1)))
+
+
+@pytest.mark.parametrize(("sigma", "within"), [(0.5, 0.02), (1.0, 0.03), (1.5, 0.1)])
+def test_what_scatters_from_step_to_step_is_held_to_the_target_in_the_mean(sigma: float, within: float) -> None:
+    """A step's KL is target (0.1 / alpha)^2 times lognormal noise of mean 1, as a few pairs' mean scatters."""
+    noise = np.random.default_rng(0).lognormal(-sigma * sigma / 2, sigma, 6000)
+    rows = list[dict[str, Any]]()
+    for scatter in noise.tolist():
+        alpha = next_alpha(rows[-STEPS:], 0.1, 0.2, 0.05)
+        rows.append({"alpha_kl": alpha, "RETAIN/loss": 0.2 * (0.1 / alpha) ** 2 * scatter, "RETAIN/pairs": 2})
+    assert float(np.mean([row["RETAIN/loss"] for row in rows])) == pytest.approx(0.2, rel=within)
+
+
+def test_the_mean_is_over_the_pairs_of_the_last_steps_that_held_anchors() -> None:
+    kls = [9.0, *(0.1 * n for n in range(1, STEPS + 1))]
+    rows: list[dict[str, Any]] = [{"alpha_kl": 0.1, "RETAIN/loss": kl, "RETAIN/pairs": n} for n, kl in enumerate(kls)]
+    rows[1]["RETAIN/pairs"] = 40
+    for at in (8, 3):
+        rows.insert(at, {"alpha_kl": 0.1, "INVERT/loss": 9.0})
+    pairs = [kl for kl, n in zip(kls[1:], (40, *range(2, STEPS + 1)), strict=True) for _ in range(n)]
+    expected = 0.1 * float(np.exp(0.05 * (np.mean(pairs) / 0.4 - 1)))
+    assert next_alpha(rows, 0.1, 0.4, 0.05) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_step_without_anchors_and_a_run_without_target_leave_it() -> None:
     assert next_alpha([{"alpha_kl": 0.3, "INVERT/loss": 1.0}], 0.1, 0.01, 0.05) == 0.3
-    assert next_alpha([{"RETAIN/loss": 1.0}], 0.1, 0.0, 0.05) == 0.1
+    assert next_alpha([{"RETAIN/loss": 1.0, "RETAIN/pairs": 1}], 0.1, 0.0, 0.05) == 0.1
     assert next_alpha([], 0.1, 0.01, 0.05) == 0.1
 
 

@@ -64,8 +64,10 @@ class ObjectiveConfig:
         beta: scale of the log-ratios in dpo, rdpo and npo.
         alpha_kl: weight of the RETAIN term.
         kl_target: mean KL of the RETAIN answers to the reference, in nats a token, towards which alpha_kl is driven from step
-            to step, at most a hundredfold either way; 0 = alpha_kl stays as it is.
-        kl_step: of that: by how much log alpha_kl changes in a step whose KL is twice the target.
+            to step, at most a hundredfold either way; 0 = alpha_kl stays as it is. With ``realign.kl_reference=top_k`` it
+            bounds a smaller quantity, the KL of the stored tokens and of the others as one, which the whole KL may exceed.
+        kl_step: of that: by how much log alpha_kl changes in a step before which the KL of the last 10 steps' anchors was twice
+            the target.
         tau: the target margin of ipo and ipo_sum is 1 / (2 tau), in nats a token for ipo, in nats for ipo_sum.
         length_norm: dpo, rdpo and npo on per-token means instead of sums; ipo is always on means, ipo_sum on sums.
         label_noise: rdpo's e, in [0, 1/2).
