@@ -72,7 +72,7 @@ def given(deepspeed: dict[str, Any], **more: Any) -> RealignConfig:
 
 def test_further_keys_of_deepspeed_stand_beside_ours() -> None:
     further: dict[str, Any] = {"zero_optimization": {"overlap_comm": False, "offload_optimizer": {"buffer_count": 8}}}
-    further |= {"wall_clock_breakdown": True, "bf16": {"enabled": False}}
+    further |= {"wall_clock_breakdown": True, "checkpoint": {"tag_validation": "Fail"}, "bf16": {"enabled": False}}
     realign = given(further, zero_stage=2, offload="optimizer")
     assert list(deepspeed_problems(realign, "float32")) == []
     made, plain = deepspeed_config(realign, "float32"), deepspeed_config(replace(realign, deepspeed={}), "float32")
@@ -96,6 +96,14 @@ def test_further_keys_of_deepspeed_stand_beside_ours() -> None:
             {"zero_optimization": {"offload_param": {"device": "nvme"}}},
             "zero_optimization.offload_param.device: nvme: realign.offload decides that",
         ),
+        *(
+            ({"zero_optimization": {name: True}}, f"zero_optimization.{name}: True: realign.offload decides that")
+            for name in ("cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory")
+        ),
+        ({"elasticity": {"enabled": True}}, "elasticity.enabled: True: realign.min_workers decides that"),
+        ({"prescale_gradients": True}, "prescale_gradients: True: training rests on what it is"),
+        ({"tensor_parallel": {"autotp_size": 2}}, "tensor_parallel.autotp_size: 2: training rests on what it is"),
+        ({"checkpoint": {"load_universal": True}}, "checkpoint.load_universal: True: training rests on what it is"),
         ({"communication_data_type": "bf16"}, "communication_data_type: bf16: training rests on what it is"),
         ({"zero_optimization": 2}, "zero_optimization: 2: it is a section"),
     ],

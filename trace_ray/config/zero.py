@@ -10,6 +10,10 @@ from trace_ray.errors import UserError
 
 _OFFLOADED = ("zero_optimization.offload_optimizer", "zero_optimization.offload_param")
 """Sections whose further keys may be given where ``realign.offload`` has them."""
+_OLD_NAMES = tuple(
+    f"zero_optimization.{name}" for name in ("cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory")
+)
+"""DeepSpeed still takes them, over what those sections say."""
 _OWNERS = {
     "train_batch_size": "realign.batch",
     "train_micro_batch_size_per_gpu": "realign.micro_tokens",
@@ -22,10 +26,14 @@ _OWNERS = {
     "amp": "model.dtype",
     "torch_autocast": "model.dtype",
     "activation_checkpointing": "realign.gradient_checkpointing",
+    "elasticity": "realign.min_workers",
     "zero_optimization.stage": "realign.zero_stage",
-    **dict.fromkeys(_OFFLOADED, "realign.offload"),
+    **dict.fromkeys((*_OFFLOADED, *_OLD_NAMES), "realign.offload"),
 }
 """Keys of DeepSpeed's that a setting of ours decides, and which."""
+_NEVER = ("prescale_gradients", "tensor_parallel", "checkpoint.load_universal")
+"""Keys that would have gradients summed where they are averaged, split what each worker is to hold, and have checkpoints read
+in another form than they are written in."""
 
 
 def deepspeed_config(realign: RealignConfig, dtype: str) -> dict[str, Any]:
@@ -47,15 +55,20 @@ def deepspeed_problems(realign: RealignConfig, dtype: str) -> Iterator[UserError
     ours = _ours(realign, dtype)
     for key, seen in _leaves(realign.deepspeed):
         set_here = _at(ours, key)
-        owner = next((owner for known, owner in _OWNERS.items() if f"{key}.".startswith(f"{known}.")), "")
+        owner = next((owner for known, owner in _OWNERS.items() if _within(key, known)), "")
         added = any(key.startswith(f"{section}.") and _at(ours, section) is not None for section in _OFFLOADED)
-        if seen == set_here or (set_here is None and (added or not owner)):
+        free = added or not (owner or any(_within(key, known) for known in _NEVER))
+        if seen == set_here or (set_here is None and free):
             continue
         remedy = f"{owner} decides that: set it there"
         if not owner:
             section = isinstance(set_here, Mapping)
             remedy = "it is a section: give its keys" if section else "training rests on what it is: leave it out"
         yield UserError(f"realign.deepspeed.{key}", seen, remedy)
+
+
+def _within(key: str, section: str) -> bool:
+    return f"{key}.".startswith(f"{section}.")
 
 
 def _leaves(given: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
