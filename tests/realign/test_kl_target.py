@@ -118,6 +118,12 @@ def test_a_training_uses_what_its_figures_say_and_goes_on_from_them_exactly(
         assert again.alpha_kl == row["alpha_kl"]
 
 
+def test_without_a_target_none_of_that_is_asked() -> None:
+    more = ["impact.retain_per_conflict=0", "realign.shares={INVERT: 0.5, PUNISH: 0.5}"]
+    assert objective(*more).kl_target == 0
+    assert objective("objective.kl_target=0.1", "realign.shares={INVERT: 0.5, RETAIN: 0.5}").kl_target == 0.1
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -129,6 +135,12 @@ def test_a_training_uses_what_its_figures_say_and_goes_on_from_them_exactly(
         (["objective.retain=pair"], "objective.kl_target: 0.1: it is the mean"),
         (["objective.RETAIN=[{loss: kl, weight: 2.0}]"], "objective.kl_target: 0.1: RETAIN's kl has a weight"),
         (["objective.alpha_kl=0"], "objective.alpha_kl: 0: objective.kl_target changes it by factors"),
+        (["objective.weights=u2a"], "objective.kl_target: 0.1: each of u2a's rounds"),
+        (["impact.retain_per_conflict=0"], "impact.retain_per_conflict: 0.0: no RETAIN pair would be drawn"),
+        (
+            ["realign.shares={INVERT: 0.5, PUNISH: 0.5}"],
+            "realign.shares: {'INVERT': 0.5, 'PUNISH': 0.5}: no RETAIN pair",
+        ),
         (["objective.kl_step=0"], "objective.kl_step: 0"),
         (["objective.kl_target=-1"], "objective.kl_target: -1"),
     ],

@@ -91,7 +91,7 @@ def _not_a_choice(config: Config) -> Iterator[UserError]:
 
 def _at_odds(config: Config) -> Iterator[UserError]:
     yield from term_problems(config.objective, corrected=config.triage.correct)
-    yield from target_problems(config.objective)
+    yield from target_problems(config.objective, config.realign.shares, config.impact.retain_per_conflict)
     for name, path in config.corpus.columns.items():
         if name not in COLUMN_NAMES:
             remedy = f"name what a format knows{nearest(name, COLUMN_NAMES)}: {', '.join(COLUMN_NAMES)}"

@@ -112,8 +112,14 @@ def term_problems(objective: ObjectiveConfig, *, corrected: bool) -> Iterator[Us
             yield from _parameter_problems(where, term, term.entry)
 
 
-def target_problems(objective: ObjectiveConfig) -> Iterator[UserError]:
-    """Yields why ``objective.kl_target`` has no KL to go by."""
+def target_problems(
+    objective: ObjectiveConfig, shares: Mapping[str, float], retain_per_conflict: float
+) -> Iterator[UserError]:
+    """Yields why ``objective.kl_target`` has no KL to go by.
+
+    Args:
+        shares, retain_per_conflict: of ``realign`` and ``impact``, by which RETAIN pairs are drawn.
+    """
     target, terms = objective.kl_target, objective.terms("RETAIN")
     if not target:
         return
@@ -126,6 +132,13 @@ def target_problems(objective: ObjectiveConfig) -> Iterator[UserError]:
         yield UserError("objective.kl_target", target, "RETAIN's kl has a weight: leave that to alpha_kl")
     if not objective.alpha_kl:
         yield UserError("objective.alpha_kl", 0, "objective.kl_target changes it by factors: give what it begins with")
+    if objective.weights == "u2a":
+        yield UserError("objective.kl_target", target, "each of u2a's rounds would begin with alpha_kl anew: give 0")
+    remedy = "no RETAIN pair would be drawn, by whose KL objective.kl_target goes: give them some, or no target"
+    if not retain_per_conflict:
+        yield UserError("impact.retain_per_conflict", retain_per_conflict, remedy)
+    if shares and not shares.get("RETAIN"):
+        yield UserError("realign.shares", dict(shares), remedy)
 
 
 def _response_problems(where: str, term: TermConfig, entry: Loss, *, corrected: bool) -> Iterator[UserError]:
