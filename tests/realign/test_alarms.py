@@ -60,7 +60,11 @@ def test_what_is_suppressed_without_a_target_collapses() -> None:
 
 
 def test_anchors_that_lose_the_reference_are_adrift() -> None:
-    assert list(alarms(rows(RETAIN_loss=1.1), TRACE)) == ["RETAIN adrift"]
+    (said,) = alarms(rows(RETAIN_loss=1.1), TRACE).items()
+    assert (said[0], "collapsed; give objective.alpha_kl=0.2, lower" in said[1]) == ("RETAIN adrift", True)
+    assert (
+        "give objective.kl_target=0.4," in alarms(rows(RETAIN_loss=1.1), objective("objective.kl_target=0.8"))[said[0]]
+    )
     assert not alarms(rows(RETAIN_loss=0.9), TRACE)
     unanchored = objective("objective.RETAIN={loss: dpo, prefer: chosen, suppress: [rejected]}")
     assert not alarms(rows(RETAIN_loss=1.1), unanchored), "a loss that is no KL"

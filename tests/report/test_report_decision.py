@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.report.made_run import AUDIT, MadeRun, config_of
+from trace_ray.config import ObjectiveConfig
 from trace_ray.config.policy import ClauseConfig, RuleConfig
 from trace_ray.pairs import CONFLICTS
 from trace_ray.report.page import report_sections
@@ -67,7 +68,15 @@ def test_a_judge_that_says_one_thing_is_not_green(violating: int, compliant: int
 
 def warned(judge: JudgeSection, change: ChangeSection | None = None) -> list[Any]:
     lineage = type("NoNoise", (), {"noise": {}})()
-    return warnings(gap=None, judge=judge, impact=None, change=change, problems=NOTHING, lineage=lineage, anchored=True)
+    return warnings(
+        gap=None,
+        judge=judge,
+        impact=None,
+        change=change,
+        problems=NOTHING,
+        lineage=lineage,
+        objective=ObjectiveConfig(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,6 +184,18 @@ def test_a_loss_beyond_a_point_is_a_doubt_and_where_it_is_clear_a_failure(
     made = decided(triaged, judge_of(), replace(change, by_category=[change.overall, kept]))
     assert {check.name: check.state for check in made.checks}["nothing lost"] == state
     assert made.word == word
+    assert ("objective.alpha_kl=0.2" in made.command) is (word == "fix")
+
+
+def test_what_was_lost_under_a_target_is_held_by_half_of_it(triaged: MadeRun) -> None:
+    """alpha_kl is what the target changes: twice as much would end where it ended."""
+    change = change_of(50, 95)
+    kept = ChangeRow("RETAIN", 96, Measured(99, 95, 100), Measured(90, 85, 95), (-12.0, -6.0))
+    found, config = report_sections(triaged.run, config_of()), config_of("objective.kl_target=0.1")
+    lost = replace(change, by_category=[change.overall, kept])
+    made = decision(triaged.run, config, found["gap"], judge_of(), lost, NOTHING)
+    assert (made.word, "objective.kl_target=0.05" in shlex.split(made.command)) == ("fix", True)
+    assert "alpha_kl" not in made.command
 
 
 @pytest.mark.parametrize(

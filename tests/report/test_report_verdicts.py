@@ -11,6 +11,8 @@ import pyarrow as pa
 import pytest
 
 from tests.report.made_run import AUDIT, MadeRun, config_of
+from trace_ray.config import ObjectiveConfig
+from trace_ray.config.objective import TermConfig
 from trace_ray.pairs import TRIAGED_SCHEMA
 from trace_ray.report.sections.change import ChangeRow, ChangeSection, Measured, change_section
 from trace_ray.report.sections.cost import cost_section
@@ -39,7 +41,7 @@ class Sections(NamedTuple):
     def warned(self, **changed: Any) -> list[Caution]:
         """Returns the warnings with sections ``changed``."""
         sections = {name: getattr(self, name) for name in ("gap", "judge", "impact", "change", "problems", "lineage")}
-        return warnings(**({"anchored": True} | sections | changed))
+        return warnings(**({"objective": ObjectiveConfig()} | sections | changed))
 
     def card(self, anchor: str, question: str, **changed: Any) -> Card:
         """Returns one answer of the first screen with sections ``changed``."""
@@ -129,12 +131,12 @@ def test_a_loss_of_what_was_kept_is_weighed_by_its_size_and_certainty(
     assert sections.card("worse", "Was anything lost?", change=change).tone == tone
     told = [warning for warning in sections.warned(change=change) if warning.text.startswith("Still right: compliance")]
     assert [warning.level for warning in told] == ([level] if level else [])
-    loose = sections.warned(change=change, anchored=False)
-    bad = [warning for warning in (*told, *loose) if warning.level == "bad" and warning.text.startswith("Still right")]
+    others = (ObjectiveConfig(RETAIN=TermConfig()), ObjectiveConfig(kl_target=0.1))
+    more = [warning for objective in others for warning in sections.warned(change=change, objective=objective)]
+    bad = [warning for warning in (*told, *more) if warning.level == "bad" and warning.text.startswith("Still right")]
     remedies = [warning.remedy.partition(",")[0] for warning in bad]
-    assert remedies == (
-        ["raise objective.alpha_kl", "hold RETAIN by objective.RETAIN.loss=kl"] if tone == "bad" else []
-    )
+    advice = ("objective.alpha_kl=0.2", "objective.RETAIN.loss=kl", "objective.kl_target=0.05")
+    assert remedies == ([f"hold RETAIN by {setting}" for setting in advice] if tone == "bad" else [])
 
 
 def test_what_puts_a_result_in_doubt_comes_before_what_is_worth_a_look(sections: Sections) -> None:

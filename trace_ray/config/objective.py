@@ -143,6 +143,17 @@ class ObjectiveConfig:
         return any(term.entry.anchor for term in self.terms(category))
 
     @property
+    def firmer(self) -> str:
+        """The setting that holds the RETAIN answers more firmly: half of a target KL, else twice as much alpha_kl.
+
+        >>> ObjectiveConfig(kl_target=0.1).firmer, ObjectiveConfig().firmer
+        ('objective.kl_target=0.05', 'objective.alpha_kl=0.2')
+        """
+        if self.kl_target:
+            return f"objective.kl_target={self.kl_target / 2:g}"
+        return f"objective.alpha_kl={self.alpha_kl * 2 or 0.1:g}"
+
+    @property
     def corrects(self) -> bool:
         """Whether PUNISH pairs train on a corrected response."""
         return "corrected" in self.sequences("PUNISH")

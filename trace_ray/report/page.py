@@ -86,7 +86,7 @@ def _concluded(run: Run, config: Config, found: Mapping[str, Any]) -> dict[str, 
     gap, judge, impact, change, worse = (found[name] for name in ("gap", "judge", "impact", "change", "worse"))
     told = {name: found[name] for name in ("gap", "judge", "impact", "change", "problems", "lineage", "training")}
     return {
-        "warnings": warnings(**told, anchored=config.objective.anchored("RETAIN")),
+        "warnings": warnings(**told, objective=config.objective),
         "cards": headline(gap, judge, impact, change, found["cost"], worse),
         "corpus_doubted": corpus_judge(judge).tone == "bad",
         "decision": decision(run, config, gap, judge, change, found["problems"], worse),

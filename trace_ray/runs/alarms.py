@@ -96,8 +96,8 @@ def _of_category(rows: Sequence[Row], category: str, objective: ObjectiveConfig)
         yield (
             f"{category} adrift",
             (
-                f"{category}: the answers to keep are {drift:.1f} nats a token from the reference: collapsed; raise "
-                "objective.alpha_kl, lower realign.learning_rate, or train fewer steps"
+                f"{category}: the answers to keep are {drift:.1f} nats a token from the reference: collapsed; give "
+                f"{objective.firmer}, lower realign.learning_rate, or train fewer steps"
             ),
         )
 

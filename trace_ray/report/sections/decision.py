@@ -176,7 +176,7 @@ def _of_model(
         return "fix", text, _again(run, "evaluate.judge.model=ANOTHER")
     if "nothing lost" in failed:
         text = f"Fix the model: {said}, but what was {checks['nothing lost'].seen}. Hold it more firmly."
-        return "fix", text, _again(run, f"objective.alpha_kl={config.objective.alpha_kl * 2:g}")
+        return "fix", text, _again(run, config.objective.firmer)
     if "target reached" in failed:
         text = f"Fix the model: {said}; {change.target:.3g} % is asked."
         return "fix", text, _again(run, f"realign.epochs={config.realign.epochs + 1:g}")

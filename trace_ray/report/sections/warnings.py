@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from trace_ray.config import ObjectiveConfig
 from trace_ray.corpus.refused import many_refused, refused_share
 from trace_ray.pairs import RejectReason
 from trace_ray.report.limits import (
@@ -47,15 +48,15 @@ def warnings(
     change: ChangeSection | None,
     problems: Problems,
     lineage: Lineage,
-    anchored: bool,
+    objective: ObjectiveConfig,
     training: TrainingSection | None = None,
 ) -> list[Caution]:
-    """Returns the warnings, ``bad`` ones first; ``anchored``: whether the method holds RETAIN pairs by a KL."""
+    """Returns the warnings, ``bad`` ones first."""
     by_stage: dict[str, Iterable[Caution]] = {
         "triage": [*_of_noise(lineage.noise), *_of_judge(judge), *(_of_gap(gap, problems) if gap else ())],
         "impact": [*_of_cuts(problems), *(_of_impact(impact) if impact else ())],
         "realign": _of_training(training) if training else (),
-        "evaluate": _of_change(change, anchored) if change else (),
+        "evaluate": _of_change(change, objective) if change else (),
     }
     for stage, said in problems.stopped.items():
         if stage != "triage":  # what stopped it is the judge's
@@ -162,14 +163,16 @@ def _of_training(training: TrainingSection) -> Iterator[Caution]:
         yield Caution("bad", f"Training, from step {step}: {seen}.", remedy)
 
 
-def _of_change(change: ChangeSection, anchored: bool) -> Iterator[Caution]:
+def _of_change(change: ChangeSection, objective: ObjectiveConfig) -> Iterator[Caution]:
+    by = objective.firmer if objective.anchored("RETAIN") else "objective.RETAIN.loss=kl"
     if change.damage:
         text = (
             f"The realigned model is damaged, whatever it complies with: {'; '.join(d.said() for d in change.damage)}."
         )
-        hold = "raise objective.alpha_kl" if anchored else "hold RETAIN by objective.RETAIN.loss=kl"
         yield Caution(
-            "bad", text, f"lower realign.learning_rate, train fewer steps, or {hold}; look at the answers below"
+            "bad",
+            text,
+            f"lower realign.learning_rate, train fewer steps, or hold RETAIN by {by}; look at the answers below",
         )
     if change.judge_is_triage_judge:
         text = "The judge of these answers is the judge of triage: its errors do not show in the result."
@@ -177,8 +180,7 @@ def _of_change(change: ChangeSection, anchored: bool) -> Iterator[Caution]:
     for row in change.by_category:
         if row.change < 0 and row.clear:
             text = f"{_capital(row.name)}: compliance fell from {row.base.value:.0f} to {row.realigned.value:.0f} %."
-            hold = "raise objective.alpha_kl" if anchored else "hold RETAIN by objective.RETAIN.loss=kl"
-            yield Caution("bad", text, f"{hold}, or lower realign.learning_rate")
+            yield Caution("bad", text, f"hold RETAIN by {by}, or lower realign.learning_rate")
         elif row.name == "RETAIN" and row.change < -SMALL_LOSS:
             text = f"{_capital(row.name)}: compliance went from {row.base.value:.1f} to {row.realigned.value:.1f} %."
             yield Caution("note", text, "within the intervals; look at the answers below")
