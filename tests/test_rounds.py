@@ -16,7 +16,7 @@ from trace_ray.impact.stage import plan_shards
 from trace_ray.impact.survey import survey
 from trace_ray.objective.losses import npo
 from trace_ray.pairs import TRIAGED_SCHEMA
-from trace_ray.rounds import Round, choose, gains, reweighed, write_chosen
+from trace_ray.rounds import choose, gains, reweighed, round_at, write_chosen
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import locate
 
@@ -48,7 +48,7 @@ def test_a_round_scores_the_chosen_pairs_and_no_others(run: Run) -> None:
     run.triaged.begin({})
     run.triaged.publish(counts={"triaged": 40}, seconds=0.0)
     write_chosen(run, pa.table({"row": [3, 5, 18]}))
-    first_round = Round(run.realign.place / "rounds" / "1", run)
+    first_round = round_at(run.realign.place / "rounds" / "1", run)
     assert first_round.triaged.read()["row"].to_pylist() == [3, 5, 18]
     parts, counts = (first_round.triaged.manifest()[name] for name in ("parts", "counts"))
     assert counts == {"triaged": 3, "train INVERT": 2, "train PUNISH": 1}

@@ -10,7 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +26,18 @@ from trace_ray.pairs import SCORED_SCHEMA, TRIAGED_SCHEMA, fitted
 from trace_ray.realign.export_stage import publish_model, publish_training
 from trace_ray.realign.stage import realign_inputs, train
 from trace_ray.runs.anew import begin
-from trace_ray.runs.artifacts import ADAPTER_INIT, TRAINING_METRICS, Artifact, Run, inputs_hash
+from trace_ray.runs.artifacts import ADAPTER_INIT, TRAINING_METRICS, Run, inputs_hash
 from trace_ray.runs.figures import training_figures
+from trace_ray.runs.nested import NestedRun
 from trace_ray.storage.location import Location, copy_files
 
 ROUNDS, CHOSEN, TRAINED_ADAPTER = "rounds", "chosen", "trained"
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Round(Run):
-    """One round's folder; its pairs are those that were chosen before the first, in a folder that all rounds share.
-
-    Args:
-        parent: the whole run.
-    """
-
-    parent: Run
-
-    @property
-    def triaged(self) -> Artifact:
-        return Artifact(self.parent.realign.place / ROUNDS / CHOSEN)
+def round_at(place: Location, run: Run) -> Run:
+    """Returns a round's run; its pairs are those that were chosen before the first, in a folder that all rounds share."""
+    return NestedRun(place, "triaged", run.realign.place / ROUNDS / CHOSEN)
 
 
 def run_rounds(run: Run, config: Config) -> None:
@@ -67,9 +58,9 @@ def _train_rounds(run: Run, config: Config, inputs: dict[str, Any]) -> str:
     write_chosen(run, chosen)
     weight = np.ones(chosen.num_rows)
     metrics: list[dict[str, Any]] = []
-    current = Round(run.realign.place / ROUNDS / "0", run)
+    current = round_at(run.realign.place / ROUNDS / "0", run)
     for number in range(objective.u2a_rounds):
-        before, current = current, Round(run.realign.place / ROUNDS / str(number), run)
+        before, current = current, round_at(run.realign.place / ROUNDS / str(number), run)
         adapter = before.place / TRAINED_ADAPTER / "adapter" if number else run.impact.place / ADAPTER_INIT
         copy_files(adapter, current.impact.place / ADAPTER_INIT)
         if number:
@@ -78,7 +69,7 @@ def _train_rounds(run: Run, config: Config, inputs: dict[str, Any]) -> str:
             run_impact(current, rescoring(config))
             gain = gains(chosen, current.scored.read(), objective)
             weight = reweighed(weight, gain, objective.u2a_eta)
-        training = Round(current.place / "training", run)
+        training = round_at(current.place / "training", run)
         _write_scored(training, chosen, weight, inputs | {"round": number})
         copy_files(adapter, training.impact.place / ADAPTER_INIT)
         _train_round(training, config, current.place / TRAINED_ADAPTER, number)
@@ -107,7 +98,7 @@ def largest(gain: Floats, limit: int) -> npt.NDArray[np.int64]:
 
 def write_chosen(run: Run, chosen: pa.Table) -> None:
     """Writes the triaged rows of the chosen pairs: what a round scores anew, and not the whole corpus."""
-    artifact = Round(run.place, run).triaged
+    artifact = round_at(run.place, run).triaged
     rows = chosen["row"].to_pylist()
     if not artifact.begin({"triaged": run.triaged.manifest()["inputs_hash"], "rows": inputs_hash({"rows": rows})}):
         return
@@ -162,7 +153,7 @@ def rescoring(config: Config) -> Config:
     return replace(config, objective=replace(objective, weights="uniform"), impact=replace(impact, score_norm="none"))
 
 
-def _write_scored(training: Round, chosen: pa.Table, weight: Floats, inputs: dict[str, Any]) -> None:
+def _write_scored(training: Run, chosen: pa.Table, weight: Floats, inputs: dict[str, Any]) -> None:
     if not training.scored.begin(inputs):
         return
     at = chosen.column_names.index("weight")
@@ -171,7 +162,7 @@ def _write_scored(training: Round, chosen: pa.Table, weight: Floats, inputs: dic
     training.scored.publish(counts={"chosen": chosen.num_rows}, seconds=0.0)
 
 
-def _train_round(training: Round, config: Config, trained: Location, number: int) -> None:
+def _train_round(training: Run, config: Config, trained: Location, number: int) -> None:
     if not training.realign.begin(realign_inputs(training, config)):
         return
     config = replace(config, realign=replace(config.realign, seed=config.realign.seed + number))

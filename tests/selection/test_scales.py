@@ -18,7 +18,7 @@ from trace_ray.runs.artifacts import Run
 from trace_ray.runs.validations import Validation, validations, write_validation
 from trace_ray.selection.choose import choose
 from trace_ray.selection.measure import waiting
-from trace_ray.selection.scales import Kept, ScaledRun, keep
+from trace_ray.selection.scales import Kept, keep, scaled_run
 
 SELECT = SelectConfig(steps=10, max_drift=0.5, scales=(0.3, 0.7, 1.0))
 
@@ -61,9 +61,9 @@ def test_a_scaled_adapter_is_a_part_of_the_change(run: Run, adapted: Any) -> Non
     _, config = adapted
     trained(run, adapted, {10: (90.0, 0.1)})
     whole, ids = candidate_place(run, 10) / "adapter", torch.tensor([[1, 2, 3, 4, 5]])
-    write_scaled(ScaledRun(run.place, run), whole, 30)
+    write_scaled(scaled_run(run), whole, 30)
     part = load_adapter(
-        load_model(config.model), candidate_place(ScaledRun(run.place, run), 30).path + "/adapter", trainable=False
+        load_model(config.model), candidate_place(scaled_run(run), 30).path + "/adapter", trainable=False
     )
     full = load_adapter(load_model(config.model), whole.path, trainable=False)
     moved = full(ids).logits

@@ -20,28 +20,14 @@ from trace_ray.realign.candidates import (
     write_scaled,
 )
 from trace_ray.realign.checkpoint import ADAPTER
-from trace_ray.runs.artifacts import Artifact, Run
+from trace_ray.runs.artifacts import Run
+from trace_ray.runs.nested import NestedRun
 from trace_ray.runs.validations import SELECTION, Validation, validations, write_validation
 from trace_ray.selection.choose import Choice, choose
 
 SCALES = "scales"
 """In realign/selection/."""
 WHOLE = 100
-
-
-@dataclass(frozen=True)
-class ScaledRun(Run):
-    """A run whose selection is that of one adapter's scales.
-
-    Args:
-        parent: the run itself.
-    """
-
-    parent: Run
-
-    @property
-    def realign(self) -> Artifact:
-        return Artifact(self.parent.realign.place / SELECTION / SCALES)
 
 
 @dataclass(frozen=True)
@@ -67,6 +53,11 @@ class Kept:
         return {"scale": self.percent / WHOLE, "dev_tpa_by_scale": shares}
 
 
+def scaled_run(run: Run) -> Run:
+    """Returns a run whose selection is that of one adapter's scales."""
+    return NestedRun(run.place, "realign", run.realign.place / SELECTION / SCALES)
+
+
 def keep(run: Run, select: SelectConfig, choice: Choice, measure: Callable[[Run], None]) -> Kept:
     """Returns what is kept: the choice, or what its adapter is at the best of ``select.scales``, of equals the smallest.
 
@@ -79,7 +70,7 @@ def keep(run: Run, select: SelectConfig, choice: Choice, measure: Callable[[Run]
     step, percents = to_scale(validations(run), choice), tried(select)
     if not percents or not step:
         return Kept(choice.step, WHOLE, _folder(choice.step), {})
-    scaled = ScaledRun(run.place, run)
+    scaled = scaled_run(run)
     known = {figures.step: figures for figures in validations(run)}
     for percent, figures in ((0, known[0]), (WHOLE, known[step])):
         write_validation(scaled, candidate_name(percent), replace(figures, step=percent))
