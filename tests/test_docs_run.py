@@ -48,6 +48,7 @@ SMALLER = {
     "tests/bench/realign.py": "--count 8 --pairs pairs.jsonl",
     "tests/bench/top_k.py": "--pairs 4",
     "tests/bench/scale.py": "--rows 20000",
+    "tests.bench.actors": "--shards 4",
     "tests.bench.study_path": "--methods trace --pairs 80 --steps 4 --every 2",
 }
 """Part of a command: what is added to it. An option given twice counts as it is given last."""

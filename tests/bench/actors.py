@@ -23,6 +23,7 @@ from tests.impact import stage_runs, world
 from trace_ray.cluster.actor_pool import ActorPool
 from trace_ray.config import Config, RayConfig, StorageConfig
 from trace_ray.config.load import dump_config, load_text
+from trace_ray.config.policy import PolicyConfig
 from trace_ray.impact.stage import plan_shards, run_impact
 from trace_ray.impact.tasks import Shard, Shares, score_rows
 from trace_ray.model.kept import model_facts
@@ -59,19 +60,21 @@ def by_processes(run: Run, config: Config, shards: Sequence[Shard], workers: int
     """As ``by_actors``, each shard in a process of its own."""
     (Path(run.place.path) / "bench.yaml").write_text(dump_config(config))
 
-    def one(shard: Shard) -> None:
+    def one(shard: Shard) -> int:
         words = [run.place.path, shard.part.name, str(shard.start), str(shard.stop)]
-        subprocess.run([sys.executable, "-m", "tests.bench.actors", "--one", *words], check=True)
+        child = [sys.executable, "-m", "tests.bench.actors", "--one", *words]
+        return int(subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
 
     with ThreadPoolExecutor(workers) as threads:
-        return len(list(threads.map(one, shards)))
+        return sum(threads.map(one, shards))
 
 
 def score_one(folder: str, part: str, start: str, stop: str) -> None:
-    """What a process of ``by_processes`` does."""
+    """What a process of ``by_processes`` does; prints how often it has loaded a model."""
     run = Run(locate(folder, StorageConfig()))
     config = load_text((Path(folder) / "bench.yaml").read_text(), "bench.yaml")
     score_rows(run, config, Shard(run.triaged.place / part, int(start), int(stop)), ALL)
+    print(model_facts()["loads"])
 
 
 def impacts(run: Run, shards: Sequence[Shard]) -> list[float]:
@@ -96,7 +99,8 @@ def main() -> None:
         score_one(*options.one)
         return
     plain = replace(stage_runs.config(shard_rows=ROWS), ray=RayConfig(local_cpus=options.workers))
-    config = replace(plain, impact=replace(plain.impact, num_gpus=0))
+    policy = PolicyConfig(name="bench", text="Be brief.")
+    config = replace(plain, policy=policy, impact=replace(plain.impact, num_gpus=0))
     result: dict[str, float] = {"shards": options.shards, "workers": options.workers}
     with tempfile.TemporaryDirectory() as folder:
         run, shards = prepared(Path(folder) / "run", options.shards, config)

@@ -3,8 +3,9 @@
     python -m tests.bench.scale --rows 1000000,3000000 [--file-rows 100000] [--s3] [--folder DIR]
 
 Triage with the rules judge and impact with ``fake_scorer``, so that everything but a model's time is measured: reading,
-parsing, ids, regrouping, parts, accounting, surveys, tallies, weights; then a training worker opens what they wrote. Each
-size in a process of its own. ``--s3``: corpus and run in an S3 server on loopback, whose requests a proxy before it counts.
+parsing, ids, regrouping, parts, accounting, surveys, tallies, weights; then the report of it, and a training worker that
+opens what they wrote. Each size in a process of its own. ``--s3``: corpus and run in an S3 server on loopback, whose
+requests a proxy before it counts.
 The last line is one JSON object.
 """
 
@@ -49,7 +50,7 @@ SETTINGS = [
 
 
 def stages(folder: Path, rows: int, file_rows: int, *, s3: bool) -> dict[str, Any]:
-    """Returns the figures of triage, impact and the training reader; every row is accounted for."""
+    """Returns the figures of triage, impact, report and the training reader; every row is accounted for."""
     os.environ["TRACE_RAY_CACHE"] = str(folder / "cache")
     corpus_mb = round(write_corpus(folder / "corpus", rows, file_rows) / 1e6, 1)
     settings, storage, base = list(SETTINGS), StorageConfig(), str(folder)
@@ -67,6 +68,9 @@ def stages(folder: Path, rows: int, file_rows: int, *, s3: bool) -> dict[str, An
         counts, scored = run.triaged.manifest()["counts"], run.scored.manifest()["counts"]
         assert counts["triaged"] + counts["rejects"] == rows, counts
         assert sum(scored.values()) == counts["triaged"], (scored, counts)
+        with Watch() as watch:
+            run_stages(run, config, ["report"])
+        found["report"] = watch.figures()
     if not s3:
         found["reader"] = _reader(folder)
     return found
@@ -145,9 +149,10 @@ def _slopes(sizes: list[dict[str, Any]]) -> dict[str, float]:
 
     What does not grow with the rows (imports, Ray's start) is in neither.
     """
-    first, last = sizes[0], sizes[-1]
+    ordered = sorted(sizes, key=lambda size: int(size["rows"]))
+    first, last = ordered[0], ordered[-1]
     more = (last["rows"] - first["rows"]) / 1e6
-    names = ("triage", "impact") if more else ()
+    names = ("triage", "impact", "report") if more else ()
     return {n: round((last[n]["driver_cpu_seconds"] - first[n]["driver_cpu_seconds"]) / more, 2) for n in names}
 
 
@@ -158,7 +163,7 @@ def _apart(folder: Path, rows: str, asked: argparse.Namespace) -> dict[str, Any]
     told = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
     figures: dict[str, Any] = json.loads(told)
     print(f"{figures['rows']} rows, {figures['corpus_mb']} MB", flush=True)
-    for part in ("triage", "impact", "reader"):
+    for part in ("triage", "impact", "report", "reader"):
         print(f"  {part:8} {figures.get(part)}", flush=True)
     if not asked.folder:
         shutil.rmtree(folder)
