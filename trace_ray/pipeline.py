@@ -225,9 +225,7 @@ def _report_so_far(run: Run, config: Config) -> Told | None:
     """Writes the report of what is done: days may lie between two stages, or a mistake. None where nothing can be told."""
     pairs = run.triaged.manifest()["counts"].get("triaged", 0) if run.triaged.done() else 0
     if pairs > REPORTED_SO_FAR:
-        warn(
-            f"report: not written after each stage, for it reads {pairs} pairs: trace-ray report --run {run.place.uri}"
-        )
+        warn(f"report: not after each stage, for it reads {pairs} pairs: trace-ray report --run {run.place.uri}")
         return None
     try:
         told: Told | None = stage_runner("report")(run, config)
