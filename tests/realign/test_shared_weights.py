@@ -18,7 +18,6 @@ from trace_ray.config.load import dump_config, load_config
 from trace_ray.errors import UserError
 from trace_ray.model.loading import blank_model, load_model
 from trace_ray.realign import loop
-from trace_ray.realign.budget import refuse_longer
 from trace_ray.realign.setup import prepare_process, shared_weights
 
 STEPS = 3
@@ -94,11 +93,3 @@ def _both_ways(jobs: list[dict[str, Any]], bare: str) -> None:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(loop, "shared_weights", lambda *_: False)
             handmade._train(told | {"out": job["out"] + "-all"}, config)
-
-
-def test_a_sequence_longer_than_a_micro_step_is_refused_on_a_gpu() -> None:
-    card, cpu = torch.device("cuda"), torch.device("cpu")
-    refuse_longer(512, 512, card)
-    refuse_longer(513, 1, cpu)
-    with pytest.raises(UserError, match=r"^realign\.micro_tokens: 512: a sequence of 513 tokens is trained on"):
-        refuse_longer(513, 512, card)

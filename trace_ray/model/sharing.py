@@ -19,8 +19,8 @@ from trace_ray.model.windows import WINDOWS
 AGREE = 1e-4
 """Nats of a token's log-prob, in float32."""
 
-Pays = Callable[[int, Sequence[int]], bool]
-"""(tokens of a prompt, tokens of each response) -> whether they are run as one row."""
+Pays = Callable[[Any, Sequence[Any]], Any]
+"""(tokens of a prompt, tokens of each response) -> whether they are run as one row: of numbers, or of arrays (R,) of int64."""
 
 _KNOWN: dict[tuple[type, str], bool] = {}
 
@@ -78,20 +78,20 @@ def sharing_pays(prompt: int, responses: Sequence[int], model_config: Any) -> bo
         prompt, responses: tokens.
         model_config: of Hugging Face.
     """
-    return _pays(prompt, responses, model_config.get_text_config().hidden_size, longest_shared_row(model_config))
+    return bool(_pays(prompt, responses, model_config.get_text_config().hidden_size, longest_shared_row(model_config)))
 
 
-def _pays(prompt: int, responses: Sequence[int], width: int, longest: float) -> bool:
+def _pays(prompt: Any, responses: Sequence[Any], width: int, longest: float) -> Any:
     """One row saves the prompt's runs through the linears but attends over more, without the causal shortcut.
 
     Counted in multiplications a layer: about 12 D^2 a token for the linears, 2 T D a token for attention (half if causal).
     """
     row = prompt + sum(responses)
-    if len(responses) < 2 or row > longest:
+    if len(responses) < 2:
         return False
     linears = 12 * width * width
     alone = sum((prompt + y) * (linears + (prompt + y) * width) for y in responses)
-    return bool(row * (linears + 2 * row * width) < alone)
+    return (row <= longest) & (row * (linears + 2 * row * width) < alone)
 
 
 def longest_shared_row(model_config: Any) -> float:

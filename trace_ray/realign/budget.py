@@ -36,17 +36,17 @@ def step_tokens(model: Any, device: torch.device, config: Config) -> int:
     return int(fewest)
 
 
-def refuse_longer(longest: int, tokens: int, device: torch.device) -> None:
-    """Raises UserError where a sequence takes more of a GPU than a micro-step is to; on a CPU it is run alone.
+def refuse_longer(most: int, tokens: int, asked: int | str, device: torch.device) -> None:
+    """Raises UserError where a pair takes more of a GPU than a micro-step is to; on a CPU it is run alone.
 
     Args:
-        longest: tokens of the longest sequence that is trained on; tokens: of a micro-step.
+        most: tokens of the largest pair that is trained on, whose sequences are run together; tokens: of a micro-step.
+        asked: ``realign.micro_tokens``.
     """
-    if device.type == "cuda" and longest > tokens:
-        remedy = (
-            f"a sequence of {longest} tokens is trained on, which runs at once: give as many, or auto, or score again "
-        )
-        raise UserError("realign.micro_tokens", tokens, f"{remedy}in a new run with a lower model.max_length")
+    if device.type == "cuda" and most > tokens:
+        more = "give as many, or auto" if asked == tokens else f"{tokens} fit: give realign.gradient_checkpointing=true"
+        remedy = f"a pair's sequences of {most} tokens run at once; {more}, or score again in a new run with a lower "
+        raise UserError("realign.micro_tokens", asked, f"{remedy}model.max_length")
 
 
 def _by_shape(model: Any, device: torch.device, config: Config) -> int:

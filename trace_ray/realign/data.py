@@ -89,7 +89,7 @@ class TrainingRows:
         """Returns whether the responses of a row share their prompt."""
         if self._pays is None or any(self._compared(index)):
             return False
-        return self._pays(int(self.index.prompt[index]), self._responses(index))
+        return bool(self._pays(int(self.index.prompt[index]), self._responses(index)))
 
     def category(self, index: int) -> str:
         return NAMES[int(self.index.code[index])]
@@ -117,6 +117,18 @@ class TrainingRows:
             mine = self.index.code == NAMES.index(name)
             found[mine] = np.max([self.index.tokens[response][mine] for response in responses], axis=0)
         return found + self.index.prompt
+
+    def most_at_once(self) -> int:
+        """Returns the tokens of the row that runs most of them together: the largest sum of ``lengths``."""
+        most = 0
+        for category, names in self._names.items():
+            mine = self.index.code == NAMES.index(category)
+            prompt = self.index.prompt[mine].astype(np.int64)
+            responses = [self.index.tokens[name][mine].astype(np.int64) for name in names]
+            alone = self._pays is None or self.objective.compared(category)
+            shared = False if alone else self._pays(prompt, responses)
+            most = max(most, int((np.where(shared, 1, len(names)) * prompt + sum(responses)).max()))
+        return most
 
     def pair_ids(self, indices: Indices) -> list[str]:
         return list(self.rows.take(np.asarray(indices, np.int64))["pair_id"].to_pylist())

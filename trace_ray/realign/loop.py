@@ -55,7 +55,7 @@ class Trainer(Training):
         engine = partial(make_engine, self.model, reference, config.realign, config.model)
         super().__init__(rows, config.objective, config.realign, engine, rank=rank, workers=workers)
         self.realign = replace(self.realign, micro_tokens=step_tokens(self.model, self.engine.device, config))
-        refuse_longer(int(rows.longest().max()), self.realign.tokens, self.engine.device)
+        refuse_longer(rows.most_at_once(), self.realign.tokens, config.realign.micro_tokens, self.engine.device)
         self.saved = -1
         self.trackers: list[Tracker] | None = None
         self._written = self._noticed = time.monotonic()
