@@ -125,9 +125,9 @@ class TrainingRows:
             mine = self.index.code == NAMES.index(category)
             prompt = self.index.prompt[mine].astype(np.int64)
             responses = [self.index.tokens[name][mine].astype(np.int64) for name in names]
-            alone = self._pays is None or self.objective.compared(category)
-            shared = False if alone else self._pays(prompt, responses)
-            most = max(most, int((np.where(shared, 1, len(names)) * prompt + sum(responses)).max()))
+            pays = None if self.objective.compared(category) else self._pays
+            shared = pays(prompt, responses) if pays else False
+            most = max(most, int((np.where(shared, 1, len(names)) * prompt + sum(responses)).max(initial=0)))
         return most
 
     def pair_ids(self, indices: Indices) -> list[str]:
