@@ -10,7 +10,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -18,7 +18,8 @@ from trace_ray.config import EndpointConfig
 from trace_ray.errors import UserError
 from trace_ray.judges.batch_files import BatchFiles
 from trace_ray.judges.pace import Pace
-from trace_ray.judges.replies import Reply, failed_reply, tokens_of
+from trace_ray.judges.replies import Reply, failed_reply
+from trace_ray.judges.spend import Account
 
 _LONGEST_BACKOFF_S = 60.0
 
@@ -36,7 +37,7 @@ class Endpoint:
 
     def __init__(self, config: EndpointConfig, where: str = "endpoint") -> None:
         self.config, self.where = config, where
-        self.requests = self.tokens = self.written = self.retries = 0
+        self.account = Account(config, where)
         self.pace = Pace(config.requests_per_minute, config.tokens_per_minute)
         key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -48,8 +49,7 @@ class Endpoint:
             for a harmless one after them: a text that it cannot bear is no outage.
         """
         if self.config.batch_from and len(payloads) >= self.config.batch_from:
-            self._spend(len(payloads))
-            return BatchFiles(self.config, self.where, self.headers, self._count_tokens).ask(path, payloads)
+            return BatchFiles(self.config, self.where, self.headers, self.account).ask(path, payloads)
         replies = asyncio.run(self._ask(path, payloads))
         if _failed(replies) and _failed(asyncio.run(self._ask(path, [payloads[0] | _HARMLESS]))):
             remedy = "it failed for every request of a batch; see that it is up, then run the same command again"
@@ -81,7 +81,7 @@ class Endpoint:
             reply, wait = await self._try(session, url, payload)
             if reply.final or attempt == self.config.max_retries:
                 break
-            self.retries += 1
+            self.account.retries += 1
             backoff = self.config.backoff_s * 2**attempt * random.uniform(0.5, 1.5)  # noqa: S311  jitter is no secret
             await asyncio.sleep(max(wait, min(_LONGEST_BACKOFF_S, backoff)))
         return reply
@@ -90,7 +90,7 @@ class Endpoint:
         """One request; returns the reply and the seconds that the endpoint asks us to wait."""
         import aiohttp
 
-        self._spend(1)
+        self.account.spend(1)
         if wait := self.pace.take_turn(time.monotonic()):
             await asyncio.sleep(wait)
         try:
@@ -98,7 +98,7 @@ class Endpoint:
                 if response.status == 200:
                     body = await response.json(content_type=None)
                     answer = body if isinstance(body, dict) else {}
-                    self.pace.used(self._count_tokens(answer), time.monotonic())
+                    self.pace.used(self.account.answered(answer), time.monotonic())
                     return Reply(answer), 0.0
                 reply = failed_reply(response.status, await response.text(), self.where, url)
                 wait = 0.0 if reply.final else retry_after(response.headers.get("Retry-After"), time.time())
@@ -106,27 +106,8 @@ class Endpoint:
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             return Reply(None, f"endpoint: {type(error).__name__} {str(error)[:150]}".strip(), final=False), 0.0
 
-    def _spend(self, requests: int) -> None:
-        config = self.config
-        for name, spent, limit in (
-            ("max_requests", self.requests + requests - 1, config.max_requests),
-            ("max_tokens", self.tokens, config.max_tokens),
-        ):
-            if limit and spent >= limit:
-                remedy = "this process' budget is spent; what is judged is kept: raise it, run the same command again"
-                raise UserError(f"{self.where}.{name}", limit, remedy)
-        self.requests += requests
-
-    def _count_tokens(self, answer: Mapping[str, Any]) -> int:
-        """Counts what an answer says it took, and returns its tokens."""
-        took, written = tokens_of(answer)
-        self.tokens += took
-        self.written += written
-        return took
-
     def counts(self) -> dict[str, int]:
-        used = {"endpoint_tokens": self.tokens, "endpoint_written": self.written}
-        return {"requests": self.requests, "retries": self.retries, **used}
+        return self.account.counts()
 
 
 def _failed(replies: Sequence[Reply]) -> bool:

@@ -29,7 +29,12 @@ def failed_reply(status: int, text: str, where: str, url: str) -> Reply:
 
 
 def tokens_of(answer: Mapping[str, Any]) -> tuple[int, int]:
-    """Returns the tokens that an answer says it took in all, and of these the written ones."""
+    """Returns the tokens that an answer says it took in all, and of these the written ones.
+
+    >>> tokens_of({"usage": {"prompt_tokens": 7, "completion_tokens": 3}})  # some endpoints leave the total out
+    (10, 3)
+    """
     usage = answer.get("usage")
     told = usage if isinstance(usage, dict) else {}
-    return int(told.get("total_tokens") or 0), int(told.get("completion_tokens") or 0)
+    read, written, in_all = (int(told.get(f"{which}_tokens") or 0) for which in ("prompt", "completion", "total"))
+    return in_all or read + written, written

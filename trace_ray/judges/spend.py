@@ -1,4 +1,4 @@
-"""What endpoints cost: requests, tokens and, where their prices are given, money. Pure."""
+"""What endpoints cost: requests, tokens and, where their prices are given, money. Within a budget. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 from trace_ray.config import EndpointConfig, TriageConfig
 from trace_ray.config.gpus import JUDGES
+from trace_ray.errors import UserError
+from trace_ray.judges.replies import tokens_of
 
 COUNTED_AS = {name: "" if name == "judge" else f"{name.removesuffix('judge')}" for name in JUDGES}
 """How the names of a judge's counts begin, by its setting below ``triage``: ``second_`` of second_judge."""
@@ -31,6 +33,45 @@ class Spend:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass
+class Account:
+    """What this process has asked of one endpoint, within what it may.
+
+    Args:
+        where: the setting that the endpoint comes from.
+        retries: of the requests, those that were sent before; written: of the tokens.
+    """
+
+    endpoint: EndpointConfig
+    where: str
+    requests: int = 0
+    retries: int = 0
+    tokens: int = 0
+    written: int = 0
+
+    def spend(self, requests: int) -> None:
+        """Counts requests that are about to be sent. Raises: UserError where the budget does not hold them."""
+        for name, spent, limit in (
+            ("max_requests", self.requests + requests - 1, self.endpoint.max_requests),
+            ("max_tokens", self.tokens, self.endpoint.max_tokens),
+        ):
+            if limit and spent >= limit:
+                remedy = "this process' budget is spent; what is judged is kept: raise it, run the same command again"
+                raise UserError(f"{self.where}.{name}", limit, remedy)
+        self.requests += requests
+
+    def answered(self, answer: Mapping[str, Any]) -> int:
+        """Counts what an answer says it took, and returns its tokens."""
+        took, written = tokens_of(answer)
+        self.tokens += took
+        self.written += written
+        return took
+
+    def counts(self) -> dict[str, int]:
+        used = {"endpoint_tokens": self.tokens, "endpoint_written": self.written}
+        return {"requests": self.requests, "retries": self.retries, **used}
 
 
 def price(endpoint: EndpointConfig, read: int, written: int) -> float | None:

@@ -87,7 +87,7 @@ class FirstPassActor:
     def _decided(self, pairs: pa.Table, place: str, slots: tuple[int, int]) -> Decided:
         store = self.stores.get("judge")
         known = {**(store.read(*slots) if store is not None else {}), **self.known}
-        spans = self.task.guard(f"{place}/first", self.first.batch_rows).judge
+        spans = self.task.guard(f"{place}/first", self.first.batch_rows, self.first).judge
         bench = Bench(self.judge, None, spans, self.clauses_from, known)
         try:
             return surely(pairs, bench, slots, (self.judge.low, self.judge.high))

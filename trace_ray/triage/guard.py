@@ -6,8 +6,9 @@ of an earlier driver, or of a node that is lost or draining, is an interruption:
 
 A span in which a judge died is cut into smaller ones, down to a single response; one on which it dies twice is given up.
 Interruptions alone cut a span and give up a response only where they come so often (``_INTERRUPTED``) that the text may
-well be what takes the node down. Results of finished spans are kept: a restart judges none twice, but for answers that
-were not final, as of an endpoint that failed. Corrections are drafted in the same way.
+well be what takes the node down. A judge that no text can kill has its spans left whole. Results of finished spans are
+kept: a restart judges none twice, but for answers that were not final, as of an endpoint that failed. Corrections are
+drafted in the same way.
 """
 
 from __future__ import annotations
@@ -70,12 +71,15 @@ class Guard:
         place: a folder of this block's own.
         size: responses in a span.
         buried: a folder of the whole triage, where each death has a file too: counted by one listing of few names.
+        cuts: False = spans are neither cut nor given up, whatever interrupts them: no text can kill this process, and what
+            was asked is found by asking the very same again. Deaths are on record all the same, and bounded.
     """
 
     place: Location
     size: int
     witness: Witness = field(default_factory=Witness)
     buried: Location | None = None
+    cuts: bool = True
 
     def judge(
         self, requests: Sequence[str], responses: Sequence[str], ask: Ask, prepare: Prepare | None = None
@@ -112,15 +116,15 @@ class Guard:
             if f"{name}.parquet" in names:
                 found[start:stop] = rows((self.place / f"{name}.parquet").read_parquet())
                 open_ones = [i for i in range(start, stop) if not (found[i] or _NOTHING).final]
-                again = Guard(self.place / f"{name}.again", self.size, self.witness, self.buried)
+                again = Guard(self.place / f"{name}.again", self.size, self.witness, self.buried, self.cuts)
                 texts = [requests[i] for i in open_ones], [responses[i] for i in open_ones]
                 for i, outcome in zip(open_ones, again._in_spans(*texts, ask, table, rows), strict=True):
                     found[i] = outcome
                 continue
             marks, died = self._settle(name, names)
-            if stop - start > 1 and (died or marks >= _INTERRUPTED[0]):
+            if self.cuts and stop - start > 1 and (died or marks >= _INTERRUPTED[0]):
                 todo += _cut(span)[::-1]
-            elif died < _DEATHS and marks < _INTERRUPTED[1]:
+            elif not self.cuts or (died < _DEATHS and marks < _INTERRUPTED[1]):
                 if ahead is not None:
                     ahead.settle()
                 with self._marked(f"{name}.try{marks}"):

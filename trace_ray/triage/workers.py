@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from trace_ray.cluster.connection import in_service, this_node
 from trace_ray.config import JudgeConfig, TriageConfig, settings
 from trace_ray.config.gpus import in_one_actor
+from trace_ray.config.judges import WITHOUT_MODEL
 from trace_ray.config.policy import PolicyConfig
 from trace_ray.errors import UserError
 from trace_ray.judges.backends import (
@@ -75,10 +76,10 @@ class Task:
     behind_first: bool = False
     stored: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    def guard(self, place: str, size: int) -> Guard:
-        """Returns the guard of one block's spans; ``place`` names its folder."""
+    def guard(self, place: str, size: int, *judges: JudgeConfig) -> Guard:
+        """Returns the guard of one block's spans; ``place`` names its folder, ``judges`` are those that it guards."""
         witness = Witness(self.driver, this_node, in_service, lambda: _refuse_many_deaths(self))
-        return Guard(self.work.attempts / place, size, witness, self.work.deaths)
+        return Guard(self.work.attempts / place, size, witness, self.work.deaths, cuts=not _by_batches(judges))
 
     def opened(self) -> dict[str, VerdictStore]:
         """Returns the verdict stores, for all blocks of one worker."""
@@ -88,7 +89,8 @@ class Task:
         """Returns a judge with its store, of those ``opened``, and its guard; ``place`` names the guard's folder."""
         config = self.config
         mortal = [c for c in (self.judge_config(name), config.first_judge) if c is not None and c.backend != "rules"]
-        spans = self.guard(f"{place}/{name}", self.judge_config(name).batch_rows).judge if mortal else unguarded
+        guard = self.guard(f"{place}/{name}", self.judge_config(name).batch_rows, *mortal)
+        spans = guard.judge if mortal else unguarded
         by_clause = name == "judge" and names_clauses(config)
         return Bench(judge, stores.get(name), spans, config.clauses_from if by_clause else None)
 
@@ -174,11 +176,21 @@ class DecideActor:
         kind = corrector_kind(self.task.policy, config)
         if kind in ("code", "gold"):
             return Correction(self.corrector, bench)
-        rows = (config.corrector_judge or config.judge).batch_rows
+        writer = config.corrector_judge or config.judge
         by = settings(config.corrector_judge, "by") if config.corrector_judge is not None else {}
         made = inputs_hash({"kind": kind, "tokens": config.corrector_tokens, **by})  # other settings draft anew
-        guard = self.task.guard(f"draft-{block:06d}-{made}", rows)
+        guard = self.task.guard(f"draft-{block:06d}-{made}", writer.batch_rows, writer)
         return Correction(GuardedCorrector(self.corrector, guard), bench, drawn=kind == "sample")
+
+
+def _by_batches(judges: Iterable[JudgeConfig]) -> bool:
+    """Returns whether those of the judges that read do so by batch files, all of them.
+
+    Then no engine runs in this process that a text could kill, and a kill while a batch is waited for, up to a day, says
+    nothing of its texts. A cut span asks for other batches: the one that runs would be paid for and read by nobody.
+    """
+    reading = [judge for judge in judges if judge.backend not in WITHOUT_MODEL]
+    return bool(reading) and all(judge.backend == "openai" and judge.endpoint.batch_from > 0 for judge in reading)
 
 
 def unfinished(work: Work, block: int, usage: Usage) -> Item:
