@@ -27,7 +27,6 @@ WINDOW = "24h"
 _ENDED = ("completed", "expired", "cancelled")
 """All of them hold the answers to some of their lines, which are paid for; a failed one never began to answer."""
 _STOPPED = ("cancelling", "cancelled")
-_GONE = (404, 410)
 _PAGE = 100
 _NO_LINE = Reply(None, "endpoint: its batch has no answer to this line that can be read", final=False)
 
@@ -179,7 +178,7 @@ class BatchFiles:
                 text = str((await response.read()).decode(errors="replace"))
                 if response.status == 200:
                     return text
-                if may_be_gone and response.status in _GONE:
+                if may_be_gone and response.status in (404, 410):
                     return ""
                 reply = failed_reply(response.status, text, self.where, url)
         except (TimeoutError, aiohttp.ClientError) as error:
