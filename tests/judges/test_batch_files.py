@@ -155,9 +155,8 @@ def test_a_line_that_was_refused_is_asked_anew_by_the_next_run(server: FakeBatch
 def test_lines_sent_again_are_requests_and_the_budget_is_looked_at_before_them(server: FakeBatches) -> None:
     server.fault = lambda text, _before: 503 if "BAD" in text else None  # seven of the 21
     tokens = 14 * answer({"max_tokens": 1, "messages": [{"content": ""}]}, "")["usage"]["total_tokens"]
-    for limit in ({"max_requests": 21 + 6}, {"max_tokens": tokens}):
-        begun, (name, most) = server.begun, *limit.items()
-        asked = judge(server.url, **limit)
+    for name, most in (("max_requests", 21 + 6), ("max_tokens", tokens)):
+        begun, asked = server.begun, judge(server.url, **{name: most})
         with pytest.raises(UserError, match=rf"judge.endpoint.{name}: {most}:"):
             asked.opinions([f"{name} {q}" for q in REQUESTS], RESPONSES)
         assert server.begun == begun + 1
