@@ -200,7 +200,7 @@ def test_a_report_that_must_read_very_many_pairs_is_written_once(
     monkeypatch.setattr("trace_ray.pipeline.stage_runner", runner)
     run_stages(run, replace(config, realign=replace(config.realign, trackers=())), ["triage", "report"])
     assert seen.count("report") == written
-    said = f"report: not written after each stage, for it reads {pairs} pairs: trace-ray report --run {run.place.uri}"
+    said = f"report: not after each stage, for it reads {pairs} pairs: trace-ray report --run {run.place.uri}"
     assert (said in capsys.readouterr().err) == (written == 1)
 
 

@@ -123,7 +123,8 @@ class FakeBatches(LocalServer):
         for number, line in enumerate(self.files[batch["input_file_id"]].split("\n")[:-1]):
             asked = json.loads(line)
             assert (asked["method"], asked["url"]) == ("POST", "/v1/chat/completions")
-            kind, told = "error", {"response": None, "error": {"code": f"batch_{self.ends}"}}
+            kind = "error"
+            told: dict[str, Any] = {"response": None, "error": {"code": f"batch_{self.ends}"}}
             if number < self.answers:
                 status, body = self.answered(asked["body"], batched=True)
                 kind, told = "output" if status == 200 else "error", {"response": {"status_code": status, "body": body}}
