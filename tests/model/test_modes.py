@@ -1,4 +1,4 @@
-"""In training nothing of a base model is random, and an adapter's dropout is."""
+"""In training nothing of a base model is random, and an adapter's dropout is; an adapter that is off."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.model import families
 from trace_ray.config import LoraSettings
 from trace_ray.model.loading import new_adapter
 from trace_ray.model.log_probs import response_log_probs
-from trace_ray.model.modes import training_mode
+from trace_ray.model.modes import adapter_off, training_mode
 from trace_ray.model.packing import pack_each
 
 BATCH = pack_each([([1, 5, 7, 44], [9, 2, 60]), ([1, 4], [3, 8, 6, 11, 2])])
@@ -52,3 +52,25 @@ def test_checkpointed_layers_are_run_again_and_an_adapter_drops() -> None:
     layer.register_forward_pre_hook(lambda *_: runs.append(1))
     response_log_probs(model, BATCH).sum().backward()  # type: ignore[no-untyped-call]
     assert len(runs) == 2
+
+
+@pytest.mark.parametrize("family", ["llama", *TARGETS])
+def test_an_adapter_that_is_off_leaves_the_base_and_its_gradients(family: str) -> None:
+    """Against PEFT's own context, for linears and embeddings alike; an error in it leaves the adapter on."""
+    targets = (TARGETS.get(family, "q_proj"), *(("embed_tokens",) if family == "llama" else ()))
+    base = families.make(family)
+    expected = log_probs(base)
+    model = new_adapter(base, LoraSettings(target_modules=targets), 0).eval()
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    on, trained = log_probs(model), [name for name, p in model.named_parameters() if p.requires_grad]
+    assert not torch.allclose(on, expected, atol=1e-2)
+    with model.disable_adapter():
+        assert torch.equal(log_probs(model), expected)
+    with adapter_off(model), adapter_off(model):
+        assert torch.equal(log_probs(model), expected)
+    with pytest.raises(ZeroDivisionError), adapter_off(model):
+        1 / 0  # noqa: B018
+    assert torch.equal(log_probs(model), on)
+    assert trained == [name for name, p in model.named_parameters() if p.requires_grad]

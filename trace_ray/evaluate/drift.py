@@ -13,6 +13,7 @@ from trace_ray.evaluate.drift_sum import DriftSum
 from trace_ray.model.flat import packed_batches
 from trace_ray.model.head import OutputHead
 from trace_ray.model.log_probs import target_log_probs
+from trace_ray.model.modes import adapter_off
 from trace_ray.model.packing import Packed, hidden_states
 from trace_ray.objective.losses import token_kl
 
@@ -40,7 +41,7 @@ def drift_sums(
     head, base_head = OutputHead(model), OutputHead(base)
     rows = [Packed(pair.prompt_ids, (pair.response_ids[response],)) for pair in pairs]
     for indices, batch in packed_batches(rows, model, batch_tokens):
-        with nullcontext() if reference is not None else model.disable_adapter():
+        with nullcontext() if reference is not None else adapter_off(model):
             base_ND = hidden_states(base, batch)
         realigned_ND = hidden_states(model, batch)
         kl = nll_base = nll_realigned = 0.0

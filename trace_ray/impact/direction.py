@@ -19,6 +19,7 @@ from trace_ray.model.flat import batch_places, runs_flat
 from trace_ray.model.head import OutputHead
 from trace_ray.model.known import refuse_unknown_tokens
 from trace_ray.model.log_probs import response_log_probs
+from trace_ray.model.modes import adapter_off
 from trace_ray.model.packing import Packed, pack
 from trace_ray.model.sharing import sharing_rule
 from trace_ray.objective.losses import dpo
@@ -87,7 +88,7 @@ def adapter_off_log_probs(
         batch = pack(packed, flat=runs_flat(model)).to(device)
         return response_log_probs(model, batch, head).view(-1, 2).tolist()
 
-    with model.disable_adapter():
+    with adapter_off(model):
         for indices, known in _in_batches(model, rows, batch_tokens, log_probs, share_prompts=share_prompts):
             for i, (preferred, other) in zip(indices, known, strict=True):
                 found[i] = preferred, other

@@ -1,12 +1,17 @@
-"""What is random in training, an adapter's dropout and nothing of the base model's; and layers that run twice."""
+"""What is random in training, an adapter's dropout and nothing of the base model's; layers that run twice; an adapter off."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from trace_ray.model.decoder import causal_lm
+
+_OFF = "_disable_adapters"
+"""PEFT's own name, which its layers look at in each forward."""
 
 
 def training_mode(model: torch.nn.Module) -> None:
@@ -20,6 +25,23 @@ def training_mode(model: torch.nn.Module) -> None:
         for dropout in getattr(module, "lora_dropout", {}).values():
             dropout.train()
     let_checkpoint(model)
+
+
+@contextmanager
+def adapter_off(model: torch.nn.Module) -> Iterator[None]:
+    """Runs a PEFT model as its base.
+
+    PEFT's own context first asks each layer how it is and freezes the adapter meanwhile: 90 ms of a CPU at an 8B model's 224
+    layers, several times a step, while the card has nothing to do.
+    """
+    before = [(module, getattr(module, _OFF)) for module in model.modules() if hasattr(module, _OFF)]
+    try:
+        for module, _ in before:
+            setattr(module, _OFF, True)
+        yield
+    finally:
+        for module, was in before:
+            setattr(module, _OFF, was)
 
 
 def checkpoint_layers(model: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from trace_ray.model.head import OutputHead, TokenValue
+from trace_ray.model.modes import adapter_off
 from trace_ray.model.packing import PackedBatch, hidden_states
 from trace_ray.objective.batch import SequenceGroup, TokenTerm
 
@@ -107,10 +108,7 @@ class HybridPolicy(torch.nn.Module):
         return value
 
     def _adapter_off(self) -> AbstractContextManager[Any]:
-        if not self.adapted:
-            return nullcontext()
-        off: AbstractContextManager[Any] = self.model.disable_adapter()
-        return off
+        return adapter_off(self.model) if self.adapted else nullcontext()
 
     def _reference_hidden(self, batch: PackedBatch) -> torch.Tensor:
         model = self.model if self.reference is None else self.reference
