@@ -9,7 +9,7 @@ ifeq ($(PIP_FIND_LINKS)$(PIP_EXTRA_INDEX_URL),)
 export PIP_EXTRA_INDEX_URL := https://download.pytorch.org/whl/cpu
 endif
 
-.PHONY: demo test test-varied test-slow check clean smollm2 study study-reduced study-smollm2 faults jobs audit lock wheel bench docs reference gpu-check
+.PHONY: demo test test-varied test-slow check clean smollm2 study study-reduced study-hold study-smollm2 faults jobs audit lock wheel bench docs reference gpu-check
 
 demo: $(READY)
 	$(BIN)/trace-ray demo
@@ -45,6 +45,10 @@ study: $(READY)
 
 study-reduced: $(READY)
 	$(BIN)/python -m trace_ray.study --out runs/study --plan reduced
+
+# What holds when it is trained on: 60 to 540 steps, half and twice the rate, label noise, with and without a chosen step.
+study-hold: $(READY)
+	$(BIN)/python -m trace_ray.study --out runs/study --plan hold
 
 # A real model and real pairs, three methods, one seed: 7 to 16 minutes each on 2 cores.
 study-smollm2: smollm2

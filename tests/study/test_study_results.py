@@ -154,7 +154,7 @@ def test_each_method_gets_the_rate_of_highest_agreement_and_of_equals_the_one_th
 
 
 def test_the_tuning_shows_every_method_at_every_rate_on_worlds_of_its_own() -> None:
-    cells = list(tuning_plan())
+    cells = list(tuning_plan("full"))
     recipes = (*METHODS, *ABLATIONS, "naive_oracle_dpo balanced")
     assert {(c.recipe, c.rate, c.seed) for c in cells} == set(product(recipes, RATES, TUNING_SEEDS))
     assert {c.recipe for c in full_plan()} == set(recipes), "every cell's recipe has a rate"

@@ -1,4 +1,4 @@
-"""``python -m trace_ray.study --out DIR [--plan full|reduced]``: the paper's comparison on the synthetic world.
+"""``python -m trace_ray.study --out DIR [--plan full|reduced|hold]``: the paper's comparison, and what holds, on a small world.
 
 First every method is given the learning rate that suits it, on worlds that the comparison does not use. Each finished cell
 is one JSON file: run it again and only the missing ones are computed; changed code begins anew. The corpora are judged by
@@ -19,6 +19,7 @@ from trace_ray.config import StorageConfig
 from trace_ray.runtime import environment
 from trace_ray.storage.location import Location, locate
 from trace_ray.study.cells import PLANS, SEEDS, SIZES, Cell, tuning_plan
+from trace_ray.study.hold import hold_figures, hold_table, kept_table, plot_paths, selected_table
 from trace_ray.study.results import (
     Result,
     markdown_table,
@@ -41,11 +42,11 @@ def main() -> None:
     environment.prepare()
     folder = results_folder(locate(str(arguments.out), StorageConfig()))
     started = time.monotonic()
-    rates = tune(folder, list(tuning_plan()), arguments.workers)
+    rates = tune(folder, list(tuning_plan(arguments.plan)), arguments.workers)
     cells = at_rates(PLANS[arguments.plan](), rates)
     run_study(folder, cells, arguments.workers)
     print(f"{len(cells)} cells, {time.monotonic() - started:.0f} s in this session, tuning included")  # noqa: T201
-    report(folder, cells)
+    (report_hold if arguments.plan == "hold" else report)(folder, cells)
 
 
 def tune(folder: Location, cells: Sequence[Cell], workers: int) -> dict[str, float]:
@@ -73,6 +74,16 @@ def report(folder: Location, cells: Sequence[Cell]) -> None:
     plot_noise(results, out / "noise.svg")
     plot_ablation(results, SIZES[1], out / "ablation.svg")
     print(json.dumps({"cells": len(results), "seeds": len(SEEDS), "table": str(out / "table.md")}))  # noqa: T201
+
+
+def report_hold(folder: Location, cells: Sequence[Cell]) -> None:
+    """Prints and writes the tables of what holds, and the plot along the steps."""
+    results = _stored(folder, cells)
+    tables = {"hold.md": hold_table, "hold_kept.md": kept_table, "hold_selected.md": selected_table}
+    for name, table in tables.items():
+        _tell(folder, name, table(results))
+    plot_paths(results, Path(folder.path) / "hold.svg")
+    print(json.dumps({"cells": len(results), "seeds": len(SEEDS), "methods": hold_figures(results)}))  # noqa: T201
 
 
 def _stored(folder: Location, cells: Sequence[Cell]) -> list[Result]:

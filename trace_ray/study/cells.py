@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 
 from trace_ray.config import Config
 from trace_ray.config.load import load_config
@@ -28,6 +29,17 @@ TUNED = (*((method, "") for method in (*METHODS, *ABLATIONS)), ("naive_oracle_dp
 """Each of these is tried at every learning rate on worlds of seeds that nothing else uses: ``tuning.py``. The rates are the
 paper's 1e-4 times powers of the square root of 2; at that and below nothing is learned in 60 steps by anyone."""
 
+HOLD_METHODS = ("trace_hold", "trace_hold_oracle", "trace")
+"""At every length and every multiple of the tuned rate; ``HOLD_BESIDE`` at every length, ``HOLD_SHORT`` at two."""
+HOLD_BESIDE = ("trace_oracle", "naive_oracle_dpo", "npo")
+HOLD_SHORT = ("dpop", "undial", "simnpo")
+HOLD_RATES = RATES[1:6]
+HOLD_LENGTHS = {"": 3, "180 steps": 6, "540 steps": 9}
+"""Trainings of T_MAX steps and of these, and how often the model is looked at on the way."""
+HOLD_TIMES = (0.5, 2.0)
+"""Multiples of the tuned rate, in trainings of 180 steps."""
+HOLD_NOISE = 0.2
+
 VARIANTS: dict[str, tuple[str, ...]] = {
     "weight_norm sum": ("impact.weight_norm=sum",),
     "ipo_sum": ("objective.INVERT.loss=ipo_sum",),
@@ -36,6 +48,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "alpha_kl 0": ("objective.alpha_kl=0",),
     "one epoch": ("realign.max_steps=0",),
     "180 steps": ("realign.max_steps=180",),
+    "540 steps": ("realign.max_steps=540",),
     "20 steps": ("realign.max_steps=20",),
     "sft, 180 steps": (
         "objective.INVERT.loss=sft",
@@ -83,7 +96,8 @@ class Cell:
         method: a row of conf/methods; pairs: of the training corpus; seed: of corpus, adapter and order.
         noise: share of triage's labels damaged, half of them flipped and half swapped.
         variant: a name of ``VARIANTS``, or empty.
-        rate: learning rate; None = the demo's.
+        rate: learning rate; None = the demo's; times: of which this multiple is taken.
+        looks: how often the model is measured in the course of training, at equal distances.
         overrides: further settings, the same for all cells of a study.
     """
 
@@ -93,12 +107,14 @@ class Cell:
     noise: float = 0.0
     variant: str = ""
     rate: float | None = None
+    times: float = 1.0
+    looks: int = 0
     overrides: tuple[str, ...] = field(default=())
 
     @property
     def label(self) -> str:
-        """What the tables call it: method and variant."""
-        return f"{self.method} {self.variant}".strip()
+        """What the tables call it: method, variant and multiple of the rate."""
+        return f"{self.method} {self.variant}{'' if self.times == 1 else f', {self.times:g} x rate'}".strip()
 
     @property
     def recipe(self) -> str:
@@ -108,7 +124,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Returns a file name; it tells apart all cells of one code (``run.results_folder``)."""
-        settings = [VARIANTS.get(self.variant), self.overrides, self.rate]
+        settings = [VARIANTS.get(self.variant), self.overrides, self.rate, self.times, self.looks]
         digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
         noise = f"-noise{round(100 * self.noise)}" if self.noise else ""
         return f"{self.label.replace(' ', '-')}-n{self.pairs}{noise}-seed{self.seed}-{digest}"
@@ -124,7 +140,7 @@ class Cell:
             f"corpus.noise.seed={self.seed}",
             f"corpus.noise.flip={self.noise / 2}",
             f"corpus.noise.swap={self.noise / 2}",
-            *([] if self.rate is None else [f"realign.learning_rate={self.rate}"]),
+            *([] if self.rate is None else [f"realign.learning_rate={self.rate * self.times}"]),
             *VARIANTS.get(self.variant, ()),
             *self.overrides,
         ]
@@ -148,10 +164,24 @@ def reduced_plan() -> Iterator[Cell]:
         yield from (Cell(method=m, pairs=SIZES[1], seed=seed, variant=v) for m, v in LENGTHS)
 
 
-def tuning_plan() -> Iterator[Cell]:
-    """Yields every method at every learning rate, on worlds that the other plans do not use."""
-    for seed in TUNING_SEEDS:
-        yield from (Cell(method=m, variant=v, pairs=SIZES[1], seed=seed, rate=rate) for m, v in TUNED for rate in RATES)
+def hold_plan() -> Iterator[Cell]:
+    """Yields trainings of 60, 180 and 540 steps and at multiples of the tuned rate, what is claimed of them first."""
+    middle, long = SIZES[1], "180 steps"
+    lengths = [(variant, looks, 1.0) for variant, looks in HOLD_LENGTHS.items()]
+    rates = [(long, HOLD_LENGTHS[long], times) for times in HOLD_TIMES]
+    for methods, kinds in ((HOLD_METHODS, lengths + rates), (HOLD_BESIDE, lengths), (HOLD_SHORT, lengths[:2])):
+        for seed, method, (variant, looks, times) in product(SEEDS, methods, kinds):
+            yield Cell(method=method, pairs=middle, seed=seed, variant=variant, looks=looks, times=times)
+    for seed, method in product(SEEDS, HOLD_METHODS):
+        yield Cell(method=method, pairs=middle, seed=seed, variant=long, looks=HOLD_LENGTHS[long], noise=HOLD_NOISE)
 
 
-PLANS = {"full": full_plan, "reduced": reduced_plan}
+def tuning_plan(plan: str) -> Iterator[Cell]:
+    """Yields every method of a plan at every learning rate, on worlds that the plans themselves do not use."""
+    held = tuple((method, "") for method in (*HOLD_METHODS, *HOLD_BESIDE, *HOLD_SHORT))
+    tuned, rates = (held, HOLD_RATES) if plan == "hold" else (TUNED, RATES)
+    for seed, (method, variant), rate in product(TUNING_SEEDS, tuned, rates):
+        yield Cell(method=method, variant=variant, pairs=SIZES[1], seed=seed, rate=rate)
+
+
+PLANS = {"full": full_plan, "reduced": reduced_plan, "hold": hold_plan}

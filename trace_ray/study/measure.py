@@ -28,7 +28,7 @@ def greedy_answers(model: Any, prompts: Sequence[Sequence[int]], tokenizer: Any,
     return list(tokenizer.batch_decode(out_BT[:, longest:], skip_special_tokens=True))
 
 
-def _answers(model: Any, test: Sequence[Row], config: Config) -> tuple[list[str], list[bool]]:
+def answered(model: Any, test: Sequence[Row], config: Config) -> tuple[list[str], list[bool]]:
     """Returns the answers to the prompts and whether each complies, by the exact oracle."""
     chat = load_chat_tokenizer(config.model)
     prompts = accepted(chat.prompts([row["prompt"] for row in test]))
@@ -38,7 +38,7 @@ def _answers(model: Any, test: Sequence[Row], config: Config) -> tuple[list[str]
 
 def measure_base(triaged: Sequence[Row], config: Config) -> float:
     """Returns the TPA of the model before realignment, in percent."""
-    _, right = _answers(load_model(config.model), [row for row in triaged if row["split"] == Split.TEST], config)
+    _, right = answered(load_model(config.model), [row for row in triaged if row["split"] == Split.TEST], config)
     return 100 * sum(right) / len(right)
 
 
@@ -49,19 +49,23 @@ def measure(model: Any, triaged: Sequence[Row], config: Config) -> dict[str, Any
         model: a PEFT model in evaluation mode.
         triaged: the judged corpus, whose categories decide only which pairs drift is measured on.
     """
-    chat = load_chat_tokenizer(config.model)
     test = [row for row in triaged if row["split"] == Split.TEST]
-    answers, right = _answers(model, test, config)
+    answers, right = answered(model, test, config)
     groups: dict[str, list[bool]] = {}
     for row, complies in zip(test, right, strict=True):
         groups.setdefault(row["source"], []).append(complies)
     wrong = [a for a, complies in zip(answers, right, strict=True) if not complies]
-    retain = [row for row in test if row["category"] == Category.RETAIN]
-    pairs = accepted(chat.pairs([row["prompt"] for row in retain], [{"chosen": row["chosen"]} for row in retain]))
-    moved = drift(model, None, pairs, config.impact.tokens)
     return {
         "tpa": 100 * sum(right) / len(right),
         "tpa_by_source": {name: 100 * sum(values) / len(values) for name, values in groups.items()},
         "wrong_examples": wrong[:3],
-        **moved,
+        **drifted(model, test, config),
     }
+
+
+def drifted(model: Any, test: Sequence[Row], config: Config) -> dict[str, float]:
+    """Returns the drift of a PEFT model on the RETAIN pairs among the test pairs."""
+    chat = load_chat_tokenizer(config.model)
+    retain = [row for row in test if row["category"] == Category.RETAIN]
+    pairs = accepted(chat.pairs([row["prompt"] for row in retain], [{"chosen": row["chosen"]} for row in retain]))
+    return drift(model, None, pairs, config.impact.tokens)

@@ -62,16 +62,23 @@ class Used:
         return Trained(model, self.seconds, self.peak_bytes, facts)
 
 
-def realign_cell(triaged: pa.Table, config: Config, on_step: Callable[[Any, Training], None] | None = None) -> Trained:
+def realign_cell(
+    triaged: pa.Table,
+    config: Config,
+    on_step: Callable[[Any, Training], None] | None = None,
+    on_start: Callable[[Any], None] | None = None,
+) -> Trained:
     """Returns the model of one cell: scored, weighed and trained, with the cell's label noise laid over its corpus.
 
     Args:
-        on_step: called with the model after each step.
+        on_step: called with the model after each step; on_start: before the first one.
     """
     used = Used()
     model = new_adapter(load_model(config.model), config.lora, config.impact.seed).eval()
     noisy = noisy_table(triaged, config.corpus.noise)
     look = partial(on_step, model) if on_step else None
+    if on_start:
+        on_start(model)
     steps = step_budget(triaged["split"].to_pylist().count("train"), config.realign)
     with used.phase("direction"):
         direction = make_direction(model, noisy, config)

@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from trace_ray.synth.oracle import CHANGED
+
 Result = dict[str, Any]
 """One finished cell: cell (its fields), label, tpa, tpa_by_source, kl_to_base, seconds and so on."""
 
@@ -51,8 +53,8 @@ def grouped(results: Iterable[Result]) -> dict[CellGroup, list[Result]]:
 
 COLUMNS: tuple[tuple[str, Callable[[Result], float | None], int], ...] = (
     ("TPA, %", lambda r: r["tpa"], 1),
-    ("to learn, %", lambda r: r["tpa_by_source"]["sensitive_educational"], 1),
-    ("kept, %", lambda r: mean(v for k, v in r["tpa_by_source"].items() if k != "sensitive_educational"), 1),
+    ("to learn, %", lambda r: r["tpa_by_source"][CHANGED], 1),
+    ("kept, %", lambda r: mean(v for k, v in r["tpa_by_source"].items() if k != CHANGED), 1),
     ("KL to base", lambda r: r["kl_to_base"], 4),
     ("scoring, CPU s", lambda r: r["seconds"]["scoring"] + r["seconds"]["direction"], 1),
     ("training, CPU s", lambda r: r["seconds"]["training"], 1),

@@ -67,12 +67,14 @@ def _run_cell(job: tuple[Location, Cell]) -> str:
     from trace_ray.study.corpora import corpus_file
     from trace_ray.study.measure import measure, measure_base
     from trace_ray.study.realign import realign_cell
+    from trace_ray.study.watch import Watch
 
     folder, cell = job
     config = cell.config()
     triaged = corpus_file(folder / "corpora", cell.pairs, cell.seed).read_parquet()
     rows = triaged.to_pylist()
-    trained = realign_cell(triaged, config)
+    watch = Watch(rows, config, cell.looks) if cell.looks else None
+    trained = realign_cell(triaged, config, *((watch.after_step, watch.start) if watch else ()))
     result: dict[str, Any] = {
         "cell": asdict(cell),
         "code": code_version(),
@@ -83,6 +85,7 @@ def _run_cell(job: tuple[Location, Cell]) -> str:
         "peak_bytes": max(trained.peak_bytes.values()),
         "peak_bytes_by_phase": trained.peak_bytes,
         **trained.facts,
+        **(watch.figures() if watch else {}),
     }
     result_file(folder, cell).write_text(json.dumps(result, indent=1))
     return cell.name

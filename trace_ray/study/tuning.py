@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
 
-from trace_ray.study.cells import ABLATIONS, RATES, Cell
+from trace_ray.study.cells import ABLATIONS, Cell
 from trace_ray.study.results import Result
 
 
@@ -37,10 +37,11 @@ def at_rates(cells: Iterable[Cell], rates: Mapping[str, float]) -> list[Cell]:
 
 def tuning_table(tuning: Sequence[Result], rates: Mapping[str, float]) -> str:
     """Returns mean TPA by method and learning rate, the rate that the study takes in bold."""
-    lines = [f"| TPA, % | {' | '.join(f'{rate:.1e}' for rate in RATES)} |", f"|{'---|' * (len(RATES) + 1)}"]
+    tried = sorted({result["cell"]["rate"] for result in tuning})
+    lines = [f"| TPA, % | {' | '.join(f'{rate:.1e}' for rate in tried)} |", f"|{'---|' * (len(tried) + 1)}"]
     for recipe in dict.fromkeys(result["label"] for result in tuning):
         shown = []
-        for rate in RATES:
+        for rate in tried:
             mine = [r["tpa"] for r in tuning if (r["label"], r["cell"]["rate"]) == (recipe, rate)]
             shown.append(f"**{mean(mine):.1f}**" if rates[recipe] == rate else f"{mean(mine):.1f}")
         lines.append(f"| {recipe} | {' | '.join(shown)} |")

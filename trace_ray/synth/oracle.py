@@ -21,7 +21,9 @@ OLD: Final = {
     "sensitive_operational": "refuse",
     "zero_tolerance": "refuse",
 }
-NEW: Final = OLD | {"sensitive_educational": "careful"}
+CHANGED: Final = "sensitive_educational"
+"""The group that the new policy treats otherwise."""
+NEW: Final = OLD | {CHANGED: "careful"}
 """Group -> the one right style."""
 
 _TIER_OF: Final = {head: tier for tier, heads in HEADS.items() for head in heads}
