@@ -45,6 +45,7 @@ SMALLER = {
     "tests/bench/triage.py": "--pairs 8 --sizes 4000 --pairs-file pairs.jsonl",
     "tests.bench.impact ": "--pairs 4 --slow-pairs 1 --no-workers",
     "tests.bench.impact_validity": "--pairs 40 --parts a",
+    "tests.bench.impact_lds": "--seeds 0 --pairs 40 --subsets 2",
     "tests/bench/realign.py": "--count 8 --pairs pairs.jsonl",
     "tests/bench/top_k.py": "--pairs 4",
     "tests/bench/scale.py": "--rows 20000",
