@@ -89,7 +89,8 @@ def main() -> None:
     for seed in map(int, arguments.seeds.split(",")):
         found.append(run_seed(seed, arguments.pairs, arguments.subsets, arguments.share))
         print(f"seed {seed}: {len(found[-1][1][FLOOR])} conflicts", flush=True)
-    trials, told = [trial for trial, _, _ in found], {}
+    trials = [trial for trial, _, _ in found]
+    told: dict[str, dict[str, Any]] = {}
     print("| score | LDS | above BM25's | tail patch: rise of the gold loss |\n|---|---|---|---|")
     for name in (*found[0][1], "random"):
         rise = estimate([rises[name] for _, _, rises in found])
