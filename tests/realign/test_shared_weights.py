@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from trace_ray.config.load import dump_config, load_config
 from trace_ray.errors import UserError
 from trace_ray.model.loading import blank_model, load_model
 from trace_ray.realign import loop
-from trace_ray.realign.setup import prepare_process, shared_weights
+from trace_ray.realign.setup import adopt_first, prepare_process, shared_weights
 
 STEPS = 3
 
@@ -58,6 +60,29 @@ def test_where_there_is_no_model_that_is_said_as_by_the_one_that_reads(tmp_path:
 def test_it_is_for_parted_weights_of_several_workers() -> None:
     asked = [(zero, workers) for zero in range(4) for workers in (1, 2)]
     assert [a for a in asked if shared_weights(RealignConfig(zero_stage=a[0]), a[1])] == [(3, 2)]
+
+
+def test_buffers_come_from_the_first_worker_and_another_model_is_refused_by_all(tmp_path: Path) -> None:
+    """A second worker with other buffers adopts the first one's; with another rope it is no worker of this training."""
+    folder = families.saved(families.make("llama"), tmp_path / "model")
+    other = shutil.copytree(folder, tmp_path / "other")
+    told = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(told | {"rms_norm_eps": 0.5}))
+    run_ranks(_adopts, (str(folder), str(other)), 2, tmp_path)
+
+
+def _adopts(folder: str, other: str) -> None:
+    torch.distributed.init_process_group("gloo")
+    first = os.environ["RANK"] == "0"
+    whole = load_model(ModelConfig(path=folder))
+    mine = whole if first else blank_model(ModelConfig(path=folder))
+    for buffer in () if first else mine.buffers():
+        buffer.data = torch.full_like(buffer.data, 7.0)
+    adopt_first(folder, mine, None)
+    for name, buffer in whole.named_buffers():
+        assert torch.equal(dict(mine.named_buffers())[name], buffer), name
+    with pytest.raises(UserError, match=r"^model\.path: somewhere: workers find different versions of it"):
+        adopt_first("somewhere", whole if first else load_model(ModelConfig(path=other)))
 
 
 @pytest.mark.slow  # the laws of tests/invariant hold two workers at ZeRO 3 to one, each time

@@ -50,7 +50,7 @@ class Trainer(Training):
             lambda: (TrainingRows.read(run.scored, config.objective, stored), load_policy(run, config, whole=whole))
         )
         if shared_weights(config.realign, workers):
-            adopt_first(self.model, reference)
+            adopt_first(config.model.path, self.model, reference)
         rows.share_prompts(sharing_rule(self.model), flat=runs_flat(self.model))
         engine = partial(make_engine, self.model, reference, config.realign, config.model)
         super().__init__(rows, config.objective, config.realign, engine, rank=rank, workers=workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -61,23 +62,26 @@ def shared_weights(realign: RealignConfig, workers: int) -> bool:
     return realign.zero_stage == 3 and workers > 1
 
 
-def adopt_first(*models: Any) -> None:
+def adopt_first(path: str, *models: Any) -> None:
     """Gives ``blank_model``s the first worker's buffers; the weights come from it as ZeRO 3 parts them. Collective.
 
     Args:
-        models: of one kind on all workers, the first one's whole; None is passed over.
-    Raises: RuntimeError, on all workers alike, where their models do not agree.
+        path: ``model.path``; models: of one kind on all workers, the first one's whole; None is passed over.
+    Raises: UserError, on all workers alike, where their models do not agree in parameters or configuration.
     """
     import torch.distributed
 
     for model in (model for model in models if model is not None):
-        mine = [(name, tuple(p.shape), str(p.dtype)) for name, p in model.named_parameters()]
+        shapes = [(name, tuple(p.shape), str(p.dtype)) for name, p in model.named_parameters()]
+        told = model.config.to_dict() | {"_name_or_path": ""}  # a node's copy may lie anywhere
+        mine = shapes, json.dumps(told, sort_keys=True, default=str)
         sent: list[Any] = [mine, dict(model.named_buffers())]
         torch.distributed.broadcast_object_list(sent, 0)
         found: list[Any] = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(found, mine == sent[0])
         if not all(found):
-            raise RuntimeError("workers disagree on the model's parameters: one reads another version of its files")
+            remedy = "workers find different versions of it: let all nodes read the same files, or name a revision"
+            raise UserError("model.path", path, remedy)
         for name, buffer in model.named_buffers():
             buffer.data = sent[1][name].to(buffer.device)
 
