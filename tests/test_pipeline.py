@@ -15,7 +15,7 @@ from tests.support.pieces import PIECES, leave
 from trace_ray.config import Config, ModelConfig, RealignConfig, StorageConfig, settings
 from trace_ray.config.load import load_config
 from trace_ray.errors import StaleRunError, UserError
-from trace_ray.pipeline import REPORTED_SO_FAR, run_stages, user_error_in
+from trace_ray.pipeline import run_stages, user_error_in
 from trace_ray.runs.anew import begin
 from trace_ray.runs.artifacts import Run
 from trace_ray.runs.memory import recorded_peak
@@ -174,34 +174,6 @@ def test_a_report_is_written_after_each_stage(
     run_stages(run, config, asked, ended=lambda stage, page: told.append((stage, page)))
     assert seen == ["triage", "report", "triage", "report", *asked[1:]]
     assert told == [(stage, None) for stage in asked]
-
-
-@pytest.mark.parametrize(("pairs", "written"), [(REPORTED_SO_FAR, 2), (REPORTED_SO_FAR + 1, 1)])
-def test_a_report_that_must_read_very_many_pairs_is_written_once(
-    config: Config,
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    pairs: int,
-    written: int,
-) -> None:
-    seen: list[str] = []
-
-    def runner(stage: str) -> Callable[[Run, Config], None]:
-        def done(run: Run, _config: Config) -> None:
-            seen.append(stage)
-            if stage == "triage":
-                begin(run, "triage", {})
-                for folder in run.made_by("triage"):
-                    folder.publish(counts={"triaged": pairs}, seconds=0.0)
-
-        return done
-
-    monkeypatch.setattr("trace_ray.pipeline.stage_runner", runner)
-    run_stages(run, replace(config, realign=replace(config.realign, trackers=())), ["triage", "report"])
-    assert seen.count("report") == written
-    said = f"report: not after each stage, for it reads {pairs} pairs: trace-ray report --run {run.place.uri}"
-    assert (said in capsys.readouterr().err) == (written == 1)
 
 
 def test_another_policy_threshold_or_base_is_another_evaluation(config: Config, run: Run) -> None:

@@ -26,16 +26,13 @@ from trace_ray.runs.memory import PeakMemory, record_peak
 from trace_ray.runs.opening import config_beside, hold_settings, open_run, run_folder, stored_config, with_dates
 from trace_ray.runs.remembered import remembered
 from trace_ray.runs.stage_figures import stage_figures
-from trace_ray.runtime.progress import doing, warn, working
+from trace_ray.runtime.progress import doing, working
 from trace_ray.storage.staging import share_settings
 
 if TYPE_CHECKING:
     from trace_ray.report.stage import Told
 
 __all__ = ["absolute_models", "open_run", "run_folder", "run_stages", "stage_runner", "stored_config", "user_error_in"]
-
-REPORTED_SO_FAR = 100_000
-"""Pairs up to which a report follows each stage: it reads them all in this process, 12 s of CPU of every 100,000."""
 
 Note = Callable[[str, str], None]
 Ended = Callable[[str, "Told | None"], None]
@@ -223,10 +220,6 @@ def _run_stage(run: Run, config: Config, stage: str, *, new: bool) -> Told | Non
 
 def _report_so_far(run: Run, config: Config) -> Told | None:
     """Writes the report of what is done: days may lie between two stages, or a mistake. None where nothing can be told."""
-    pairs = run.triaged.manifest()["counts"].get("triaged", 0) if run.triaged.done() else 0
-    if pairs > REPORTED_SO_FAR:
-        warn(f"report: not after each stage, for it reads {pairs} pairs: trace-ray report --run {run.place.uri}")
-        return None
     try:
         told: Told | None = stage_runner("report")(run, config)
     except UserError:  # what it lacks, a run that asks for a report tells at its end

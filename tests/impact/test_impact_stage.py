@@ -16,6 +16,7 @@ from trace_ray.errors import UserError
 from trace_ray.impact.stage import run_impact
 from trace_ray.model.loading import load_chat_tokenizer
 from trace_ray.report.sections.problems import problems_section
+from trace_ray.report.survey.surveys import surveys
 from trace_ray.runs.artifacts import Run
 
 
@@ -105,4 +106,4 @@ def test_cuts_are_in_the_manifest_on_the_terminal_and_in_the_report(
     assert sum(manifest["counts"].values()) + sum(manifest["refused"].values()) == PAIRS
     said = f"{longer} of {len(rows)} rows ({100 * longer / len(rows):.1f} %) are cut at {room} tokens"
     assert said in " ".join(capsys.readouterr().err.split())
-    assert said in problems_section(run, "show").cut
+    assert said in problems_section(run, surveys(run, settings), "show").cut

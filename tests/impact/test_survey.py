@@ -10,11 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from trace_ray.cluster.tasks import GROUPS, groups
 from trace_ray.config import Config, CorpusConfig, ImpactConfig, NoiseConfig, StorageConfig
 from trace_ray.corpus.noise import NOISE
 from trace_ray.impact.gold import pick_gold, pick_retain
 from trace_ray.impact.stage import plan_shards
-from trace_ray.impact.survey import GROUPS, Survey, groups, survey
+from trace_ray.impact.survey import Survey, survey
 from trace_ray.pairs import TRIAGED_SCHEMA
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import locate

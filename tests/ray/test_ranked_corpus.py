@@ -12,6 +12,7 @@ from trace_ray.pairs import line_of
 from trace_ray.pipeline import run_stages
 from trace_ray.report.sections.gap import gap_section
 from trace_ray.report.sections.problems import problems_section
+from trace_ray.report.survey.surveys import surveys
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import locate
 
@@ -38,11 +39,12 @@ def test_every_pair_of_every_set_is_judged_once(tmp_path: Path) -> None:
     assert len(set(rows["row"].to_pylist())) == len(set(rows["pair_id"].to_pylist())) == SETS * pairs
     assert sorted(map(line_of, rows["row"].to_pylist())) == [i + 1 for i in range(SETS) for _ in range(pairs)]
     assert len(list(run.triaged.parts())) > 4, "blocks are counted by the pairs, not by the rows"
-    gap = gap_section(run)
+    seen = surveys(run, config)
+    gap = gap_section(run, seen)
     assert gap is not None
     assert (gap.made, gap.rejects) == (SETS * pairs + 2, 2)
     lines = {
         refusal.reason: [example[1] for example in refusal.examples]
-        for refusal in problems_section(run, "none").refused
+        for refusal in problems_section(run, seen, "none").refused
     }
     assert lines == {"no_preference": [SETS + 1], "broken_json": [SETS + 2]}

@@ -19,17 +19,20 @@ from trace_ray.pairs import TRIAGED_SCHEMA, categorise
 from trace_ray.report.page import render, report_sections
 from trace_ray.report.sections.browser import BrowsedPair, browser_section, said_by
 from trace_ray.report.sections.impact import effective_size, head_share, impact_section
+from trace_ray.report.survey.surveys import surveys
+from trace_ray.report.survey.values import Values, values_of
 from trace_ray.runs.artifacts import Run
 
 
 def top(run: Run, config: Config) -> Sequence[BrowsedPair]:
-    browser = browser_section(run, config.objective, replace(config.report, sample=0), 0.5)
+    config = replace(config, report=replace(config.report, sample=0))
+    browser = browser_section(run, surveys(run, config), config.objective, config.report, 0.5)
     assert browser is not None
     return browser.pairs
 
 
 def test_the_heaviest_conflicts_come_first(made: MadeRun) -> None:
-    impact = impact_section(made.run, config_of().objective)
+    impact = impact_section(made.run, surveys(made.run, config_of()), config_of().objective)
     assert impact is not None
     pairs = top(made.run, config_of("report.top_pairs=4"))
     assert [row.impact for row in pairs] == [10.0, 9.0, 8.0, -2.0]
@@ -48,7 +51,7 @@ def test_a_method_that_weighs_retain_counts_it_everywhere(tmp_path: Path) -> Non
     made = MadeRun(tmp_path, objective=config.objective)
     made.triage()
     made.impact()
-    impact = impact_section(made.run, config.objective)
+    impact = impact_section(made.run, surveys(made.run, config), config.objective)
     assert impact is not None
     assert {name: len(found) for name, found in impact.impacts.items()} == {"INVERT": 4, "PUNISH": 2, "RETAIN": 12}
     assert (impact.pairs, impact.clamped, impact.pairs_are) == (18, 3, "weighed pairs")
@@ -67,7 +70,7 @@ def test_uniform_weights_are_not_told_by_impact(tmp_path: Path) -> None:
     made = MadeRun(tmp_path, objective=config.objective)
     made.triage()
     made.impact()
-    impact = impact_section(made.run, config.objective)
+    impact = impact_section(made.run, surveys(made.run, config), config.objective)
     assert impact is not None
     assert [row.impact for row in top(made.run, config)] == [10.0, 9.0, 8.0, 0.0, -1.0, -2.0]
     assert (impact.effective, impact.effective_of("INVERT"), impact.effective_of("PUNISH")) == (6, 4, 2)
@@ -78,11 +81,11 @@ def test_uniform_weights_are_not_told_by_impact(tmp_path: Path) -> None:
 
 
 def test_weights_are_described_as_they_are() -> None:
-    assert effective_size(np.ones(50)) == pytest.approx(50)
-    assert effective_size(np.array([5.0, 0.0])) == pytest.approx(1)
-    assert effective_size(np.zeros(3)) == 0
-    assert head_share(np.ones(100)) == pytest.approx(10)
-    assert head_share(np.zeros(0)) == 0
+    assert effective_size(values_of(np.ones(50))) == pytest.approx(50)
+    assert effective_size(values_of(np.array([5.0, 0.0]))) == pytest.approx(1)
+    assert effective_size(values_of(np.zeros(3))) == 0
+    assert head_share(values_of(np.ones(100))) == pytest.approx(10)
+    assert head_share(Values()) == 0
 
 
 @pytest.mark.parametrize(("weights", "answer"), [("uniform", "All alike"), ("u2a", "By rounds"), ("impact", "37 %")])
@@ -111,7 +114,8 @@ def test_a_sample_holds_every_category_and_split(tmp_path: Path) -> None:
         rows = [row | {"split": "test" if row["row"] % 4 == 0 else "train"} for row in place.read_parquet().to_pylist()]
         place.write_parquet(pa.Table.from_pylist(rows, schema=TRIAGED_SCHEMA))
     config = config_of("report.sample=40")
-    browsers = [browser_section(made.run, config.objective, config.report, 0.5) for _ in range(2)]
+    seen = [surveys(made.run, config) for _ in range(2)]
+    browsers = [browser_section(made.run, each, config.objective, config.report, 0.5) for each in seen]
     assert browsers[0] is not None
     assert browsers[0] == browsers[1]
     there = Counter((row["category"], row["split"]) for row in made.run.triaged.read().to_pylist())
@@ -143,6 +147,7 @@ def test_a_pair_is_near_within_a_fifth_of_the_threshold(tmp_path: Path, p: float
         row = made.pair(number) | {"p_violates_chosen": p, "p_violates_rejected": 0.99}
         place = made.run.triaged.place / f"part-{number}.parquet"
         place.write_parquet(pa.Table.from_pylist([row], schema=TRIAGED_SCHEMA))
-    browser = browser_section(made.run, config_of().objective, config_of().report, 0.5)
+    config = config_of()
+    browser = browser_section(made.run, surveys(made.run, config), config.objective, config.report, 0.5)
     assert browser is not None
     assert {pair.certainty for pair in browser.pairs} == {certainty}

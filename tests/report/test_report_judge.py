@@ -11,10 +11,11 @@ from tests.report.made_run import AUDIT, MadeRun, config_of
 from trace_ray.report.page import render, report_sections
 from trace_ray.report.sections.judge import judge_section
 from trace_ray.report.sections.lineage import lineage_section
+from trace_ray.report.survey.surveys import surveys
 
 
 def test_the_judge_audit_is_laid_out_as_a_square(made: MadeRun) -> None:
-    judge = judge_section(made.run, config_of().triage)
+    judge = judge_section(made.run, surveys(made.run, config_of()), config_of().triage)
     assert judge is not None
     assert judge.audit is not None
     assert judge.certainty is not None
@@ -132,7 +133,7 @@ def test_figures_of_the_held_back_half_are_said_to_be(tmp_path: Path) -> None:
     assert "of 20 labelled pairs not used to fit get the label&#39;s category; AUC 0.910 over all 40," in page
     made.run.triaged.place.fs.delete_file((made.run.triaged.place / "audit.json").path)
     (made.run.place / "audit.json").write_text(json.dumps(AUDIT | {"pairs": 40}))  # of an older version
-    judge = judge_section(made.run, config_of().triage)
+    judge = judge_section(made.run, surveys(made.run, config_of()), config_of().triage)
     assert judge is not None
     assert judge.audit is not None
     assert judge.audit.held_back == 20
@@ -142,7 +143,7 @@ def test_an_audit_after_triage_is_shown_as_one(tmp_path: Path) -> None:
     made = MadeRun(tmp_path)
     made.triage()
     (made.run.place / "audit.json").write_text(json.dumps(AUDIT | {"decision": DECISION}))
-    judge = judge_section(made.run, config_of().triage)
+    judge = judge_section(made.run, surveys(made.run, config_of()), config_of().triage)
     assert judge is not None
     assert (judge.threshold, judge.abstain_band) == (0.5, 0.0)  # what triage used, not what the audit advises
     page = render(made.run, config_of())
@@ -150,7 +151,7 @@ def test_an_audit_after_triage_is_shown_as_one(tmp_path: Path) -> None:
     assert "threshold 0.7, band ± 0.1 and calibration platt, which triage need not have used" in page
     assert "never compared with labels" not in page
     (made.run.triaged.place / "audit.json").write_text(json.dumps(AUDIT | {"pairs": 77, "checked_pairs": 77}))
-    judge = judge_section(made.run, config_of().triage)
+    judge = judge_section(made.run, surveys(made.run, config_of()), config_of().triage)
     assert judge is not None
     assert judge.audit is not None
     assert (judge.audit.figures["pairs"], judge.audit.afterwards) == (77, False)
@@ -162,7 +163,7 @@ def test_a_decision_from_another_audit_is_shown_as_triage_took_it(tmp_path: Path
     manifest = made.run.triaged.place / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"decision": DECISION}))
     config = config_of("triage.audit_file=runs/first/audit.json")
-    judge = judge_section(made.run, config.triage)
+    judge = judge_section(made.run, surveys(made.run, config), config.triage)
     assert judge is not None
     assert (judge.threshold, judge.abstain_band) == (0.7, 0.1)
     page = render(made.run, config)
@@ -180,7 +181,7 @@ def test_a_run_stopped_by_what_was_judged_first_says_so(tmp_path: Path) -> None:
         "remedy": "use a judge that tells them apart",
     }
     (made.run.triaged.place / "gates.json").write_text(json.dumps([kept | texts, broken | texts]))
-    section = judge_section(made.run, config_of().triage)
+    section = judge_section(made.run, surveys(made.run, config_of()), config_of().triage)
     assert section is not None
     assert section.stopped
     assert section.refusal is not None

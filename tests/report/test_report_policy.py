@@ -15,10 +15,11 @@ from trace_ray.config.load import dump_config, load_config, load_text
 from trace_ray.config.policy import ClauseConfig, PreviousConfig, RuleConfig, policy_hash, policy_text
 from trace_ray.config.sources import conf_folder
 from trace_ray.look.words import MOST_WORDS, word_diff
-from trace_ray.pairs import prompt_text
+from trace_ray.pairs import CONFLICTS, prompt_text
 from trace_ray.report.page import render
-from trace_ray.report.sections.clauses import Broken
-from trace_ray.report.sections.policy import clause_changes, policy_section
+from trace_ray.report.sections.clauses import of_each
+from trace_ray.report.sections.policy import PolicySection, clause_changes, policy_section
+from trace_ray.report.survey.surveys import surveys
 
 WORDS = 6
 
@@ -34,6 +35,10 @@ def changed_config(*overrides: str) -> Config:
         ClauseConfig(id="true", text="It is true."),
     ]
     return replace(config, policy=replace(config.policy, previous=previous, clauses=clauses))
+
+
+def section_of(made: MadeRun, config: Config) -> PolicySection:
+    return policy_section(made.run, surveys(made.run, config), config)
 
 
 def test_a_clause_is_kept_changed_new_or_dropped() -> None:
@@ -78,7 +83,7 @@ def test_a_clause_is_counted_from_the_parts(tmp_path: Path) -> None:
     """Words are counted as Python splits them; the rule is the policy's only one, so the other clauses tell nothing."""
     made = MadeRun(tmp_path)
     made.everything(AUDIT)
-    section = policy_section(made.run, changed_config())
+    section = section_of(made, changed_config())
     rows = {row.name: row for row in section.rows}
     wanted: Counter[tuple[str, str]] = Counter()
     for row in made.run.triaged.read().to_pylist():
@@ -106,10 +111,8 @@ def test_a_clause_is_counted_from_the_parts(tmp_path: Path) -> None:
     ],
 )
 def test_each_category_of_conflict_is_seen_before_a_second_example_of_one(found: list[str], shown: list[int]) -> None:
-    broken = Broken()
-    for row, category in enumerate(found):
-        broken.add({"pair_id": "", "row": row, "split": "train", "category": category}, ["chosen"], {})
-    assert [example["row"] for example in broken.examples] == shown
+    kinds = [[(row,) for row, category in enumerate(found) if category == kind] for kind in CONFLICTS]
+    assert of_each(kinds) == [(row,) for row in shown]
 
 
 def test_labels_say_how_often_a_clause_was_seen_right(tmp_path: Path) -> None:
@@ -124,11 +127,11 @@ def test_labels_say_how_often_a_clause_was_seen_right(tmp_path: Path) -> None:
         for row in rows
     ]
     labels.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    section = policy_section(made.run, changed_config(f"triage.audit_labels={labels}"))
+    section = section_of(made, changed_config(f"triage.audit_labels={labels}"))
     agreed = sum(row["category"] != "ABSTAIN" for row in rows)
     assert section.rows[0].agreement == (agreed, len(rows))
     labels.unlink()
-    assert policy_section(made.run, changed_config(f"triage.audit_labels={labels}")).rows[0].agreement is None
+    assert section_of(made, changed_config(f"triage.audit_labels={labels}")).rows[0].agreement is None
 
 
 def test_the_page_shows_what_changed(tmp_path: Path) -> None:

@@ -25,12 +25,13 @@ from trace_ray.report.sections.judge import judge_section
 from trace_ray.report.sections.lineage import lineage_section
 from trace_ray.report.sections.problems import problems_section
 from trace_ray.report.sections.training import thinned, training_caption, training_section
+from trace_ray.report.survey.surveys import surveys
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import locate
 
 
 def test_the_gap_counts_every_pair_once(made: MadeRun) -> None:
-    gap = gap_section(made.run)
+    gap = gap_section(made.run, surveys(made.run, config_of()))
     assert gap is not None
     assert (gap.rows_in, gap.rejects, gap.overall.total, gap.overall.conflicts) == (25, 5, 20, 6)
     assert gap.overall.counts == {"INVERT": 4, "PUNISH": 2, "RETAIN": 12, "ABSTAIN": 2}
@@ -163,7 +164,7 @@ def test_every_judges_tokens_are_a_cost(tmp_path: Path, used: dict[str, int], to
 
 
 def test_refused_rows_come_with_examples_and_their_line(made: MadeRun) -> None:
-    problems = problems_section(made.run, "none")
+    problems = problems_section(made.run, surveys(made.run, config_of()), "none")
     assert [(r.reason, r.rows, len(r.examples)) for r in problems.refused] == [
         ("broken_json", 4, 3),
         ("empty_field", 1, 1),
@@ -287,7 +288,7 @@ def test_what_later_stages_store_is_shown(tmp_path: Path) -> None:
     assert (change.overall.base.low, change.overall.clear) == (10.0, True)
     (attack,) = next(lines for title, lines in change.other.items() if title.startswith("Attacks"))
     assert attack.realigned == "10.0 % (5–50), as failure 0.0 %"  # noqa: RUF001 - a range
-    judge = judge_section(made.run, config_of().triage)
+    judge = judge_section(made.run, surveys(made.run, config_of()), config_of().triage)
     assert judge is not None
     assert judge.audit is not None
     assert (judge.threshold, judge.abstain_band) == (0.6, 0.05)

@@ -24,6 +24,7 @@ from trace_ray.report.sections.lineage import Lineage, lineage_section
 from trace_ray.report.sections.measures import attacks
 from trace_ray.report.sections.problems import Problems, Refused, problems_section
 from trace_ray.report.sections.warnings import Caution, warnings
+from trace_ray.report.survey.surveys import surveys
 
 
 class Sections(NamedTuple):
@@ -55,14 +56,15 @@ class Sections(NamedTuple):
 def sections(tmp_path_factory: pytest.TempPathFactory) -> Sections:
     made, config = MadeRun(tmp_path_factory.mktemp("run")), config_of()
     run = made.everything(AUDIT)
-    gap, judge, change = gap_section(run), judge_section(run, config.triage), change_section(run)
-    impact = impact_section(run, config.objective)
+    seen = surveys(run, config)
+    gap, judge, change = gap_section(run, seen), judge_section(run, seen, config.triage), change_section(run)
+    impact = impact_section(run, seen, config.objective)
     assert gap is not None
     assert judge is not None
     assert judge.audit is not None
     assert impact is not None
     assert change is not None
-    found = problems_section(run, "none")
+    found = problems_section(run, seen, "none")
     return Sections(gap, judge, judge.audit, impact, change, found, lineage_section(run, config), made)
 
 
@@ -227,7 +229,9 @@ def test_a_pair_counts_once_with_each_clause_it_breaks(tmp_path: Path) -> None:
         row = made.pair(number) | {"clauses_chosen": chosen, "clauses_rejected": rejected}
         place = made.run.triaged.place / f"part-{number}.parquet"
         place.write_parquet(pa.Table.from_pylist([row], schema=TRIAGED_SCHEMA))
-    assert clause_shares(made.run) == [Shares("a", {"INVERT": 2}), Shares("b", {"INVERT": 1})]
+    seen = surveys(made.run, config_of()).triaged
+    assert seen is not None
+    assert clause_shares(seen.clauses) == [Shares("a", {"INVERT": 2}), Shares("b", {"INVERT": 1})]
 
 
 @pytest.mark.parametrize(("counted", "other", "rate"), [("success", "failure", 20.0), ("failure", "success", 40.0)])

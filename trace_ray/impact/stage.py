@@ -10,13 +10,14 @@ from typing import Any
 from trace_ray.chat.told import cut_warning
 from trace_ray.cluster.actor_pool import ActorPool
 from trace_ray.cluster.connection import ensure_ray
+from trace_ray.cluster.tasks import groups
 from trace_ray.config import Config, ImpactConfig, settings
 from trace_ray.config.gpus import of_stages
 from trace_ray.impact.direction_stage import task, write_direction
 from trace_ray.impact.gold import pick_gold, pick_retain, tokenize_gold, tokenize_retain
 from trace_ray.impact.rows import retain_share
 from trace_ray.impact.shard import SHARD_SCHEMA
-from trace_ray.impact.survey import SURVEY, Survey, groups, survey
+from trace_ray.impact.survey import SURVEY, Survey, survey
 from trace_ray.impact.tally import Tally, kept_share
 from trace_ray.impact.tasks import GOLD, RETAIN_SAMPLE, Shard, Shares, make_adapter, score_rows
 from trace_ray.impact.weights import impact_summary, weight_rule

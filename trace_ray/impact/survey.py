@@ -20,9 +20,6 @@ from trace_ray.runs.artifacts import Run
 SURVEY = "survey.json"
 """In impact/: rows a part and counts of a survey that is finished, its samples stored beside it."""
 
-GROUPS = 64
-"""Tasks at most: each hands its samples to the driver."""
-
 
 @dataclass(frozen=True)
 class Survey:
@@ -97,9 +94,3 @@ def _of_part(run: Run, config: Config, name: str, *, gold: bool, retain: bool) -
 def _seen(table: pa.Table) -> dict[str, int]:
     counted = table.group_by(["split", "category"]).aggregate([([], "count_all")]).to_pylist()
     return {f"{row['split']} {row['category']}": row["count_all"] for row in counted}
-
-
-def groups(names: Sequence[str]) -> list[Sequence[str]]:
-    """Returns the parts in at most GROUPS groups of like size."""
-    count = min(GROUPS, len(names))
-    return [names[i::count] for i in range(count)]

@@ -30,6 +30,7 @@ from trace_ray.report.sections.training import training_section
 from trace_ray.report.sections.trust import corpus_judge, one_sided
 from trace_ray.report.sections.warnings import warnings
 from trace_ray.report.sections.worse import worse_section
+from trace_ray.report.survey.surveys import Over, here, surveys
 from trace_ray.runs.artifacts import Run
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -50,31 +51,36 @@ def page_of(run: Run, sections: dict[str, Any]) -> str:
     return render_page(sections | {"pictures": pictures(sections)})
 
 
-def report_sections(run: Run, config: Config) -> dict[str, Any]:
-    """Returns each section's data by name; None or empty where the run has none yet."""
-    found = _measured(run, config)
+def report_sections(run: Run, config: Config, over: Over = here) -> dict[str, Any]:
+    """Returns each section's data by name; None or empty where the run has none yet.
+
+    Args:
+        over: who looks at the run's rows.
+    """
+    found = _measured(run, config, over)
     return found | _concluded(run, config, found)
 
 
-def _measured(run: Run, config: Config) -> dict[str, Any]:
+def _measured(run: Run, config: Config, over: Over) -> dict[str, Any]:
     """What the run's files hold, a section each."""
     report, objective = config.report, config.objective
-    gap = gap_section(run)
-    judge = judge_section(run, config.triage, config.policy)
+    seen = surveys(run, config, over)
+    gap = gap_section(run, seen)
+    judge = judge_section(run, seen, config.triage, config.policy)
     change = change_section(run, report)
     return {
         "gap": gap,
         "judge": judge,
-        "impact": impact_section(run, objective),
+        "impact": impact_section(run, seen, objective),
         "training": training_section(run, objective, config.realign.epochs),
         "change": change,
         "answers": answers_section(run, report),
-        "browser": browser_section(run, objective, report, judge.threshold if judge else config.triage.threshold),
+        "browser": browser_section(run, seen, objective, report, judge.threshold if judge else config.triage.threshold),
         "cost": cost_section(run),
         "lineage": lineage_section(run, config),
-        "problems": problems_section(run, report.redact),
-        "funnel": funnel(run, gap),
-        "policy": policy_section(run, config),
+        "problems": problems_section(run, seen, report.redact),
+        "funnel": funnel(run, gap, seen),
+        "policy": policy_section(run, seen, config),
         "worse": worse_section(run, config.policy) if change else None,
         "method": objective.method,
         "redact": report.redact,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
 
 SHOWN_CHARACTERS = 900
 
@@ -39,6 +42,11 @@ def error_kind(error: str) -> str:
     'too long for the judge'
     """
     return re.split("[:;]", _SIDE.sub("", error), maxsplit=1)[0]
+
+
+def error_kinds(errors: Any) -> Any:
+    """Returns the ``error_kind`` of each of an array of errors."""
+    return pc.replace_substring_regex(pc.replace_substring_regex(errors, _SIDE.pattern, ""), "(?s)[:;].*", "")
 
 
 def excerpt(text: str | None, mode: str, limit: int = SHOWN_CHARACTERS) -> Excerpt | None:

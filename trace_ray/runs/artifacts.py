@@ -159,13 +159,7 @@ class Artifact:
         """
         manifest = self.manifest()
         for name in manifest["parts"]:
-            place = self.place / name
-            lacking = sorted(set(younger) - set(place.parquet_columns())) if younger else []
-            wanted = columns and [*columns, *(column for column in younger if column not in lacking)]
-            table = read_part(place, wanted, manifest.get(WEIGHTS))
-            for column in lacking:
-                table = table.append_column(column, pa.nulls(len(table)))
-            yield table
+            yield read_part(self.place / name, columns, manifest.get(WEIGHTS), younger)
 
     def publish(
         self, *, counts: Mapping[str, Any], seconds: float, schema: pa.Schema | None = None, **facts: Any

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from trace_ray.pairs import SCORED_SCHEMA
 from trace_ray.storage.location import Location
 
 WEIGHT, WEIGHTS = "weight", "weights"
@@ -26,11 +28,10 @@ def pair_weights(impact: npt.NDArray[np.float64], category: pa.ChunkedArray, rul
         rule: WEIGHTS of a manifest.
     """
     scale: Mapping[str, float] = rule["scale"]
-    names = np.array(category.to_pylist(), dtype=object)
     raw = np.ones_like(impact) if rule["of"] == ONES else np.maximum(0.0, impact)
     weight = np.ones_like(impact)
     for name, factor in scale.items():
-        mine = names == name
+        mine = pc.fill_null(pc.equal(category, name), False).to_numpy()
         weight[mine] = raw[mine] * factor
     return pa.array(weight)
 
@@ -41,8 +42,23 @@ def with_weights(table: pa.Table, rule: Mapping[str, Any]) -> pa.Table:
     return table.append_column(WEIGHT, pair_weights(impact, table["category"], rule))
 
 
-def read_part(part: Location, columns: list[str] | None, rule: Mapping[str, Any] | None) -> pa.Table:
-    """Returns a part of an artefact with the columns asked for, WEIGHT among them where the manifest has a rule for it."""
+def read_part(
+    part: Location, columns: list[str] | None, rule: Mapping[str, Any] | None, younger: Sequence[str] = ()
+) -> pa.Table:
+    """Returns a part of an artefact with the columns asked for, WEIGHT among them where the manifest has a rule for it.
+
+    Args:
+        younger: further columns, which a part of an older trace-ray may lack: null there.
+    """
+    lacking = set(younger) - set(part.parquet_columns()) if younger else set()
+    wanted = columns and [*columns, *(name for name in younger if name not in lacking)]
+    table = _read(part, wanted, rule)
+    for name in sorted(lacking):
+        table = table.append_column(name, pa.nulls(len(table), SCORED_SCHEMA.field(name).type))
+    return table
+
+
+def _read(part: Location, columns: list[str] | None, rule: Mapping[str, Any] | None) -> pa.Table:
     if rule is None or (columns is not None and WEIGHT not in columns):
         return part.read_parquet(columns)
     stored = columns and list(dict.fromkeys([*(name for name in columns if name != WEIGHT), "impact", "category"]))

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trace_ray.cluster.tasks import by_tasks
 from trace_ray.corpus.read import SLOT_SCHEMA
 from trace_ray.judges.opinion import Opinion
 from trace_ray.runs.artifacts import inputs_hash
@@ -23,7 +24,6 @@ from trace_ray.storage.location import Location
 from trace_ray.triage.block import KEPT, SIDES, merge_counts
 from trace_ray.triage.labelled import Labels
 from trace_ray.triage.questions import prompt_texts
-from trace_ray.triage.running import by_tasks
 from trace_ray.triage.store import OPINION, opinions_of, response_key
 from trace_ray.triage.work import Work
 

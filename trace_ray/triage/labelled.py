@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trace_ray.cluster.tasks import by_tasks
 from trace_ray.config import TriageConfig
 from trace_ray.errors import UserError
 from trace_ray.judges.clauses import leading
@@ -20,7 +21,6 @@ from trace_ray.triage.audit import audit, refuse_unreached_rate
 from trace_ray.triage.fitting import Labelled
 from trace_ray.triage.gates import audit_gates, refuse_gates
 from trace_ray.triage.labels import Label, label_of, labelled_rows
-from trace_ray.triage.running import by_tasks
 from trace_ray.triage.work import Work
 
 _FILES_IN_TASK = 64

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from trace_ray.cluster.tasks import by_tasks
 from trace_ray.config import CorpusConfig, TriageConfig
 from trace_ray.config.gpus import judging_pools
 from trace_ray.corpus.blocks import BlockFiles, block_count, power_of_two, records, write_piece
@@ -34,7 +35,7 @@ from trace_ray.judges.backends import needs_model_to_judge
 from trace_ray.runtime.progress import Meter
 from trace_ray.storage.traffic import Traffic
 from trace_ray.triage.account import ReadRows, Refused
-from trace_ray.triage.running import by_tasks, in_order
+from trace_ray.triage.running import in_order
 from trace_ray.triage.unread import refuse_unread
 from trace_ray.triage.work import Work
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from typing import Any, TypeVar
 
 from trace_ray.cluster.connection import pooled
+from trace_ray.cluster.tasks import as_done, by_tasks
 from trace_ray.config import JudgeConfig
 from trace_ray.storage.at_once import side_by_side
 
 _BLOCKS_IN_TASK = 8
-_LEAST_IN_FLIGHT = 16
-"""What waits for a CPU is what an autoscaler sees."""
 
 Arguments = Callable[[], tuple[Any, ...]]
 """What a worker is made with; asked for when work begins, for the budget that is left by then."""
@@ -73,23 +71,6 @@ def run_blocks(worker: Callable[..., Any], arguments: tuple[Any, ...], blocks: l
     return [json.loads(run({"block": block})["tally"]) for block in blocks]
 
 
-def as_done(submit: Callable[[Any], Any], items: Iterable[Any], num_cpus: float = 1) -> Iterable[Any]:
-    """Yields the results of Ray tasks, one for each item, as each is done.
-
-    Twice as many are in flight as the cluster runs at once by then: nodes may join at any time, and a wait looks at all.
-    """
-    import ray
-
-    left, pending = iter(items), list[Any]()
-    while True:
-        most = max(_LEAST_IN_FLIGHT, int(2 * ray.cluster_resources().get("CPU", 1) / num_cpus))
-        pending += [submit(item) for item in islice(left, max(0, most - len(pending)))]
-        if not pending:
-            return
-        ready, pending = ray.wait(pending)
-        yield from ray.get(ready)
-
-
 def in_order(function: Callable[..., T], items: Sequence[Any], *shared: Any, in_task: int = 64) -> list[T]:
     """Returns what a function returns of each item, in their order: tasks of some each, whose items go side by side."""
     pieces = [(start, items[start : start + in_task]) for start in range(0, len(items), in_task)]
@@ -99,21 +80,3 @@ def in_order(function: Callable[..., T], items: Sequence[Any], *shared: Any, in_
 
 def _side_by_side(piece: tuple[int, Sequence[Any]], function: Callable[..., T], *shared: Any) -> tuple[int, list[T]]:
     return piece[0], side_by_side(lambda item: function(item, *shared), piece[1])
-
-
-def by_tasks(
-    function: Callable[..., Any], first: Sequence[Any], *shared: Any, num_cpus: float = 1, least: int = 1
-) -> Iterable[Any]:
-    """Yields what a function returns of each of ``first``, by a task each, as they are done; a lost one is repeated.
-
-    Args:
-        shared: further arguments, the same for each.
-        least: of fewer than these the work is done here.
-    """
-    import ray
-
-    if len(first) < least:
-        yield from (function(item, *shared) for item in first)
-        return
-    run, kept = ray.remote(num_cpus=num_cpus)(function), [ray.put(argument) for argument in shared]
-    yield from as_done(lambda item: run.remote(item, *kept), first, num_cpus)

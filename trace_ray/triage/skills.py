@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trace_ray.cluster.tasks import by_tasks
 from trace_ray.config import TriageConfig
 from trace_ray.storage.location import Location
 from trace_ray.triage.block import SIDES
@@ -18,7 +19,6 @@ from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.dawid_skene import SILENT, Counts, Skills, fit_skills
 from trace_ray.triage.labelled import Labels, audited_blocks
 from trace_ray.triage.panel import DAWID_SKENE, Panel
-from trace_ray.triage.running import by_tasks
 from trace_ray.triage.voting import groups_of, said_of, votes
 from trace_ray.triage.work import Work
 

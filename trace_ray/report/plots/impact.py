@@ -10,6 +10,10 @@ from trace_ray.look.figure import Picture, picture
 from trace_ray.look.theme import LIGHT
 from trace_ray.report.names import plain_category
 from trace_ray.report.sections.impact import ImpactSection
+from trace_ray.report.survey.values import Values
+
+BINS = 30
+POINTS = 200
 
 
 def impact_picture(impact: ImpactSection) -> Picture:
@@ -37,18 +41,15 @@ def _draw(figure: Any, impact: ImpactSection, *, narrow: bool) -> None:
 
 
 def _histogram(axes: Any, impact: ImpactSection) -> None:
-    names = [name for name in impact.impacts if np.isfinite(impact.impacts[name]).any()]
-    every = np.concatenate([impact.impacts[name] for name in names]) if names else np.zeros(1)
-    every = every[np.isfinite(every)]
-    low, high = np.quantile(every, [0.005, 0.995])
-    edges = np.histogram_bin_edges(np.clip(every, low, high), bins=30)
-    values = [np.clip(impact.impacts[name], low, high) for name in names]
+    every = sum(impact.impacts.values(), Values())
+    low, high = (every.quantile(share) for share in (0.005, 0.995)) if len(every) else (0.0, 0.0)
     axes.hist(
-        values,
-        bins=edges,
+        [np.clip(found.numbers, low, high) for found in impact.impacts.values()],
+        weights=[found.counts for found in impact.impacts.values()],
+        bins=np.linspace(low, high, BINS + 1) if low < high else BINS,
         stacked=True,
-        color=[LIGHT[n.lower()] for n in names],
-        label=[plain_category(n) for n in names],
+        color=[LIGHT[n.lower()] for n in impact.impacts],
+        label=[plain_category(n) for n in impact.impacts],
         linewidth=0,
     )
     axes.axvline(0, color=LIGHT["ink"], linewidth=1)
@@ -60,11 +61,10 @@ def _histogram(axes: Any, impact: ImpactSection) -> None:
 
 
 def _concentration(axes: Any, impact: ImpactSection) -> None:
-    ordered = np.sort(impact.every_weight)[::-1]
-    share = 100 * np.cumsum(ordered) / max(ordered.sum(), 1e-300)
-    at = np.unique(np.linspace(0, len(ordered) - 1, 200).astype(int)) if len(ordered) else np.empty(0, int)
+    weights = impact.every_weight
+    share = np.linspace(0, 100, POINTS + 1)
+    carried = [weights.of_highest(percent * len(weights) / 100) for percent in share]
     axes.plot([0, 100], [0, 100], color=LIGHT["line"], linewidth=1)
-    if len(at):
-        axes.plot([0, *(100 * (at + 1) / len(ordered))], [0, *share[at]], color=LIGHT["realigned"], linewidth=2)
+    axes.plot(share, 100 * np.array(carried) / max(weights.power_sum(1), 1e-300), color=LIGHT["realigned"], linewidth=2)
     axes.set_title(f"Weight carried by the heaviest {impact.pairs_are}", color=LIGHT["ink"])
     axes.set(xlabel=f"% of {impact.pairs_are}, heaviest first", ylabel="% of all weight", xlim=(0, 100), ylim=(0, 102))

@@ -6,7 +6,8 @@ from typing import Any
 
 from trace_ray.look.figure import Picture, picture
 from trace_ray.look.theme import LIGHT
-from trace_ray.report.sections.judge import BINS, Certainty, JudgeAudit, JudgeSection
+from trace_ray.report.sections.judge import Certainty, JudgeAudit, JudgeSection
+from trace_ray.report.survey.triaged import BINS
 
 
 def certainty_picture(judge: JudgeSection, certainty: Certainty) -> Picture:

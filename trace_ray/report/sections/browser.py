@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from trace_ray.config import ObjectiveConfig, ReportConfig, TermConfig
-from trace_ray.pairs import RESPONSE_NAMES, Category, hash_fraction, prompt_text
+from trace_ray.pairs import RESPONSE_NAMES, Category, prompt_text
 from trace_ray.report.redact import Excerpt, excerpt
+from trace_ray.report.survey.clauses import SIDES
+from trace_ray.report.survey.surveys import Surveys, ranked_by
 from trace_ray.runs.artifacts import Run
 
-SIDES = ("chosen", "rejected")
 NEAR = 0.2
 """Of the threshold: a P(violates) closer than this is called near."""
-SHOWN = (
-    "pair_id",
-    "category",
-    "source",
-    "split",
-    "prompt",
-    *RESPONSE_NAMES,
-    "p_violates_chosen",
-    "p_violates_rejected",
-)
-NAMED = ("clauses_chosen", "clauses_rejected", "rationale_chosen", "rationale_rejected")
 
 
 @dataclass(frozen=True)
@@ -80,71 +66,20 @@ class Browser:
         return sorted(set(flat))
 
 
-def browser_section(run: Run, objective: ObjectiveConfig, report: ReportConfig, threshold: float) -> Browser | None:
+def browser_section(
+    run: Run, seen: Surveys, objective: ObjectiveConfig, report: ReportConfig, threshold: float
+) -> Browser | None:
     """Returns the pairs; None before triage is done."""
-    if not run.triaged.done():
+    if seen.triaged is None:
         return None
-    ranked_by = _ranked_by(objective)
-    scored = _scored(run, ranked_by, report.top_pairs)
-    rows = {row["pair_id"]: row for row in _sample(run, report.sample)}
-    lacking = set(scored) - set(rows)
-    if lacking:
-        wanted = pa.array(sorted(lacking), pa.string())
-        for table in run.triaged.tables(list(SHOWN), NAMED):
-            found = table.filter(pc.is_in(table["pair_id"], value_set=wanted))
-            rows |= {row["pair_id"]: row for row in found.to_pylist()}
-    scored |= _figures(run, set(rows) - set(scored))
-    shown = [_shown(row, scored.get(name, {}), threshold, objective, report.redact) for name, row in rows.items()]
+    rank, rows = ranked_by(objective), [seen.rows[place] for place in seen.browsed]
+    shown = [_shown(row, _figures(seen, row["pair_id"]), threshold, objective, report.redact) for row in rows]
     judged = run.triaged.manifest()["counts"].get("triaged", len(shown))
-    return Browser(sorted(shown, key=lambda pair: (-(getattr(pair, ranked_by) or 0.0), pair.pair_id)), judged)
+    return Browser(sorted(shown, key=lambda pair: (-(getattr(pair, rank) or 0.0), pair.pair_id)), judged)
 
 
-def _ranked_by(objective: ObjectiveConfig) -> str:
-    """Returns what tells pairs apart: where all weigh alike, their impact."""
-    return "impact" if objective.weights == "uniform" else "weight"
-
-
-def _sample(run: Run, size: int) -> list[Mapping[str, Any]]:
-    """Returns ``size`` pairs, of each category and split in turn, drawn by their ids; one part is held at a time."""
-    best: dict[tuple[str, str], list[tuple[float, str, Mapping[str, Any]]]] = {}
-    for table in run.triaged.tables(list(SHOWN), NAMED):
-        drawn = hash_fraction(table["pair_id"].to_pylist(), 0, "report")
-        strata = list(zip(table["category"].to_pylist(), table["split"].to_pylist(), strict=True))
-        for index in sorted(range(len(table)), key=drawn.__getitem__) if size else ():
-            stratum = strata[index]
-            kept = best.setdefault(stratum, [])
-            if len(kept) < size or drawn[index] < kept[-1][0]:
-                row = table.slice(index, 1).to_pylist()[0]
-                best[stratum] = heapq.nsmallest(size, [*kept, (drawn[index], row["pair_id"], row)], key=lambda r: r[:2])
-    turns = _in_turn([[row for _, _, row in kept] for _, kept in sorted(best.items())])
-    return [row for _, row in zip(range(size), turns, strict=False)]
-
-
-def _in_turn(groups: Sequence[Sequence[Any]]) -> Iterator[Any]:
-    for at in range(max(map(len, groups), default=0)):
-        yield from (group[at] for group in groups if at < len(group))
-
-
-def _scored(run: Run, ranked_by: str, number: int) -> dict[str, Mapping[str, Any]]:
-    """Returns weight, impact and trained category of the ``number`` pairs of highest ``ranked_by``."""
-    if not run.scored.done():
-        return {}
-    best: list[Mapping[str, Any]] = []
-    for table in run.scored.tables(["pair_id", "category", "weight", "impact"]):
-        weighed = table.filter(pc.is_finite(table["impact"])).to_pylist()  # an anchor's is null
-        best = heapq.nsmallest(number, [*best, *weighed], key=lambda r: (-r[ranked_by], r["pair_id"]))
-    return {row["pair_id"]: row for row in best}
-
-
-def _figures(run: Run, ids: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-    """Returns the same of the pairs of these ids that were scored."""
-    found: dict[str, Mapping[str, Any]] = {}
-    if run.scored.done():
-        wanted = pa.array(sorted(ids), pa.string())
-        for table in run.scored.tables(["pair_id", "category", "weight", "impact"]):
-            mine = table.filter(pc.is_in(table["pair_id"], value_set=wanted))
-            found |= {row["pair_id"]: row for row in mine.to_pylist()}
-    return found
+def _figures(seen: Surveys, pair_id: str) -> Mapping[str, Any]:
+    return dict(zip(("category", "weight", "impact"), seen.figures.get(pair_id, ()), strict=False))
 
 
 def _shown(

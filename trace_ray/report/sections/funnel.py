@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from trace_ray.pairs import CONFLICTS, Category, Split
 from trace_ray.report.sections.gap import Gap
-from trace_ray.report.tally import count_by
+from trace_ray.report.survey.scored import Scored
+from trace_ray.report.survey.surveys import Surveys
 from trace_ray.runs.artifacts import Run
 
 
@@ -26,13 +23,13 @@ class FunnelRow:
     category: str = ""
 
 
-def funnel(run: Run, gap: Gap | None) -> Sequence[FunnelRow]:
+def funnel(run: Run, gap: Gap | None, seen: Surveys) -> Sequence[FunnelRow]:
     """Returns the steps; () before triage is done, without the last ones before impact is."""
-    if gap is None:
+    if gap is None or seen.triaged is None:
         return ()
-    split: Counter[tuple[str, str]] = count_by(run.triaged, ["split", "category"])
+    split = seen.triaged.by("split", "category")
     held_out = sum(split[Split.TEST, name] for name in CONFLICTS)
-    return [*_read(gap), *_conflicts(gap, held_out), *_trained(run, gap.overall.conflicts - held_out)]
+    return [*_read(gap), *_conflicts(gap, held_out), *_trained(run, seen.scored, gap.overall.conflicts - held_out)]
 
 
 def _read(gap: Gap) -> Iterator[FunnelRow]:
@@ -51,16 +48,12 @@ def _conflicts(gap: Gap, held_out: int) -> Iterator[FunnelRow]:
     yield FunnelRow("held out", held_out, "less", "kept to evaluate, never trained on")
 
 
-def _trained(run: Run, left: int) -> Iterator[FunnelRow]:
+def _trained(run: Run, found: Scored | None, left: int) -> Iterator[FunnelRow]:
     """Noise changes categories on purpose, so that what is scored may be more than what is left."""
-    if not run.scored.done():
+    if found is None:
         yield FunnelRow("Conflicts to train on", left)
         return
-    scored = weighed = 0
-    for table in run.scored.tables(["category", "weight"]):
-        mine = table.filter(pc.is_in(table["category"], value_set=pa.array([str(c) for c in CONFLICTS])))
-        scored += mine.num_rows
-        weighed += pc.sum(pc.greater(mine["weight"], 0)).as_py() or 0
+    scored, weighed = (sum(counted[name] for name in CONFLICTS) for counted in (found.rows, found.trained))
     if scored < left:
         yield FunnelRow(
             "not scored", left - scored, "less", "the method passes over them, or the model cannot read them"

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trace_ray.pairs import CONFLICTS, Category
-from trace_ray.report.tally import count_by
+from trace_ray.report.survey.clauses import Clauses
+from trace_ray.report.survey.surveys import Surveys
 from trace_ray.runs.artifacts import Run
 
 ALL = "all pairs"
 SHOWN_GROUPS = 12
-CLAUSES = ("clauses_chosen", "clauses_rejected")
 
 
 @dataclass(frozen=True)
@@ -59,24 +59,27 @@ class Gap:
         return self.rows_in + self.extra
 
 
-def gap_section(run: Run) -> Gap | None:
+def gap_section(run: Run, seen: Surveys) -> Gap | None:
     """Returns the gap; None before triage is done."""
-    if not run.triaged.done():
+    if seen.triaged is None:
         return None
-    counted = count_by(run.triaged, ["source", "category"])
-    groups: dict[str, Counter[str]] = {}
-    for (source, category), number in counted.items():
-        groups.setdefault(str(source), Counter())[str(category)] += number
-    overall: Counter[str] = sum(groups.values(), Counter())
     counts = run.triaged.manifest()["counts"]
     return Gap(
         rows_in=counts["rows_in"],
         rejects=counts["rejects"],
-        overall=Shares(ALL, overall),
-        by_source=largest([Shares(name, found) for name, found in groups.items()]),
-        by_clause=clause_shares(run),
+        overall=Shares(ALL, {category: pairs for (category,), pairs in seen.triaged.by("category").items()}),
+        by_source=largest(_shares(seen.triaged.by("source", "category"))),
+        by_clause=clause_shares(seen.triaged.clauses),
         extra=counts.get("extra_pairs", 0),
     )
+
+
+def _shares(counted: Mapping[tuple[str, ...], int]) -> list[Shares]:
+    """Returns the groups of pairs by (group, category)."""
+    groups: dict[str, Counter[str]] = {}
+    for (name, category), pairs in counted.items():
+        groups.setdefault(name, Counter())[category] += pairs
+    return [Shares(name, found) for name, found in groups.items()]
 
 
 def largest(groups: list[Shares], keep: int = SHOWN_GROUPS) -> list[Shares]:
@@ -88,15 +91,12 @@ def largest(groups: list[Shares], keep: int = SHOWN_GROUPS) -> list[Shares]:
     return [*ordered[:keep], Shares(f"{len(ordered) - keep} other sources", rest)]
 
 
-def clause_shares(run: Run) -> list[Shares]:
-    """Returns the pairs by clause and category; a pair that breaks several clauses counts with each, once."""
-    groups: dict[str, Counter[str]] = {}
-    for table in run.triaged.tables(["category"], CLAUSES):
-        rows = zip(*(table[name].to_pylist() for name in ("category", *CLAUSES)), strict=True)
-        for category, *broken in rows:
-            for clause in {name for clauses in broken for name in clauses or ()}:
-                groups.setdefault(clause, Counter())[category] += 1
-    return sorted((Shares(name, found) for name, found in groups.items()), key=lambda group: (-group.total, group.name))
+def clause_shares(clauses: Clauses) -> list[Shares]:
+    """Returns the pairs by clause and category, most first; a pair that breaks several clauses counts with each, once."""
+    counted: Counter[tuple[str, ...]] = Counter()
+    for (clause, _, category), pairs in clauses.counts.items():
+        counted[clause, category] += pairs
+    return sorted(_shares(counted), key=lambda group: (-group.total, group.name))
 
 
 CATEGORY_MEANING = {

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow.compute as pc
-
 from trace_ray.config import ObjectiveConfig
 from trace_ray.pairs import Category
+from trace_ray.report.survey.surveys import Surveys
+from trace_ray.report.survey.values import Values
 from trace_ray.runs.artifacts import Run
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -22,7 +18,7 @@ class ImpactSection:
 
     Args:
         summary: per category: count, share_clamped, min, q25, median, q75, max; as impact alone tells, whatever the weights.
-        impacts, weights: per category, as stored.
+        impacts, weights: per category.
         ches: per category: ``pairs`` whose term prefers one response to another, and how many of them push ``both_ways``;
             none from earlier versions.
     """
@@ -30,13 +26,13 @@ class ImpactSection:
     summary: Mapping[str, Mapping[str, float]]
     weight_norm: str
     weights_kind: str
-    impacts: Mapping[str, Floats]
-    weights: Mapping[str, Floats]
+    impacts: Mapping[str, Values]
+    weights: Mapping[str, Values]
     ches: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
-    def every_weight(self) -> Floats:
-        return np.concatenate(list(self.weights.values())) if self.weights else np.empty(0)
+    def every_weight(self) -> Values:
+        return sum(self.weights.values(), Values())
 
     @property
     def pairs(self) -> int:
@@ -53,7 +49,7 @@ class ImpactSection:
     @property
     def clamped(self) -> int:
         """Returns the pairs of weight 0: seen by nobody in training."""
-        return int((self.every_weight <= 0).sum())
+        return self.every_weight.upto(0.0)
 
     @property
     def head_share(self) -> float:
@@ -65,49 +61,43 @@ class ImpactSection:
 
     def effective_of(self, category: str) -> float:
         """Returns a category's effective sample size by its stored weights: the summary's is by impact."""
-        return effective_size(self.weights.get(category, np.empty(0)))
+        return effective_size(self.weights.get(category, Values()))
 
 
-def impact_section(run: Run, objective: ObjectiveConfig) -> ImpactSection | None:
+def impact_section(run: Run, seen: Surveys, objective: ObjectiveConfig) -> ImpactSection | None:
     """Returns impacts and weights; None before impact is done."""
-    if not run.scored.done():
+    if seen.scored is None:
         return None
-    columns = ("impact", "weight")
-    found: dict[str, dict[str, list[Floats]]] = {column: {} for column in columns}
-    for table in run.scored.tables(["category", *columns]):
-        for name in objective.weighed:
-            mine = table.filter(pc.equal(table["category"], name))
-            for column in columns if len(mine) else ():
-                found[column].setdefault(name, []).append(mine[column].to_numpy().astype(float))
-    impacts, weights = ({name: np.concatenate(parts) for name, parts in found[kind].items()} for kind in columns)
     manifest = run.scored.manifest()
     return ImpactSection(
         summary=manifest["summary"],
         weight_norm=manifest["weight_norm"],
         weights_kind=objective.weights,
-        impacts=impacts,
-        weights=weights,
+        impacts=seen.scored.impacts,
+        weights=seen.scored.weights,
         ches=manifest.get("ches", {}),
     )
 
 
-def head_share(weights: Floats, head: float = 0.1) -> float:
+def head_share(weights: Values, head: float = 0.1) -> float:
     """Returns the percent of all weight on the heaviest ``head`` of the pairs, at least one.
 
-    >>> head_share(np.array([8.0, 1.0, 1.0]))
+    >>> from numpy import array
+    >>> from trace_ray.report.survey.values import values_of
+    >>> head_share(values_of(array([8.0, 1.0, 1.0])))
     80.0
     """
-    if not len(weights) or weights.sum() <= 0:
-        return 0.0
-    heaviest = np.sort(weights)[::-1][: max(1, round(head * len(weights)))]
-    return float(100 * heaviest.sum() / weights.sum())
+    total = weights.power_sum(1)
+    return 100 * weights.of_highest(max(1, round(head * len(weights)))) / total if total > 0 else 0.0
 
 
-def effective_size(weights: Floats) -> float:
+def effective_size(weights: Values) -> float:
     """Returns (sum w)^2 / sum w^2: how many equal weights would be worth as much.
 
-    >>> effective_size(np.array([2.0, 2.0, 0.0]))
+    >>> from numpy import array
+    >>> from trace_ray.report.survey.values import values_of
+    >>> effective_size(values_of(array([2.0, 2.0, 0.0])))
     2.0
     """
-    squares = float((weights**2).sum())
-    return float(weights.sum() ** 2 / squares) if squares else 0.0
+    squares = weights.power_sum(2)
+    return weights.power_sum(1) ** 2 / squares if squares else 0.0

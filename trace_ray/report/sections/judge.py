@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from trace_ray.config import TriageConfig, judge_name
 from trace_ray.config.policy import PolicyConfig, unruled
 from trace_ray.pairs import Category
 from trace_ray.report.sections.refusal import Refusal, checked_pairs, refusal_at, refusal_of
+from trace_ray.report.survey.clauses import SIDES
+from trace_ray.report.survey.surveys import Surveys, decision_of
+from trace_ray.report.survey.triaged import BINS, UNREADABLE, Triaged
 from trace_ray.runs.artifacts import AUDIT_FILE, CANARIES, GATES, WORK, Run
 
-BINS = 20
-SIDES = ("chosen", "rejected")
 RULES = "rules"
 """What rules are called where a judge is named."""
 
@@ -126,50 +125,40 @@ class JudgeSection:
     panel: PanelFigures = field(default_factory=PanelFigures)
 
 
-def judge_section(run: Run, triage: TriageConfig, policy: PolicyConfig | None = None) -> JudgeSection | None:
+def judge_section(
+    run: Run, seen: Surveys, triage: TriageConfig, policy: PolicyConfig | None = None
+) -> JudgeSection | None:
     """Returns the judge's figures; where they stopped the run, those of its audit or its canaries.
 
     Args:
         policy: whose clauses rules can check only where they have one; None = nothing is said of clauses.
     """
-    done, audit = run.triaged.done(), stored_audit(run)
+    done, audit = seen.triaged is not None, stored_audit(run)
     manifest = run.triaged.manifest() if done else {}
     canaries = manifest.get("canaries") if done else _canaries_so_far(run)
     refusal = refusal_of(audit.figures if audit else None, canaries, triage) or refusal_at(_gates(run, manifest))
     if not done and audit is None and refusal is None:
         return None
-    decision = manifest.get("decision") or (audit.figures.get("decision", {}) if audit and not audit.afterwards else {})
-    threshold, name = decision.get("threshold", triage.threshold), judge_name(triage.judge)
+    decision, name = decision_of(run), judge_name(triage.judge)
     return JudgeSection(
         judge=name,
-        threshold=threshold,
+        threshold=decision.get("threshold", triage.threshold),
         abstain_band=decision.get("band", triage.abstain_band),
         audit_file=triage.audit_file,
         min_auc=triage.min_auc,
         refusal=refusal,
         stopped=refusal is not None and not done,
         audit=audit,
-        certainty=certainty(run) if done and triage.judge.backend != "rules" else None,
+        certainty=certainty(seen.triaged) if seen.triaged and triage.judge.backend != "rules" else None,
         canaries=canaries,
         judges=manifest.get("judges"),
         panel=_panel(manifest, triage),
         escalated=manifest.get("escalated_share"),
         distilled=manifest.get("distilled"),
-        verdicts=verdicts(run, threshold) if done else {},
+        verdicts=seen.triaged.verdicts if seen.triaged else {},
         clauses=len(policy.clauses) if policy else 0,
         unchecked=unruled(policy) if policy and name == RULES else (),
     )
-
-
-def verdicts(run: Run, threshold: float) -> dict[str, int]:
-    """Returns how many responses of triaged pairs have a P(violates) from the threshold on, and how many below it."""
-    counts = dict.fromkeys(("violating", "compliant"), 0)
-    for table in run.triaged.tables([f"p_violates_{name}" for name in SIDES]):
-        for name in SIDES:
-            values = table[f"p_violates_{name}"].drop_null().to_numpy()
-            counts["violating"] += int((values >= threshold).sum())
-            counts["compliant"] += int((values < threshold).sum())
-    return counts
 
 
 def _canaries_so_far(run: Run) -> Mapping[str, Any] | None:
@@ -208,13 +197,7 @@ def judge_audit(figures: Mapping[str, Any], *, afterwards: bool) -> JudgeAudit:
     )
 
 
-def certainty(run: Run) -> Certainty:
+def certainty(seen: Triaged) -> Certainty:
     """Returns the distribution of P(violates) over both responses of every triaged pair."""
-    counts = {name: np.zeros(BINS, int) for name in SIDES}
-    unreadable = 0
-    for table in run.triaged.tables([f"p_violates_{name}" for name in counts]):
-        for name in counts:
-            values = table[f"p_violates_{name}"]
-            unreadable += values.null_count
-            counts[name] += np.histogram(values.drop_null().to_numpy(), bins=BINS, range=(0.0, 1.0))[0]
-    return Certainty(counts["chosen"].tolist(), counts["rejected"].tolist(), unreadable)
+    chosen, rejected = ([seen.certainty[side, place] for place in range(BINS)] for side in SIDES)
+    return Certainty(chosen, rejected, sum(seen.certainty[side, UNREADABLE] for side in SIDES))

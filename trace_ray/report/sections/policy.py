@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 from trace_ray.config import Config
 from trace_ray.config.policy import PolicyConfig, PreviousConfig, clause_ids
-from trace_ray.errors import UserError
 from trace_ray.look.words import Piece, word_diff
-from trace_ray.pairs import categorise, prompt_text
+from trace_ray.pairs import prompt_text
 from trace_ray.report.redact import Excerpt, excerpt
 from trace_ray.report.sections.clauses import Broken, broken_by_clause, kept_by_clause
 from trace_ray.report.sections.worse import answers_of_both
+from trace_ray.report.survey.surveys import Surveys
 from trace_ray.runs.artifacts import Run
-from trace_ray.storage.jsonl import read_jsonl
-from trace_ray.storage.location import locate
 
 EXAMPLE_CHARACTERS = 300
 
@@ -64,24 +62,21 @@ class PolicySection:
         return {state: number for state, number in found.items() if number}
 
 
-def policy_section(run: Run, config: Config) -> PolicySection:
+def policy_section(run: Run, seen: Surveys, config: Config) -> PolicySection:
     """Returns the policy with whatever is known of its clauses."""
     policy, previous = config.policy, config.policy.previous
-    broken: dict[str, Broken] | None
-    broken, by_rules = broken_by_clause(run, policy, _labels(config)) if run.triaged.done() else ({}, False)
-    if not broken and (not run.triaged.done() or not any(clause.rule for clause in policy.clauses)):
-        broken = None
+    broken = broken_by_clause(seen.clauses, seen.rows) if seen.clauses else None
     both = answers_of_both(run) if run.evaluation.done() else []
     kept = kept_by_clause(both, policy, config.triage.threshold) if both else {}
     changes = clause_changes(policy, previous)
-    rows = [_row(name, state, text, config, broken, kept, by_rules=by_rules) for name, state, text in changes]
+    rows = [_row(name, state, text, config, broken, kept, by_rules=seen.by_rules) for name, state, text in changes]
     old = previous or policy
     return PolicySection(
         since=f"“{previous.name}”, version {previous.version}" if previous else "",
         text=word_diff(old.text, policy.text),
         exceptions=word_diff(" ".join(old.exceptions), " ".join(policy.exceptions)),
         rows=rows,
-        by_rules=by_rules,
+        by_rules=seen.by_rules,
     )
 
 
@@ -128,21 +123,3 @@ def _row(
     return ClauseRow(
         name, state, text, name in ruled, told.counts if told else None, kept.get(name), agreement, examples
     )
-
-
-def _labels(config: Config) -> Mapping[str, str]:
-    """Returns {pair_id: category} by the audit's labels, none where they are not at hand any more."""
-    path, setting = config.triage.audit_labels, "triage.audit_labels"
-    place = locate(path, config.storage) if path not in ("", "from_pairs") else None
-    if place is None or not place.exists():
-        return {}
-    try:
-        rows = [row for row, _, _ in read_jsonl(place, setting, "")]
-    except UserError:
-        return {}
-    named = ("violates_chosen", "violates_rejected")
-    return {
-        str(row["pair_id"]): categorise(not row[named[0]], not row[named[1]]).value
-        for row in rows
-        if {"pair_id", *named} <= row.keys() and row[named[0]] is not None
-    }

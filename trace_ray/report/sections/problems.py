@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from trace_ray.chat.told import cut_warning
 from trace_ray.pairs import line_of
-from trace_ray.report.redact import Excerpt, error_kind, excerpt
-from trace_ray.report.tally import count_by
+from trace_ray.report.redact import Excerpt, excerpt
+from trace_ray.report.survey.refused import Refusals
+from trace_ray.report.survey.surveys import Surveys
+from trace_ray.report.survey.triaged import Triaged
 from trace_ray.runs.anew import stopped_at
-from trace_ray.runs.artifacts import REFUSED, Run
+from trace_ray.runs.artifacts import Run
 
-EXAMPLES = 3
 ERROR_KINDS = 10
+Key = TypeVar("Key", str, tuple[str, str])
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,13 @@ class Problems:
         return self.judge_errors[:ERROR_KINDS]
 
 
-def problems_section(run: Run, redact: str) -> Problems:
+def problems_section(run: Run, seen: Surveys, redact: str) -> Problems:
     """Returns what triage refused or could not read; empty before it is done."""
     return Problems(
         known=run.triaged.done(),
-        refused=refused_rows(run, redact) if run.rejects.done() else [],
+        refused=refused_rows(seen.refused, redact),
         cut=_cut(run.impact.manifest()) if run.impact.done() else "",
-        judge_errors=judge_errors(run, redact) if run.triaged.done() else [],
+        judge_errors=judge_errors(seen.triaged, redact) if seen.triaged else [],
         stopped={stage: _mistake(said, redact) for stage, said in stopped_at(run).items()},
     )
 
@@ -89,34 +89,26 @@ def _cut(impact: Mapping[str, Any]) -> str:
     return cut_warning(impact["cuts"], impact["refused"], impact["max_length"]) if "cuts" in impact else ""
 
 
-def refused_rows(run: Run, redact: str) -> list[Refused]:
-    """Returns the rows that triage and impact refused by stage and reason, with the first EXAMPLES of each."""
-    counted: Counter[tuple[str, str]] = Counter()
-    examples: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    columns = ["row", "source", "stage", "reason", "detail"]
-    later = (part.read_parquet(columns) for part in (run.impact.place / REFUSED).files(".parquet"))
-    for table in chain(run.rejects.tables(columns), later):
-        for row in table.to_pylist():
-            key = row["stage"], row["reason"]
-            counted[key] += 1
-            if len(examples.setdefault(key, [])) < EXAMPLES:
-                examples[key].append(row)
+def refused_rows(seen: Refusals, redact: str) -> list[Refused]:
+    """Returns the rows that triage and impact refused by stage and reason, with the first few of each."""
     return [
-        Refused(stage, reason, rows, [_example(row, redact) for row in examples[stage, reason]])
-        for (stage, reason), rows in counted.most_common()
+        Refused(*key, rows, [_example(entry, redact) for entry in seen.examples.kept[key]])
+        for key, rows in _most(seen.rows)
     ]
 
 
-def _example(row: Mapping[str, Any], redact: str) -> tuple[str, int, Excerpt | None]:
-    return row["source"], line_of(row["row"]), excerpt(row["detail"], redact)
+def _most(counted: Mapping[Key, int]) -> list[tuple[Key, int]]:
+    """Most first, and in an order that no part decides."""
+    return sorted(counted.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
-def judge_errors(run: Run, redact: str) -> list[JudgeErrors]:
+def _example(entry: tuple[Any, ...], redact: str) -> tuple[str, int, Excerpt | None]:
+    *_, row, source, detail = entry
+    return source, line_of(row), excerpt(detail, redact)
+
+
+def judge_errors(seen: Triaged, redact: str) -> list[JudgeErrors]:
     """Returns the reasons for missing verdicts by their kind: an endpoint's own words make each one different."""
-    kinds: Counter[str] = Counter()
-    examples: dict[str, str] = {}
-    for (error,), rows in count_by(run.triaged, ["judge_error"]).items():
-        if error is not None:
-            kinds[error_kind(error)] += rows
-            examples.setdefault(error_kind(error), error)
-    return [JudgeErrors(kind, pairs, excerpt(examples[kind], redact)) for kind, pairs in kinds.most_common()]
+    return [
+        JudgeErrors(kind, pairs, excerpt(seen.said.kept[kind][0][-1], redact)) for kind, pairs in _most(seen.errors)
+    ]

@@ -1,0 +1,98 @@
+"""What the report knows of scored/: pairs, impacts and weights by category, and the pairs that weigh most."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trace_ray.report.survey.sums import First, Found, Sum, Sums, added, first
+from trace_ray.report.survey.values import Values, values_of
+from trace_ray.runs.artifacts import Run
+from trace_ray.runs.weights import read_part
+
+Figures = tuple[str, float | None, float | None]
+"""A scored pair's category, weight and impact."""
+COLUMNS = ("pair_id", "category", "weight", "impact")
+
+
+@dataclass(frozen=True)
+class Sought:
+    """What a survey must know before it looks.
+
+    Args:
+        weighed: categories whose pairs carry weights; ranked_by: ``weight`` or ``impact``; top: pairs to show.
+        ids: further pairs whose figures are wanted.
+        weights: rule of the manifest that weights are made by, None where the parts hold them.
+    """
+
+    weighed: Collection[str]
+    ranked_by: str
+    top: int
+    ids: Sequence[str]
+    weights: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Scored(Sum):
+    """Of some parts of scored/.
+
+    Args:
+        rows: pairs by category; trained: those of a weight above 0.
+        impacts, weights: by weighed category.
+        top: {"": (-rank, pair_id, part, figures)} of the highest rank. A pair without an impact has none.
+        figures: of the pairs that were sought.
+    """
+
+    rows: Counter[str] = field(default_factory=Counter)
+    trained: Counter[str] = field(default_factory=Counter)
+    impacts: Sums[str, Values] = field(default_factory=Sums)
+    weights: Sums[str, Values] = field(default_factory=Sums)
+    top: First = field(default_factory=lambda: First(0))
+    figures: Found[str, Figures] = field(default_factory=Found)
+
+
+def survey_scored(run: Run, sought: Sought, names: Sequence[str]) -> Scored:
+    """Returns the survey of some parts, each read once."""
+    return added((_of_part(run, sought, name) for name in names), Scored())
+
+
+def _of_part(run: Run, sought: Sought, name: str) -> Scored:
+    table = read_part(run.scored.place / name, list(COLUMNS), sought.weights)
+    impacts, weights = (_by_category(table, kind, sought.weighed) for kind in ("impact", "weight"))
+    wanted = table.filter(pc.is_in(table["pair_id"], value_set=pa.array(sought.ids, pa.string())))
+    return Scored(
+        _counted(table),
+        _counted(table.filter(pc.greater(table["weight"], 0))),
+        impacts,
+        weights,
+        _top(name, table, sought),
+        Found({row["pair_id"]: _figures(row) for row in wanted.to_pylist()}),
+    )
+
+
+def _by_category(table: pa.Table, column: str, categories: Collection[str]) -> Sums[str, Values]:
+    mine = {name: table.filter(pc.equal(table["category"], name))[column] for name in categories}
+    return Sums({name: values_of(column.to_numpy().astype(float)) for name, column in mine.items() if len(column)})
+
+
+def _counted(table: pa.Table) -> Counter[str]:
+    return Counter({str(c["values"]): c["counts"] for c in pc.value_counts(table["category"]).to_pylist()})
+
+
+def _top(part: str, table: pa.Table, sought: Sought) -> First:
+    ranked = table.filter(pc.is_finite(table["impact"]))
+    if not sought.top or not len(ranked):
+        return First(sought.top)
+    keys = [(sought.ranked_by, "descending"), ("pair_id", "ascending")]
+    rows = ranked.take(pc.select_k_unstable(ranked, k=min(sought.top, len(ranked)), sort_keys=keys)).to_pylist()
+    entries = (("", (-(row[sought.ranked_by] or 0.0), row["pair_id"], part, _figures(row))) for row in rows)
+    return first(sought.top, entries)
+
+
+def _figures(row: Mapping[str, Any]) -> Figures:
+    return row["category"], row["weight"], row["impact"]
