@@ -7,7 +7,7 @@ import itertools
 import json
 import random
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -144,9 +144,9 @@ def test_texts_are_read_of_the_parts_alone_that_hold_a_chosen_pair(run: Run, mon
     read: list[tuple[str, ...]] = []
     whole = Location.read_parquet
 
-    def noted(place: Location, columns: list[str] | None = None) -> pa.Table:
+    def noted(place: Location, columns: list[str] | None = None, younger: Sequence[str] = ()) -> pa.Table:
         read.append((place.name, *(columns or ["everything"])))
-        return whole(place, columns)
+        return whole(place, columns, younger)
 
     monkeypatch.setattr(Location, "read_parquet", noted)
     drift_pairs(run.triaged, 2)

@@ -191,10 +191,10 @@ def test_each_part_is_read_once_and_texts_of_what_is_shown_once_more(
     texts: Counter[str] = Counter()
     original = Location.read_parquet
 
-    def counted(place: Location, columns: list[str] | None = None) -> pa.Table:
+    def counted(place: Location, columns: Sequence[str] | None = None, younger: Sequence[str] = ()) -> pa.Table:
         assert columns is not None, "every column of a part"
         (texts if {"prompt", *SIDES} & set(columns) else read)[place.path] += 1
-        return original(place, columns)
+        return original(place, columns, younger)
 
     monkeypatch.setattr(Location, "read_parquet", counted)
     wide = config_of("report.sample=100", "report.top_pairs=9")

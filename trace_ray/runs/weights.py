@@ -50,17 +50,18 @@ def read_part(
     Args:
         younger: further columns, which a part of an older trace-ray may lack: null there.
     """
-    lacking = set(younger) - set(part.parquet_columns()) if younger else set()
-    wanted = columns and [*columns, *(name for name in younger if name not in lacking)]
-    table = _read(part, wanted, rule)
-    for name in sorted(lacking):
-        table = table.append_column(name, pa.nulls(len(table), SCORED_SCHEMA.field(name).type))
+    table = _read(part, columns, rule, younger)
+    for name in younger:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), SCORED_SCHEMA.field(name).type))
     return table
 
 
-def _read(part: Location, columns: list[str] | None, rule: Mapping[str, Any] | None) -> pa.Table:
+def _read(
+    part: Location, columns: list[str] | None, rule: Mapping[str, Any] | None, younger: Sequence[str]
+) -> pa.Table:
     if rule is None or (columns is not None and WEIGHT not in columns):
-        return part.read_parquet(columns)
+        return part.read_parquet(columns, younger)
     stored = columns and list(dict.fromkeys([*(name for name in columns if name != WEIGHT), "impact", "category"]))
-    table = with_weights(part.read_parquet(stored), rule)
-    return table.select(columns) if columns else table
+    table = with_weights(part.read_parquet(stored, younger), rule)
+    return table.select([*columns, *(name for name in younger if name in table.column_names)]) if columns else table

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from trace_ray.config.policy import PolicyConfig
 from trace_ray.judges.rules import broken_clauses
 from trace_ray.pairs import CONFLICTS, prompt_text
+from trace_ray.report.survey.stretches import stretches
 from trace_ray.report.survey.sums import First, Sum, added, first, lowest
 from trace_ray.runs.artifacts import Run
 
@@ -51,23 +52,23 @@ class Clauses(Sum):
         return [(part, row) for kept in self.examples.kept.values() for part, row, _ in kept]
 
 
-def clauses_named(part: str, table: pa.Table, labels: Labels) -> Clauses:
-    """Returns the Clauses of one part as triage named them: a table with pair_id, split, category and NAMED."""
+def clauses_named(table: pa.Table, labels: Labels) -> Clauses:
+    """Returns the Clauses of a stretch as triage named them; it holds pair_id, split, category and NAMED."""
     lists = [table[name].combine_chunks() for name in NAMED]
     named = sum(len(told) - told.null_count for told in lists)
     sides = [(pc.list_parent_indices(told), pc.list_flatten(told)) for told in lists]
-    return _counted(part, table, sides, labels, named)
+    return _counted(table, sides, labels, named)
 
 
 def survey_rules(run: Run, policy: PolicyConfig, labels: Labels, names: Sequence[str]) -> Clauses:
     """Returns the Clauses of some parts of triaged/ by the policy's rules, which read the texts."""
-    return added((_by_rules(run, policy, labels, name) for name in names), Clauses())
+    parts = stretches(lambda name: (run.triaged.place / name).read_parquet(BY_RULES), names)
+    return added((_by_rules(table, policy, labels) for table in parts), Clauses())
 
 
-def _by_rules(run: Run, policy: PolicyConfig, labels: Labels, name: str) -> Clauses:
-    table = (run.triaged.place / name).read_parquet(list(BY_RULES))
+def _by_rules(table: pa.Table, policy: PolicyConfig, labels: Labels) -> Clauses:
     prompts = pa.array([prompt_text(prompt) for prompt in table["prompt"].to_pylist()], pa.string())
-    return _counted(name, table, [_broken(policy, prompts, table[side].combine_chunks()) for side in SIDES], labels, 0)
+    return _counted(table, [_broken(policy, prompts, table[side].combine_chunks()) for side in SIDES], labels, 0)
 
 
 def _broken(policy: PolicyConfig, prompts: pa.Array, responses: pa.Array) -> tuple[pa.Array, pa.Array]:
@@ -78,21 +79,21 @@ def _broken(policy: PolicyConfig, prompts: pa.Array, responses: pa.Array) -> tup
     return pa.array(np.concatenate([np.empty(0, np.int64), *rows])), pa.array(names, pa.string())
 
 
-def _counted(part: str, table: pa.Table, sides: list[tuple[pa.Array, pa.Array]], labels: Labels, named: int) -> Clauses:
-    """Counts one part.
+def _counted(table: pa.Table, sides: list[tuple[pa.Array, pa.Array]], labels: Labels, named: int) -> Clauses:
+    """Counts a stretch.
 
     Args:
-        sides: (rows' numbers, clauses that they break), of each of SIDES.
+        sides: (places of rows, clauses that they break), of each of SIDES.
     """
     side = np.repeat(np.arange(len(sides)), [len(rows) for rows, _ in sides])
     rows, clauses = (pa.concat_arrays([told[i].cast(kind) for told in sides]) for i, kind in enumerate(_KINDS))
     if not len(rows):
         return Clauses(named)
-    each = pa.table({"row": rows, "clause": clauses, "side": side})
-    each = each.group_by(["row", "clause"], use_threads=False).aggregate([("side", "min")])
-    for name in ("pair_id", "split", "category"):
-        each = each.append_column(name, table[name].take(each["row"]))
-    return Clauses(named, _counts(each), *_labelled(each, labels), _examples(part, each))
+    each = pa.table({"place": rows, "clause": clauses, "side": side})
+    each = each.group_by(["place", "clause"], use_threads=False).aggregate([("side", "min")])
+    for name in ("pair_id", "split", "category", "part", "at"):
+        each = each.append_column(name, table[name].take(each["place"]))
+    return Clauses(named, _counts(each), *_labelled(each, labels), _examples(each))
 
 
 _KINDS = (pa.int64(), pa.string())
@@ -112,8 +113,8 @@ def _labelled(each: pa.Table, labels: Labels) -> tuple[Counter[str], Counter[str
     return Counter(row["clause"] for row in mine), Counter(agreed)
 
 
-def _examples(part: str, each: pa.Table) -> First:
+def _examples(each: pa.Table) -> First:
     conflicts = each.filter(pc.is_in(each["category"], value_set=pa.array(CONFLICTS, pa.string())))
-    kept: list[dict[str, Any]] = lowest(conflicts, ["clause", "category"], "row", EXAMPLES).to_pylist()
-    told = (((row["clause"], row["category"]), (part, row["row"], SIDES[row["side_min"]])) for row in kept)
+    kept: list[dict[str, Any]] = lowest(conflicts, ["clause", "category"], "place", EXAMPLES).to_pylist()
+    told = (((row["clause"], row["category"]), (row["part"], row["at"], SIDES[row["side_min"]])) for row in kept)
     return first(EXAMPLES, told)

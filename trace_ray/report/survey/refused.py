@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import pyarrow as pa
 
+from trace_ray.report.survey.stretches import stretches
 from trace_ray.report.survey.sums import First, Sum, added, first, lowest
 from trace_ray.storage.location import Location
 
@@ -30,16 +30,16 @@ class Refusals(Sum):
 
 def survey_refused(parts: Sequence[Location]) -> Refusals:
     """Returns the survey of some parts, each read once."""
-    return added(map(_of_part, parts), Refusals())
+    by_path = {part.path: part for part in parts}
+    return added(map(_of_rows, stretches(lambda path: by_path[path].read_parquet(COLUMNS), list(by_path))), Refusals())
 
 
-def _of_part(part: Location) -> Refusals:
-    table = part.read_parquet(list(COLUMNS))
+def _of_rows(table: pa.Table) -> Refusals:
     keys = ["stage", "reason"]
     groups = table.group_by(keys, use_threads=False).aggregate([([], "count_all")]).to_pylist()
-    shown = lowest(table.append_column("place", pa.array(np.arange(len(table)))), keys, "place", EXAMPLES).to_pylist()
+    shown = lowest(table, keys, "place", EXAMPLES).to_pylist()
     examples = (
-        ((row["stage"], row["reason"]), (part.path, row["place"], row["row"], row["source"], row["detail"]))
+        ((row["stage"], row["reason"]), (row["part"], row["at"], row["row"], row["source"], row["detail"]))
         for row in shown
     )
     return Refusals(Counter({(g["stage"], g["reason"]): g["count_all"] for g in groups}), first(EXAMPLES, examples))

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trace_ray.report.survey.stretches import stretches
 from trace_ray.report.survey.sums import First, Found, Sum, Sums, added, first
 from trace_ray.report.survey.values import Values, values_of
 from trace_ray.runs.artifacts import Run
@@ -58,11 +59,11 @@ class Scored(Sum):
 
 def survey_scored(run: Run, sought: Sought, names: Sequence[str]) -> Scored:
     """Returns the survey of some parts, each read once."""
-    return added((_of_part(run, sought, name) for name in names), Scored())
+    parts = stretches(lambda name: read_part(run.scored.place / name, list(COLUMNS), sought.weights), names)
+    return added((_of_rows(table, sought) for table in parts), Scored())
 
 
-def _of_part(run: Run, sought: Sought, name: str) -> Scored:
-    table = read_part(run.scored.place / name, list(COLUMNS), sought.weights)
+def _of_rows(table: pa.Table, sought: Sought) -> Scored:
     impacts, weights = (_by_category(table, kind, sought.weighed) for kind in ("impact", "weight"))
     wanted = table.filter(pc.is_in(table["pair_id"], value_set=pa.array(sought.ids, pa.string())))
     return Scored(
@@ -70,7 +71,7 @@ def _of_part(run: Run, sought: Sought, name: str) -> Scored:
         _counted(table.filter(pc.greater(table["weight"], 0))),
         impacts,
         weights,
-        _top(name, table, sought),
+        _top(table, sought),
         Found({row["pair_id"]: _figures(row) for row in wanted.to_pylist()}),
     )
 
@@ -84,13 +85,13 @@ def _counted(table: pa.Table) -> Counter[str]:
     return Counter({str(c["values"]): c["counts"] for c in pc.value_counts(table["category"]).to_pylist()})
 
 
-def _top(part: str, table: pa.Table, sought: Sought) -> First:
+def _top(table: pa.Table, sought: Sought) -> First:
     ranked = table.filter(pc.is_finite(table["impact"]))
     if not sought.top or not len(ranked):
         return First(sought.top)
     keys = [(sought.ranked_by, "descending"), ("pair_id", "ascending")]
     rows = ranked.take(pc.select_k_unstable(ranked, k=min(sought.top, len(ranked)), sort_keys=keys)).to_pylist()
-    entries = (("", (-(row[sought.ranked_by] or 0.0), row["pair_id"], part, _figures(row))) for row in rows)
+    entries = (("", (-(row[sought.ranked_by] or 0.0), row["pair_id"], row["part"], _figures(row))) for row in rows)
     return first(sought.top, entries)
 
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from trace_ray.report.redact import error_kinds
 from trace_ray.report.survey.clauses import NAMED, SIDES, Clauses, Labels, clauses_named
+from trace_ray.report.survey.stretches import stretches
 from trace_ray.report.survey.sums import First, Sum, added, first, lowest
 from trace_ray.runs.artifacts import Run
 from trace_ray.runs.weights import read_part
@@ -76,23 +77,23 @@ class Triaged(Sum):
 
 def survey_triaged(run: Run, asked: Asked, names: Sequence[str]) -> Triaged:
     """Returns the survey of some parts, each read once."""
-    return added((_of_part(run, asked, name) for name in names), Triaged())
+    parts = stretches(lambda name: read_part(run.triaged.place / name, list(COLUMNS), None, NAMED), names)
+    return added((_of_rows(table, asked) for table in parts), Triaged())
 
 
-def _of_part(run: Run, asked: Asked, name: str) -> Triaged:
-    table = read_part(run.triaged.place / name, list(COLUMNS), None, NAMED)
+def _of_rows(table: pa.Table, asked: Asked) -> Triaged:
     groups = table.group_by(list(GROUPS), use_threads=False).aggregate([([], "count_all")]).to_pylist()
     told = {side: table[f"p_violates_{side}"].drop_null().to_numpy() for side in SIDES}
     violating = sum(int((p >= asked.threshold).sum()) for p in told.values())
-    kinds, said = _errors(name, table["judge_error"])
+    kinds, said = _errors(table)
     return Triaged(
         Counter({_group(group): group["count_all"] for group in groups}),
         Counter(violating=violating, compliant=sum(map(len, told.values())) - violating),
         Counter({key: number for key, number in _binned(told, len(table)) if number}),
         kinds,
         said,
-        clauses_named(name, table, asked.labels),
-        _sample(name, table, asked.sample),
+        clauses_named(table, asked.labels),
+        _sample(table, asked.sample),
     )
 
 
@@ -107,24 +108,23 @@ def _binned(told: Mapping[str, np.ndarray], pairs: int) -> Iterator[tuple[tuple[
             yield (side, place), responses
 
 
-def _errors(part: str, errors: pa.ChunkedArray) -> tuple[Counter[str], First]:
-    rows = pa.array(np.flatnonzero(errors.is_valid()))
-    if not len(rows):
+def _errors(table: pa.Table) -> tuple[Counter[str], First]:
+    mine = table.select(["part", "at", "place", "judge_error"]).filter(table["judge_error"].is_valid())
+    if not len(mine):
         return Counter(), First(1)
-    mine = errors.take(rows)
-    kinds = pa.table({"kind": error_kinds(mine), "row": rows, "error": mine})
-    counted = pc.value_counts(kinds["kind"]).to_pylist()
-    said = lowest(kinds, ["kind"], "row", 1).to_pylist()
+    mine = mine.append_column("kind", error_kinds(mine["judge_error"]))
+    counted = pc.value_counts(mine["kind"]).to_pylist()
+    said = lowest(mine, ["kind"], "place", 1).to_pylist()
     return (
         Counter({kind["values"]: kind["counts"] for kind in counted}),
-        first(1, ((row["kind"], (part, row["row"], row["error"])) for row in said)),
+        first(1, ((row["kind"], (row["part"], row["at"], row["judge_error"])) for row in said)),
     )
 
 
-def _sample(part: str, table: pa.Table, size: int) -> First:
+def _sample(table: pa.Table, size: int) -> First:
     if not size:
         return First(0)
-    numbered = table.select(["pair_id", "category", "split"]).append_column("row", pa.array(np.arange(len(table))))
-    drawn = lowest(numbered, ["category", "split"], "pair_id", size).to_pylist()
-    strata = ((str(row["category"]), str(row["split"])) for row in drawn)
-    return first(size, zip(strata, ((row["pair_id"], part, row["row"]) for row in drawn), strict=True))
+    drawn = lowest(table.select(["pair_id", "category", "split", "part", "at"]), ["category", "split"], "pair_id", size)
+    strata = zip(*(map(str, drawn[name].to_pylist()) for name in ("category", "split")), strict=True)
+    entries = zip(*(drawn[name].to_pylist() for name in ("pair_id", "part", "at")), strict=True)
+    return first(size, zip(strata, entries, strict=True))
