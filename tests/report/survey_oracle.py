@@ -49,9 +49,12 @@ def random_run(folder: Path, *, seed: int, rule: bool, older: int = 2) -> Run:
             shard = pa.Table.from_pylist(scored, schema=SCORED_SCHEMA)
             shard = shard.drop_columns(["weight"]) if rule else shard
             (run.scored.place / f"part-{part:03d}-{start:09d}.parquet").write_parquet(shard)
-    run.triaged.publish(counts={"rows_in": number, "rejects": 0, "triaged": number}, seconds=0)
+    told: dict[str, Any] = {"policy": {"name": "p", "version": "1", "hash": "0"}, "judge": "j", "used": {}}
+    run.triaged.publish(counts={"rows_in": number, "rejects": 0, "triaged": number}, seconds=0, **told)
     run.rejects.publish(counts={}, seconds=0)
-    run.scored.publish(counts={}, seconds=0, summary={}, weight_norm="mean", **({"weights": RULE} if rule else {}))
+    facts = {"summary": {}, "weight_norm": "mean"} | ({"weights": RULE} if rule else {})
+    run.impact.publish(counts={}, seconds=0, response_tokens=0, **facts)
+    run.scored.publish(counts={}, seconds=0, **facts)
     return run
 
 
