@@ -44,6 +44,7 @@ EDGES = {
         "cluster/nodes.py",
         "cluster/own_job.py",
         "cluster/shared_paths.py",
+        "cluster/tasks.py",
         "realign/loop.py",
         "realign/ray_train.py",
         "realign/worker.py",
