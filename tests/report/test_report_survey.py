@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ from trace_ray.report.sections.funnel import funnel
 from trace_ray.report.sections.gap import gap_section
 from trace_ray.report.sections.impact import effective_size, head_share, impact_section
 from trace_ray.report.sections.problems import problems_section
+from trace_ray.report.stage import by_parts
 from trace_ray.report.survey import values as sketch
 from trace_ray.report.survey.scored import Scored, Sought, survey_scored
 from trace_ray.report.survey.shown import places_of
@@ -181,6 +183,27 @@ def test_surveys_of_any_groups_in_any_order_add_up_to_the_same(made: tuple[Run, 
         for total in (one + two + three + four, one + (two + (three + four)), (four + two) + (one + three)):
             assert same(total, look(names))
             assert same(total + nothing, nothing + total)
+
+
+def test_groups_of_parts_that_were_sent_away_see_the_same(
+    made: tuple[Run, Rows, Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray's tasks do, which have only what can be pickled, and hand back what they like first."""
+    run, _, _ = made
+    sent: list[int] = []
+
+    def by_tasks(function: Callable[..., Any], first: Sequence[Any], *shared: Any) -> list[Any]:
+        sent.append(len(first))
+        calls = [pickle.dumps((function, item, *shared)) for item in first]
+        seen = [(call[0](*call[1:])) for call in map(pickle.loads, reversed(calls))]
+        return [pickle.loads(pickle.dumps(value)) for value in seen]
+
+    monkeypatch.setattr("trace_ray.cluster.tasks.by_tasks", by_tasks)
+    away, here = surveys(run, CONFIG, by_parts), surveys(run, CONFIG)
+    assert len(sent) == 5
+    assert max(sent) > 1
+    assert same(away.scored, here.scored)
+    assert replace(away, scored=None) == replace(here, scored=None)
 
 
 def test_each_part_is_read_once_and_texts_of_what_is_shown_once_more(

@@ -80,7 +80,7 @@ def surveys(run: Run, config: Config, over: Over = here) -> Surveys:
     figures, shards = _figures(scored)
     lacking = {pair_id: shard for pair_id, shard in shards.items() if pair_id not in sample}
     tops = over(partial(places_of, run, list(lacking)), parts_of_shards(parts, lacking.values()))
-    browsed = [*sample.values(), *tops.values()]
+    browsed = [*sample.values(), *sorted(tops.values())]
     wanted = by_part([*browsed, *(clauses.example_places() if clauses else ())])
     rows = over(partial(shown_rows, run, wanted), list(wanted))
     return Surveys(triaged, scored, refused, clauses, by_rules, browsed, rows, figures)
