@@ -71,10 +71,11 @@ def test_the_tables_by_hand(tmp_path: Path) -> None:
     ],
 )
 def test_half_of_the_prompts_choose_and_the_others_tell(rights: list[tuple[int, int]], kept: int, tpa: float) -> None:
-    rows = [{"split": "test", "source": "benign"} for _ in range(8)]
+    """Of each source alike, in whatever order they come: here every other prompt is of the one that changes."""
+    rows = [{"split": "test", "source": (CHANGED, "benign")[i % 2]} for i in range(8)]
     watch = Watch(rows, Cell(method="trace", pairs=9, seed=0).config(), looks=2)
     for number, (choosing, telling) in enumerate(rights):
-        right = [i // 2 < (telling if i % 2 else choosing) for i in range(8)]
+        right = [(i // 4 * 2 + i % 2) < (telling if i // 2 % 2 else choosing) for i in range(8)]
         watch.seen.append({"step": 30 * number, "right": right, "kl": 0.001 * number})
     selected = watch.figures()["selected"]
     last = 25.0 * rights[-1][1]
