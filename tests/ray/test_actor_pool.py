@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from trace_ray.cluster import actor_pool
 from trace_ray.cluster.actor_pool import ActorPool
 from trace_ray.cluster.connection import ensure_ray
 from trace_ray.config import Config
@@ -23,7 +24,11 @@ def pool() -> Iterator[ActorPool]:
         yield made
 
 
-def test_every_call_is_answered_by_two_actors(pool: ActorPool, capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_call_is_answered_by_two_actors(
+    pool: ActorPool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor_pool, "_LOOK_S", 600.0)  # beside other work a second actor may take minutes to come up
+
     def square(number: int) -> tuple[int, int]:
         return number * number, os.getpid()
 
