@@ -36,6 +36,7 @@ ELSEWHERE = {
     "make bench": "an hour on a quiet machine",
     "make audit": "needs a database of vulnerabilities",
     "make study": "an hour; a cell of it is in tests/study",
+    "make study-hold": "hours; a cell that is looked at is in tests/study",
     ".venv/bin/python -m pytest tests/judges": "a folder of the tests",
 }
 SMALLER = {
