@@ -24,6 +24,7 @@ TABLE: dict[str, tuple[Any, Any, Any, str, str]] = {
         "impact",
         "anchor",
     ),
+    "trace_hold_invert": ([INVERT, ("sft", "rejected", (), ("weight", 1.0))], SKIP, KL, "impact", "anchor"),
     "trace_hold_oracle": (
         [INVERT, ("sft", "rejected", (), ("weight", 1.0))],
         [("dpo", "corrected", ("chosen",)), ("sft", "corrected", (), ("weight", 1.0))],
