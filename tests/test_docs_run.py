@@ -50,6 +50,7 @@ SMALLER = {
     "tests/bench/realign.py": "--count 8 --pairs pairs.jsonl",
     "tests/bench/top_k.py": "--pairs 4",
     "tests/bench/scale.py": "--rows 20000",
+    "tests.bench.report": "--rows 2000,4000",
     "tests.bench.actors": "--shards 4",
     "tests.bench.study_path": "--methods trace --pairs 80 --steps 4 --every 2",
 }

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support.killing import kill_when
 from trace_ray.config import StorageConfig
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import locate
@@ -34,24 +31,11 @@ DEADLINE_SECONDS = 400.0
 
 
 def command(run: Path) -> list[str]:
-
     return [sys.executable, "-m", "trace_ray.cli", "demo", *ARGUMENTS, "corpus.limit=160", "--run", str(run)]
 
 
 def finish(run: Path) -> None:
     subprocess.run(command(run), check=True, timeout=DEADLINE_SECONDS)
-
-
-def kill_when(run: Path, reached: Callable[[], bool]) -> None:
-    """Starts the run and kills its driver, and only it, as soon as ``reached`` holds."""
-    driver = subprocess.Popen(command(run), stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not reached():
-        assert driver.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline, "the stage was never reached"
-        time.sleep(0.05)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +68,7 @@ def assert_same(run: Path, undisturbed: Path) -> None:
 def test_killed_during_impact(tmp_path: Path, undisturbed: Path) -> None:
     run = tmp_path / "run"
     scores = run / "impact" / "scores"
-    kill_when(run, lambda: any(scores.glob("part-*.json")))
+    kill_when(command(run), lambda: any(scores.glob("part-*.json")), DEADLINE_SECONDS)
     assert not (run / "scored" / "_DONE").exists()
     finished_before = {path.name: path.stat().st_mtime_ns for path in scores.glob("part-*.json")}
     finish(run)
@@ -96,7 +80,9 @@ def test_killed_during_impact(tmp_path: Path, undisturbed: Path) -> None:
 def test_killed_during_training(tmp_path: Path, undisturbed: Path) -> None:
     run = tmp_path / "run"
     checkpoints = run / "realign" / "checkpoints"
-    kill_when(run, lambda: any(checkpoints.glob("checkpoint_*/adapter/adapter_model.safetensors")))
+    kill_when(
+        command(run), lambda: any(checkpoints.glob("checkpoint_*/adapter/adapter_model.safetensors")), DEADLINE_SECONDS
+    )
     assert not (run / "realign" / "_DONE").exists()
     finish(run)
     assert_same(run, undisturbed)

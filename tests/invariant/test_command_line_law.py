@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.invariant.laws import Rows, assert_same, hold
+from tests.support.killing import kill_when
 from trace_ray.config import StorageConfig
 from trace_ray.config.sources import conf_folder
 from trace_ray.runs.artifacts import Run
@@ -64,17 +61,6 @@ class Started:
         subprocess.run(self.command("realign", run, *settings), check=True, timeout=SECONDS)
         return training_figures(Run(locate(str(run), StorageConfig())))
 
-    def kill_when(self, reached: Callable[[Path], bool], run: Path) -> None:
-        """Begins `trace-ray realign` and kills its driver as soon as ``reached`` holds."""
-        driver = subprocess.Popen(self.command("realign", run), stderr=subprocess.DEVNULL, start_new_session=True)
-        deadline = time.monotonic() + SECONDS
-        while not reached(run):
-            assert driver.poll() is None, "the training ended before it could be killed"
-            assert time.monotonic() < deadline, "the training never came so far"
-            time.sleep(0.05)
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
-
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Started:
@@ -96,7 +82,8 @@ class TestOneWorkerIsTwoIsAResume:
 
     def test_a_killed_driver(self, started: Started) -> None:
         run = started.copied("killed")
-        started.kill_when(lambda run: any((run / "realign" / "checkpoints").glob("checkpoint_*/adapter/*")), run)
+        checkpoints = run / "realign" / "checkpoints"
+        kill_when(started.command("realign", run), lambda: any(checkpoints.glob("checkpoint_*/adapter/*")), SECONDS)
         assert not (run / "realign" / "_DONE").exists()
         assert_same(started.finish(run), started.train("one"))
 

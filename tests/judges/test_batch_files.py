@@ -193,8 +193,8 @@ def test_requests_about_a_batch_that_fail_for_now_are_repeated(server: FakeBatch
 
 
 def test_a_file_may_take_longer_than_a_request(server: FakeBatches) -> None:
-    server.pieces = 30
-    assert said(judge(server.url, timeout_s=0.4, max_retries=2).opinions(REQUESTS, RESPONSES)) == expected()
+    server.pieces, server.pause = 14, 0.1
+    assert said(judge(server.url, timeout_s=1.2, max_retries=4).opinions(REQUESTS, RESPONSES)) == expected()
 
 
 def test_what_stops_a_batch_is_one_line(server: FakeBatches) -> None:

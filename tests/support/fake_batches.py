@@ -42,8 +42,8 @@ class FakeBatches(LocalServer):
         self.seen: Counter[str] = Counter()
         self.trouble: Callable[[str, int], int] = lambda _path, _before: 200
         """Told each path and how often it was asked for; returns an HTTP status."""
-        self.pieces = 1
-        """In which a file of answers is sent, 20 ms apart."""
+        self.pieces, self.pause = 1, 0.0
+        """In which a file of answers is sent, and the seconds between two."""
         self.arrived, self.lock = threading.Event(), threading.Lock()
         outer = self
 
@@ -72,7 +72,7 @@ class FakeBatches(LocalServer):
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
         for i in range(number):
-            time.sleep(0.02 if i else 0.0)
+            time.sleep(self.pause if i else 0.0)
             handler.wfile.write(body[len(body) * i // number : len(body) * (i + 1) // number])
             handler.wfile.flush()
 
