@@ -12,6 +12,11 @@ from trace_ray.model import kept
 
 __all__ = ["s3", "s3_server"]
 
+# As many threads as cores in each of two test processes: each spins while it waits for one that the other's keep off its
+# core, and tests of 6 s took 230 s. torch reads both when it is loaded, here and in all that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # Ray starts its workers at niceness 15: beside anything else that computes they get a thirtieth of a core, and a test of a
 # minute lasts an hour. At 0 they share the machine as all processes do.
 os.environ.setdefault("RAY_worker_niceness", "0")
