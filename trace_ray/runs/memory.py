@@ -14,6 +14,8 @@ from trace_ray.storage.location import Location
 
 RESOURCES = "resources.json"
 _SAMPLE_SECONDS = 0.5
+_CHANGED = 2**20
+"""Bytes by which a process' resident memory moves before its share of it is asked for again."""
 
 
 class PeakMemory:
@@ -28,7 +30,7 @@ class PeakMemory:
 
     def __init__(self, every_s: float = _SAMPLE_SECONDS, read: Callable[[], int] | None = None) -> None:
         self.peak_bytes = 0
-        self._every_s, self._read = every_s, read or tree_bytes
+        self._every_s, self._read = every_s, read or TreeMemory()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -46,18 +48,32 @@ class PeakMemory:
             self.peak_bytes = max(self.peak_bytes, self._read())
 
 
-def tree_bytes() -> int:
-    """Returns the memory that this process and its descendants hold now; a process that ends meanwhile counts 0."""
-    here = psutil.Process()
-    return sum(_bytes(process) for process in (here, *here.children(recursive=True)))
+class TreeMemory:
+    """Called, it returns the memory that this process and its descendants hold; one that ends meanwhile counts 0.
 
+    The system walks all of a process' pages to tell its proportional share: 0.4 s of a core for the thirty processes of a
+    local Ray, each time. It is asked only of those whose resident memory, which costs 20 microseconds, has moved.
+    """
 
-def _bytes(process: psutil.Process) -> int:
-    try:
-        full = process.memory_full_info()
-        return int(full.pss) if psutil.LINUX else int(full.uss)
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return 0
+    def __init__(self) -> None:
+        self._known: dict[psutil.Process, tuple[int, int]] = {}
+
+    def __call__(self) -> int:
+        here = psutil.Process()
+        self._known = {process: self._look(process) for process in (here, *here.children(recursive=True))}
+        return sum(share for _, share in self._known.values())
+
+    def _look(self, process: psutil.Process) -> tuple[int, int]:
+        """Returns (resident bytes, bytes of the share) of when the share was asked for."""
+        try:
+            resident = int(process.memory_info().rss)
+            known = self._known.get(process)
+            if known and abs(resident - known[0]) < _CHANGED:
+                return known
+            full = process.memory_full_info()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return 0, 0
+        return resident, int(full.pss) if psutil.LINUX else int(full.uss)
 
 
 def record_peak(folder: Location, peak_bytes: int) -> None:

@@ -46,7 +46,10 @@ def child_environment() -> dict[str, str]:
     values |= {name: os.environ.get(name, "") for name in INHERITED}
     if mismatched_add_ons():
         shim = str(Path(__file__).with_name("shim"))
-        values["PYTHONPATH"] = os.pathsep.join(p for p in (shim, os.environ.get("PYTHONPATH", "")) if p)
+        given = os.environ.get("PYTHONPATH", "")
+        # Once, however often it is asked for: where a variable has changed Ray is started anew.
+        rest = [path for path in given.split(os.pathsep) if path != shim] if given else []
+        values["PYTHONPATH"] = os.pathsep.join([shim, *rest])
     return {name: value for name, value in values.items() if value}
 
 
