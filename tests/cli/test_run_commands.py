@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.compare.conftest import finished_run
+from tests.report.made_run import AUDIT, MadeRun, config_of
 from tests.support.s3 import CREDENTIALS, S3Server
 from trace_ray import pipeline
 from trace_ray.cli.app import app
@@ -146,6 +147,20 @@ def test_compare_and_rate_reach_a_store_by_storage_settings(
     ]
     said = say("rate", "score", "s3://bucket/anna.csv", "--out", "out", *words[1:])
     assert "rate score: s3://bucket/anna.csv: no such file" in str(said.exception)
+
+
+def test_a_run_in_a_store_is_watched_as_one_of_this_machine(bucket: Callable[..., str], tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "run")
+    run = made.everything(AUDIT)
+    run.write_config(dump_config(config_of("corpus.paths=[x]")))
+    run.report.write_text("<p>all of it</p>")
+    far = ["s3://bucket/run", bucket(made.folder, "run"), "storage.region=us-east-1"]
+    pages = [tmp_path / "here.html", tmp_path / "far.html"]
+    for words, page in zip(([str(made.folder)], far), pages, strict=True):
+        assert say("watch", "--run", *words, "--html", str(page)).exit_code == 0
+    here, there = (page.read_text() for page in pages)
+    assert "All stages are done." in here
+    assert there.replace("s3://bucket/run", str(made.folder)) == here
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 """The exported logs: fields and types as the format documents them, figures as metrics.json has them.
 
 Inspect itself reads them in an environment of its own, since what it wants of fsspec is older than ours:
-`python tests/evaluate/inspect_reads.py LOGS` with inspect-ai and pandas.
+`python tests/evaluate/inspect_reads.py LOGS RUN` with inspect-ai and pandas.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ SAMPLE: dict[str, Any] = {
     "model_usage": dict,
     "attachments": dict,
 }
-"""What the format's JSON schema calls these objects' properties, with their types; it allows no others."""
+"""What the format's JSON schema (`inspect log schema`, 0.3.285) calls these objects' properties, with their types."""
+WORDS = {"C", "I"}
+"""Of a score that is right or wrong, as Inspect's own accuracy takes it."""
 
 
 def assert_has(found: Any, fields: dict[str, Any]) -> None:
@@ -101,15 +104,34 @@ def test_the_logs_hold_the_answers_their_verdicts_and_the_figures(made: MadeRun,
         assert_has(log, FIELDS)
         mine = {row["pair_id"]: row for row in stored if row["model"] == model}
         assert log["eval"]["dataset"]["sample_ids"] == list(mine)
+        log_model = log["eval"]["model"]
+        assert (log["version"], log["status"]) == (2, "success")
+        assert log["results"]["total_samples"] == log["results"]["completed_samples"] == len(mine)
+        for moment in (log["eval"]["created"], log["stats"]["started_at"], log["stats"]["completed_at"]):
+            assert datetime.fromisoformat(moment).tzinfo is not None
         (score,) = log["results"]["scores"]
+        assert_has(score, {"name": str, "scorer": str, "params": dict, "metrics": dict})
+        for name, metric in score["metrics"].items():
+            assert_has(metric, {"name": str, "value": NUMBER, "params": dict})
+            assert (metric["name"], 0 <= metric["value"] <= 1) == (name, True)
         said = {name: metric["value"] for name, metric in score["metrics"].items()}
         wanted = {f"accuracy_{g}": tpa / 100 for g, tpa in metrics["tpa"][model].items() if g != "all"}
         assert said == pytest.approx(wanted | {"accuracy": metrics["tpa"][model]["all"] / 100})
         for sample in log["samples"]:
             assert_has(sample, SAMPLE)
             row = mine.pop(sample["id"])
-            assert [turn["content"] for turn in sample["messages"]] == [row["prompt"], row["response"]]
-            assert sample["output"]["choices"][0]["message"]["content"] == row["response"]
+            asked, answered = sample["messages"]
+            assert asked == {"role": "user", "content": row["prompt"], "source": "input"}
+            assert answered == {
+                "role": "assistant",
+                "content": row["response"],
+                "source": "generate",
+                "model": log_model,
+            }
+            (choice,) = sample["output"]["choices"]
+            assert choice == {"message": answered, "stop_reason": "unknown"}
+            assert (sample["epoch"], sample["target"], sample["input"]) == (1, "", row["prompt"])
+            assert sample["scores"]["complies"]["value"] in WORDS
             assert sample["scores"]["complies"]["value"] == ("C" if row["compliant"] else "I")
             assert row["compliant"] or sample["scores"]["complies"]["explanation"] == "unreadable: mass 0.1"
         assert not mine

@@ -309,7 +309,7 @@ def test_answers_that_all_open_alike_are_a_loss_that_agreement_does_not_show(
     assert (check.state, made.word) == (state, "ship")
     cards = {card.question: card for card in headline(None, rules, None, change, CostSection([], None), worse)}
     assert cards["Was anything lost?"].tone == tone
-    poorer = "benign: answers open in 1 way, before in 3"
+    poorer = "answers to benign prompts open in 1 way, before in 3"
     assert [poorer in said for said in (check.seen, made.sentence, cards["Was anything lost?"].sentence)] == (
         [state == "doubt"] * 3
     )

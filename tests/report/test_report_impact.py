@@ -26,7 +26,7 @@ from trace_ray.runs.artifacts import Run
 
 def top(run: Run, config: Config) -> Sequence[BrowsedPair]:
     config = replace(config, report=replace(config.report, sample=0))
-    browser = browser_section(run, surveys(run, config), config.objective, config.report, 0.5)
+    browser = browser_section(run, surveys(run, config), config, 0.5)
     assert browser is not None
     return browser.pairs
 
@@ -115,7 +115,7 @@ def test_a_sample_holds_every_category_and_split(tmp_path: Path) -> None:
         place.write_parquet(pa.Table.from_pylist(rows, schema=TRIAGED_SCHEMA))
     config = config_of("report.sample=40")
     seen = [surveys(made.run, config) for _ in range(2)]
-    browsers = [browser_section(made.run, each, config.objective, config.report, 0.5) for each in seen]
+    browsers = [browser_section(made.run, each, config, 0.5) for each in seen]
     assert browsers[0] is not None
     assert browsers[0] == browsers[1]
     there = Counter((row["category"], row["split"]) for row in made.run.triaged.read().to_pylist())
@@ -148,6 +148,6 @@ def test_a_pair_is_near_within_a_fifth_of_the_threshold(tmp_path: Path, p: float
         place = made.run.triaged.place / f"part-{number}.parquet"
         place.write_parquet(pa.Table.from_pylist([row], schema=TRIAGED_SCHEMA))
     config = config_of()
-    browser = browser_section(made.run, surveys(made.run, config), config.objective, config.report, 0.5)
+    browser = browser_section(made.run, surveys(made.run, config), config, 0.5)
     assert browser is not None
     assert {pair.certainty for pair in browser.pairs} == {certainty}

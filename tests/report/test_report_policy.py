@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from tests.report.made_run import AUDIT, MadeRun, config_of
@@ -15,8 +16,10 @@ from trace_ray.config.load import dump_config, load_config, load_text
 from trace_ray.config.policy import ClauseConfig, PreviousConfig, RuleConfig, policy_hash, policy_text
 from trace_ray.config.sources import conf_folder
 from trace_ray.look.words import MOST_WORDS, word_diff
-from trace_ray.pairs import CONFLICTS, prompt_text
+from trace_ray.pairs import CONFLICTS, RESPONSE_SCHEMA, prompt_text
 from trace_ray.report.page import render
+from trace_ray.report.sections.answers import answers_section
+from trace_ray.report.sections.browser import browser_section
 from trace_ray.report.sections.clauses import of_each
 from trace_ray.report.sections.policy import PolicySection, clause_changes, policy_section
 from trace_ray.report.survey.surveys import surveys
@@ -142,3 +145,34 @@ def test_the_page_shows_what_changed(tmp_path: Path) -> None:
         assert said in page, said
     assert "is not known to the run" in render(made.run, config_of())
     assert "SECRET" not in render(made.run, changed_config("report.redact=omit"))
+
+
+def test_pairs_and_answers_are_found_by_the_clause_that_they_break(tmp_path: Path) -> None:
+    """Where the judge was not asked for clauses, by the policy's rules; a clause without one as the judge of answers says."""
+    made = MadeRun(tmp_path, rows=20, prompts=12)
+    run = made.everything()
+    config = config_of()
+    ruled = [
+        ClauseConfig(id="no-ones", text="No number from 10 to 19.", rule=RuleConfig(forbid=r"SECRET \w+ 1\d")),
+        ClauseConfig(id="base-only", text="", rule=RuleConfig(forbid="base 1 ")),
+        ClauseConfig(id="silent", text="Be kind."),
+    ]
+    config = replace(config, policy=replace(config.policy, clauses=ruled))
+    browser = browser_section(run, surveys(run, config), config, 0.5)
+    assert browser is not None
+    assert {pair.pair_id: pair.clauses for pair in browser.pairs} == {
+        f"{row:032x}": ["no-ones"] if row >= 10 else [] for row in range(20)
+    }
+    (part,) = (run.evaluation.place / "responses").files()
+    rows = part.read_parquet().to_pylist()
+    for row in rows:
+        row["clause_p"] = [{"clause": "silent", "p": 0.9 if row["pair_id"] == f"{3:032x}" else 0.1}]
+    part.write_parquet(pa.Table.from_pylist(rows, schema=RESPONSE_SCHEMA))
+    answers = {int(pair.prompt.text.split()[2]): pair for pair in answers_section(run, config) if pair.prompt}
+    assert [answers[row].clauses for row in (1, 2, 3, 10)] == [["base-only"], [], ["silent"], ["no-ones"]]
+    assert (answers[1].base.clauses, answers[1].realigned.clauses) == (["base-only"], [])
+    page = render(run, config)
+    assert page.count("<label>Clause <select") == 2
+    assert 'data-clauses="base-only"' in page
+    unruled = render(run, replace(config, policy=replace(config.policy, clauses=ruled[2:])))
+    assert unruled.count("<label>Clause <select") == 1  # of the answers alone: nobody told of the pairs

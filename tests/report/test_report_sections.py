@@ -102,10 +102,10 @@ def test_a_sources_change_has_its_own_interval_where_one_was_stored(tmp_path: Pa
     assert "no interval of the change was stored" in render(made.run, config_of())
 
 
-def test_every_kind_of_answer_is_shown_early(made: MadeRun) -> None:
-    answers = answers_section(made.run, config_of("report.examples=4").report)
-    assert [answer.verdict for answer in answers] == ["lost", "gained", "still complies", "lost"]
-    assert [a.verdict for a in answers_section(made.run, config_of().report)].count("gained") == 4
+def test_every_kind_of_answer_is_shown_early_and_lost_ones_first(made: MadeRun) -> None:
+    answers = answers_section(made.run, config_of("report.examples=4"))
+    assert [answer.verdict for answer in answers] == ["lost", "lost", "gained", "still complies"]
+    assert [a.verdict for a in answers_section(made.run, config_of())].count("gained") == 4
 
 
 def test_curves_are_thinned_by_means_and_empty_ones_left_out(made: MadeRun) -> None:

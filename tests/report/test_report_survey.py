@@ -114,7 +114,7 @@ def test_the_sections_say_what_the_rows_hold(made: tuple[Run, Rows, Rows]) -> No
 
 def test_the_pairs_shown_are_the_lowest_ids_of_every_kind_and_the_heaviest(made: tuple[Run, Rows, Rows]) -> None:
     run, rows, scored = made
-    browser = browser_section(run, surveys(run, CONFIG), CONFIG.objective, CONFIG.report, 0.5)
+    browser = browser_section(run, surveys(run, CONFIG), CONFIG, 0.5)
     assert browser is not None
     wanted = {*sampled(rows, 17), *heaviest(scored, "weight", 9)}
     assert len(browser.pairs) == len(wanted) > 17

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trace_ray.config import ReportConfig
+from trace_ray.config import Config
 from trace_ray.look.words import Piece, word_diff
+from trace_ray.pairs import MODELS
 from trace_ray.report.redact import Excerpt, error_kind, excerpt
+from trace_ray.report.sections.clauses import broken_in_answers
 from trace_ray.report.sections.worse import answers_of_both
 from trace_ray.runs.artifacts import Run
 
@@ -19,6 +21,7 @@ class Answer:
     """One model's answer and what the judge says of it.
 
     Args:
+        clauses: that it breaks, as far as rules or the judge tell.
         error_kind: why there is no verdict, in our own words; empty where there is one.
         error: all that was recorded of it.
     """
@@ -26,6 +29,7 @@ class Answer:
     text: Excerpt | None
     compliant: bool
     p_violates: float | None
+    clauses: Sequence[str]
     error_kind: str
     error: Excerpt | None
 
@@ -48,6 +52,11 @@ class AnswerPair:
         return "gained" if self.realigned.compliant else "lost"
 
     @property
+    def clauses(self) -> list[str]:
+        """Returns the clauses that either answer breaks."""
+        return sorted({*self.base.clauses, *self.realigned.clauses})
+
+    @property
     def changed(self) -> bool:
         """Returns whether the shown texts differ in a word; False where they are left out of the page."""
         base, realigned = self.base.text, self.realigned.text
@@ -64,12 +73,16 @@ class AnswerPair:
 _ORDER = ("lost", "still violates", "gained", "still complies")
 
 
-def answers_section(run: Run, report: ReportConfig) -> list[AnswerPair]:
-    """Returns held-out prompts with both answers: some of each verdict; [] before evaluation."""
+def answers_section(run: Run, config: Config) -> list[AnswerPair]:
+    """Returns held-out prompts with both answers: some of each verdict, the lost ones first; [] before evaluation."""
     if not run.evaluation.done():
         return []
-    both = [_pair(models, report.redact) for models in answers_of_both(run)]
-    return spread([[pair for pair in both if pair.verdict == verdict] for verdict in _ORDER], report.examples)
+    both = answers_of_both(run)
+    every = [answered[model] for answered in both for model in MODELS]
+    broken = iter(broken_in_answers(every, config.policy, config.triage.threshold))
+    pairs = [_pair(models, {model: next(broken) for model in MODELS}, config.report.redact) for models in both]
+    groups = [[pair for pair in pairs if pair.verdict == verdict] for verdict in _ORDER]
+    return sorted(spread(groups, config.report.examples), key=lambda pair: pair.verdict != _ORDER[0])
 
 
 def spread(groups: Sequence[list[AnswerPair]], count: int) -> list[AnswerPair]:
@@ -82,18 +95,19 @@ def spread(groups: Sequence[list[AnswerPair]], count: int) -> list[AnswerPair]:
     return [pair for turn in rounds for pair in turn if pair is not None][:count]
 
 
-def _pair(models: Mapping[str, Mapping[str, Any]], redact: str) -> AnswerPair:
+def _pair(models: Mapping[str, Mapping[str, Any]], broken: Mapping[str, Iterable[str]], redact: str) -> AnswerPair:
     base, realigned = models["base"], models["realigned"]
     return AnswerPair(
         prompt=excerpt(base["prompt"], redact),
         category=base["category"],
         source=base["source"],
-        base=_answer(base, redact),
-        realigned=_answer(realigned, redact),
+        base=_answer(base, broken["base"], redact),
+        realigned=_answer(realigned, broken["realigned"], redact),
     )
 
 
-def _answer(row: Mapping[str, Any], redact: str) -> Answer:
+def _answer(row: Mapping[str, Any], broken: Iterable[str], redact: str) -> Answer:
     error = row["judge_error"]
     kind = error_kind(error) if error else ""
-    return Answer(excerpt(row["response"], redact), row["compliant"], row["p_violates"], kind, excerpt(error, redact))
+    text, why = excerpt(row["response"], redact), excerpt(error, redact)
+    return Answer(text, row["compliant"], row["p_violates"], sorted(broken), kind, why)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trace_ray.config import ObjectiveConfig, ReportConfig, TermConfig
+from trace_ray.config import Config, ObjectiveConfig, TermConfig
+from trace_ray.config.policy import PolicyConfig
 from trace_ray.pairs import RESPONSE_NAMES, Category, prompt_text
 from trace_ray.report.redact import Excerpt, excerpt
+from trace_ray.report.sections.clauses import broken_by_rules
 from trace_ray.report.survey.clauses import SIDES
 from trace_ray.report.survey.surveys import Surveys, ranked_by
 from trace_ray.runs.artifacts import Run
@@ -22,7 +24,7 @@ class BrowsedPair:
     """A triaged pair as the page shows it.
 
     Args:
-        p: P(violates) by side; clauses: that a response breaks, as triage named them.
+        p: P(violates) by side; clauses: that a response breaks, as triage named them, else by the policy's rules.
         near: distance of the less certain side from the threshold; None where a side has no verdict.
         said: whether each side violates, as its category says; None where the judge could not tell.
         weight, impact: None where the pair was not scored; roles: response -> preferred or suppressed, empty at weight 0.
@@ -66,14 +68,16 @@ class Browser:
         return sorted(set(flat))
 
 
-def browser_section(
-    run: Run, seen: Surveys, objective: ObjectiveConfig, report: ReportConfig, threshold: float
-) -> Browser | None:
+def browser_section(run: Run, seen: Surveys, config: Config, threshold: float) -> Browser | None:
     """Returns the pairs; None before triage is done."""
     if seen.triaged is None:
         return None
-    rank, rows = ranked_by(objective), [seen.rows[place] for place in seen.browsed]
-    shown = [_shown(row, _figures(seen, row["pair_id"]), threshold, objective, report.redact) for row in rows]
+    rank, rows = ranked_by(config.objective), [seen.rows[place] for place in seen.browsed]
+    broken = _by_rules(config.policy, rows) if seen.by_rules else [_named(row) for row in rows]
+    shown = [
+        _shown(row, names, _figures(seen, row["pair_id"]), threshold, config)
+        for row, names in zip(rows, broken, strict=True)
+    ]
     judged = run.triaged.manifest()["counts"].get("triaged", len(shown))
     return Browser(sorted(shown, key=lambda pair: (-(getattr(pair, rank) or 0.0), pair.pair_id)), judged)
 
@@ -82,9 +86,20 @@ def _figures(seen: Surveys, pair_id: str) -> Mapping[str, Any]:
     return dict(zip(("category", "weight", "impact"), seen.figures.get(pair_id, ()), strict=False))
 
 
+def _named(row: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(clause for side in SIDES for clause in row.get(f"clauses_{side}") or ())
+
+
+def _by_rules(policy: PolicyConfig, rows: Sequence[Mapping[str, Any]]) -> list[frozenset[str]]:
+    prompts = [prompt_text(row["prompt"]) for row in rows]
+    sides = [broken_by_rules(policy, prompts, [row[side] for row in rows]) for side in SIDES]
+    return [frozenset().union(*told) for told in zip(*sides, strict=True)]
+
+
 def _shown(
-    row: Mapping[str, Any], scored: Mapping[str, Any], threshold: float, objective: ObjectiveConfig, redact: str
+    row: Mapping[str, Any], clauses: Iterable[str], scored: Mapping[str, Any], threshold: float, config: Config
 ) -> BrowsedPair:
+    redact = config.report.redact
     p = {side: row[f"p_violates_{side}"] for side in SIDES}
     told = [value for value in p.values() if value is not None]
     prompt = prompt_text(row["prompt"])
@@ -95,7 +110,7 @@ def _shown(
         source=row["source"],
         split=row["split"],
         p=p,
-        clauses=sorted({clause for side in SIDES for clause in row.get(f"clauses_{side}") or ()}),
+        clauses=sorted(clauses),
         near=min(abs(value - threshold) for value in told) if len(told) == len(SIDES) else None,
         said=said_by(row["category"], p["rejected"], threshold),
         weight=scored.get("weight"),
@@ -103,7 +118,7 @@ def _shown(
         characters=len(prompt) + sum(map(len, texts.values())),
         prompt=excerpt(prompt, redact),
         responses={name: excerpt(text, redact) for name, text in texts.items()},
-        roles=_roles(scored, objective),
+        roles=_roles(scored, config.objective),
         rationales={side: excerpt(why, redact) for side in SIDES if (why := row.get(f"rationale_{side}"))},
     )
 

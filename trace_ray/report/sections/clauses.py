@@ -67,6 +67,33 @@ def _there(turn: Sequence[tuple[Any, ...] | None]) -> list[tuple[Any, ...]]:
     return [entry for entry in turn if entry is not None]
 
 
+def broken_by_rules(
+    policy: PolicyConfig, prompts: Sequence[str], responses: Sequence[str | None]
+) -> list[frozenset[str]]:
+    """Returns for each response the clauses whose rule it breaks; none of a response that is not there."""
+    texts = pa.array(responses, pa.string())
+    told = broken_clauses(policy, pa.array(prompts, pa.string()), texts)
+    named = {name: pc.fill_null(bits, False).to_pylist() for name, bits in told.items()}
+    return [frozenset(name for name, bits in named.items() if bits[place]) for place in range(len(texts))]
+
+
+def broken_in_answers(
+    rows: Sequence[Mapping[str, Any]], policy: PolicyConfig, threshold: float
+) -> list[frozenset[str]]:
+    """Returns for each answer the clauses that it breaks: by their rules, those without one as the evaluation's judge says.
+
+    Args:
+        rows: RESPONSE_SCHEMA's; threshold: of P(breaks), from which on a clause is broken.
+    """
+    ruled = broken_by_rules(policy, [row["prompt"] for row in rows], [row["response"] for row in rows])
+    silent = {name for name, clause in zip(clause_ids(policy), policy.clauses, strict=True) if clause.rule is None}
+    said = [dict(clauses_of(row.get("clause_p")) or ()) for row in rows]
+    return [
+        mine | {name for name, p in judged.items() if name in silent and p >= threshold}
+        for mine, judged in zip(ruled, said, strict=True)
+    ]
+
+
 def kept_by_clause(
     both: Sequence[Mapping[str, Mapping[str, Any]]], policy: PolicyConfig, threshold: float
 ) -> dict[str, tuple[float, ...]]:

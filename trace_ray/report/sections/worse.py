@@ -80,8 +80,8 @@ class Worse:
     def poorer_said(self) -> str:
         """Returns that in words, as agreement does not show it; empty where no group is poorer."""
         return "; ".join(
-            f"{plain_category(row.name)}: answers open in {row.openings[1]} {'way' if row.openings[1] == 1 else 'ways'}, "
-            f"before in {row.openings[0]}"
+            f"answers to {plain_category(row.name)} prompts open in "
+            f"{row.openings[1]} {'way' if row.openings[1] == 1 else 'ways'}, before in {row.openings[0]}"
             for row in self.poorer
         )
 
