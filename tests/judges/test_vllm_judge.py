@@ -281,8 +281,8 @@ def test_a_guard_is_read_in_its_own_template_and_words(judge: VllmJudge) -> None
     assert words == tuple([tokenizer.encode(word, add_special_tokens=False)[0]] for word in ("unsafe", "safe"))
     clauses = "".join(f"S{i}: {c.id}: {c.text.strip()}\n" for i, c in enumerate(policy().clauses, 1))
     for request, response, opinion in zip(requests, responses, said, strict=True):
-        pieces = [f"{clauses}user: ", request, "\nassistant: ", response, "\nAssessment:\n\n"]
-        ids = [i for piece in pieces for i in tokenizer.encode(piece, add_special_tokens=False)]
+        whole = f"{clauses}user: {request}\nassistant: {response}\nAssessment:\n\n"
+        ids = tokenizer.encode(whole, add_special_tokens=False)
         unsafe, safe = masses(ids, *words)
         assert opinion.p_violates == pytest.approx(unsafe / (unsafe + safe), abs=TOLERANCE)
 

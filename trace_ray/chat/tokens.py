@@ -67,11 +67,14 @@ class Tokens:
         return [encoded.ids for encoded in self.encode(texts)]
 
     def prompts(self, texts: Sequence[str]) -> list[Encoded]:
-        """As ``encode``, with the begin-of-text token where the model wants one and the template writes none."""
+        """As ``encode``, with the begin-of-text token where the model wants one and the template writes none.
+
+        Llama Guard's template writes a blank before its own.
+        """
         bos = self.bos
         return [
             encoded
-            if not bos or encoded.ids[:1] == bos
+            if not bos or bos[0] in encoded.ids[:2]
             else replace(encoded, ids=[*bos, *encoded.ids], before=len(bos))
             for encoded in self.encode(texts)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,6 +28,8 @@ from trace_ray.judges.prompt import (
 )
 
 Tokens = list[int]
+_BEFORE, _AFTER = re.compile(r"[ \t]*$"), re.compile(r"(?:\s*[\r\n])?")
+"""What of a template a tokenizer reads with the text beside it: a word's own blank, the newlines after a full stop."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,21 @@ class Frame:
     Args:
         pieces: tokens before, between and after the texts.
         slots: which text stands between two pieces: ``judged`` (both in their delimiters), or ``request`` and ``response``.
+        blanks: of the template, before and after each text, that are read with it; where there are some, a text's own are not.
     """
 
     pieces: Sequence[Tokens]
     slots: tuple[str, ...] = ("judged",)
+    blanks: tuple[tuple[str, str], ...] = ()
 
     def texts(self, request: str, response: str) -> tuple[str, ...]:
         """Returns the text of each slot."""
         if self.slots == ("judged",):
             return (judged_text(request, response),)
-        return tuple({"request": request, "response": response}[slot] for slot in self.slots)
+        told = {"request": request.strip(), "response": response.strip()}
+        return tuple(
+            f"{before}{told[slot]}{after}" for slot, (before, after) in zip(self.slots, self.blanks, strict=True)
+        )
 
     def around(self, bodies: Sequence[Tokens]) -> Tokens:
         """Returns the whole prompt: the slots' tokens in their places."""
@@ -131,7 +139,7 @@ class Frames:
         prompt, guard = self.judge.prompt, self.guard
         yes = prompt.violates or (guard.violates if guard else yes_words(prompt))
         no = prompt.complies or (guard.complies if guard else no_words(prompt))
-        found = [first_tokens(self.tokenizer, words) for words in (yes, no)]
+        found = [first_tokens(self.tokenizer, words, each=guard is not None) for words in (yes, no)]
         if not all(found) or set(found[0]) & set(found[1]):
             said = " or for ".join(dict.fromkeys(words[0].strip() for words in (yes, no)))
             remedy = (
@@ -177,9 +185,18 @@ class Frames:
             raise UserError(f"{self.where}.prompt.form", self.judge.prompt.form, remedy)
         begins = self.guard.begins
         after += "" if after.endswith(begins) else begins
+        return self._around_dialogue([before, between, after])
+
+    def _around_dialogue(self, rendered: Sequence[str]) -> Frame:
+        """The frame of what a template writes before, between and after the two texts: its tokens as if it were whole."""
+        before, between, after = rendered
+        ends = [(_BEFORE.search(a), _AFTER.match(b)) for a, b in ((before, between), (between, after))]
+        blanks = [(a[0] if a else "", b[0] if b else "") for a, b in ends]
+        (first, then), (second, last) = blanks
         tokens = chat_tokens.Tokens(self.tokenizer)
-        (head,) = tokens.prompts([before])
-        return Frame([head.ids, *tokens.ids([between, after])], ("request", "response"))
+        (head,) = tokens.prompts([before.removesuffix(first)])
+        rest = [between[len(then) :].removesuffix(second), after[len(last) :]]
+        return Frame([head.ids, *tokens.ids(rest)], ("request", "response"), tuple(blanks))
 
 
 def frame_tokens(
@@ -205,10 +222,14 @@ def frame_tokens(
     return head.ids, tail
 
 
-def first_tokens(tokenizer: Any, words: Sequence[str]) -> Tokens:
-    """Returns the ids of those words that are one token of the tokenizer, sorted; of none such, of all words' first tokens."""
+def first_tokens(tokenizer: Any, words: Sequence[str], *, each: bool = False) -> Tokens:
+    """Returns the ids of those words that are one token of the tokenizer, sorted; of none such, of all words' first tokens.
+
+    Args:
+        each: the words are no spellings of one answer but an answer each, none of which may be missing.
+    """
     encoded = [tokenizer.encode(word, add_special_tokens=False) for word in words]
-    whole = {ids[0] for ids in encoded if len(ids) == 1}
+    whole = {ids[0] for ids in encoded if len(ids) == 1 and not each}
     return sorted(whole or {ids[0] for ids in encoded if ids})
 
 
