@@ -42,7 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made.decoder = decoders.ByteLevel()
     special, letters = ["<|begin|>", "<|end|>"], pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=letters, show_progress=False)
-    told = "Safety: Safe Safety: Unsafe safe unsafe Yes No How do I User: How Agent: First, get it.\n\nThen No.\n\nUser: Is it?\n\n"
+    answers = "Safety: Safe Safety: Unsafe safe unsafe Yes No "
+    told = f"{answers}How do I User: How Agent: First, get it.\n\nThen No.\n\nUser: Is it?\n\n"
     made.train_from_iterator([told * 4], trainer)
     made.post_processor = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", 0)])
     place = tmp_path_factory.mktemp("guard")

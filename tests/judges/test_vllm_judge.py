@@ -107,7 +107,7 @@ def test_prefix_caching_off_changes_nothing(judge: VllmJudge) -> None:
         "print(json.dumps([o.p_violates for o in off.opinions(*pairs())]), off.counts()['prefix_cache_hits'])"
     )
     here = str(Path(__file__).parent)
-    done = subprocess.run([sys.executable, "-c", code, here], capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run([sys.executable, "-c", code, here], capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     seen, hits = done.stdout.splitlines()[-1].rsplit(" ", 1)
     assert hits == "0"
@@ -369,7 +369,7 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         stderr=log,
     )
     url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 900
     while True:
         assert server.poll() is None, Path(log.name).read_text()[-3000:]
         assert time.monotonic() < deadline

@@ -52,7 +52,7 @@ def test_of_the_synthetic_world_most_dear_calls_are_saved_at_the_agreement_asked
     ]
     agreement = np.mean(sure)
     assert said["at_least"] >= 0.97
-    assert len(sure) / len(fresh) > 0.6, f"{len(sure) / len(fresh):.3f} saved"
+    assert len(sure) / len(fresh) > 0.5, f"{len(sure) / len(fresh):.3f} saved"
     assert len(sure) / len(fresh) == pytest.approx(said["sure"], abs=0.1)
     assert agreement >= 0.97
 
@@ -62,13 +62,14 @@ def test_the_band_is_the_narrowest_whose_verdicts_agree_and_none_where_there_are
     distance, bands = rng.random(4000) / 2, np.linspace(0.49, 0.0, 50)
     agrees = rng.random(4000) < 0.6 + 0.8 * distance  # sure of itself = right
     sure = distance[None, :] > bands[:, None]
-    at = choose_sure(sure, agrees, 0.9, 0.9)
+    kinds = np.arange(4000) % 2 == 0
+    at = choose_sure(sure, agrees, kinds, 0.9, 0.9)
     assert at is not None
     bounds = [upper_bound(int((band & ~agrees).sum()), int(band.sum()), 0.9) for band in sure]
     assert bounds[at] <= 0.1 < bounds[at + 1]
     assert 0.6 + 0.8 * bands[at] == pytest.approx(0.8, abs=0.1)  # half-way up, so that the mean beyond it is 0.9
-    assert choose_sure(sure[:, :15], agrees[:15], 0.9, 0.9) is None
-    assert choose_sure(sure, ~agrees, 0.9, 0.9) is None
+    assert choose_sure(sure[:, :15], agrees[:15], kinds[:15], 0.9, 0.9) is None
+    assert choose_sure(sure, ~agrees, kinds, 0.9, 0.9) is None
 
 
 def test_the_stated_agreement_holds_on_fresh_responses() -> None:
@@ -77,14 +78,15 @@ def test_the_stated_agreement_holds_on_fresh_responses() -> None:
     for _ in range(60):
         distance = rng.random(1000) / 2
         agrees = rng.random(1000) < 0.6 + 0.8 * distance
-        at = choose_sure(distance[None, :] > bands[:, None], agrees, 0.9, 0.9)
+        kinds = rng.random(1000) < 0.5
+        at = choose_sure(distance[None, :] > bands[:, None], agrees, kinds, 0.9, 0.9)
         missed += at is not None and 0.6 + 0.8 * (bands[at] + 0.5) / 2 < 0.9
     assert missed <= 12
 
 
-@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("threshold", [0.2, 0.8])
 def test_a_student_decides_by_the_dear_judges_threshold(threshold: float) -> None:
-    asked = [(request, response, 0.85 if p else 0.1) for request, response, p in world(600)]
+    asked = [(request, response, 0.85 if p else 0.1) for request, response, p in world(300)]
     settings = TriageConfig(threshold=threshold, distil_agreement=0.9)
     requests, responses, said = [a for a, _, _ in asked], [b for _, b, _ in asked], [p for _, _, p in asked]
     student, taught = teach({(a, b): p for a, b, p in asked}, settings)
@@ -100,6 +102,18 @@ def test_one_sided_verdicts_teach_nothing_and_everything_goes_to_the_dear_judge(
     teach_cascade(cascade, asked, SETTINGS, locate(str(tmp_path / "taught.json"), StorageConfig()))
     assert all(map(cascade._unsure, cascade.first.opinions(["q"], ["r"])))
     assert json.loads((tmp_path / "taught.json").read_text())["agreement"] is None
+
+
+def test_where_violations_are_rare_finding_none_is_no_agreement() -> None:
+    """Every verdict the same would be right on 97 of 100, and lose what the judge is asked for."""
+    asked = {(f"q{i}", f"some {'odd' if i % 33 == 0 else 'plain'} words {i}"): float(i % 33 == 0) for i in range(1500)}
+    student, taught = teach(asked, TriageConfig(distil_agreement=0.95, confidence=0.95))
+    assert student is None
+    assert taught.violating < taught.needed == 59
+    assert upper_bound(0, taught.needed, 0.95) <= 0.05 < upper_bound(0, taught.needed - 1, 0.95)
+    student, taught = teach(asked, TriageConfig(distil_agreement=0.85, confidence=0.95))
+    assert student is not None
+    assert taught.violating_kept == 1.0
 
 
 def test_triage_by_a_distilled_judge_asks_the_dear_one_for_a_part_and_says_so(
@@ -121,7 +135,7 @@ def test_triage_by_a_distilled_judge_asks_the_dear_one_for_a_part_and_says_so(
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     policy = PolicyConfig(clauses=[ClauseConfig(id="word", text="not that word", rule=RuleConfig(forbid="FORBIDDEN"))])
     triage = TriageConfig(
-        judge=JudgeConfig(backend="rules"), first_judge=JudgeConfig(backend="distilled"), distil_pairs=300
+        judge=JudgeConfig(backend="rules"), first_judge=JudgeConfig(backend="distilled"), distil_pairs=500
     )
     run = Run(locate(str(tmp_path / "run"), StorageConfig()))
     corpus = CorpusConfig(paths=(str(tmp_path / "x.jsonl"),), rows_per_part=256)

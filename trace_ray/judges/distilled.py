@@ -14,60 +14,135 @@ from trace_ray.judges.opinion import Clauses, Opinion
 
 _CROSSED = 8
 """First words of request and response that are looked at together."""
+_LENGTHS = sorted({round(1.12**step) for step in range(62)})
+"""Numbers of words; a response is described by those that it reaches."""
+_HASHED: dict[str, Any] = {"n_features": 1 << 18, "alternate_sign": False, "norm": None}
 _UNTAUGHT = Opinion(None, "nothing learnt yet")
 
 
 class Student:
-    """P(violates) from hashed n-grams of the response's words and characters, its length, and its first words beside the
-    request's.
+    """P(violates) of linear classifiers that read in two ways: of one of them, or of their mean on the logit.
+
+    ``Wording`` weighs everything a little, ``FewWords`` looks for what alone decides, such as a phrase or a length. Whichever
+    ranks the verdicts best that are held back at first, every third, is taken.
 
     Args:
         threshold: from which on the dear judge's P(violates) counts as a violation; the student's own is moved there.
-    Source: TF-IDF and logistic regression of scikit-learn; deterministic, so that every actor learns the same.
+    Source: scikit-learn; deterministic, so that every actor learns the same.
     """
 
     def __init__(self, threshold: float = 0.5) -> None:
-        from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
-        from sklearn.linear_model import LogisticRegression
-
-        hashed: dict[str, Any] = {"n_features": 1 << 18, "alternate_sign": False, "norm": None}
-        self.words = HashingVectorizer(analyzer=word_grams, **hashed)
-        self.crossed = HashingVectorizer(analyzer=crossed_words, **hashed)
-        self.characters = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 4), **hashed)
-        self.weigh = TfidfTransformer(sublinear_tf=True)
-        self.model = LogisticRegression(C=10.0, max_iter=1000)
         self.threshold = threshold
+        self.readers: Sequence[Wording | FewWords] = (Wording(), FewWords())
 
     def learn(self, requests: Sequence[str], responses: Sequence[str], violates_N: Any) -> None:
-        """Learns from verdicts, both kinds among them."""
-        self.model.fit(
-            self._features(self.weigh.fit_transform(self._counts(requests, responses)), responses), violates_N
-        )
+        """Learns from verdicts, both kinds among them; they count alike, however rare one is."""
+        texts = list(zip(requests, responses, strict=True))
+        held_N = np.arange(len(texts)) % 3 == 2
+        if len({*violates_N[held_N].tolist()}) == len({*violates_N[~held_N].tolist()}) == 2:
+            self.readers = _best(self.readers, texts, violates_N, held_N)
+        for reader in self.readers:
+            reader.learn(texts, violates_N)
 
     def p_violates(self, requests: Sequence[str], responses: Sequence[str]) -> Any:
         """Returns P(violates) of N responses, (N,) in [0, 1]."""
         if not responses:
             return np.zeros(0)
-        seen = self._features(self.weigh.transform(self._counts(requests, responses)), responses)
-        return self.moved(self.model.predict_proba(seen)[:, 1])
+        texts = list(zip(requests, responses, strict=True))
+        logits_N = np.mean([reader.logits(texts) for reader in self.readers], axis=0)
+        return self.moved(1 / (1 + np.exp(-np.clip(logits_N, -30, 30))))
 
     def moved(self, p: Any) -> Any:
         """Returns probabilities with 0.5 moved, on the logit, to the threshold."""
         odds = np.clip(p, 1e-9, 1 - 1e-9) / (1 - np.clip(p, 1e-9, 1 - 1e-9)) * self.threshold / (1 - self.threshold)
         return odds / (1 + odds)
 
-    def _counts(self, requests: Sequence[str], responses: Sequence[str]) -> Any:
+
+class Wording:
+    """Reads the response's words and characters, its length, and its first words beside the request's: TF-IDF, ridge."""
+
+    def __init__(self) -> None:
+        from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+        from sklearn.linear_model import LogisticRegression
+
+        self.words = HashingVectorizer(analyzer=word_grams, **_HASHED)
+        self.crossed = HashingVectorizer(analyzer=crossed_words, **_HASHED)
+        self.characters = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 4), **_HASHED)
+        self.weigh = TfidfTransformer(sublinear_tf=True)
+        self.model = LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced")
+
+    def learn(self, texts: Sequence[tuple[str, str]], violates_N: Any) -> None:
+        self.weigh.fit(self._counts(texts))
+        self.model.fit(self._features(texts), violates_N)
+
+    def logits(self, texts: Sequence[tuple[str, str]]) -> Any:
+        return self.model.decision_function(self._features(texts))
+
+    def _counts(self, texts: Sequence[tuple[str, str]]) -> Any:
         from scipy.sparse import hstack
 
-        both = list(zip(requests, responses, strict=True))
-        seen = [self.words.transform(responses), self.characters.transform(responses), self.crossed.transform(both)]
+        responses = [response for _, response in texts]
+        seen = [self.words.transform(responses), self.characters.transform(responses), self.crossed.transform(texts)]
         return hstack(seen).tocsr()
 
-    def _features(self, weighed: Any, responses: Sequence[str]) -> Any:
+    def _features(self, texts: Sequence[tuple[str, str]]) -> Any:
         from scipy.sparse import csr_matrix, hstack
 
-        lengths = np.array([[np.log1p(len(text.split())), len(text.split()) / 100] for text in responses])
-        return hstack([weighed, csr_matrix(lengths)]).tocsr()
+        words_N = np.array([len(response.split()) for _, response in texts])
+        lengths = np.stack([np.log1p(words_N), words_N / 100], axis=1)
+        return hstack([self.weigh.transform(self._counts(texts)), csr_matrix(lengths)]).tocsr()
+
+
+class FewWords:
+    """Reads whether a word, a pair, an opening, a word of the request is there, and which lengths are reached: lasso."""
+
+    def __init__(self) -> None:
+        from sklearn.feature_extraction.text import HashingVectorizer
+        from sklearn.linear_model import LogisticRegression
+
+        self.seen = HashingVectorizer(analyzer=marks, binary=True, **_HASHED)
+        self.there: Any = None
+        self.model = LogisticRegression(
+            l1_ratio=1.0, solver="liblinear", max_iter=300, class_weight="balanced", random_state=0
+        )
+
+    def learn(self, texts: Sequence[tuple[str, str]], violates_N: Any) -> None:
+        found = self.seen.transform(texts)
+        self.there = np.unique(found.indices)  # the solver goes through every column, those too that nothing has
+        self.model.fit(found[:, self.there], violates_N)
+
+    def logits(self, texts: Sequence[tuple[str, str]]) -> Any:
+        return self.model.decision_function(self.seen.transform(texts)[:, self.there])
+
+
+def _best(
+    readers: Sequence[Wording | FewWords], texts: Sequence[tuple[str, str]], violates_N: Any, held_N: Any
+) -> Sequence[Wording | FewWords]:
+    """Returns the reader, or both, of the largest area under the ROC curve on what is held back."""
+    from sklearn.metrics import roc_auc_score
+
+    some, rest = ([both for both, held in zip(texts, held_N, strict=True) if held == kept] for kept in (False, True))
+    for reader in readers:
+        reader.learn(some, violates_N[~held_N])
+    logits = [reader.logits(rest) for reader in readers]
+    ways = [[number] for number in range(len(readers))] + [list(range(len(readers)))]
+    areas = [roc_auc_score(violates_N[held_N], np.mean([logits[n] for n in way], axis=0)) for way in ways]
+    return [readers[number] for number in ways[int(np.argmax(areas))]]
+
+
+def marks(both: tuple[str, str]) -> list[str]:
+    """Returns what ``FewWords`` looks at.
+
+    >>> marks(("How so?", "I decline."))
+    ['i', 'decline.', 'i decline.', '^i', '^i decline.', '?how', '?so?', 'how so?', 'how>i', 'how>decline.', 'so?>i', \
+'so?>decline.', '#1', '#2']
+    """
+    request, response = both
+    words = response.lower().split()
+    openings = ["^" + " ".join(words[:length]) for length in range(1, min(len(words), _CROSSED) + 1)]
+    asked = [f"?{word}" for word in request.lower().split()]
+    reached = [f"#{length}" for length in _LENGTHS if length <= len(words)]
+    return [*word_grams(response), *openings, *asked, *crossed_words(both), *reached]
 
 
 def word_grams(text: str) -> list[str]:
