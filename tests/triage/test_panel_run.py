@@ -14,7 +14,7 @@ from tests.support.fake_endpoint import FakeEndpoint, answer
 from tests.support.in_process import triage_in_process
 from trace_ray.config import Config, CorpusConfig, EndpointConfig, JudgeConfig, RayConfig, StorageConfig, TriageConfig
 from trace_ray.config.load import load_config
-from trace_ray.errors import UserError
+from trace_ray.errors import JudgeRejectedError, UserError
 from trace_ray.pipeline import decide_run
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import locate
@@ -142,3 +142,55 @@ def test_what_a_panel_lacks_is_said_before_anything_begins(more: list[str], wher
     with pytest.raises(UserError) as error:
         load_config([], policy + more)
     assert error.value.where == where
+
+
+@pytest.fixture
+def labelled(folder: Path) -> str:
+    """Labels of every second pair, as the first judge has them."""
+    from trace_ray.pairs import pair_id
+
+    rows = [json.loads(line) for line in (folder / "x.jsonl").read_text().splitlines()]
+    known = [
+        {
+            "pair_id": pair_id([{"role": "user", "content": row["prompt"]}], row["chosen"], row["rejected"]),
+            "violates_chosen": row["chosen"].startswith("BAD"),
+            "violates_rejected": False,
+        }
+        for row in rows[::2]
+    ]
+    (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in known))
+    return str(folder / "labels.jsonl")
+
+
+def test_each_judge_and_what_they_decide_together_are_held_against_labels(
+    plain: Config, folder: Path, judges: list[FakeEndpoint], labelled: str
+) -> None:
+    """By hand: of 12 labelled pairs 8 violate; 4 and 10 are even, so the second judge mumbles once and misses once."""
+    config = configured(
+        plain, folder, judges, combine="majority", third_asked="all", audit_labels=labelled, min_auc=0.6
+    )
+    run, _ = triaged(config, folder, "run")
+    audit = run.triaged.manifest()["audit"]
+    assert (audit["pairs"], audit["auc"], audit["agreement"]) == (12, 1.0, 1.0)
+    second, third = audit["others"]["second_judge"], audit["others"]["third_judge"]
+    assert (second["pairs"], second["readable"], second["agreement"]) == (12, 23 / 24, 10 / 12)
+    assert second["accuracy"] == 22 / 23
+    assert (third["readable"], third["agreement"]) == (1.0, 11 / 12)
+    assert audit["panel"]["agreement"] == 11 / 12, "two of three call pair 10 compliant"
+    assert audit["panel"]["confusion"] == {"INVERT->INVERT": 7, "INVERT->RETAIN": 1, "RETAIN->RETAIN": 4}
+    assert json.loads((run.triaged.place / "audit.json").read_text())["panel"] == audit["panel"]
+
+
+def test_a_judge_of_the_panel_that_guesses_is_refused_by_its_name(
+    plain: Config, folder: Path, judges: list[FakeEndpoint], labelled: str
+) -> None:
+    """Its word is drawn, whatever the response: the first judge is perfect, and the panel's votes would hide it."""
+    judges[1].odd = {f"BAD c{i}": SAYS_NO for i in range(0, PAIRS, 2)}
+    config = configured(
+        plain, folder, judges, combine="majority", third_asked="all", audit_labels=labelled, max_one_sided=1
+    )
+    with pytest.raises(JudgeRejectedError) as refused:
+        triaged(config, folder, "run")
+    assert refused.value.where == "triage.second_judge"
+    assert "judge m1 is no better than chance on 12 labelled pairs" in str(refused.value)
+    assert "triage.second_judge.model" in str(refused.value)

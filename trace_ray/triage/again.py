@@ -24,7 +24,7 @@ from trace_ray.triage.deciding import decide_corpus, decision_for
 from trace_ray.triage.given import Given, read_given, with_gold
 from trace_ray.triage.guard import deaths
 from trace_ray.triage.inputs import deciding_inputs
-from trace_ray.triage.labelled import audit_verdicts, refuse_audited, write_audit
+from trace_ray.triage.labelled import audit_verdicts, refuse_audited, with_panel_audited, write_audit
 from trace_ray.triage.publish import TriageOutcome, publish_again
 from trace_ray.triage.skills import with_panel
 from trace_ray.triage.store import listed
@@ -100,12 +100,12 @@ def finish_again(run: Run, config: Config) -> None:
     before = read_json(run.triaged.place / MANIFEST)
     figures = _figures(run, config.triage, given)
     _refuse(run, config.triage, figures)
-    if figures is not None:
+    decision, read = decision_for(config.triage, given.decision, figures), _read(run)
+    decision = with_panel(decision, work, config.triage, given.labels, read.blocks, read.made)
+    if (figures := with_panel_audited(figures, work, config.triage, given.labels, decision, read)) is not None:
         write_audit(work, figures)
     elif (work.triaged / AUDIT_FILE).exists():
         work.triaged.fs.delete_file((work.triaged / AUDIT_FILE).path)
-    decision, read = decision_for(config.triage, given.decision, figures), _read(run)
-    decision = with_panel(decision, work, config.triage, given.labels, read.blocks, read.made)
     stores = verdict_stores(config) if config.triage.correct else {}
     task = Task(
         policy=config.policy,

@@ -37,7 +37,8 @@ def audit(pairs: Sequence[Labelled], config: TriageConfig) -> dict[str, Any]:
     verdicts that the labels do not bear out; coverage: share of pairs not left to ABSTAIN; readable: share of responses
     with a probability; yes_bias: mean over the responses that were asked both ways, None of none; reliability and ece
     before and after calibration; decision: calibration, threshold, band, and the probabilities from which a response
-    violates and below which it complies. All of it is of ``triage.judge`` alone, whatever a panel makes of it.
+    violates and below which it complies. All of it is of ``triage.judge`` alone: of a panel's
+    other judges and of its decision ``panel_audit`` tells.
 
     Where a calibration or a band is fitted, that is done on half of the pairs (by their ids), the band and the figures
     that depend on either on the other half. groups: the same of each source or clause, where ``audit_by`` asks for it.

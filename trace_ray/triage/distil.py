@@ -111,20 +111,18 @@ def teach(asked: Mapping[tuple[str, str], float], triage: TriageConfig) -> tuple
     if at is None:
         return None, none
     low, high = (float(edge) for edge in edges[at])
-    return student, replace(none, low=low, high=high, **_seen(sure_BN[at], agrees_N, checked, triage.confidence))
-
-
-def _seen(sure_N: Any, agrees_N: Any, violates_N: Any, confidence: float) -> dict[str, float]:
-    """What the checked responses say of the band that was chosen."""
-    wrong_N, sure = sure_N & ~agrees_N, int(sure_N.sum())
+    wrong_N, sure = sure_BN[at] & ~agrees_N, int(sure_BN[at].sum())
     wrong = int(wrong_N.sum())
-    return {
-        "sure": sure / len(sure_N),
-        "agreement": 1 - wrong / sure,
-        "at_least": 1 - upper_bound(wrong, sure, confidence),
-        "violating_kept": 1 - float(wrong_N[violates_N].mean()),
-        "compliant_kept": 1 - float(wrong_N[~violates_N].mean()),
-    }
+    return student, replace(
+        none,
+        low=low,
+        high=high,
+        sure=sure / len(checked),
+        agreement=1 - wrong / sure,
+        at_least=1 - upper_bound(wrong, sure, triage.confidence),
+        violating_kept=1 - float(wrong_N[checked].mean()),
+        compliant_kept=1 - float(wrong_N[~checked].mean()),
+    )
 
 
 def teach_cascade(

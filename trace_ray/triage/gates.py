@@ -107,24 +107,30 @@ def _share(judge: str, limit: str, bound: float, seen: float, said: str, remedy:
     return Gate(judge, limit, bound, seen, seen <= bound, f"{said} ({100 * seen:.1f} %)", remedy)
 
 
-def audit_gates(triage: TriageConfig, figures: Mapping[str, Any]) -> list[Gate]:
-    """Returns the gates of an audit's figures: AUC, and Cohen's kappa where a limit is set."""
+def audit_gates(
+    triage: TriageConfig, figures: Mapping[str, Any], setting: str = "triage.judge", name: str = ""
+) -> list[Gate]:
+    """Returns the gates of an audit's figures: AUC, and Cohen's kappa where a limit is set.
+
+    Args:
+        setting, name: of the judge that the figures are of, triage.judge's own where they are left out.
+    """
     auc, kappa = figures["auc"], figures["kappa"]
-    pairs, called = f"on {figures['pairs']:,} labelled pairs", f"judge {judge_name(triage.judge)}"
+    pairs, called = f"on {figures['pairs']:,} labelled pairs", f"judge {name or judge_name(triage.judge)}"
     verdict = "no better than chance" if auc is not None and auc < 0.6 else "too weak"
     seen = "no AUC (readable verdicts of one class only)" if auc is None else f"AUC {auc:.3f}"
     gates = [
         Gate(
-            *("triage.judge", "triage.min_auc", triage.min_auc, auc, auc is not None and auc >= triage.min_auc),
+            *(setting, "triage.min_auc", triage.min_auc, auc, auc is not None and auc >= triage.min_auc),
             f"{seen}: {called} is {verdict} {pairs}",
-            "use a stronger triage.judge.model or a rules policy, or lower triage.min_auc knowingly",
+            f"use a stronger {setting}.model or a rules policy, or lower triage.min_auc knowingly",
         )
     ]
     if triage.min_kappa > 0:
         shown = "no kappa (labels of one class only)" if kappa is None else f"kappa {kappa:.3f}"
         gates.append(
             Gate(
-                *("triage.judge", "triage.min_kappa", triage.min_kappa, kappa),
+                *(setting, "triage.min_kappa", triage.min_kappa, kappa),
                 kappa is not None and kappa >= triage.min_kappa,
                 f"{shown}: at triage.threshold={triage.threshold:g} {called} and labels disagree {pairs}",
                 "set triage.calibration=platt or another triage.threshold, or lower triage.min_kappa knowingly",

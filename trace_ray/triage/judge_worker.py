@@ -38,8 +38,8 @@ from trace_ray.triage.block import (
 from trace_ray.triage.distil import teach_cascade
 from trace_ray.triage.first import First, judged_responses, known_opinions
 from trace_ray.triage.first_decided import read_decided
-from trace_ray.triage.gates import audit_gates, refuse_gates, sample_gates
-from trace_ray.triage.labelled import labelled_in_table, store_audit
+from trace_ray.triage.gates import refuse_gates, sample_gates
+from trace_ray.triage.labelled import all_gates, labelled_in_table, store_audit
 from trace_ray.triage.labels import Label
 from trace_ray.triage.running import Item
 from trace_ray.triage.trial import check_canaries
@@ -189,10 +189,9 @@ def refuse_first(
     """Raises JudgeRejectedError where what was judged first breaks a limit; figures and gates are on disk by then."""
     judged = pa.concat_tables([JUDGED_SCHEMA.empty_table(), *verdicts])
     plain = replace(triage, calibration="none", false_invert_rate=0.0)
-    labelled = labelled_in_table(judged, labels)
     gates = sample_gates(triage, judged)
-    if labelled:
-        gates += audit_gates(triage, store_audit(work, labelled, plain))
+    if labelled_in_table(judged, labels):
+        gates += all_gates(triage, store_audit(work, judged, labels, plain))
     (work.triaged / GATES).write_text(json.dumps([gate.as_json() for gate in gates], indent=1))
     refuse_gates(gates)
 

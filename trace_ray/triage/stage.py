@@ -30,7 +30,7 @@ from trace_ray.triage.given import read_given, with_gold
 from trace_ray.triage.guard import deaths
 from trace_ray.triage.inputs import triage_inputs
 from trace_ray.triage.judging import judge_corpus
-from trace_ray.triage.labelled import audit_verdicts, refuse_audited, write_audit
+from trace_ray.triage.labelled import audit_verdicts, refuse_audited, with_panel_audited, write_audit
 from trace_ray.triage.publish import TriageOutcome, publish, unchecked_by_rules
 from trace_ray.triage.reading import read_corpus
 from trace_ray.triage.skills import with_panel
@@ -83,6 +83,8 @@ def run_triage(run: Run, config: Config) -> None:
         refuse_audited(figures, config.triage)
     decision = decision_for(config.triage, given.decision, figures)
     decision = with_panel(decision, work, config.triage, given.labels, read.blocks, read.made)
+    if (figures := with_panel_audited(figures, work, config.triage, given.labels, decision, read)) is not None:
+        write_audit(work, figures)
     decided = decide_corpus(task, read.made, decision, given.overruled, counts)
     decided.account.add_refused(read.refused)
     decided.requests.steps = requests.steps | decided.requests.steps
