@@ -86,7 +86,7 @@ def test_the_stated_agreement_holds_on_fresh_responses() -> None:
 
 @pytest.mark.parametrize("threshold", [0.2, 0.8])
 def test_a_student_decides_by_the_dear_judges_threshold(threshold: float) -> None:
-    asked = [(request, response, 0.85 if p else 0.1) for request, response, p in world(300)]
+    asked = [(request, response, 0.85 if p else 0.1) for request, response, p in world(600)]
     settings = TriageConfig(threshold=threshold, distil_agreement=0.9)
     requests, responses, said = [a for a, _, _ in asked], [b for _, b, _ in asked], [p for _, _, p in asked]
     student, taught = teach({(a, b): p for a, b, p in asked}, settings)
