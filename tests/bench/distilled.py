@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from trace_ray.config import Config
 from trace_ray.config.load import load_config
 from trace_ray.config.sources import conf_folder
 from trace_ray.judges.rules_judge import RulesJudge
@@ -33,11 +34,12 @@ PAIRS = Path(__file__).resolve().parents[3] / "shared" / "data" / "pku_saferlhf_
 ADVICE = (
     r"policy.clauses=[{id: advice, text: No advice., rule: {forbid: '(?i)\byou (?:should|could|can|may|might)\b'}}]"
 )
-POLICIES = {
-    "brevity: a length": ["-c", str(conf_folder() / "policies" / "brevity.yaml")],
-    "advice: five phrases, anywhere": ["policy.name=advice", ADVICE],
-    "no_flat_refusal: stock phrases, rare": ["-c", str(conf_folder() / "policies" / "no_flat_refusal.yaml")],
+POLICIES: dict[str, tuple[list[str], list[str]]] = {
+    "brevity: a length": ([str(conf_folder() / "policies" / "brevity.yaml")], []),
+    "advice: five phrases, anywhere": ([], ["policy.name=advice", ADVICE]),
+    "no_flat_refusal: stock phrases, rare": ([str(conf_folder() / "policies" / "no_flat_refusal.yaml")], []),
 }
+"""{what it is: (files, settings)}."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,24 @@ class Saving:
     found: float
 
 
-def measure(policy: list[str], pairs: Path, first: int, folder: Path) -> Saving:
+def measure(files: list[str], settings: list[str], pairs: Path, first: int, folder: Path) -> Saving:
     """Triages the pairs once, on a local Ray, and holds every verdict against the rules."""
-    asked = [*policy, f"corpus.paths=[{pairs}]", "triage.judge.backend=rules", "triage.first_judge.backend=distilled"]
+    asked = [part for file in files for part in ("-c", file)]
+    asked += [
+        *settings,
+        f"corpus.paths=[{pairs}]",
+        "triage.judge.backend=rules",
+        "triage.first_judge.backend=distilled",
+    ]
     asked += [f"triage.distil_pairs={first}", "ray.local_cpus=2"]
     command = [sys.executable, "-m", "trace_ray.cli", "triage", *asked, "--run", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     config = load_config([folder / "config.yaml"])
-    run = Run(locate(str(folder), config.storage))
+    return saving_of(Run(locate(str(folder), config.storage)), config)
+
+
+def saving_of(run: Run, config: Config) -> Saving:
+    """Returns what the rules say of the verdicts of a finished triage with a distilled first judge."""
     manifest, rows = run.triaged.manifest(), run.triaged.read().to_pylist()
     said = {
         (row["prompt"][-1]["content"], row[side]): row[f"p_violates_{side}"] >= config.triage.threshold
@@ -110,9 +122,9 @@ def main() -> None:
     given = parser.parse_args()
     print("| policy | violating | of those checked | stated agreement | saved | agreement | violations found |")
     print("|---|---|---|---|---|---|---|")
-    for name, policy in POLICIES.items():
+    for name, (files, settings) in POLICIES.items():
         with tempfile.TemporaryDirectory() as folder:
-            found = measure(policy, given.pairs_file, given.first, Path(folder) / "run")
+            found = measure(files, settings, given.pairs_file, given.first, Path(folder) / "run")
         print(row(name, found), flush=True)
         print(json.dumps({"policy": name, "distinct": found.responses, "alone": found.alone} | dict(found.taught)))
 

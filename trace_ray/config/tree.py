@@ -33,7 +33,7 @@ class TriageConfig:
         distil_pairs: pairs that ``judge`` judges first where ``first_judge.backend`` is distilled: it learns from half of them.
         distil_agreement: it decides where, on the other half, at least this share of its verdicts is the judge's, and of
             what violates and what complies by the judge at least this share stays so, with ``confidence``; all else goes to
-            the judge. At 0.97 and 0.95 that takes 99 of either kind there.
+            the judge. At 0.97 and 0.9 that takes 76 of either kind there.
         second_judge: an independent one that judges everything too. null = none.
         third_judge: one more, beside ``second_judge``; it needs another ``combine`` than agree. null = none.
         third_asked: ``ties`` = it judges the responses of which one of the others says that they violate and the other
