@@ -60,11 +60,11 @@ SHARE = "gpu_memory_utilization"
         (
             [
                 "triage.judge={model: m, engine: {gpu_memory_utilization: 0.6}}",
-                "triage.first_judge={model: s, engine: {gpu_memory_utilization: 0.5}}",
+                "triage.corrector_judge={model: s, engine: {gpu_memory_utilization: 0.5}}",
                 "triage.correct=true",
             ],
             (
-                "triage.judge.engine.gpu_memory_utilization: 0.6: it shares an actor's card with triage.first_judge: "
+                "triage.judge.engine.gpu_memory_utilization: 0.6: it shares an actor's card with triage.corrector_judge: "
                 "give less, or leave the shares of all of them out"
             ),
         ),
@@ -84,9 +84,10 @@ def test_engines_that_do_not_fit_their_actor_are_refused_in_one_line(overrides: 
         ["triage.judge={model: m, num_gpus: 0.5}"],
         ["triage.judge={model: m, num_gpus: 0, engine: {tensor_parallel_size: 4, distributed_executor_backend: ray}}"],
         ["triage.judge={model: m, engine: {gpu_memory_utilization: 0.92}}"],
-        [  # they take turns, each with the card to itself
+        [  # they take turns, each with the card to itself; corrections are read by the strong one alone
             "triage.judge={model: m, engine: {gpu_memory_utilization: 0.9}}",
             "triage.first_judge={model: s, engine: {gpu_memory_utilization: 0.9}}",
+            "triage.correct=true",
         ],
         [
             "triage.judge={model: m, engine: {gpu_memory_utilization: 0.6}}",

@@ -16,8 +16,8 @@ import pytest
 from tests.support.in_process import triage_in_process
 from trace_ray.config import Config, CorpusConfig, JudgeConfig, StorageConfig, TriageConfig
 from trace_ray.config import gpus as gpus_module
-from trace_ray.config.gpus import in_two_passes, judging_pools, strong_alone
-from trace_ray.config.policy import PolicyConfig
+from trace_ray.config.gpus import correcting_pool, in_two_passes, judging_pools, strong_alone
+from trace_ray.config.policy import ClauseConfig, PolicyConfig, RuleConfig
 from trace_ray.errors import JudgeRejectedError
 from trace_ray.judges.opinion import Clauses, Opinion
 from trace_ray.pairs import RejectReason
@@ -32,6 +32,7 @@ from trace_ray.triage.judge_worker import JudgeActor
 from trace_ray.triage.stage import run_triage
 from trace_ray.triage.store import response_key
 from trace_ray.triage.trial import CANARY_PAIRS
+from trace_ray.triage.workers import DecideActor
 
 POLICY = PolicyConfig(text="x")
 BAND = (0.2, 0.7)
@@ -262,3 +263,39 @@ def test_a_look_drawn_anew_on_a_resume_has_each_verdict_of_the_right_judge(tmp_p
         triaged(tmp_path / "a", settings(max_one_sided=0.51, threshold=0.9, audit_sample=60))
     again = triaged(tmp_path / "a", settings(threshold=0.9, audit_sample=140))
     assert tables(again) == tables(triaged(tmp_path / "b", settings(threshold=0.9, audit_sample=140)))
+
+
+def test_corrections_are_read_by_the_strong_judge_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one actor held both engines each had half a card."""
+    made: list[str] = []
+    for judge in (Cheap, Strong):
+        begin = judge.__init__
+        monkeypatch.setattr(
+            judge, "__init__", lambda self, *given, begin=begin: (made.append(self.name), begin(self, *given))[1]
+        )
+    deciding = DecideActor.__init__
+
+    def decides(actor: DecideActor, *given: Any) -> None:
+        made.clear()
+        deciding(actor, *given)
+        assert made == ["strong"]
+
+    monkeypatch.setattr(DecideActor, "__init__", decides)
+    words = PolicyConfig(clauses=[ClauseConfig(id="short", text="Short.", rule=RuleConfig(max_words=2))])
+    (tmp_path / "x.jsonl").write_text(
+        "".join(json.dumps(row | {"chosen": f"{row['chosen']}. And more words."}) + "\n" for row in rows())
+    )
+    run = Run(locate(str(tmp_path / "run"), StorageConfig()))
+    corpus = CorpusConfig(paths=(str(tmp_path / "x.jsonl"),))
+    run_triage(
+        run, Config(policy=words, corpus=corpus, triage=settings(correct=True, verdict_store=str(tmp_path / "store")))
+    )
+    assert made == ["strong"]
+    corrected = [row for row in run.triaged.read().to_pylist() if row["corrected"]]
+    assert corrected
+    for row in corrected:
+        assert Strong.asked[row["prompt"][0]["content"], row["corrected"]]
+        assert not Cheap.asked[row["prompt"][0]["content"], row["corrected"]]
+    assert (
+        correcting_pool(replace(settings(), first_judge=JudgeConfig(backend="vllm", model="m", num_gpus=4))).gpus == 0.0
+    )

@@ -14,7 +14,6 @@ from trace_ray.config.gpus import (
     READS_HERE,
     WHOLE_CARD,
     engine_gpus,
-    in_two_passes,
     strong_alone,
 )
 from trace_ray.config.tree import Config, TriageConfig
@@ -33,8 +32,7 @@ def gpu_problems(config: Config) -> Iterator[UserError]:
             yield from _spread(name, judge.num_gpus, judge.engine)
     yield from _spread("evaluate", evaluate.num_gpus, evaluate.engine)
     yield from _crowded(strong_alone(triage), JUDGING)
-    if triage.correct or not in_two_passes(triage):
-        yield from _crowded(triage, ("judge", "first_judge", "corrector_judge"))
+    yield from _crowded(strong_alone(triage), ("judge", "first_judge", "corrector_judge"))
 
 
 def _spread(where: str, gpus: float | str, engine: Mapping[str, Any]) -> Iterator[UserError]:

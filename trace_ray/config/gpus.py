@@ -116,13 +116,14 @@ def judging_pools(triage: TriageConfig) -> dict[str, JudgeConfig]:
 
 
 def strong_alone(triage: TriageConfig) -> TriageConfig:
-    """Returns the settings of the pass in which the strong judge of two works without the first one."""
+    """Returns the settings of where the strong judge of two works without the first one: its pass, and corrections."""
     return replace(triage, first_judge=None) if in_two_passes(triage) else triage
 
 
 def correcting_pool(triage: TriageConfig) -> JudgeConfig:
-    """Returns how actors are placed that decide and have corrections written."""
-    return _sharing(triage.judge, triage.first_judge, triage.corrector_judge)
+    """Returns how actors are placed that decide and have corrections written, which a cascade's strong judge reads alone."""
+    strong = strong_alone(triage)
+    return _sharing(strong.judge, strong.first_judge, strong.corrector_judge)
 
 
 def _sharing(judge: JudgeConfig, *others: JudgeConfig | None) -> JudgeConfig:

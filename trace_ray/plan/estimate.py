@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from trace_ray.config import Config, ImpactConfig, ObjectiveConfig, PlanConfig
-from trace_ray.config.gpus import judging_pools
+from trace_ray.config.gpus import in_two_passes, judging_pools
 from trace_ray.config.zero import used_stage
 from trace_ray.judges.backends import needs_model_for_corrections
 from trace_ray.judges.spend import price, total
@@ -72,7 +72,8 @@ def _triage(load: Workload, asked: Sequence[Asked], rates: Rates, config: Config
     correcting = [asking.by_actors(last.workers) for asking in asked if asking.pool == "correct"]
     if correcting:  # once all is judged, by other actors; plain tasks where there is no model to keep
         used = used_judges(config)
-        correctors = [name for name in used if name in (JUDGE, FIRST, CORRECTOR)]
+        cascade = [] if in_two_passes(config.triage) else [FIRST]  # else the strong judge reads them alone
+        correctors = [name for name in used if name in (JUDGE, CORRECTOR, *cascade)]
         more, other = pool_time(correcting, correctors, rates, used, last.workers)
         starting = POOL_START_S if needs_model_for_corrections(config.policy, config.triage) else 0.0
         seconds = None if seconds is None or more is None else seconds + starting + more

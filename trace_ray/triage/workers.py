@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from trace_ray.cluster.connection import in_service, this_node
 from trace_ray.config import JudgeConfig, TriageConfig, settings
-from trace_ray.config.gpus import in_one_actor
+from trace_ray.config.gpus import in_one_actor, in_two_passes, strong_alone
 from trace_ray.config.judges import WITHOUT_MODEL
 from trace_ray.config.policy import PolicyConfig
 from trace_ray.errors import UserError
@@ -121,7 +121,9 @@ class DecideActor:
         self.corrector: Corrector | None = None
         if task.config.correct:
             other = corrector_kind(task.policy, task.config) in ("other", "sample")
-            config = in_one_actor(task.config, *(["corrector_judge"] if other else []))
+            config = in_one_actor(strong_alone(task.config), *(["corrector_judge"] if other else []))
+            if in_two_passes(task.config):  # what is kept there is what a cascade says
+                self.stores.pop("judge", None)
             self.judge = make_triage_judge(task.policy, config)
             self.corrector = make_corrector(task.policy, config, self.judge)
         used = {"": self.judge, "corrector_": self.corrector if task.config.corrector_judge is not None else None}
