@@ -268,11 +268,13 @@ def test_a_look_drawn_anew_on_a_resume_has_each_verdict_of_the_right_judge(tmp_p
 def test_corrections_are_read_by_the_strong_judge_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one actor held both engines each had half a card."""
     made: list[str] = []
-    for judge in (Cheap, Strong):
-        begin = judge.__init__
-        monkeypatch.setattr(
-            judge, "__init__", lambda self, *given, begin=begin: (made.append(self.name), begin(self, *given))[1]
-        )
+    begin = Saying.__init__
+
+    def begins(judge: Saying, *given: Any) -> None:
+        made.append(judge.name)
+        begin(judge, *given)
+
+    monkeypatch.setattr(Saying, "__init__", begins)
     deciding = DecideActor.__init__
 
     def decides(actor: DecideActor, *given: Any) -> None:
