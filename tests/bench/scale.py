@@ -45,6 +45,7 @@ SETTINGS = [
     "triage.judge.num_cpus=0.5",
     f"model.path={POLICY}",
     "impact.gold_size=32",
+    "impact.shard_rows=4096",  # as the examples for clusters have it
     "impact.num_cpus=1",
 ]
 

@@ -36,7 +36,7 @@ def test_workers_of_training(tmp_path: Path) -> None:
 
 
 def test_tasks_of_evaluation() -> None:
-    from trace_ray.evaluate.stage import _one_model
+    from trace_ray.evaluate.model_metrics import _one_model
 
     assert _one_model(placed("evaluate").evaluate)["label_selector"] == WHERE
 
@@ -57,6 +57,7 @@ def test_pools_of_actors(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from trace_ray.evaluate.answering import Chunk
     from trace_ray.evaluate.stage import _run_pool
+    from trace_ray.storage.traffic import Traffic
     from trace_ray.triage.running import in_pool
 
     monkeypatch.setattr(ray.data, "from_items", lambda *_args, **_options: Rows())
@@ -66,5 +67,5 @@ def test_pools_of_actors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked.value.args == (WHERE,)
     chunk = Chunk(folder="responses", model="base", index=0, prompts=[])
     with pytest.raises(AskedError) as asked:
-        _run_pool("evaluate", object, (), [chunk], [], judge)
+        _run_pool("evaluate", object, (), [chunk], [], judge, Traffic())
     assert asked.value.args == (WHERE,)

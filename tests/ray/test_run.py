@@ -81,6 +81,21 @@ def test_no_row_is_lost(finished: tuple[Run, list[str]]) -> None:
     assert len(set(rows)) == len(rows) == counts["triaged"]
 
 
+def test_each_stage_tells_what_it_asked_of_s3(finished: tuple[Run, list[str]]) -> None:
+    run, _ = finished
+    by_stage = {
+        run.scored: {"survey", "direction", "score"},
+        run.realign: {"train", "driver"},
+        run.model: {"export"},
+        run.evaluation: {"base", "realigned", "judge", "drift", "driver"},
+    }
+    for stage, steps in by_stage.items():
+        told = stage.manifest()["requests"]
+        assert set(told) == steps
+        assert all(step["get"] + step.get("put", 0) > 0 for step in told.values())
+    assert run.realign.manifest()["requests"]["train"]["put"] > 2, "a checkpoint's files"
+
+
 def test_the_judge_agrees_with_the_oracle(finished: tuple[Run, list[str]]) -> None:
     assert finished[0].triaged.manifest()["audit"]["agreement"] >= 0.95
 

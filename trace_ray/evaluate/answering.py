@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from trace_ray.model.engine import Adapter, Engine, EngineSettings, with_adapter
 from trace_ray.pairs import MODELS, RESPONSE_SCHEMA, prompt_text
 from trace_ray.runs.artifacts import RESPONSES
 from trace_ray.runtime import metrics
+from trace_ray.storage import traffic
 from trace_ray.storage.location import Location
 from trace_ray.storage.staging import download_folder
 
@@ -121,7 +123,7 @@ class Generator:
         ]
         write_part(self.out / chunk.name, rows, self.engine.tokens - before)
         metrics.count("answers", len(rows), model=chunk.model)
-        return {"rows": len(rows)}
+        return {"rows": len(rows), "traffic": json.dumps(traffic.take())}
 
     def _adapter(self, name: str, stack: ExitStack) -> Adapter | None:
         if self.adapters is None:
@@ -155,4 +157,4 @@ class AnswerJudge:
             row |= {"p_violates": opinion.p_violates, "judge_error": opinion.error, "compliant": compliant}
             row["clause_p"] = None if told is None else [{"clause": name, "p": p} for name, p in told]
         write_part(self.out / chunk.folder / chunk.name, rows, metrics.judge_tokens(self.usage.take()))
-        return {"rows": len(rows)}
+        return {"rows": len(rows), "traffic": json.dumps(traffic.take())}

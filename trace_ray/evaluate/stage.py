@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 import time
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any
 
 from trace_ray.cluster.connection import ensure_ray, pooled
@@ -18,33 +16,24 @@ from trace_ray.evaluate.answering import AnswerJudge, Chunk, Generator, chunks, 
 from trace_ray.evaluate.attacks import attack_metrics, attacking_prompts
 from trace_ray.evaluate.audit import AUDIT, audit_figures, judged_labels, write_labelled
 from trace_ray.evaluate.corrected import Rates, corrected_metrics
-from trace_ray.evaluate.drift_sum import DriftSum
-from trace_ray.evaluate.models import measure_capability, measure_drift
+from trace_ray.evaluate.model_metrics import model_metrics
 from trace_ray.evaluate.prompt_files import Row
-from trace_ray.evaluate.prompts import (
-    PROMPT_COLUMNS,
-    dev_prompts,
-    drift_draws,
-    drift_rows,
-    held_out_prompts,
-    own_prompts,
-)
+from trace_ray.evaluate.prompts import PROMPT_COLUMNS, dev_prompts, held_out_prompts, own_prompts
 from trace_ray.evaluate.refused import taken
 from trace_ray.evaluate.tpa import compliance, evaluation_metrics
 from trace_ray.judges.labels import Label, read_labels
 from trace_ray.judges.unreadable import Unread, unread_tally
 from trace_ray.model.loading import load_chat_tokenizer
-from trace_ray.pairs import MODELS, Split
+from trace_ray.pairs import MODELS
 from trace_ray.runs.anew import begin
 from trace_ray.runs.artifacts import EVALUATION_METRICS, GENERATED, REFUSED, RESPONSES, Run
 from trace_ray.runs.identity import model_identity
 from trace_ray.runs.lineage import lineage
 from trace_ray.runtime.progress import Meter, warn
 from trace_ray.storage.location import Location, expand, locate
+from trace_ray.storage.traffic import Traffic
 
 ATTACKS = "attacks"
-_GROUPS = 64
-"""Tasks that draw the drift's pairs, at most."""
 
 
 def evaluate_inputs(run: Run, config: Config) -> dict[str, Any]:
@@ -79,7 +68,7 @@ def run_evaluate(run: Run, config: Config) -> None:
     started = time.monotonic()
     if not begin(run, "evaluate", inputs):
         return
-    place, evaluate = run.evaluation.place, config.evaluate
+    place, evaluate, requests = run.evaluation.place, config.evaluate, Traffic.begun()
     same = same_judge(evaluate.judge, config.triage.judge)
     if same:
         warning = (
@@ -99,10 +88,11 @@ def run_evaluate(run: Run, config: Config) -> None:
         merged = None if model == MODELS[0] else run.model.place / "merged"
         arguments = (config, merged, place / GENERATED)
         pool = JudgeConfig(num_cpus=evaluate.num_cpus, num_gpus=evaluate.gpus, label_selector=evaluate.label_selector)
-        _run_pool(f"evaluate: {model}", Generator, arguments, mine, [place / GENERATED], pool)
+        _run_pool(f"evaluate: {model}", Generator, arguments, mine, [place / GENERATED], pool, requests)
     judged = [place / RESPONSES, place / ATTACKS, place / AUDIT]
     todo += write_labelled(run, labels, place / GENERATED) if labels else []
-    _run_pool("evaluate: judge", AnswerJudge, (config, place / GENERATED, place), todo, judged, evaluate.judge)
+    judge = evaluate.judge
+    _run_pool("evaluate: judge", AnswerJudge, (config, place / GENERATED, place), todo, judged, judge, requests)
     answers = _answers(place / RESPONSES, prompts)
     refuse_unreadable(evaluate, answers)
     metrics = evaluation_metrics(answers, evaluate.resamples, evaluate.seed)
@@ -110,14 +100,15 @@ def run_evaluate(run: Run, config: Config) -> None:
         rows = _answers(place / ATTACKS, attacks)
         metrics["attacks"] = attack_metrics(rows, evaluate.attacks, evaluate.resamples, evaluate.seed)
     metrics |= _audited(place, labels, answers)
-    metrics |= _model_metrics(run, config)
+    metrics |= model_metrics(run, config, requests)
     facts = {"judge": judge_name(evaluate.judge), "judge_is_triage_judge": same}
     facts |= {"lineage": lineage(config.model.path, config.storage)}
     (place / EVALUATION_METRICS).write_text(json.dumps(metrics | facts, indent=1))
     counts = {"prompts": len(prompts), "responses": len(MODELS) * len(prompts), "attacks": len(MODELS) * len(attacks)}
     counts["refused_prompts"] = len(asked) - len(prompts) + len(attacking) - len(attacks)
     tokens = tokens_of(part for folder in (place / GENERATED, *judged) for part in folder.files(".parquet"))
-    facts["gpus"] = of_stages(config, ["evaluate"])
+    requests.own("driver")
+    facts |= {"gpus": of_stages(config, ["evaluate"]), "requests": requests.told()}
     run.evaluation.publish(counts=counts, seconds=time.monotonic() - started, tokens=tokens, **facts)
 
 
@@ -172,67 +163,14 @@ def refuse_unreadable(evaluate: EvaluateConfig, answers: list[Row]) -> None:
     unread.refuse()
 
 
-def _model_metrics(run: Run, config: Config) -> dict[str, Any]:
-    metrics: dict[str, Any] = {}
-    if config.evaluate.drift_pairs:
-        metrics["drift"] = _drift(run, config)
-    if config.evaluate.capability.tasks:
-        metrics["capability"] = _capability(run, config)
-    return metrics
-
-
-def _drift(run: Run, config: Config) -> dict[str, Any]:
-    """Returns the drift's figures, empty where the corpus has no RETAIN pair."""
-    import ray
-
-    rows = _drift_pairs(run, config.evaluate)
-    if not rows:
-        return {}
-    done = DriftSum()
-    measured = ray.remote(num_returns="streaming", **_one_model(config.evaluate))(measure_drift)
-    with Meter("evaluate: drift", len(rows), "pairs") as meter:
-        for batch in measured.remote(run, config, rows):
-            some = ray.get(batch)
-            done += some
-            meter.advance(some.pairs)
-    held_out = sum(row["split"] == Split.TEST for row in rows)
-    return done.figures() | {"pairs": len(rows), "held_out_pairs": held_out}
-
-
-def _drift_pairs(run: Run, evaluate: EvaluateConfig) -> list[Row]:
-    """Returns ``prompts.drift_pairs``: tasks draw from the parts in groups, one more reads the texts of those drawn."""
-    import ray
-
-    names, limit = run.triaged.manifest()["parts"], evaluate.drift_pairs
-    options = {"num_cpus": 1, "label_selector": evaluate.label_selector or None}
-    draw, read = ray.remote(**options)(drift_draws), ray.remote(**options)(drift_rows)
-    count = min(_GROUPS, len(names))
-    drawn = ray.get([draw.remote(run.triaged, names[i::count], limit) for i in range(count)])
-    rows: list[Row] = ray.get(read.remote(run.triaged, heapq.nsmallest(limit, chain.from_iterable(drawn))))
-    return rows
-
-
-def _capability(run: Run, config: Config) -> dict[str, Any]:
-    """Returns model -> the harness' figures, one model after the other."""
-    import ray
-
-    harness = ray.remote(**_one_model(config.evaluate))(measure_capability)
-    figures: dict[str, Any] = {}
-    with Meter("evaluate: capability", len(MODELS), "models") as meter:
-        for model in MODELS:
-            figures[model] = ray.get(harness.remote(run, config, model))
-            meter.advance(1)
-    return figures
-
-
-def _one_model(evaluate: EvaluateConfig) -> dict[str, Any]:
-    """Returns the options of a task that loads a model: its process ends with it, as its memory does."""
-    placed = {"num_gpus": evaluate.gpus or None, "label_selector": evaluate.label_selector or None}
-    return {"num_cpus": evaluate.num_cpus, **placed, "max_calls": 1}
-
-
 def _run_pool(
-    label: str, actor: type, arguments: Any, chunks: list[Chunk], out: list[Location], pool: JudgeConfig
+    label: str,
+    actor: type,
+    arguments: Any,
+    chunks: list[Chunk],
+    out: list[Location],
+    pool: JudgeConfig,
+    requests: Traffic,
 ) -> None:
     """Runs the chunks whose part is not yet in one of the folders ``out`` through a pool of actors."""
     finished = {part.name for folder in out for part in folder.files(".parquet")}
@@ -240,4 +178,5 @@ def _run_pool(
     with Meter(label, sum(len(c.prompts) for c in chunks), "answers") as meter:
         meter.skip(sum(len(c.prompts) for c in chunks if c.name in finished))
         for row in pooled(actor, arguments, [{"chunk": chunk} for chunk in todo], pool):
+            requests.add(label.removeprefix("evaluate: "), json.loads(row["traffic"]))
             meter.advance(row["rows"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from trace_ray.cluster.actor_pool import ActorPool
@@ -62,6 +63,7 @@ def write_direction(run: Run, config: Config, pool: ActorPool) -> dict[str, Any]
         )
     about: dict[str, Any] = {"parts": [fact["file"] for fact in facts], "norm": norm, "gold_pairs": size}
     about["curvature"] = config.impact.curvature
+    about["traffic"] = dict(sum((Counter(fact["traffic"]) for fact in facts), Counter()))
     if config.impact.curvature == "gauss_newton":
         about |= _solve(run, config, about, pool)
     place.write_text(json.dumps(about, indent=1))

@@ -28,6 +28,7 @@ from trace_ray.runs.artifacts import ADAPTER_INIT, SCORES, Run
 from trace_ray.runs.identity import model_identity
 from trace_ray.runs.weights import WEIGHTS
 from trace_ray.runtime.progress import Meter, warn
+from trace_ray.storage.traffic import Traffic
 
 _AT_ONCE = 16
 """Tallies of finished shards that are read side by side."""
@@ -50,13 +51,20 @@ def run_impact(run: Run, config: Config) -> None:
     if not begin(run, "impact", inputs):
         return
     ensure_ray(config.ray)
+    requests = Traffic.begun()
     found = _survey(run, config)
-    _write_adapter(run, config)
+    requests.add("survey", found.traffic)
+    requests.add("direction", _write_adapter(run, config))
     shards = list(plan_shards(run, found.rows, config.impact.shard_rows))
     with _pool(config.impact) as pool:
         direction = write_direction(run, config, pool)
+        requests.add("direction", direction.pop("traffic", {}))
+        requests.own("direction")
         told = _score(run, config, shards, _shares(found.seen, config), pool)
+    requests.add("score", told.traffic)
+    requests.own("score")
     about = {"direction": direction, "noise": dict(found.noise), "model_loads": pool.loads, "run_as": pool.run_as}
+    about["requests"] = requests.told()
     _publish(run, config, told, started, about)
 
 
@@ -72,12 +80,17 @@ def _shares(seen: Mapping[str, int], config: Config) -> Shares:
     return Shares(retain_share(trained, config.impact.retain_per_conflict), kept_share(weighed))
 
 
-def _write_adapter(run: Run, config: Config) -> None:
+def _write_adapter(run: Run, config: Config) -> dict[str, int]:
+    """Returns the requests to object stores that writing it took."""
     import ray
 
     place = run.impact.place / ADAPTER_INIT
     if config.impact.parameters == "lora" and not (place / "adapter_model.safetensors").exists():
-        ray.get(task(make_adapter, config.impact, cpus=config.impact.num_cpus).remote(place, config))
+        made: dict[str, int] = ray.get(
+            task(make_adapter, config.impact, cpus=config.impact.num_cpus).remote(place, config)
+        )
+        return made
+    return {}
 
 
 def _survey(run: Run, config: Config) -> Survey:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -16,9 +16,11 @@ from trace_ray.config import Config
 from trace_ray.corpus.noise import NOISE, noise_counts, noise_record, noisy_table
 from trace_ray.impact.gold import PAIR_COLUMNS, Candidates, Row, first, gold_candidates, retain_candidates
 from trace_ray.runs.artifacts import Run
+from trace_ray.storage import traffic
 
 SURVEY = "survey.json"
 """In impact/: rows a part and counts of a survey that is finished, its samples stored beside it."""
+_KEPT = ("rows", "seen", "noise", "traffic")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Survey:
         rows: by part; seen: by ``SPLIT CATEGORY``, noise and all; noise: rows damaged, by kind.
         gold: candidates; None where none were asked for.
         retain: the pairs that come first for the curvature's sample, with their draws.
+        traffic: requests that it made of object stores, and their bytes.
     """
 
     rows: Mapping[str, int] = field(default_factory=dict)
@@ -37,6 +40,7 @@ class Survey:
     gold: Candidates | None = None
     retain: Sequence[tuple[float, Row]] = ()
     retain_size: int = 0
+    traffic: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: Survey) -> Survey:
         size = max(self.retain_size, other.retain_size)
@@ -47,11 +51,12 @@ class Survey:
             self.gold + other.gold if self.gold and other.gold else self.gold or other.gold,
             first([*self.retain, *other.retain], size),
             size,
+            dict(Counter(self.traffic) + Counter(other.traffic)),
         )
 
     def dump(self) -> str:
         """Returns all but the samples, as JSON."""
-        return json.dumps({name: dict(sorted(getattr(self, name).items())) for name in ("rows", "seen", "noise")})
+        return json.dumps({name: dict(sorted(getattr(self, name).items())) for name in _KEPT})
 
     @classmethod
     def load(cls, text: str) -> Survey:
@@ -67,7 +72,7 @@ def survey(run: Run, config: Config, names: Sequence[str], *, gold: bool, retain
     total = Survey()
     for name in names:
         total += _of_part(run, config, name, gold=gold, retain=retain)
-    return total
+    return replace(total, traffic=traffic.take())
 
 
 def _of_part(run: Run, config: Config, name: str, *, gold: bool, retain: bool) -> Survey:

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from trace_ray.chat.told import cut_counts
 from trace_ray.pairs import RESPONSE_NAMES, hash_fraction
+from trace_ray.storage import traffic
 
 Floats = npt.NDArray[np.float64]
 
@@ -108,6 +109,7 @@ class Tally:
         rows: by category; cuts: ``chat.told.cut_counts``; refused: rows by reason.
         tokens: of responses; impacts: by weighed category.
         compared: rows with a CHES, by category; both_ways: those of them whose CHES per token is above 0.
+        traffic: requests made of object stores since the process' tally before, and their bytes.
     """
 
     rows: Mapping[str, int] = field(default_factory=dict)
@@ -117,6 +119,7 @@ class Tally:
     impacts: Mapping[str, Impacts] = field(default_factory=dict)
     compared: Mapping[str, int] = field(default_factory=dict)
     both_ways: Mapping[str, int] = field(default_factory=dict)
+    traffic: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: Tally) -> Tally:
         names = dict.fromkeys([*self.impacts, *other.impacts])
@@ -128,6 +131,7 @@ class Tally:
             {name: self.impacts.get(name, Impacts()) + other.impacts.get(name, Impacts()) for name in names},
             _sum(self.compared, other.compared),
             _sum(self.both_ways, other.both_ways),
+            _sum(self.traffic, other.traffic),
         )
 
     def dump(self) -> str:
@@ -182,4 +186,5 @@ def tally(
         },
         compared=_counted(category[~np.isnan(alike)]),
         both_ways=_counted(category[alike > 0]),
+        traffic=traffic.take(),
     )

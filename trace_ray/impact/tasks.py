@@ -13,6 +13,7 @@ from trace_ray.impact.tally import Tally, tally
 from trace_ray.model.kept import MODEL, kept
 from trace_ray.runs.artifacts import ADAPTER_INIT, REFUSED, SCORES, Run
 from trace_ray.runtime import metrics
+from trace_ray.storage import traffic
 from trace_ray.storage.location import Location, upload_folder
 from trace_ray.storage.staging import download_folder
 
@@ -28,13 +29,14 @@ def use_resources(impact: ImpactConfig) -> Any:
     return torch.device("cuda" if impact.gpus and torch.cuda.is_available() else "cpu")
 
 
-def make_adapter(place: Location, config: Config) -> None:
-    """Writes the adapter that every scoring shard and the training start from."""
+def make_adapter(place: Location, config: Config) -> dict[str, int]:
+    """Writes the adapter that every scoring shard and the training start from; returns its requests to object stores."""
     from trace_ray.model.loading import load_model, new_adapter
 
     use_resources(config.impact)
     model = new_adapter(load_model(config.model), config.lora, config.impact.seed)
     upload_folder(lambda folder: model.save_pretrained(folder, safe_serialization=True), place)
+    return traffic.take()
 
 
 def theta_ref(run: Run, config: Config, *, trainable: bool) -> Any:
@@ -103,14 +105,14 @@ def split_parts(sizes: Mapping[str, int], part_bytes: int) -> list[list[str]]:
 
 
 def sum_part(place: Location, scale: float, *parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes one part of the direction, scale x the sum of the shards' parts; returns its file, squared norm and health."""
+    """Writes one part of the direction, scale x the sum of the shards' parts; returns file, squared norm, health, requests."""
     import numpy as np
     from safetensors.numpy import save
 
     total = {name: scale * sum(part[name].astype(np.float64) for part in parts) for name in parts[0]}
     place.write_bytes(save({name: value.astype(np.float32) for name, value in total.items()}))
     squared = float(sum((value * value).sum() for value in total.values()))
-    return {"file": place.name, "squared": squared, "finite": bool(np.isfinite(squared))}
+    return {"file": place.name, "squared": squared, "finite": bool(np.isfinite(squared)), "traffic": traffic.take()}
 
 
 def read_parts(run: Run, names: Sequence[str]) -> dict[str, Any]:

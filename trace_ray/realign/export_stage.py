@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -11,9 +12,12 @@ from trace_ray.config.gpus import of_stages
 from trace_ray.errors import UserError
 from trace_ray.realign.card import card_facts
 from trace_ray.realign.checkpoints import CHECKPOINTS, damage
+from trace_ray.realign.worker import REQUESTS
 from trace_ray.runs.artifacts import Run
 from trace_ray.runs.figures import training_figures
+from trace_ray.storage import traffic
 from trace_ray.storage.location import Location
+from trace_ray.storage.traffic import Traffic
 
 TRAINED = "checkpoint"
 """In realign/'s manifest: the trained checkpoint's folder, below realign/."""
@@ -28,8 +32,17 @@ def publish_training(run: Run, config: Config, trained: str, seconds: float, **f
     metrics = training_figures(run)
     tokens = sum(row["tokens"] for row in metrics)
     facts |= {"base model": config.model.path, "method": config.objective.method, TRAINED: trained}
-    facts["gpus"] = of_stages(config, ["realign"])
+    facts |= {"gpus": of_stages(config, ["realign"]), "requests": _requests(run)}
     run.realign.publish(counts={"steps": len(metrics)}, seconds=seconds, tokens=tokens, **facts)
+
+
+def _requests(run: Run) -> dict[str, dict[str, int]]:
+    """Returns the requests of the workers that trained to the end, and of this process since it began the stage."""
+    asked = Traffic()
+    for told in (run.realign.place / REQUESTS).files(".json"):
+        asked.add("train", json.loads(told.read_text()))
+    asked.own("driver")
+    return asked.told()
 
 
 def run_export(run: Run, config: Config) -> None:
@@ -55,8 +68,9 @@ def publish_model(run: Run, config: Config, started: float) -> None:
     realign = config.realign
     options = {"num_cpus": realign.num_cpus, "max_retries": realign.max_failures}
     task = ray.remote(label_selector=realign.label_selector or None, **options)(_export_task)
-    found = ray.get(task.remote(run, config, Checkpoint(trained.path, filesystem=trained.fs), card))
+    found, asked = ray.get(task.remote(run, config, Checkpoint(trained.path, filesystem=trained.fs), card))
     facts = {"base model": config.model.path, "method": config.objective.method, **found}
+    facts["requests"] = {"export": asked} if asked else {}
     run.model.publish(counts={}, seconds=time.monotonic() - started, **facts)
 
 
@@ -74,8 +88,10 @@ def trained_place(run: Run) -> Location:
     return trained
 
 
-def _export_task(run: Run, config: Config, checkpoint: Any, card: dict[str, Any]) -> dict[str, float]:
+def _export_task(
+    run: Run, config: Config, checkpoint: Any, card: dict[str, Any]
+) -> tuple[dict[str, float], dict[str, int]]:
     from trace_ray.realign.export import export_model
 
     with checkpoint.as_directory() as folder:
-        return export_model(run, config, folder, card).facts()
+        return export_model(run, config, folder, card).facts(), traffic.take()

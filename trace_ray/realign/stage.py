@@ -24,6 +24,7 @@ from trace_ray.runs.anew import begin
 from trace_ray.runs.artifacts import Run
 from trace_ray.runs.identity import model_identity
 from trace_ray.runtime.progress import Meter
+from trace_ray.storage import traffic
 from trace_ray.storage.staging import local_model
 
 
@@ -48,6 +49,7 @@ def run_realign(run: Run, config: Config) -> None:
     started = time.monotonic()
     if not begin(run, "realign", inputs):
         return
+    traffic.take()  # the stages before are told already
     if not run.realign.done():
         trained = train(run, config).path.rstrip("/").rsplit("/", 1)[-1]
         publish_training(run, config, f"{CHECKPOINTS}/{trained}", time.monotonic() - started)

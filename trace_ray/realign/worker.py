@@ -11,9 +11,12 @@ from trace_ray.errors import CardMemoryError, UserError
 from trace_ray.realign.setup import prepare_process
 from trace_ray.runs.artifacts import Run
 from trace_ray.runtime import metrics
+from trace_ray.storage import traffic
 
 MISTAKE = "mistake.json"
 """A user's mistake met by a worker: raised by the driver, since Ray Train would retry it like a death."""
+REQUESTS = "requests"
+"""A folder with each worker's requests to object stores, a file a rank, written when it has trained."""
 
 
 def train_worker(payload: dict[str, Any]) -> None:
@@ -29,6 +32,7 @@ def train_worker(payload: dict[str, Any]) -> None:
     rank, workers = context.get_world_rank(), context.get_world_size()
     try:
         _train(_make_trainer(run, config, rank, workers), config.realign)
+        (run.realign.place / REQUESTS / f"{rank}.json").write_text(json.dumps(traffic.take()))
     except UserError as mistake:  # all workers meet the same one, but for a full card
         alone = isinstance(mistake, CardMemoryError)
         if rank == 0 or alone:

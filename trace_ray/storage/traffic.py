@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 KINDS = ("get", "put", "list", "head", "delete")
 """Of requests; a multipart upload's parts, its beginning and its end are puts. Beside them: bytes_in and bytes_out."""
@@ -40,11 +41,22 @@ def take() -> dict[str, int]:
     return found
 
 
+def counted(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, int]]:
+    """Returns what the function returns, and what this process counted since the last time: a task tells both."""
+    return function(*arguments), take()
+
+
 class Traffic:
     """Requests and bytes by step, over all processes of a stage."""
 
     def __init__(self) -> None:
         self.steps: dict[str, Counter[str]] = {}
+
+    @classmethod
+    def begun(cls) -> Traffic:
+        """Returns one without requests; what this process counted before is not its stage's."""
+        take()
+        return cls()
 
     def add(self, step: str, told: Mapping[str, int]) -> None:
         """Adds what a worker told in a tally."""
