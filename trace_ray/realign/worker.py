@@ -32,7 +32,8 @@ def train_worker(payload: dict[str, Any]) -> None:
     rank, workers = context.get_world_rank(), context.get_world_size()
     try:
         _train(_make_trainer(run, config, rank, workers), config.realign)
-        (run.realign.place / REQUESTS / f"{rank}.json").write_text(json.dumps(traffic.take()))
+        if asked := traffic.take():
+            (run.realign.place / REQUESTS / f"{rank}.json").write_text(json.dumps(asked))
     except UserError as mistake:  # all workers meet the same one, but for a full card
         alone = isinstance(mistake, CardMemoryError)
         if rank == 0 or alone:
