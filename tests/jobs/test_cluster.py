@@ -85,7 +85,7 @@ def test_a_killed_job_submitted_again_completes(cluster: TokenCluster, lake: tup
     wait_for(
         lambda: "Job 'first' failed" in cluster.ray("job", "status", "first").stdout, 120, "the end of the first job"
     )
-    third = cluster.ray(*submit(cluster, "third", run, overrides), timeout=420)
+    third = cluster.ray(*submit(cluster, "third", run, overrides), timeout=1500)
     assert third.returncode == 0, third.stdout[-3000:] + third.stderr[-3000:]
     assert run.triaged.manifest() == triaged, "a finished stage is left alone"
     counts = triaged["counts"]
