@@ -110,7 +110,7 @@ def test_what_is_done_again_is_counted_too(
     with FaultyProxy(("127.0.0.1", s3_server.port), {"cut": 0.1}) as proxy:
         faulty = [f"storage.endpoint={proxy.endpoint}", "triage.judge.backend=rules", "triage.judge.model=''"]
         other = Run(Location(run.place.fs, "lake/runs/faulty"))
-        told = cluster.ray(*submit(cluster, "faulty", other, [*overrides, *faulty], entry="triage"), timeout=300)
+        told = cluster.ray(*submit(cluster, "faulty", other, [*overrides, *faulty], entry="triage"), timeout=1500)
         assert told.returncode == 0, told.stdout[-3000:]
         assert proxy.seen["cut"] > 0
     wait_for(lambda: sample(cluster, "retries_total", kind="s3") > 0, 60, "a retry in the metrics")

@@ -67,7 +67,7 @@ def submitted(cluster: TokenCluster, folder: Path, run: Run, words: list[str]) -
     assert cluster.ray("job", "status", job).returncode != 0
     sent = cluster.ray("job", "submit", "--submission-id", job, "--no-wait", "--working-dir", str(folder), "--", *entry)
     assert sent.returncode == 0, sent.stderr
-    log = cluster.ray("job", "logs", "--follow", job, timeout=600)
+    log = cluster.ray("job", "logs", "--follow", job, timeout=1500)
     assert log.returncode == 0, log.stderr
     return log.stdout, cluster.ray("job", "status", job).stdout
 
