@@ -83,13 +83,13 @@ def test_no_row_is_lost(finished: tuple[Run, list[str]]) -> None:
 
 def test_each_stage_tells_what_it_asked_of_s3(finished: tuple[Run, list[str]]) -> None:
     run, _ = finished
-    by_stage = {
-        run.scored: {"survey", "direction", "score"},
-        run.realign: {"train", "driver"},
-        run.model: {"export"},
-        run.evaluation: {"base", "realigned", "judge", "drift", "driver"},
-    }
-    for stage, steps in by_stage.items():
+    by_stage = [
+        (run.scored, {"survey", "direction", "score"}),
+        (run.realign, {"train", "driver"}),
+        (run.model, {"export"}),
+        (run.evaluation, {"base", "realigned", "judge", "drift", "driver"}),
+    ]
+    for stage, steps in by_stage:
         told = stage.manifest()["requests"]
         assert set(told) == steps
         assert all(step["get"] + step.get("put", 0) > 0 for step in told.values())
