@@ -73,7 +73,7 @@ def test_a_killed_job_submitted_again_completes(cluster: TokenCluster, lake: tup
     assert told.returncode == 0, told.stdout + told.stderr
     again = cluster.ray(*submit(cluster, "first", run, overrides, "--no-wait"))
     assert again.returncode == 1, "a submission id is used once"
-    wait_for((run.place / "impact" / "inputs.json").exists, 240, "impact")
+    wait_for((run.place / "impact" / "inputs.json").exists, 1500, "impact")
     triaged = run.triaged.manifest()
 
     second = cluster.ray(*submit(cluster, "second", run, overrides))
@@ -83,7 +83,7 @@ def test_a_killed_job_submitted_again_completes(cluster: TokenCluster, lake: tup
     (driver,) = [p for p in cluster.processes("jobs/run.py", run.place.uri) if p.name().startswith("python")]
     driver.kill()
     wait_for(
-        lambda: "Job 'first' failed" in cluster.ray("job", "status", "first").stdout, 120, "the end of the first job"
+        lambda: "Job 'first' failed" in cluster.ray("job", "status", "first").stdout, 600, "the end of the first job"
     )
     third = cluster.ray(*submit(cluster, "third", run, overrides), timeout=1500)
     assert third.returncode == 0, third.stdout[-3000:] + third.stderr[-3000:]
@@ -113,7 +113,7 @@ def test_what_is_done_again_is_counted_too(
         told = cluster.ray(*submit(cluster, "faulty", other, [*overrides, *faulty], entry="triage"), timeout=1500)
         assert told.returncode == 0, told.stdout[-3000:]
         assert proxy.seen["cut"] > 0
-    wait_for(lambda: sample(cluster, "retries_total", kind="s3") > 0, 60, "a retry in the metrics")
+    wait_for(lambda: sample(cluster, "retries_total", kind="s3") > 0, 300, "a retry in the metrics")
 
 
 def test_the_projects_metrics_were_in_rays_endpoint(cluster: TokenCluster) -> None:
