@@ -79,7 +79,7 @@ class TokenCluster:
         joins = [f"--address=127.0.0.1:{self.gcs_port}", f"--num-cpus={cpus}", f"--temp-dir={own}"]
         node = self._start(joins, labels)
         port = self.agent_ports[known]
-        wait_for(lambda: status_of(f"http://127.0.0.1:{port}/api/local_raylet_healthz") == 200, 120, "the node")
+        wait_for(lambda: status_of(f"http://127.0.0.1:{port}/api/local_raylet_healthz") == 200, 600, "the node")
         return node
 
     def _start(self, arguments: list[str], labels: str = "") -> subprocess.Popen[bytes]:
