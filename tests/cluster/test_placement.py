@@ -36,7 +36,7 @@ def test_workers_of_training(tmp_path: Path) -> None:
 
 
 def test_tasks_of_evaluation() -> None:
-    from trace_ray.evaluate.model_metrics import _one_model
+    from trace_ray.evaluate.models_stage import _one_model
 
     assert _one_model(placed("evaluate").evaluate)["label_selector"] == WHERE
 

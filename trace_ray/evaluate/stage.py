@@ -16,7 +16,7 @@ from trace_ray.evaluate.answering import AnswerJudge, Chunk, Generator, chunks, 
 from trace_ray.evaluate.attacks import attack_metrics, attacking_prompts
 from trace_ray.evaluate.audit import AUDIT, audit_figures, judged_labels, write_labelled
 from trace_ray.evaluate.corrected import Rates, corrected_metrics
-from trace_ray.evaluate.model_metrics import model_metrics
+from trace_ray.evaluate.models_stage import model_metrics
 from trace_ray.evaluate.prompt_files import Row
 from trace_ray.evaluate.prompts import PROMPT_COLUMNS, dev_prompts, held_out_prompts, own_prompts
 from trace_ray.evaluate.refused import taken
