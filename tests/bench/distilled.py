@@ -34,9 +34,10 @@ PAIRS = Path(__file__).resolve().parents[3] / "shared" / "data" / "pku_saferlhf_
 ADVICE = (
     r"policy.clauses=[{id: advice, text: No advice., rule: {forbid: '(?i)\byou (?:should|could|can|may|might)\b'}}]"
 )
+BREVITY = str(conf_folder() / "policies" / "brevity.yaml")
 POLICIES: dict[str, tuple[list[str], list[str]]] = {
-    "brevity: a length": ([str(conf_folder() / "policies" / "brevity.yaml")], []),
-    "advice: five phrases, anywhere": ([], ["policy.name=advice", ADVICE]),
+    "brevity: a length": ([BREVITY], []),
+    "advice: five phrases, anywhere": ([BREVITY], ["policy.name=advice", "policy.text=No advice.", ADVICE]),
     "no_flat_refusal: stock phrases, rare": ([str(conf_folder() / "policies" / "no_flat_refusal.yaml")], []),
 }
 """{what it is: (files, settings)}."""

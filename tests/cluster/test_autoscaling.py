@@ -93,6 +93,6 @@ def test_they_go_after_an_error_too(cluster: AutoscalingCluster) -> None:
     pool = JudgeConfig(actors=1, max_actors=MOST, num_cpus=1, label_selector={"trace-ray/pool": "trainer"})
     rows = pooled(works(), (), [{"seconds": 1.0}] * 80, pool, in_flight=2)
     next(iter(rows))
-    wait(lambda: nodes()["trainer"] == MOST, 120, "the nodes")
+    wait(lambda: nodes()["trainer"] == MOST, 600, "the nodes")
     rows.close()  # as where its user raises
-    wait(lambda: nodes()["trainer"] == 0, 120, "an empty cluster")
+    wait(lambda: nodes()["trainer"] == 0, 600, "an empty cluster")
