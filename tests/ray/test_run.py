@@ -92,7 +92,7 @@ def test_each_stage_tells_what_it_asked_of_s3(finished: tuple[Run, list[str]]) -
     for stage, steps in by_stage:
         told = stage.manifest()["requests"]
         assert set(told) == steps
-        assert all(step["get"] + step.get("put", 0) > 0 for step in told.values())
+        assert all(step.keys() & {"get", "put"} for step in told.values()), told
     assert run.realign.manifest()["requests"]["train"]["put"] > 2, "a checkpoint's files"
 
 

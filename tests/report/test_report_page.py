@@ -118,7 +118,7 @@ def test_everything_has_a_name(html: str, page: Page) -> None:
     assert all(a.get("aria-label") for _, a in page.elements if a.get("role") in ("img", "region"))
     assert all(a.get("scope") in ("col", "row") for a in page.all("th"))
     labelled = re.findall(r"<label>[^<]+<(input|select)", html)
-    assert len(labelled) == len(page.all("input", "select")) == 15
+    assert len(labelled) == len(page.all("input", "select")) == 14
     assert all(a.get("aria-label") for a in page.all("button") if "data-filter" in a)
     assert all("positive" not in a and int(a["tabindex"] or 0) <= 0 for _, a in page.elements if "tabindex" in a)
     assert all(a.get("aria-hidden") == "true" for a in page.all("svg"))
