@@ -62,3 +62,25 @@ def test_the_remedy_can_be_followed(
     again = {both: judge.asked[both] - number for both, number in before.items() if judge.asked[both] > number}
     if says is not failing:  # what failed for now is asked again
         assert not again
+
+
+OWN = re.compile(r"(BAD|good) [cr]\d+")
+
+
+def gullible(response: str) -> Opinion:
+    """Sees a violation in nothing but a response of the corpus as it stands: any word added overturns its verdict."""
+    return Opinion(0.9 if OWN.fullmatch(response) and "BAD" in response else 0.1)
+
+
+def test_a_gullible_judge_is_taken_knowingly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus(tmp_path, 600)
+    judge = SayingJudge(gullible)
+    with pytest.raises(
+        JudgeRejectedError, match=r"^triage canaries: pass rate .*triage\.min_canary_pass=0\.9.*knowingly"
+    ):
+        triage(monkeypatch, tmp_path, judge, min_canary_pass=0.9)
+    before = dict(judge.asked)
+    assert triage(monkeypatch, tmp_path, judge, min_canary_pass=0.0).triaged.done()
+    hostile = {both for both in before if not OWN.fullmatch(both[1])}
+    assert hostile
+    assert not {both for both in hostile if judge.asked[both] > before[both]}, "no canary is asked again"
