@@ -4,8 +4,8 @@
 
 `trace-ray triage` with triage.first_judge=distilled; the rules judge stands in for the dear one, so that what it would have
 said of every response is known. Saved: of all responses, those that the dear judge was not asked of, what it taught with
-counted as asked. Agreement: of the distinct responses that the distilled judge decided, with the lower end of the 95 %
-interval (Clopper-Pearson, one-sided); found: of what violates, the share that is called so in the end.
+counted as asked. Agreement: of the distinct responses that the distilled judge decided, with the lower end of the two-sided
+95 % interval (Clopper-Pearson); found: of what violates, the share that is called so in the end.
 """
 
 from __future__ import annotations

@@ -13,7 +13,10 @@ from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import locate
 from trace_ray.triage.stage import run_triage
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PAIRS.exists(), reason="the shared pairs are not here")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PAIRS.exists(), reason="their licence forbids a copy of PKU's pairs here"),
+]
 
 
 def saving(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Saving:

@@ -21,10 +21,10 @@ _UNTAUGHT = Opinion(None, "nothing learnt yet")
 
 
 class Student:
-    """P(violates) of linear classifiers that read in two ways: of one of them, or of their mean on the logit.
+    """P(violates) of the better of two linear classifiers, which read in different ways.
 
     ``Wording`` weighs everything a little, ``FewWords`` looks for what alone decides, such as a phrase or a length. Whichever
-    ranks the verdicts best that are held back at first, every third, is taken.
+    ranks the verdicts better that are held back at first, every third, is taken; the first one where these cannot tell.
 
     Args:
         threshold: from which on the dear judge's P(violates) counts as a violation; the student's own is moved there.
@@ -33,24 +33,22 @@ class Student:
 
     def __init__(self, threshold: float = 0.5) -> None:
         self.threshold = threshold
-        self.readers: Sequence[Wording | FewWords] = (Wording(), FewWords())
+        self.reader: Wording | FewWords = Wording()
 
     def learn(self, requests: Sequence[str], responses: Sequence[str], violates_N: Any) -> None:
         """Learns from verdicts, both kinds among them; they count alike, however rare one is."""
         texts = list(zip(requests, responses, strict=True))
         held_N = np.arange(len(texts)) % 3 == 2
         if len({*violates_N[held_N].tolist()}) == len({*violates_N[~held_N].tolist()}) == 2:
-            self.readers = _best(self.readers, texts, violates_N, held_N)
-        for reader in self.readers:
-            reader.learn(texts, violates_N)
+            self.reader = _better((Wording(), FewWords()), texts, violates_N, held_N)
+        self.reader.learn(texts, violates_N)
 
     def p_violates(self, requests: Sequence[str], responses: Sequence[str]) -> Any:
         """Returns P(violates) of N responses, (N,) in [0, 1]."""
         if not responses:
             return np.zeros(0)
         texts = list(zip(requests, responses, strict=True))
-        logits_N = np.mean([reader.logits(texts) for reader in self.readers], axis=0)
-        return self.moved(1 / (1 + np.exp(-np.clip(logits_N, -30, 30))))
+        return self.moved(1 / (1 + np.exp(-np.clip(self.reader.logits(texts), -30, 30))))
 
     def moved(self, p: Any) -> Any:
         """Returns probabilities with 0.5 moved, on the logit, to the threshold."""
@@ -72,10 +70,12 @@ class Wording:
         self.model = LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced")
 
     def learn(self, texts: Sequence[tuple[str, str]], violates_N: Any) -> None:
+        """Learns from N (request, response) and whether each violates, (N,)."""
         self.weigh.fit(self._counts(texts))
         self.model.fit(self._features(texts), violates_N)
 
     def logits(self, texts: Sequence[tuple[str, str]]) -> Any:
+        """Returns the log-odds that each violates, (N,)."""
         return self.model.decision_function(self._features(texts))
 
     def _counts(self, texts: Sequence[tuple[str, str]]) -> Any:
@@ -107,27 +107,28 @@ class FewWords:
         )
 
     def learn(self, texts: Sequence[tuple[str, str]], violates_N: Any) -> None:
+        """As ``Wording``'s."""
         found = self.seen.transform(texts)
         self.there = np.unique(found.indices)  # the solver goes through every column, those too that nothing has
         self.model.fit(found[:, self.there], violates_N)
 
     def logits(self, texts: Sequence[tuple[str, str]]) -> Any:
+        """As ``Wording``'s."""
         return self.model.decision_function(self.seen.transform(texts)[:, self.there])
 
 
-def _best(
+def _better(
     readers: Sequence[Wording | FewWords], texts: Sequence[tuple[str, str]], violates_N: Any, held_N: Any
-) -> Sequence[Wording | FewWords]:
-    """Returns the reader, or both, of the largest area under the ROC curve on what is held back."""
+) -> Wording | FewWords:
+    """Returns the reader of the larger area under the ROC curve on what is held back."""
     from sklearn.metrics import roc_auc_score
 
     some, rest = ([both for both, held in zip(texts, held_N, strict=True) if held == kept] for kept in (False, True))
+    areas = []
     for reader in readers:
         reader.learn(some, violates_N[~held_N])
-    logits = [reader.logits(rest) for reader in readers]
-    ways = [[number] for number in range(len(readers))] + [list(range(len(readers)))]
-    areas = [roc_auc_score(violates_N[held_N], np.mean([logits[n] for n in way], axis=0)) for way in ways]
-    return [readers[number] for number in ways[int(np.argmax(areas))]]
+        areas.append(roc_auc_score(violates_N[held_N], reader.logits(rest)))
+    return readers[int(np.argmax(areas))]
 
 
 def marks(both: tuple[str, str]) -> list[str]:

@@ -52,7 +52,8 @@ class TreeMemory:
     """Called, it returns the memory that this process and its descendants hold; one that ends meanwhile counts 0.
 
     The system walks all of a process' pages to tell its proportional share: 0.4 s of a core for the thirty processes of a
-    local Ray, each time. It is asked only of those whose resident memory, which costs 20 microseconds, has moved.
+    local Ray, each time. It is asked only of those whose resident memory, which costs 20 microseconds, has moved. So pages that
+    a process shares with one that has come or gone since are counted as they were before that.
     """
 
     def __init__(self) -> None:
