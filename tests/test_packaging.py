@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import email
 import importlib.metadata
 import os
 import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -101,8 +103,25 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (backend,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--target", folder / "backend", backend], check=True)
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-t", "sdist", "-d", str(folder)]
-    subprocess.run(build, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(folder / "backend")}, check=True)
+    known = {"PYTHONPATH": str(folder / "backend"), "GITHUB_REPOSITORY": "someone/trace-ray"}
+    subprocess.run(build, cwd=ROOT, env=os.environ | known, check=True)
     return folder
+
+
+@pytest.mark.slow
+def test_a_package_index_shows_its_links_and_pictures(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        message = email.message_from_bytes(archive.read(name))
+    assert message["Description-Content-Type"] == "text/markdown"
+    shown = str(message.get_payload())
+    targets = re.findall(r"\]\(([^)\s]+)\)|src(?:set)?=\"([^\"]+)\"", shown)
+    relative = [link or picture for link, picture in targets if not (link or picture).startswith(("https://", "#"))]
+    assert relative == []
+    tag = f"someone/trace-ray/v{trace_ray.__version__}"
+    assert f"https://raw.githubusercontent.com/{tag}/.github/report-light.png" in shown
+    assert f"https://github.com/someone/trace-ray/blob/v{trace_ray.__version__}/clusters/SCALING.md" in shown
 
 
 @pytest.mark.slow
