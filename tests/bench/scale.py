@@ -1,17 +1,18 @@
 """What millions of synthetic pairs cost: seconds, the driver's share, memory, files and requests, stage by stage.
 
-    python -m tests.bench.scale --rows 1000000,3000000 [--file-rows 100000] [--s3] [--folder DIR]
+    python -m tests.bench.scale --rows 1000000,3000000 [--file-rows 100000] [--s3] [--folder DIR] [--against CHECKOUT]
 
 Triage with the rules judge and impact with ``fake_scorer``, so that everything but a model's time is measured: reading,
 parsing, ids, regrouping, parts, accounting, surveys, tallies, weights; then the report of it, and a training worker that
 opens what they wrote. Each size in a process of its own. ``--s3``: corpus and run in an S3 server on loopback, whose
-requests a proxy before it counts.
+requests a proxy before it counts. ``--against``: each size by the code of another checkout as well, before and beside.
 The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ from trace_ray.config.load import load_config
 from trace_ray.pipeline import run_folder, run_stages
 from trace_ray.runs.artifacts import Run
 
+ROOT = Path(__file__).resolve().parents[2]
 POLICY = Path(trace_ray.synth.__file__).with_name("models") / "policy"
 
 SETTINGS = [
@@ -72,9 +74,19 @@ def stages(folder: Path, rows: int, file_rows: int, *, s3: bool) -> dict[str, An
         with Watch() as watch:
             run_stages(run, config, ["report"])
         found["report"] = watch.figures()
-    if not s3:
+    found["code"] = _code()
+    if not s3 and importlib.util.find_spec("trace_ray.realign.node_copy"):  # older code read whole tables
         found["reader"] = _reader(folder)
     return found
+
+
+def _code() -> str:
+    """Returns the folder of the package that driver and workers have imported."""
+    import ray
+
+    (worker,) = ray.get([ray.remote(lambda: str(Path(trace_ray.__file__).resolve().parent)).remote()])
+    assert worker == str(Path(trace_ray.__file__).resolve().parent)
+    return worker
 
 
 def _ray_with_stand_ins() -> None:
@@ -133,16 +145,22 @@ def main() -> None:
     parser.add_argument("--file-rows", type=int, default=100_000)
     parser.add_argument("--folder", default="")
     parser.add_argument("--s3", action="store_true")
+    parser.add_argument("--against", default="", help="a checkout of older code, by which each size is run first")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     folder = Path(asked.folder or tempfile.mkdtemp(prefix="scale"))
     if asked.child:
         print(json.dumps(stages(folder, int(asked.rows), asked.file_rows, s3=asked.s3)))
         return
-    sizes = [_apart(folder / rows, rows, asked) for rows in asked.rows.split(",")]
+    sizes, older = [], []
+    for rows in asked.rows.split(","):
+        if asked.against:
+            older.append(_apart(folder / f"{rows}-older", rows, asked, Path(asked.against)))
+        sizes.append(_apart(folder / rows, rows, asked, ROOT))
     if not asked.folder:
         shutil.rmtree(folder)
-    print(json.dumps({"s3": asked.s3, "cpus": os.cpu_count(), "sizes": sizes, "a_million_more": _slopes(sizes)}))
+    told = {"s3": asked.s3, "cpus": os.cpu_count(), "sizes": sizes, "a_million_more": _slopes(sizes)}
+    print(json.dumps(told | ({"older": older} if older else {})))
 
 
 def _slopes(sizes: list[dict[str, Any]]) -> dict[str, float]:
@@ -157,13 +175,19 @@ def _slopes(sizes: list[dict[str, Any]]) -> dict[str, float]:
     return {n: round((last[n]["driver_cpu_seconds"] - first[n]["driver_cpu_seconds"]) / more, 2) for n in names}
 
 
-def _apart(folder: Path, rows: str, asked: argparse.Namespace) -> dict[str, Any]:
-    """One size in a process of its own; what it wrote goes with it, unless a folder was named."""
+def _apart(folder: Path, rows: str, asked: argparse.Namespace, code: Path) -> dict[str, Any]:
+    """One size in a process of its own, by one checkout's code; what it wrote goes with it, unless a folder was named."""
     child = [sys.executable, "-m", "tests.bench.scale", "--child", "--rows", rows, "--folder", str(folder)]
     child += ["--file-rows", str(asked.file_rows), *(["--s3"] if asked.s3 else [])]
-    told = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
-    figures: dict[str, Any] = json.loads(told)
-    print(f"{figures['rows']} rows, {figures['corpus_mb']} MB", flush=True)
+    with tempfile.TemporaryDirectory() as place:  # its package alone: the benchmark is this one
+        (Path(place) / "trace_ray").symlink_to(code.absolute() / "trace_ray")
+        path = os.pathsep.join([place, str(ROOT)])
+        done = subprocess.run(
+            child, cwd=place, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=True
+        )
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert figures["code"] == str(code.resolve() / "trace_ray"), figures["code"]
+    print(f"{figures['rows']} rows, {figures['corpus_mb']} MB, code of {code}", flush=True)
     for part in ("triage", "impact", "report", "reader"):
         print(f"  {part:8} {figures.get(part)}", flush=True)
     if not asked.folder:

@@ -5,6 +5,7 @@ Worker processes joined by gloo, without Ray. Those of one number of workers tra
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(tmp_path_factory.mktemp("laws"))
 
 
+@pytest.mark.skipif("TRACE_RAY_VARY" in os.environ, reason="the stored training is of the seeds that the test names")
 class TestTrainingIsTheStoredOne:
     """Today's training = the training that was stored, on any processor."""
 

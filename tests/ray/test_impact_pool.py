@@ -31,7 +31,8 @@ def test_actors_load_the_model_once_whatever_the_shards_and_score_as_one_process
 ) -> None:
     """Gold shards, curvature products and more than 40 shards of pairs on two actors, one of which is killed once.
 
-    One process does the same in shards of 17.
+    One process does the same in shards of 17. A model is loaded by the two, by an actor that waited and takes the dead
+    one's place, and by the dead one started again for the call that it owes.
     """
     solve = {"curvature": "gauss_newton", "curvature_pairs": 5, "gamma": 0.01, "cg_tolerance": 1e-2}
     alone = triaged_run(tmp_path / "alone")
@@ -50,7 +51,7 @@ def test_actors_load_the_model_once_whatever_the_shards_and_score_as_one_process
     run_impact(run, config(shard_rows=2, num_cpus=ray.cluster_resources()["CPU"] / 2, **solve))
     assert marker.exists()
     manifest = run.impact.manifest()
-    assert 1 <= manifest["model_loads"] <= 3
+    assert 1 <= manifest["model_loads"] <= 4
     assert manifest["run_as"] == {"packing": "rows", "kernels": "none", "batch_tokens": 1024}
     assert len((run.impact.place / SCORES).files(".json")) == -(-PAIRS // 2)
     assert tiny.relative_error(impacts(run), impacts(alone)) <= 1e-4

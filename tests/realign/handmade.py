@@ -17,9 +17,11 @@ from tests.support.ranks import run_ranks
 from trace_ray.config import Config, LoraSettings, ModelConfig, ObjectiveConfig, RealignConfig, StorageConfig
 from trace_ray.config.load import dump_config
 from trace_ray.config.policy import PolicyConfig
+from trace_ray.impact.tally import tally
+from trace_ray.impact.weights import impact_summary
 from trace_ray.model.log_probs import response_log_probs
 from trace_ray.model.packing import pack_each
-from trace_ray.pairs import RESPONSE_NAMES, SCORED_SCHEMA
+from trace_ray.pairs import REJECT_SCHEMA, RESPONSE_NAMES, SCORED_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import locate
 
@@ -87,7 +89,7 @@ def scored_rows(
 def make_run(
     folder: Path, config: Config, count: int = 22, categories: tuple[str, ...] = CATEGORIES, shift: float = 0.0
 ) -> Run:
-    """Writes triaged/ and scored/ (manifests only where rows are not read) and the initial adapter.
+    """Writes rejects/, triaged/ (no rows: a training reads none of them) and scored/, and the initial adapter.
 
     Args:
         shift: added to the reference's log-probs, as if the policy had moved by as much the other way.
@@ -99,14 +101,19 @@ def make_run(
     rows = scored_rows(model, count, categories)
     rows = [row | {f"{name}_ref_logp": row[f"{name}_ref_logp"] + shift for name in RESPONSE_NAMES} for row in rows]
     table = pa.Table.from_pylist(rows, schema=SCORED_SCHEMA)
-    run.triaged.begin({"made": "by hand"})
-    facts = {"policy": {"name": "test", "version": "1", "hash": "0" * 16}}
-    run.triaged.publish(counts={"triaged": count}, seconds=0.0, schema=SCORED_SCHEMA, **facts)
+    for artifact in (run.rejects, run.triaged):
+        artifact.begin({"made": "by hand"})
+    facts = {"policy": {"name": "test", "version": "1", "hash": "0" * 16}, "used": {}, "judge": "rules"}
+    counts = {"rows_in": count, "rejects": 0}
+    run.rejects.publish(counts=counts, seconds=0.0, schema=REJECT_SCHEMA)
+    run.triaged.publish(counts=counts | {"triaged": count}, seconds=0.0, schema=TRIAGED_SCHEMA, **facts)
     run.scored.begin({"rows": count})
     half = count // 2
     for name, part in (("part-0.parquet", table.slice(0, half)), ("part-1.parquet", table.slice(half))):
         (run.scored.place / name).write_parquet(part)
-    run.scored.publish(counts={"rows": count}, seconds=0.0)
+    told = tally(table, [], [name for name in ("INVERT", "PUNISH") if name in categories], 0, 1.0)
+    scores = {"summary": impact_summary(told.impacts), "weight_norm": "mean", "response_tokens": told.tokens}
+    run.scored.publish(counts={**told.rows, "untrained": 0}, seconds=0.0, **scores)
     new_adapter(model, config.lora, 0).save_pretrained(folder / "impact" / "adapter_init")
     return run
 

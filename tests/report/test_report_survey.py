@@ -135,9 +135,9 @@ def test_a_clause_shows_its_first_conflicts(made: tuple[Run, Rows, Rows]) -> Non
     assert seen.clauses is not None
     for clause, found in broken_by_clause(seen.clauses, seen.rows).items():
         mine = [(row, broken(row)[clause]) for row in rows if clause in broken(row) and row["category"] in CONFLICTS]
-        second = next(entry for entry in mine if entry[0]["category"] != mine[0][0]["category"])
+        other = [entry for entry in mine if entry[0]["category"] != mine[0][0]["category"]]
         shown = [(example["pair_id"], example["side"]) for example in found.examples]
-        assert shown == [(row["pair_id"], sides[0]) for row, sides in (mine[0], second)]
+        assert shown == [(row["pair_id"], sides[0]) for row, sides in (mine[0], *(other or mine[1:])[:1])]
 
 
 def test_rules_tell_of_clauses_where_triage_named_none(tmp_path: Path) -> None:
