@@ -84,7 +84,7 @@ def _code() -> str:
     """Returns the folder of the package that driver and workers have imported."""
     import ray
 
-    (worker,) = ray.get([ray.remote(lambda: str(Path(trace_ray.__file__).resolve().parent)).remote()])
+    worker: str = ray.get(ray.remote(lambda: str(Path(trace_ray.__file__).resolve().parent)).remote())
     assert worker == str(Path(trace_ray.__file__).resolve().parent)
     return worker
 

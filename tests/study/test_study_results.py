@@ -21,6 +21,8 @@ from trace_ray.study.cells import (
     VARIANTS,
     Cell,
     full_plan,
+    hold_plan,
+    of_methods,
     reduced_plan,
     tuning_plan,
 )
@@ -151,6 +153,21 @@ def test_each_method_gets_the_rate_of_highest_agreement_and_of_equals_the_one_th
     cells = at_rates(cells, rates | {"naive_oracle_dpo": low, "naive_oracle_dpo balanced": high})
     assert [cell.rate for cell in cells] == [low, high, high]
     assert [cell.config().realign.learning_rate for cell in cells] == [low, high, high]
+
+
+def test_some_methods_of_a_plan_are_tuned_and_run_alone() -> None:
+    every, (tuning, cells) = list(hold_plan()), of_methods("hold", ["npo", "trace_hold"])
+    assert cells == [cell for cell in every if cell.method in ("npo", "trace_hold")]
+    assert {cell.method for cell in tuning} == {"npo", "trace_hold"}
+    assert of_methods("hold", []) == (list(tuning_plan("hold")), every)
+    tuning, cells = of_methods("full", ["no_impact"])
+    assert ({cell.method for cell in tuning}, {cell.method for cell in cells}) == (
+        {"trace", "no_impact"},
+        {"no_impact"},
+    )
+    with pytest.raises(ValueError, match="nope: not in this plan, which has trace_hold, "):
+        of_methods("hold", ["npo", "nope"])
+    assert chosen_rates([tuned("npo", RATES[0], 75)]) == {"npo": RATES[0]}
 
 
 def test_the_tuning_shows_every_method_at_every_rate_on_worlds_of_its_own() -> None:

@@ -1,4 +1,4 @@
-"""``python -m trace_ray.study --out DIR [--plan full|reduced|hold]``: the paper's comparison, and what holds, on a small world.
+"""``python -m trace_ray.study --out DIR [--plan full|reduced|hold] [--methods A,B]``: the paper's comparison, and what holds.
 
 First every method is given the learning rate that suits it, on worlds that the comparison does not use. Each finished cell
 is one JSON file: run it again and only the missing ones are computed; changed code begins anew. The corpora are judged by
@@ -18,7 +18,7 @@ from pathlib import Path
 from trace_ray.config import StorageConfig
 from trace_ray.runtime import environment
 from trace_ray.storage.location import Location, locate
-from trace_ray.study.cells import PLANS, SEEDS, SIZES, Cell, tuning_plan
+from trace_ray.study.cells import PLANS, SEEDS, SIZES, Cell, of_methods
 from trace_ray.study.hold import hold_figures, hold_table, kept_table, plot_paths, selected_table
 from trace_ray.study.results import (
     Result,
@@ -38,12 +38,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="results (default: %(default)s)")
     parser.add_argument("--plan", choices=sorted(PLANS), default="full", help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: the cores)")
+    parser.add_argument("--methods", default="", help="of the plan's methods these alone, with commas")
     arguments = parser.parse_args()
     environment.prepare()
     folder = results_folder(locate(str(arguments.out), StorageConfig()))
     started = time.monotonic()
-    rates = tune(folder, list(tuning_plan(arguments.plan)), arguments.workers)
-    cells = at_rates(PLANS[arguments.plan](), rates)
+    try:
+        tuning, plan = of_methods(arguments.plan, arguments.methods.split(",") if arguments.methods else [])
+    except ValueError as error:
+        parser.error(f"--methods {error}")
+    cells = at_rates(plan, tune(folder, tuning, arguments.workers))
     run_study(folder, cells, arguments.workers)
     print(f"{len(cells)} cells, {time.monotonic() - started:.0f} s in this session, tuning included")  # noqa: T201
     (report_hold if arguments.plan == "hold" else report)(folder, cells)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -185,3 +185,20 @@ def tuning_plan(plan: str) -> Iterator[Cell]:
 
 
 PLANS = {"full": full_plan, "reduced": reduced_plan, "hold": hold_plan}
+
+
+def of_methods(plan: str, methods: Sequence[str]) -> tuple[list[Cell], list[Cell]]:
+    """Returns (tuning, plan): the cells of these methods, and with an ablation trace's tuning, whose rate it keeps.
+
+    Args:
+        methods: none = all of the plan's.
+
+    Raises: ValueError with those that the plan does not have.
+    """
+    cells = list(PLANS[plan]())
+    known = dict.fromkeys(cell.method for cell in cells)
+    if unknown := [name for name in methods if name not in known]:
+        raise ValueError(f"{','.join(unknown)}: not in this plan, which has {', '.join(known)}")
+    asked = set(methods or known)
+    tuned = asked | ({"trace"} if asked & set(ABLATIONS) else set())
+    return [c for c in tuning_plan(plan) if c.method in tuned], [c for c in cells if c.method in asked]

@@ -23,7 +23,7 @@ def chosen_rates(tuning: Iterable[Result]) -> dict[str, float]:
     for result in tuning:
         by.setdefault(result["label"], {}).setdefault(result["cell"]["rate"], []).append(result)
     best = {recipe: max(rates, key=lambda rate: _worth(rates[rate])) for recipe, rates in by.items()}
-    return best | dict.fromkeys(ABLATIONS, best["trace"])
+    return best | (dict.fromkeys(ABLATIONS, best["trace"]) if "trace" in best else {})
 
 
 def _worth(results: Sequence[Result]) -> tuple[float, float]:
