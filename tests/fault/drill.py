@@ -33,7 +33,7 @@ FOLDERS = {
 SMALL = [
     "triage.judge.batch_rows=16",
     "corpus.rows_per_part=16",
-    "impact.shard_rows=1",  # a thousand shards: scoring lasts long enough to be struck, on a fast machine too
+    "impact.shard_rows=2",  # so many shards that scoring lasts long enough to be struck, on a fast machine too
     "impact.gold_size=12",
     "realign.num_cpus=1",
     "realign.checkpoint_steps=5",
@@ -62,7 +62,7 @@ class Work:
 
 WORK = {
     "triage": Work("triaged/work/judge/*.json", 4, "JudgeActor"),
-    "impact": Work("impact/scores/*.json", 4, "ImpactWorker"),
+    "impact": Work("impact/scores/*.json", 4, "ray::Worker"),
     # The second one is written after the first was reported: there is one to go on from.
     "realign": Work("realign/checkpoints/checkpoint_*/cursor.json", 2, "RayTrainWorker"),
     "evaluate": Work("evaluation/generated/*.parquet", 1, "Generator"),
