@@ -151,7 +151,8 @@ def test_a_second_driver_is_refused_and_the_first_goes_on(drill: Drill) -> None:
     assert "is at work on this run" in drill.said(run)
     assert first.poll() is None, "the first had ended before the second was refused"
     assert first.wait(timeout=300) == 0
-    assert compare(drill.base_run, local(run), "impact") == 0.0
+    # Not equal to the last bit: the gold batch is split over as many actors as the nodes hold.
+    assert compare(drill.base_run, local(run), "impact") <= TOLERANCE["impact"]
 
 
 @pytest.mark.parametrize(
