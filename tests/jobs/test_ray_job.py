@@ -84,9 +84,7 @@ def test_training_runs_on_trainers_and_judges_on_the_others(
     tasks = [(task["func_or_class_name"], pools.get(task["node_id"])) for task in cluster.listed("tasks")]
     assert {pool for name, pool in actors if name.startswith("RayTrainWorker")} == {"trainer"}
     assert {pool for name, pool in actors if "MapWorker" in name} == {"judge"}
-    assert {pool for name, pool in tasks if name in ("Worker.work", "Worker.stream", "_export_task")} == {
-        "trainer"
-    }
+    assert {pool for name, pool in tasks if name in ("Worker.work", "Worker.stream", "_export_task")} == {"trainer"}
 
 
 def test_a_users_mistake_is_not_retried(cluster: TokenCluster, reached: list[str], tmp_path: Path) -> None:
