@@ -115,7 +115,8 @@ def main() -> None:
         if arguments.only and bench["name"] not in arguments.only.split(","):
             continue
         began = time.monotonic()
-        command = [*bench["command"], *([bench["pairs"], str(pairs)] if "pairs" in bench else [])]
+        # From the root, so that a page names no folder of one machine.
+        command = [*bench["command"], *([bench["pairs"], os.path.relpath(pairs, ROOT)] if "pairs" in bench else [])]
         done = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:  # the others are measured all the same
             wrong.append(f"{bench['name']}: ended with {done.returncode}")

@@ -15,6 +15,7 @@ DOCUMENTS += [
     ROOT / name for name in ("tests/fault/README.md", "tests/gpu/README.md", "CONTRIBUTING.md", "SECURITY.md")
 ]
 DOCUMENTS += [ROOT / name for name in ("jobs/README.md", "clusters/README.md", "clusters/SCALING.md")]
+DOCUMENTS += sorted((ROOT / "tests" / "bench" / "pages").glob("*.md"))
 """In the order in which a reader types their commands: a later one may use what an earlier one made."""
 
 _FENCED = re.compile(r"(?ms)^```(\w*)\n(.*?)^```$")
