@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.support.autoscaling import AutoscalingCluster
-from trace_ray.cluster.connection import ensure_ray, pooled
+from trace_ray.cluster.connection import ensure_ray
+from trace_ray.cluster.data_pool import pooled
 from trace_ray.config import JudgeConfig, RayConfig
 
 pytestmark = pytest.mark.slow
@@ -26,10 +27,13 @@ def works() -> type:
     """Stands for a judge: says where it ran. Made here, so that it travels by value: no node can import this file."""
 
     class Works:
-        def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        def read(self, item: dict[str, Any]) -> float:
+            return float(item["seconds"])
+
+        def work(self, _item: dict[str, Any], seconds: float) -> dict[str, Any]:
             import ray
 
-            time.sleep(item["seconds"])
+            time.sleep(seconds)
             return {"node": ray.get_runtime_context().get_node_id()}
 
     return Works
@@ -78,7 +82,7 @@ def test_a_pool_has_its_nodes_within_two_minutes_and_they_go_after_it(cluster: A
     assert nodes() == {}
     pool = JudgeConfig(actors=1, max_actors=MOST, num_cpus=1, label_selector={"trace-ray/pool": "judge"})
     started, grown, used = time.monotonic(), 0.0, set()
-    for row in pooled(works(), (), [{"seconds": 2.0}] * 80, pool, in_flight=2):
+    for row in pooled(works(), (), [{"seconds": 2.0}] * 80, pool, ahead=True):
         used.add(row["node"])
         if not grown and nodes()["judge"] == MOST:
             grown = time.monotonic() - started
@@ -91,7 +95,7 @@ def test_a_pool_has_its_nodes_within_two_minutes_and_they_go_after_it(cluster: A
 
 def test_they_go_after_an_error_too(cluster: AutoscalingCluster) -> None:
     pool = JudgeConfig(actors=1, max_actors=MOST, num_cpus=1, label_selector={"trace-ray/pool": "trainer"})
-    rows = pooled(works(), (), [{"seconds": 1.0}] * 80, pool, in_flight=2)
+    rows = pooled(works(), (), [{"seconds": 1.0}] * 80, pool, ahead=True)
     next(iter(rows))
     wait(lambda: nodes()["trainer"] == MOST, 600, "the nodes")
     rows.close()  # as where its user raises

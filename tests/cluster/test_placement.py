@@ -59,11 +59,12 @@ def test_pools_of_actors(monkeypatch: pytest.MonkeyPatch) -> None:
     from trace_ray.evaluate.stage import _run_pool
     from trace_ray.storage.traffic import Traffic
     from trace_ray.triage.running import in_pool
+    from trace_ray.triage.workers import DecideActor
 
     monkeypatch.setattr(ray.data, "from_items", lambda *_args, **_options: Rows())
     judge = placed("triage.judge").triage.judge
     with pytest.raises(AskedError) as asked:
-        list(in_pool(object, tuple, [0], judge))
+        list(in_pool(DecideActor, tuple, [0], judge))
     assert asked.value.args == (WHERE,)
     chunk = Chunk(folder="responses", model="base", index=0, prompts=[])
     with pytest.raises(AskedError) as asked:

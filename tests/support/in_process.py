@@ -34,6 +34,12 @@ def _blocks_here(worker: Any, arguments: Any, blocks: list[int], *_pool: Any) ->
     return running.run_blocks(worker, arguments(), blocks) if blocks else []
 
 
+def done(worker: running.Worker, block: int = 0, **more: Any) -> dict[str, Any]:
+    """Returns what a worker returns of one block."""
+    item = {"block": block, **more}
+    return worker.work(item, worker.read(item))
+
+
 def _tasks_here(function: Callable[..., Any], first: Sequence[Any], *shared: Any, **_: Any) -> Iterator[Any]:
     return (function(item, *shared) for item in first)
 

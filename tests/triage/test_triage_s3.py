@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.support.in_process import done
 from tests.support.regrouped import regrouped
 from trace_ray.config import CorpusConfig, StorageConfig, TriageConfig
 from trace_ray.config.policy import ClauseConfig, PolicyConfig, RuleConfig
@@ -51,8 +52,8 @@ def test_every_step_works_there(s3: StorageConfig) -> None:
     judging = JudgeActor(task, None)
     deciding = DecideActor(task, Decision(Calibration(), 0.5, 0.0), {})
     for block in range(4):
-        judging({"block": block})
-        deciding({"block": block})
+        done(judging, block)
+        done(deciding, block)
     assert set(work.finished("judge")) == set(work.finished("decide")) == {0, 1, 2, 3}
     decided = DecidedCorpus()
     for block, told in work.finished("decide").items():

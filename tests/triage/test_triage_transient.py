@@ -11,6 +11,7 @@ import pytest
 
 from tests.judges.test_openai_judge import judge as endpoint_judge
 from tests.support.fake_endpoint import FakeEndpoint
+from tests.support.in_process import done
 from tests.triage.test_triage_workers import PUNISH, asking, run, task
 from trace_ray.config import Config, TriageConfig
 from trace_ray.errors import UserError
@@ -31,7 +32,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEndpoint]:
     def pooled(worker: Any, arguments: Any, items: list[Any], _pool: Any) -> Iterator[Any]:
         if items:
             actor = worker(*arguments())
-            yield from (json.loads(actor(item)["tally"]) for item in items)
+            yield from (json.loads(done(actor, **item)["tally"]) for item in items)
 
     monkeypatch.setattr(running, "_pooled", pooled)
     server = FakeEndpoint()
@@ -74,7 +75,7 @@ def test_a_resume_asks_again_for_what_failed_and_for_nothing_else(fake: FakeEndp
     config = TriageConfig(judge=asking(fake, max_retries=0), min_canary_pass=0.0)
     known = task(tmp_path, PUNISH, config)
     actor = JudgeActor(known, {})
-    assert json.loads(actor({"block": 0, "last": False})["tally"]) == {"rows": 0, "left": 0}
+    assert json.loads(done(actor, last=False)["tally"]) == {"rows": 0, "left": 0}
     assert Work.of(run(tmp_path)).finished("judge") == {}
     (used,) = Work.of(run(tmp_path)).unfinished_use()
     before = sum(fake.asked.values())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.fake_endpoint import FakeEndpoint
-from tests.support.in_process import blocks_in_process
+from tests.support.in_process import blocks_in_process, done
 from tests.triage.test_triage_workers import asking, run, task
 from trace_ray.config import EvaluateConfig, TriageConfig
 from trace_ray.errors import JudgeRejectedError
@@ -46,13 +46,13 @@ def test_a_judge_that_cannot_read_one_candidate_is_refused_before_the_corpus(
     pairs = rows(*[MUTE] * 20)
     known = task(tmp_path, pairs, TriageConfig(judge=asking(fake)))
     with pytest.raises(JudgeRejectedError, match=r"triage.judge: 32 responses judged: judge m gave no verdict on 32"):
-        JudgeActor(known, {})({"block": 0})
+        done(JudgeActor(known, {}))
     assert sum(fake.asked.values()) == 32
 
 
 def test_a_limit_of_one_lets_such_a_judge_pass(fake: FakeEndpoint, tmp_path: Path) -> None:
     known = task(tmp_path, rows(*[MUTE] * 4), TriageConfig(judge=asking(fake), max_unreadable=1.0))
-    assert JudgeActor(known, {})({"block": 0})["block"] == 0
+    assert done(JudgeActor(known, {}))["block"] == 0
 
 
 def test_the_share_is_looked_at_while_judging_goes_on(

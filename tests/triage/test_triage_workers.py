@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.fake_endpoint import FakeEndpoint
-from tests.support.in_process import blocks_in_process
+from tests.support.in_process import blocks_in_process, done
 from tests.support.regrouped import regrouped
 from trace_ray.config import Config, CorpusConfig, EndpointConfig, JudgeConfig, StorageConfig, TriageConfig
 from trace_ray.config.policy import ClauseConfig, PolicyConfig, RuleConfig
@@ -70,7 +70,7 @@ def test_a_repeated_pair_is_audited_once(tmp_path: Path) -> None:
     rows = [INVERT | {"prompt": "q"}, {"chosen": "a", "rejected": "b c d"}, INVERT | {"prompt": "q"}]
     config = TriageConfig(judge=RULES, audit_labels="from_pairs")
     known = task(tmp_path, rows, config)
-    JudgeActor(known, None)({"block": 0})
+    done(JudgeActor(known, None))
     labelled = labelled_of([known.work.verdicts(0)], None)
     assert [pair.p_chosen for pair in labelled] == [1.0, 0.0]
     assert audit(labelled, config)["pairs"] == 2
@@ -86,17 +86,17 @@ def test_what_others_of_a_run_store_meanwhile_is_asked_for_again_and_counted(tmp
         stored={"judge": []},
     )
     for _ in range(2):
-        JudgeActor(known, {})({"block": 0})
+        done(JudgeActor(known, {}))
         assert known.work.finished("judge")[0]["counts"]["responses_judged"] == 6
     later = replace(known, stored={})  # another run's worker, which lists the store itself
-    JudgeActor(later, {})({"block": 0})
+    done(JudgeActor(later, {}))
     assert later.work.finished("judge")[0]["counts"]["responses_from_store"] == 6
 
 
 def test_canaries_are_tried_though_the_first_block_is_empty(fake: FakeEndpoint, tmp_path: Path) -> None:
     known = task(tmp_path, PUNISH[:1], TriageConfig(judge=asking(fake)), blocks=16)
     assert known.work.pairs(0).num_rows == 0
-    JudgeActor(known, {})({"block": 0})
+    done(JudgeActor(known, {}))
     assert json.loads((known.work.place / CANARIES).read_text())["seeds"] == 2
 
 
@@ -169,6 +169,6 @@ def test_each_judge_has_its_own_budget_and_each_actor_its_share() -> None:
 def test_a_corrector_of_its_own_is_counted_apart(fake: FakeEndpoint, tmp_path: Path) -> None:
     config = TriageConfig(judge=asking(fake), correct=True, corrector_judge=asking(fake))
     known = task(tmp_path, PUNISH, config)
-    JudgeActor(known, {})({"block": 0})
-    told = json.loads(DecideActor(known, Decision(Calibration(), 0.5, 0.0), {})({"block": 0})["tally"])
+    done(JudgeActor(known, {}))
+    told = json.loads(done(DecideActor(known, Decision(Calibration(), 0.5, 0.0), {}))["tally"])
     assert (told["used"]["requests"], told["used"]["corrector_requests"]) == (3, 3)

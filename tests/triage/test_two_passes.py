@@ -177,7 +177,7 @@ def test_a_resume_asks_nobody_again_about_what_a_pass_has_finished(
     for judge in asked:
         judge.asked.clear()
 
-    def stopped(*_: Any) -> Any:
+    def stopped(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from trace_ray.cluster.connection import ensure_ray, pooled
+from trace_ray.cluster.connection import ensure_ray
+from trace_ray.cluster.data_pool import pooled
 from trace_ray.config import Config, EvaluateConfig, JudgeConfig, StorageConfig, judge_name, settings
 from trace_ray.config.gpus import of_stages
 from trace_ray.config.policy import policy_identity

@@ -7,11 +7,8 @@ and of the rows those of its micro-batch.
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +21,13 @@ from trace_ray.realign.reference import TOP_K_SCHEMA
 from trace_ray.realign.row_index import NAMES, RowIndex, trained_rows
 from trace_ray.runs.artifacts import Artifact
 from trace_ray.runs.weights import WEIGHTS, read_part
+from trace_ray.storage.at_once import read_ahead
 from trace_ray.storage.location import Location
 from trace_ray.storage.staging import made_once
 
 ROWS, FACTS = "rows.arrow", "facts.json"
 AHEAD = 8
 """Parts that are read while one is written."""
-
-T = TypeVar("T")
 
 
 class NodeCopy:
@@ -101,7 +97,7 @@ def _write(folder: Path, names: Sequence[str], read: Callable[[str], tuple[pa.Ta
     indices: list[RowIndex] = []
     writer: pa.RecordBatchFileWriter | None = None
     try:
-        for table, index in _read_ahead(read, names):
+        for table, index in read_ahead(read, names, AHEAD):
             writer = writer or pa.ipc.new_file(str(folder / ROWS), table.schema)
             for batch in table.to_batches():
                 writer.write_batch(batch)
@@ -115,18 +111,6 @@ def _write(folder: Path, names: Sequence[str], read: Callable[[str], tuple[pa.Ta
     for name, lengths in {"prompt": whole.prompt, **whole.tokens}.items():
         np.save(folder / f"{name}.npy", lengths)
     (folder / FACTS).write_text(json.dumps({"batches": batches, "read": whole.read, "weighed": whole.weighed}))
-
-
-def _read_ahead(read: Callable[[str], T], names: Sequence[str]) -> Iterator[T]:
-    """Yields what ``read`` returns for each name, in order, a few of them read meanwhile."""
-    with ThreadPoolExecutor(AHEAD) as pool:
-        waiting: deque[Future[T]] = deque()
-        for name in names:
-            waiting.append(pool.submit(read, name))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _with_reference(table: pa.Table, stored: pa.Table) -> pa.Table:

@@ -13,7 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trace_ray.cluster.connection import ensure_ray, pooled
+from trace_ray.cluster.connection import ensure_ray
+from trace_ray.cluster.data_pool import pooled
 from trace_ray.config import Config, JudgeConfig, RealignConfig, settings
 from trace_ray.config.policy import policy_identity
 from trace_ray.errors import UserError

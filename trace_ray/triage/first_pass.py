@@ -48,7 +48,11 @@ class FirstPassActor:
         self.known: Mapping[bytes, Opinion] = {}
         self.checked = False
 
-    def __call__(self, item: Item) -> Item:
+    def read(self, item: Item) -> pa.Table | None:
+        """Returns a block's pairs, None where the corpus is not judged yet."""
+        return None if self.task.look else self.task.work.pairs(int(item["block"]))
+
+    def work(self, item: Item, read: pa.Table | None) -> Item:
         """Judges one block, as ``JudgeActor`` does, or what is judged first."""
         block = int(item["block"])
         with use_recorded(self.task.work, self.usage):
@@ -56,13 +60,12 @@ class FirstPassActor:
                 check_canaries(self.task, {"triage.first_judge": self.judge.first}, block)
                 self._look_first()
                 self.checked = True
-            if self.task.look:
+            if read is None:
                 return looked(self.task.work, block, self.usage)
-            return self._judge(block, last=item.get("last", True))
+            return self._judge(block, read, last=item.get("last", True))
 
-    def _judge(self, block: int, *, last: bool) -> Item:
+    def _judge(self, block: int, pairs: pa.Table, *, last: bool) -> Item:
         work = self.task.work
-        pairs = work.pairs(block)
         decided = self._decided(pairs, f"block-{block:06d}", window(block, self.task.blocks))
         if not (last or all(opinion is None or opinion.final for opinion in decided.values())):
             return unfinished(work, block, self.usage)

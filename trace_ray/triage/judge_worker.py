@@ -70,7 +70,11 @@ class JudgeActor:
         self.usage = Usage({"": self.judge} | {f"{name}_": judge for name, judge in self.others.items()})
         self.checked = False
 
-    def __call__(self, item: Item) -> Item:
+    def read(self, item: Item) -> pa.Table | None:
+        """Returns a block's pairs, None where the corpus is not judged yet."""
+        return None if self.task.look else self.task.work.pairs(int(item["block"]))
+
+    def work(self, item: Item, read: pa.Table | None) -> Item:
         """Judges one block; where answers are not final, it is finished only if it is the ``last`` time that it is asked."""
         with use_recorded(self.task.work, self.usage):
             block = int(item["block"])
@@ -78,12 +82,13 @@ class JudgeActor:
                 check_canaries(self.task, self._reading(), block)
                 self._look_first(block)
                 self.checked = True
-            return looked(self.task.work, block, self.usage) if self.task.look else self._judge(block, item)
+            if read is None:
+                return looked(self.task.work, block, self.usage)
+            return self._judge(block, read, last=item.get("last", True))
 
-    def _judge(self, block: int, item: Item) -> Item:
-        pairs = self.task.work.pairs(block)
+    def _judge(self, block: int, pairs: pa.Table, *, last: bool) -> Item:
         judged, counts = self._judged(pairs, f"block-{block:06d}", window(block, self.task.blocks))
-        if counts[UNSETTLED] and not item.get("last", True):
+        if counts[UNSETTLED] and not last:
             return unfinished(self.task.work, block, self.usage)
         self.task.work.verdicts(block).write_parquet(judged)
         counts.update(self.usage.take())

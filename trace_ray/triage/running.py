@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from trace_ray.cluster.connection import pooled
+from trace_ray.cluster.data_pool import pooled
 from trace_ray.cluster.tasks import as_done, by_tasks
 from trace_ray.config import JudgeConfig
-from trace_ray.storage.at_once import side_by_side
+from trace_ray.storage.at_once import read_ahead, side_by_side
 
 _BLOCKS_IN_TASK = 8
 
@@ -20,7 +20,19 @@ Item = dict[str, Any]
 Tally = dict[str, Any]
 
 
-def each_block(worker: type, arguments: Arguments, blocks: list[int], pool: JudgeConfig | None) -> Iterable[Tally]:
+class Worker(Protocol):
+    """Does blocks one at a time; the next one is read meanwhile."""
+
+    def read(self, item: Item) -> Any:
+        """Returns what a block holds; called in a thread of its own."""
+
+    def work(self, item: Item, read: Any) -> Item:
+        """Does a block, of which ``read`` was read; returns its number and its tally."""
+
+
+def each_block(
+    worker: type[Worker], arguments: Arguments, blocks: list[int], pool: JudgeConfig | None
+) -> Iterable[Tally]:
     """Yields each block's tally as it is done.
 
     Args:
@@ -29,7 +41,7 @@ def each_block(worker: type, arguments: Arguments, blocks: list[int], pool: Judg
     return in_pool(worker, arguments, blocks, pool) if pool is not None else in_tasks(worker, arguments, blocks)
 
 
-def in_pool(worker: type, arguments: Arguments, blocks: list[int], pool: JudgeConfig) -> Iterable[Tally]:
+def in_pool(worker: type[Worker], arguments: Arguments, blocks: list[int], pool: JudgeConfig) -> Iterable[Tally]:
     """Yields the tallies of an autoscaling pool of actors; a killed actor's blocks go to others.
 
     Blocks that a failing endpoint left without some answers come once more at the end, and are then done as they are.
@@ -43,13 +55,13 @@ def in_pool(worker: type, arguments: Arguments, blocks: list[int], pool: JudgeCo
                 yield tally
 
 
-def _pooled(worker: type, arguments: Arguments, items: list[Item], pool: JudgeConfig) -> Iterable[Tally]:
+def _pooled(worker: type[Worker], arguments: Arguments, items: list[Item], pool: JudgeConfig) -> Iterable[Tally]:
     made = arguments() if items else ()
-    for row in pooled(worker, made, items, pool, in_flight=2):
+    for row in pooled(worker, made, items, pool, ahead=True):
         yield json.loads(row["tally"])
 
 
-def in_tasks(worker: type, arguments: Arguments, blocks: list[int]) -> Iterable[Tally]:
+def in_tasks(worker: type[Worker], arguments: Arguments, blocks: list[int]) -> Iterable[Tally]:
     """Yields the tallies of plain tasks, which start sooner than a pool's actors.
 
     Several blocks in each; Ray repeats those of a lost worker or node.
@@ -65,10 +77,11 @@ def in_tasks(worker: type, arguments: Arguments, blocks: list[int]) -> Iterable[
         yield from tallies
 
 
-def run_blocks(worker: Callable[..., Any], arguments: tuple[Any, ...], blocks: list[int]) -> list[Tally]:
+def run_blocks(worker: type[Worker], arguments: tuple[Any, ...], blocks: list[int]) -> list[Tally]:
     """Returns the tallies of some blocks, all done by one worker in this process."""
-    run = worker(*arguments)
-    return [json.loads(run({"block": block})["tally"]) for block in blocks]
+    one = worker(*arguments)
+    items: list[Item] = [{"block": block} for block in blocks]
+    return [json.loads(one.work(*both)["tally"]) for both in zip(items, read_ahead(one.read, items, 1), strict=True)]
 
 
 def in_order(function: Callable[..., T], items: Sequence[Any], *shared: Any, in_task: int = 64) -> list[T]:

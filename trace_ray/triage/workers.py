@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from trace_ray.cluster.connection import in_service, this_node
@@ -129,18 +130,21 @@ class DecideActor:
         used = {"": self.judge, "corrector_": self.corrector if task.config.corrector_judge is not None else None}
         self.usage = Usage({prefix: asked for prefix, asked in used.items() if asked is not None})
 
-    def __call__(self, item: Item) -> Item:
-        """Decides one block, as ``JudgeActor`` judges it."""
-        with use_recorded(self.task.work, self.usage):
-            return self._decide(int(item["block"]), last=item.get("last", True))
-
-    def _decide(self, block: int, *, last: bool) -> Item:
-        work = self.task.work
+    def read(self, item: Item) -> tuple[pa.Table, pa.Table]:
+        """Returns a block's pairs, and what was judged of them."""
+        work, block = self.task.work, int(item["block"])
         judged = work.verdicts(block).read_parquet()
         if self.task.again:
-            pairs, judged = work.triaged_pairs(block), judged.filter(pc.is_null(judged["reason"]))
-        else:
-            pairs = work.pairs(block)
+            return work.triaged_pairs(block), judged.filter(pc.is_null(judged["reason"]))
+        return work.pairs(block), judged
+
+    def work(self, item: Item, read: tuple[pa.Table, pa.Table]) -> Item:
+        """Decides one block, as ``JudgeActor`` judges it."""
+        with use_recorded(self.task.work, self.usage):
+            return self._decide(int(item["block"]), *read, last=item.get("last", True))
+
+    def _decide(self, block: int, pairs: pa.Table, judged: pa.Table, *, last: bool) -> Item:
+        work = self.task.work
         try:
             slots = window(block, self.task.blocks)
             decided = decide_block(pairs, judged, self.decision, self.reviewed, self._correction(block), slots)
