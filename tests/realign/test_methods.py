@@ -17,14 +17,14 @@ STAYS = ("dpo", "chosen", ("rejected",))
 TABLE: dict[str, tuple[Any, Any, Any, str, str]] = {
     "trace": (INVERT, NPO, KL, "impact", "anchor"),
     "trace_oracle": (INVERT, ("dpo", "corrected", ("chosen",)), KL, "impact", "anchor"),
-    "trace_hold": (
+    "trace_hold_npo": (
         [INVERT, ("sft", "rejected", (), ("weight", 1.0))],
         ("npo_saturating", "", BOTH),
         KL,
         "impact",
         "anchor",
     ),
-    "trace_hold_invert": ([INVERT, ("sft", "rejected", (), ("weight", 1.0))], SKIP, KL, "impact", "anchor"),
+    "trace_hold": ([INVERT, ("sft", "rejected", (), ("weight", 1.0))], SKIP, KL, "impact", "anchor"),
     "trace_hold_oracle": (
         [INVERT, ("sft", "rejected", (), ("weight", 1.0))],
         [("dpo", "corrected", ("chosen",)), ("sft", "corrected", (), ("weight", 1.0))],

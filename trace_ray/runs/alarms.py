@@ -87,7 +87,7 @@ def _of_category(rows: Sequence[Row], category: str, objective: ObjectiveConfig)
                 f"{category} collapsed",
                 (
                     f"{category}: what is suppressed has sunk {-nats['lowered']:.0f} nats below the reference: collapsed; "
-                    "use npo_saturating or undial (see method trace_hold), a lower rate, or fewer steps"
+                    "use npo_saturating or undial (see method trace_hold_npo), a lower rate, or fewer steps"
                 ),
             )
     terms = objective.terms(category)

@@ -29,7 +29,7 @@ TUNED = (*((method, "") for method in (*METHODS, *ABLATIONS)), ("naive_oracle_dp
 """Each of these is tried at every learning rate on worlds of seeds that nothing else uses: ``tuning.py``. The rates are the
 paper's 1e-4 times powers of the square root of 2; at that and below nothing is learned in 60 steps by anyone."""
 
-HOLD_METHODS = ("trace_hold", "trace_hold_invert", "trace_hold_oracle", "trace")
+HOLD_METHODS = ("trace_hold", "trace_hold_oracle", "trace_hold_npo", "trace")
 """At every length and every multiple of the tuned rate; ``HOLD_BESIDE`` at every length, ``HOLD_SHORT`` at two."""
 HOLD_BESIDE = ("trace_oracle", "naive_oracle_dpo", "npo")
 HOLD_SHORT = ("dpop", "undial", "simnpo")
