@@ -29,10 +29,10 @@ TUNED = (*((method, "") for method in (*METHODS, *ABLATIONS)), ("naive_oracle_dp
 """Each of these is tried at every learning rate on worlds of seeds that nothing else uses: ``tuning.py``. The rates are the
 paper's 1e-4 times powers of the square root of 2; at that and below nothing is learned in 60 steps by anyone."""
 
-HOLD_METHODS = ("trace_hold", "trace_hold_oracle", "trace_hold_npo", "trace")
-"""At every length and every multiple of the tuned rate; ``HOLD_BESIDE`` at every length, ``HOLD_SHORT`` at two."""
-HOLD_BESIDE = ("trace_oracle", "naive_oracle_dpo", "npo")
-HOLD_SHORT = ("dpop", "undial", "simnpo")
+HOLD_METHODS = (
+    *("trace_hold", "trace_hold_oracle", "trace_hold_npo", "trace", "trace_oracle"),
+    *("naive_oracle_dpo", "npo", "dpop", "undial", "simnpo"),
+)
 HOLD_RATES = RATES[1:6]
 HOLD_LENGTHS = {"": 3, "180 steps": 6, "540 steps": 9}
 """Trainings of T_MAX steps and of these, and how often the model is looked at on the way."""
@@ -165,20 +165,18 @@ def reduced_plan() -> Iterator[Cell]:
 
 
 def hold_plan() -> Iterator[Cell]:
-    """Yields trainings of 60, 180 and 540 steps and at multiples of the tuned rate, what is claimed of them first."""
-    middle, long = SIZES[1], "180 steps"
-    lengths = [(variant, looks, 1.0) for variant, looks in HOLD_LENGTHS.items()]
-    rates = [(long, HOLD_LENGTHS[long], times) for times in HOLD_TIMES]
-    for methods, kinds in ((HOLD_METHODS, lengths + rates), (HOLD_BESIDE, lengths), (HOLD_SHORT, lengths[:2])):
-        for seed, method, (variant, looks, times) in product(SEEDS, methods, kinds):
-            yield Cell(method=method, pairs=middle, seed=seed, variant=variant, looks=looks, times=times)
-    for seed, method in product(SEEDS, HOLD_METHODS):
-        yield Cell(method=method, pairs=middle, seed=seed, variant=long, looks=HOLD_LENGTHS[long], noise=HOLD_NOISE)
+    """Yields every method in trainings of 60, 180 and 540 steps, at multiples of its tuned rate, and on damaged labels."""
+    long = "180 steps"
+    kinds = [(variant, 1.0, 0.0) for variant in HOLD_LENGTHS]
+    kinds += [*((long, times, 0.0) for times in HOLD_TIMES), (long, 1.0, HOLD_NOISE)]
+    for method, seed, (variant, times, noise) in product(HOLD_METHODS, SEEDS, kinds):
+        looks = HOLD_LENGTHS[variant]
+        yield Cell(method=method, pairs=SIZES[1], seed=seed, variant=variant, looks=looks, times=times, noise=noise)
 
 
 def tuning_plan(plan: str) -> Iterator[Cell]:
     """Yields every method of a plan at every learning rate, on worlds that the plans themselves do not use."""
-    held = tuple((method, "") for method in (*HOLD_METHODS, *HOLD_BESIDE, *HOLD_SHORT))
+    held = tuple((method, "") for method in HOLD_METHODS)
     tuned, rates = (held, HOLD_RATES) if plan == "hold" else (TUNED, RATES)
     for seed, (method, variant), rate in product(TUNING_SEEDS, tuned, rates):
         yield Cell(method=method, variant=variant, pairs=SIZES[1], seed=seed, rate=rate)
