@@ -54,7 +54,7 @@ def ask() -> str:
     from ray.util.state.exception import RayStateApiException
 
     try:
-        alive = is_actor_alive(ray.get_runtime_context().get_actor_id(), timeout=10)  # type: ignore[arg-type]
+        alive = is_actor_alive(ray.get_runtime_context().get_actor_id(), timeout=10)
     except RayStateApiException:
         return "nobody tells"
     return "alive" if alive else "dead"
