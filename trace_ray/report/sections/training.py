@@ -132,7 +132,8 @@ def chosen_said(facts: Mapping[str, Any], measured: Sequence[Validation]) -> str
         said += f" Its adapter is kept at scale {facts['scale']:g}, where {share:.1f} % comply."
     if facts["stopped"] is not None:
         said += f" Patience ran out at step {facts['stopped']}."
-    return f"{said} Choosing took {duration(facts['seconds'])} and {facts['tokens']:,} tokens."
+    share = f"{100 * facts['share_of_training']:.3g} % of the time that the steps took"
+    return f"{said} Choosing took {duration(facts['seconds'])} ({share}) and {facts['tokens']:,} tokens."
 
 
 def _points(rows: Sequence[Mapping[str, Any]], key: str) -> Curve:
