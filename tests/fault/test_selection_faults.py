@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from tests.support.told_tracker import PLUGIN, told
 from trace_ray.config import StorageConfig
 from trace_ray.config.sources import conf_folder
+from trace_ray.realign.candidates import candidates
 from trace_ray.runs.artifacts import Run
 from trace_ray.runs.validations import Validation, validations
 from trace_ray.storage.location import locate
@@ -210,16 +211,22 @@ def test_a_killed_measuring_process_changes_no_choice(drills: Selected, undistur
 def test_a_training_worker_killed_while_a_candidate_is_measured_changes_no_choice(
     drills: Selected, undisturbed: Path
 ) -> None:
-    """It alone dies: driver and measurer go on, and the training from its last checkpoint."""
+    """It alone dies: driver and measurer go on, and the training from its last checkpoint.
+
+    The training takes seconds, measuring a minute: it stands still from its first candidate to the strike.
+    """
     run = drills.copy("trainer")
     driver = drills.start("realign", run)
-    wait_until(lambda: measuring(run) and named(driver, "RayTrainWorker"), driver, drills, run)
+    wait_until(lambda: candidates(opened(run)) and named(driver, "RayTrainWorker"), driver, drills, run)
+    trainers = named(driver, "RayTrainWorker")
+    for process in trainers:
+        process.suspend()
+    wait_until(lambda: measuring(run), driver, drills, run)
     seen = steps_made(run)
-    for process in named(driver, "RayTrainWorker"):
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
+    for process in trainers:
+        process.kill()
     drills.ends(driver, run)
-    assert seen[-1] < steps_made(undisturbed)[-1], "it was killed before its end"
+    assert 12 <= seen[-1] < steps_made(undisturbed)[-1], "it was killed after its first candidate and before its end"
     assert steps_made(run) == steps_made(undisturbed)
     assert_same(run, undisturbed)
 
