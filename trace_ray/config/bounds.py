@@ -109,6 +109,7 @@ BOUNDS: dict[str, Bound] = {
     "realign.forward_overhead": _or_more("a number of tokens"),
     "realign.weight_decay": _or_more(),
     "realign.max_grad_norm": _or_more("a norm, or 0 for no clipping"),
+    "realign.max_displacement": _or_more("nats of a response, or 0 for no limit"),
     "realign.seed": _or_more(),
     "realign.max_failures": _least(-1, ", which stands for restarts without end"),
     "realign.select.steps": _or_more("steps between two candidates, or 0 to keep the last step"),
