@@ -34,7 +34,7 @@ class StaleRunError(UserError):
 
 
 class JudgeRejectedError(UserError):
-    """The audit found the judge no better than ``triage.min_auc`` allows."""
+    """A judge does not keep a limit that canaries, or labels, hold it to, such as ``triage.min_auc``."""
 
 
 def inside(error: BaseException) -> Iterator[BaseException]:

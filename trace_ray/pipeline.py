@@ -180,12 +180,12 @@ def _refuse_unfit(config: Config, stages: Sequence[str]) -> None:
 
 
 def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note, ended: Ended) -> None:
-    waiting = [stage for stage in stages if run.made_by(stage) and not _is_done(run, stage)]
+    waiting = [stage for stage in stages if run.made_by(stage) and not _is_done(run, config, stage)]
     config = settle_gpus(config, waiting)
     refuse_beyond_this_machine(config, waiting)
     _refuse_unfit(config, waiting)
     for stage in stages:
-        folders, before = run.made_by(stage), _is_done(run, stage)
+        folders, before = run.made_by(stage), _is_done(run, config, stage)
         if not before:
             note(stage, "start")
         told = _run_stage(run, config, stage, new=bool(folders) and not before)
@@ -227,9 +227,15 @@ def _report_so_far(run: Run, config: Config) -> Told | None:
     return told
 
 
-def _is_done(run: Run, stage: str) -> bool:
+def _is_done(run: Run, config: Config, stage: str) -> bool:
     folders = run.made_by(stage)
-    return bool(folders) and all(artifact.done() for artifact in folders)
+    if not folders or not all(artifact.done() for artifact in folders):
+        return False
+    if stage == "evaluate" and run.model.done():
+        from trace_ray.evaluate.stage import audits_anew
+
+        return not audits_anew(run, config)
+    return True
 
 
 def user_error_in(error: BaseException) -> UserError | None:

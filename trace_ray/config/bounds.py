@@ -40,6 +40,8 @@ _TOKENS: Bound = (
 _SHARE: Bound = (lambda value: 0 <= value < 1, "give a share in [0, 1)")
 _PART: Bound = (lambda value: 0 <= value <= 1, "give a share in [0, 1]")
 _RATE: Bound = _or_more("tokens a second, or 0 to have it measured")
+_AREA: Bound = (lambda value: 0 <= value <= 1, "give an area in [0, 1]; 0.5 is chance")
+_KAPPA: Bound = (lambda value: 0 <= value <= 1, "give a kappa in [0, 1]; 0 is no limit")
 _PROBABILITY: Bound = (lambda value: 0 < value < 1, "give a probability in (0, 1)")
 
 BOUNDS: dict[str, Bound] = {
@@ -58,7 +60,7 @@ BOUNDS: dict[str, Bound] = {
     "triage.distil_agreement": _PROBABILITY,
     "triage.audit_rows": _least(1, " pair"),
     "triage.audit_sample": _or_more("a number of pairs, or 0 for none"),
-    "triage.min_kappa": (lambda value: 0 <= value <= 1, "give a kappa in [0, 1]; 0 is no limit"),
+    "triage.min_kappa": _KAPPA,
     "triage.max_one_sided": _PART,
     "triage.max_endpoint_errors": _PART,
     "triage.false_invert_rate": _SHARE,
@@ -67,7 +69,7 @@ BOUNDS: dict[str, Bound] = {
     "triage.min_canary_pass": _PART,
     "triage.corrector_tokens": _least(1),
     "triage.max_judge_deaths": _or_more(),
-    "triage.min_auc": (lambda value: 0 <= value <= 1, "give an area in [0, 1]; 0.5 is chance"),
+    "triage.min_auc": _AREA,
     "impact.gold_size": _least(3, ": a third for each category"),
     "impact.gamma": _positive("positive damping"),
     "impact.curvature_pairs": _least(1),
@@ -122,6 +124,9 @@ BOUNDS: dict[str, Bound] = {
     "ray.max_cost": _or_more("a sum, or 0 for no limit"),
     "ray.local_cpus": _or_more("a number of cores, or 0 for all of this machine"),
     "evaluate.max_unreadable": _PART,
+    "evaluate.min_auc": _AREA,
+    "evaluate.min_kappa": _KAPPA,
+    "evaluate.min_canary_pass": _PART,
     "evaluate.prompts": _or_more("a number of prompts, or 0 for all"),
     "evaluate.max_new_tokens": _least(1),
     "evaluate.batch_tokens": _least(1),
