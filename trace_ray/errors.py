@@ -33,6 +33,10 @@ class StaleRunError(UserError):
     """A run's folder was made from other inputs than those given now."""
 
 
+class NothingToTrainError(UserError):
+    """The triaged pairs leave nothing to train on: of a first round a mistake, of a later one its end."""
+
+
 class JudgeRejectedError(UserError):
     """The audit found the judge no better than ``triage.min_auc`` allows."""
 
