@@ -34,7 +34,7 @@ class StaleRunError(UserError):
 
 
 class NothingToTrainError(UserError):
-    """The triaged pairs leave nothing to train on: of a first round a mistake, of a later one its end."""
+    """No training pair conflicts with the policy: of a run a mistake, of its further rounds the end."""
 
 
 class JudgeRejectedError(UserError):

@@ -42,14 +42,14 @@ def tokenize_retain(chosen: Sequence[Row], tokenizer: ChatTokenizer) -> pa.Table
 def shares(size: int, available: dict[str, int]) -> dict[str, int]:
     """Returns how many gold pairs each category gives: a third each, and what one lacks the conflicts make up.
 
-    Raises: NothingToTrainError where there is no conflict at all.
+    Raises: NothingToTrainError where there is no conflict at all, UserError where there is no training pair either.
     """
     third = size // 3
     wanted = {Category.RETAIN: third, Category.INVERT: third, Category.PUNISH: size - 2 * third}
     taken = {name: min(count, available.get(name, 0)) for name, count in wanted.items()}
     if not any(available.values()):
         remedy = "all are refused, held out or undecided: see rejects/ and triaged/, and `trace-ray check` on the files"
-        raise NothingToTrainError("triaged/", "no training pair that is RETAIN, INVERT or PUNISH", remedy)
+        raise UserError("triaged/", "no training pair that is RETAIN, INVERT or PUNISH", remedy)
     if not available.get(Category.INVERT) and not available.get(Category.PUNISH):
         raise NothingToTrainError(
             "triaged/",
@@ -124,7 +124,7 @@ def pick_gold(candidates: Candidates, *, corrected: bool) -> list[Row]:
     RETAIN as it is, INVERT turned round, PUNISH with a compliant response over y_w: with ``corrected`` (methods that train
     on y_c) its own, else (Algorithm 2) one drawn from another pair.
 
-    Raises: NothingToTrainError where there is no conflict, or none but PUNISH pairs without any compliant response to prefer.
+    Raises: UserError where there is no conflict, or none but PUNISH pairs that no compliant response can be found for.
     """
     lenders = [row for _, row in candidates.kept.get(LENDERS, ())]
     available, punish = dict(candidates.available), candidates.punish
@@ -136,7 +136,7 @@ def pick_gold(candidates: Candidates, *, corrected: bool) -> list[Row]:
             if corrected
             else "add pairs with one, or use --method trace_oracle with triage.correct=true"
         )
-        raise NothingToTrainError("triaged/", f"{punish} conflicts, all PUNISH", remedy)
+        raise UserError("triaged/", f"{punish} conflicts, all PUNISH", remedy)
     chosen = shares(candidates.size, available)
     gold = [row for name, count in chosen.items() for _, row in candidates.kept.get(name, ())[:count]]
     return [

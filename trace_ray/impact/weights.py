@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trace_ray.config import ImpactConfig, ObjectiveConfig
-from trace_ray.errors import NothingToTrainError, UserError
+from trace_ray.errors import UserError
 from trace_ray.impact.tally import Impacts
 from trace_ray.runs.weights import IMPACT, ONES
 
@@ -46,12 +46,12 @@ def weight_scales(mass: Mapping[str, Fraction], counts: Mapping[str, int], norm:
         norm: ``sum`` (paper): all weights add up to 1; ``mean``: they average 1.
         within: ``all`` (paper): one factor; ``category``: one each, so that every category's weights average alike. One
             without a positive impact then has weight 0, as the whole is divided among the others no more.
-    Raises: NothingToTrainError where every impact is 0 or below: nothing would be trained.
+    Raises: UserError where every impact is 0 or below: nothing would be trained.
     """
     pairs = sum(counts.values())
     if sum(mass.values()) <= 0:
         remedy = "try objective.weights=uniform or a larger impact.gold_size"
-        raise NothingToTrainError("impact", f"{pairs} conflicts, none of positive impact", remedy)
+        raise UserError("impact", f"{pairs} conflicts, none of positive impact", remedy)
     average = Fraction(1) if norm == "mean" else Fraction(1, pairs)
     if within == "all":
         return dict.fromkeys(counts, float(average * pairs / sum(mass.values())))
