@@ -112,13 +112,12 @@ def test_rounds_follow_a_run_of_all_stages_and_no_stage_alone(
     monkeypatch.setattr("trace_ray.pipeline.stage_runner", runner)
     monkeypatch.setattr("trace_ray.pipeline._refuse_unfit", lambda _config, _stages: None)
     monkeypatch.setattr("trace_ray.runs.opening.model_identity", lambda *_: "the model's files")
-    judges = {"backend": "rules"}
     config = configured(run, number)
     config = replace(
         config,
         corpus=replace(config.corpus, paths=("pairs.jsonl",)),
-        triage=replace(config.triage, judge=replace(config.triage.judge, **judges)),
-        evaluate=replace(config.evaluate, judge=replace(config.evaluate.judge, **judges)),
+        triage=replace(config.triage, judge=replace(config.triage.judge, backend="rules")),
+        evaluate=replace(config.evaluate, judge=replace(config.evaluate.judge, backend="rules")),
         realign=replace(config.realign, trackers=()),
     )
     told: list[str] = []

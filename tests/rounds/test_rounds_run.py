@@ -110,7 +110,7 @@ def train_rows(folder: Path, number: int) -> list[dict[str, Any]]:
 
 
 def rows_of(folder: Path, number: int) -> list[dict[str, Any]]:
-    return round_run(opened(folder), number).triaged.read().to_pylist()
+    return list(round_run(opened(folder), number).triaged.read().to_pylist())
 
 
 def settings_of(folder: Path, number: int = 1) -> Config:
