@@ -40,11 +40,13 @@ MISTAKES = [
 ]
 
 
-def done_run(folder: Path, held_out: int = 3) -> Run:
+def done_run(folder: Path, held_out: int = 3, audit: dict[str, float] | None = None) -> Run:
     """A run whose triage is done."""
     run = Run(locate(str(folder), StorageConfig()))
     run.triaged.begin({})
-    run.triaged.publish(counts={"train INVERT": 2, "test RETAIN": held_out}, seconds=0.0, schema=TRIAGED_SCHEMA)
+    run.triaged.publish(
+        counts={"train INVERT": 2, "test RETAIN": held_out}, seconds=0.0, schema=TRIAGED_SCHEMA, audit=audit
+    )
     return run
 
 
@@ -105,7 +107,7 @@ def test_own_prompts_may_be_evaluated_where_nothing_is_held_out(tmp_path: Path) 
 
 
 def test_what_was_fitted_on_the_corpus_pairs_decides_the_rounds_too(tmp_path: Path) -> None:
-    run = done_run(tmp_path / "run")
+    run = done_run(tmp_path / "run", audit={"auc": 0.9})
     fitted = ["triage.audit_labels=from_pairs", "triage.calibration=platt", "triage.false_invert_rate=0.1"]
     config = load_config([], [*RULES, *fitted, "rounds.number=2"])
     triage = round_config(run, config, 2).triage
@@ -113,7 +115,7 @@ def test_what_was_fitted_on_the_corpus_pairs_decides_the_rounds_too(tmp_path: Pa
     assert (triage.audit_labels, triage.calibration, triage.false_invert_rate) == ("", "none", 0.0)
     assert triage.max_one_sided == 1.0, "a model that complies throughout is no fault of the judge's"
     plain = load_config([], [*RULES, "triage.audit_file=earlier.json", "rounds.number=2"])
-    assert round_config(run, plain, 2).triage.audit_file == "earlier.json"
+    assert round_config(done_run(tmp_path / "plain"), plain, 2).triage.audit_file == "earlier.json"
 
 
 def test_corrections_are_drawn_from_the_model_of_the_round(tmp_path: Path) -> None:

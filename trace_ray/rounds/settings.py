@@ -56,7 +56,7 @@ def _triage(first: Run, triage: TriageConfig) -> TriageConfig:
     """The first round's audit decides: its labels are of the corpus' pairs. A model that complies throughout is no fault of
     the judge's, so ``max_one_sided`` has said all it can.
     """
-    audited = triage.audit_labels != ""
+    audited = first.triaged.manifest().get("audit") is not None  # labels may be of other pairs
     corrector = triage.corrector_judge
     own = triage.correct and triage.corrector == "sample" and corrector is not None
     return replace(
