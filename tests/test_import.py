@@ -28,7 +28,7 @@ FLOORS = (
     {"corpus", "model"},
     {"objective", "judges"},
     {"synth", *MEET_ON_DISK},
-    {"rounds", "plan", "selection"},
+    {"rounds", "u2a", "plan", "selection"},
     {"pipeline", "study"},
     {"cli"},
 )

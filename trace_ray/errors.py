@@ -33,6 +33,10 @@ class StaleRunError(UserError):
     """A run's folder was made from other inputs than those given now."""
 
 
+class NothingToTrainError(UserError):
+    """No training pair conflicts with the policy: of a run a mistake, of its further rounds the end."""
+
+
 class JudgeRejectedError(UserError):
     """A judge does not keep a limit that canaries, or labels, hold it to, such as ``triage.min_auc``."""
 

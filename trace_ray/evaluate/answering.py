@@ -82,10 +82,17 @@ class Generator:
         out: where the answers go.
         adapters: of the base, the folders of adapters that answer in its place, one named by each chunk's ``model``; None =
             the model answers itself.
+        draws: its engine is asked for drawn answers too.
     """
 
     def __init__(
-        self, config: Config, merged: Location | None, out: Location, adapters: Location | None = None
+        self,
+        config: Config,
+        merged: Location | None,
+        out: Location,
+        adapters: Location | None = None,
+        *,
+        draws: bool = False,
     ) -> None:
         evaluate = config.evaluate
         self.out, self.limit, self.adapters = out, evaluate.max_new_tokens, adapters
@@ -107,6 +114,7 @@ class Generator:
                     num_cpus=evaluate.num_cpus,
                     extra=tuple(extra.items()),
                     gpus=None if isinstance(evaluate.num_gpus, str) else evaluate.gpus,
+                    draws=draws,
                 )
             )
         self.tokenizer = ChatTokenizer(self.engine.tokenizer, config.model.max_length, config.model)

@@ -20,6 +20,7 @@ from trace_ray.config.deciding import all_auditing, all_deciding, is_auditing
 from trace_ray.errors import JudgeRejectedError, StaleRunError, UserError
 from trace_ray.runs.artifacts import (
     AGAIN,
+    ANSWERS,
     DECIDED,
     GENERATED,
     INPUTS,
@@ -48,6 +49,7 @@ _PIECES = {
     "impact": (rf"impact/{SCORES}/.*\.json$", r"scored/.*\.parquet$"),
     "realign": (r"/checkpoints/checkpoint_[^/]+/", r"/rounds/[^/]+/trained/", r"/selection/candidates/"),
     "evaluate": (rf"evaluation/({GENERATED}|{RESPONSES}|attacks)/.*\.parquet$",),
+    ANSWERS: (rf"{ANSWERS}/{GENERATED}/.*\.parquet$",),
 }
 """What a stage has finished, as paths below the run: judged blocks and spans, scored shards, checkpoints, answers."""
 

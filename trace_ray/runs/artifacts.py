@@ -24,6 +24,8 @@ Changes = dict[str, tuple[Any, Any]]
 STAGES = ("triage", "impact", "realign", "evaluate", "report")
 EXPORT = "export"
 """The end of realign, which can be asked for alone."""
+ANSWERS = "answers"
+"""What a further round begins with, and its folder."""
 MANIFEST, DONE, INPUTS, CONFIG = "manifest.json", "_DONE", "inputs.json", "config.yaml"
 TRAINING_METRICS, EVALUATION_METRICS = "metrics.jsonl", "metrics.json"
 """In realign/, a line a step; in evaluation/."""
@@ -224,6 +226,7 @@ class Run:
             EXPORT: (self.model,),
             "evaluate": (self.evaluation,),
             "report": (),
+            ANSWERS: (self.answers,),
         }[stage]
 
     @property
@@ -253,6 +256,10 @@ class Run:
     @property
     def evaluation(self) -> Artifact:
         return self.artifact("evaluation")
+
+    @property
+    def answers(self) -> Artifact:
+        return self.artifact(ANSWERS)
 
     @property
     def report(self) -> Location:
