@@ -41,6 +41,7 @@ EDGES = {
     "ray": {
         "cluster/actor_pool.py",
         "cluster/connection.py",
+        "cluster/data_pool.py",
         "cluster/nodes.py",
         "cluster/own_job.py",
         "cluster/shared_paths.py",
