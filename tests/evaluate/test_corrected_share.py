@@ -94,6 +94,25 @@ def test_it_is_drawing_the_rates_to_one_half_that_widens_it() -> None:
     assert plain < 0.81
 
 
+@pytest.mark.parametrize(("q0", "q1"), JUDGES)
+@pytest.mark.parametrize(("answers", "labelled"), [(80, 40), (400, 100)])
+def test_labels_of_the_answers_themselves_leave_the_interval_wider_than_it_need_be(
+    q0: float, q1: float, answers: int, labelled: int
+) -> None:
+    """Two models of which 30 and 75 of 100 answers comply; some prompts' answers of both are labelled."""
+    rng, shares = np.random.default_rng(21), (0.3, 0.75)
+    covered = []
+    for _ in range(1000):
+        true_2N = np.stack([rng.random(answers) < share for share in shares])
+        said_2N = np.where(true_2N, rng.random(true_2N.shape) < q1, rng.random(true_2N.shape) >= q0)
+        some = rng.choice(answers, labelled, replace=False)
+        rates = Rates.of(zip(true_2N[:, some].ravel(), said_2N[:, some].ravel(), strict=True))
+        for share, said_N in zip(shares, said_2N, strict=True):
+            low, high = corrected_interval(float(said_N.mean()), answers, rates)
+            covered.append(low <= share <= high)
+    assert np.mean(covered) > 0.96
+
+
 def as_seen(share: float, answers: int, rates: Rates) -> tuple[float, float]:
     """The same interval, but the judge's rates are those of the labels, none added."""
     z = 1.959963984540054
