@@ -28,7 +28,7 @@ FLOORS = (
     {"corpus", "model"},
     {"objective", "judges"},
     {"synth", *MEET_ON_DISK},
-    {"rounds", "plan", "selection"},
+    {"rounds", "u2a", "plan", "selection"},
     {"pipeline", "study"},
     {"cli"},
 )
@@ -41,6 +41,7 @@ EDGES = {
     "ray": {
         "cluster/actor_pool.py",
         "cluster/connection.py",
+        "cluster/data_pool.py",
         "cluster/nodes.py",
         "cluster/own_job.py",
         "cluster/shared_paths.py",

@@ -33,8 +33,12 @@ class StaleRunError(UserError):
     """A run's folder was made from other inputs than those given now."""
 
 
+class NothingToTrainError(UserError):
+    """No training pair conflicts with the policy: of a run a mistake, of its further rounds the end."""
+
+
 class JudgeRejectedError(UserError):
-    """The audit found the judge no better than ``triage.min_auc`` allows."""
+    """A judge does not keep a limit that canaries, or labels, hold it to, such as ``triage.min_auc``."""
 
 
 def inside(error: BaseException) -> Iterator[BaseException]:

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trace_ray.cluster.capacity import unmet
@@ -15,18 +15,19 @@ from trace_ray.cluster.connection import elsewhere
 from trace_ray.cluster.nodes import settle_gpus, this_machine
 from trace_ray.cluster.stray import without_stray_line
 from trace_ray.cluster.watchdog import watched
-from trace_ray.config import Config, JudgeConfig
+from trace_ray.config import Config
 from trace_ray.config.check import check_needed, unfilled
 from trace_ray.config.load import dump_config
+from trace_ray.config.places import absolute_models
 from trace_ray.errors import StaleRunError, UserError, inside
 from trace_ray.runs.anew import note_mistake
-from trace_ray.runs.artifacts import INPUTS, STAGES, Run
+from trace_ray.runs.artifacts import ANSWERS, INPUTS, STAGES, Run
 from trace_ray.runs.lock import driver_lock
 from trace_ray.runs.memory import PeakMemory, record_peak
 from trace_ray.runs.opening import config_beside, hold_settings, open_run, run_folder, stored_config, with_dates
 from trace_ray.runs.remembered import remembered
 from trace_ray.runs.stage_figures import stage_figures
-from trace_ray.runtime.progress import doing, working
+from trace_ray.runtime.progress import doing, doing_in_all, working
 from trace_ray.storage.staging import share_settings
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ __all__ = ["absolute_models", "open_run", "run_folder", "run_stages", "stage_run
 
 Note = Callable[[str, str], None]
 Ended = Callable[[str, "Told | None"], None]
+Tellers = tuple[Note, Ended]
+ANSWERING = ("triage", "evaluate")
+"""Stages whose judge and engine make a further round's answers."""
 
 
 def stage_runner(stage: str) -> Callable[[Run, Config], Any]:
@@ -47,12 +51,14 @@ def stage_runner(stage: str) -> Callable[[Run, Config], Any]:
             from trace_ray.impact.stage import run_impact as runner
         case "realign":
             from trace_ray.realign.stage import run_realign
-            from trace_ray.rounds import run_rounds
             from trace_ray.selection.stage import run_selected
+            from trace_ray.u2a import run_rounds
 
             def runner(run: Run, config: Config) -> None:
                 once = run_selected if config.realign.select.steps else run_realign
                 (run_rounds if config.objective.weights == "u2a" else once)(run, config)
+        case "answers":
+            from trace_ray.rounds.stage import run_answers as runner
         case "export":
             from trace_ray.realign.export_stage import run_export as runner
         case "evaluate":
@@ -66,48 +72,20 @@ def stage_runner(stage: str) -> Callable[[Run, Config], Any]:
     return runner
 
 
-def absolute_models(config: Config) -> Config:
-    """Returns the configuration with absolute paths for models in local folders: workers run in other folders."""
-
-    def absolute(path: str) -> str:
-        return os.path.abspath(path) if path and os.path.isdir(path) else path
-
-    def found(judge: JudgeConfig) -> JudgeConfig:
-        return replace(judge, model=absolute(judge.model))
-
-    def perhaps(judge: JudgeConfig | None) -> JudgeConfig | None:
-        return found(judge) if judge is not None else None
-
-    triage, evaluate = config.triage, config.evaluate
-    capability = replace(evaluate.capability, task_folder=absolute(evaluate.capability.task_folder))
-    panel = [found(judge) for judge in evaluate.panel]
-    return replace(
-        config,
-        model=replace(config.model, path=absolute(config.model.path)),
-        triage=replace(
-            triage,
-            judge=found(triage.judge),
-            first_judge=perhaps(triage.first_judge),
-            second_judge=perhaps(triage.second_judge),
-            third_judge=perhaps(triage.third_judge),
-            corrector_judge=perhaps(triage.corrector_judge),
-        ),
-        evaluate=replace(evaluate, judge=found(evaluate.judge), capability=capability, panel=panel),
-    )
-
-
 def run_stages(
     run: Run,
     config: Config,
     stages: Sequence[str] = STAGES,
     note: Note = lambda _stage, _state: None,
     ended: Ended = lambda _stage, _told: None,
+    further: Callable[[Run, Config], Tellers] | None = None,
 ) -> None:
-    """Runs stages in order; the report of what is known is written after each.
+    """Runs stages in order; the report of what is known is written after each. After all of them come ``config.rounds``.
 
     Args:
         note: told each stage's name with ``start`` and then ``done``, or ``up to date``.
         ended: told each stage that was not up to date, after ``done``, and what the page tells then; None where there is none.
+        further: gives note and ended for a further round; None = nobody is told of its stages.
     Raises: UserError for a user's mistake, whatever process of the cluster met it.
     """
     check_needed(config, stages)
@@ -120,6 +98,23 @@ def run_stages(
         hold_settings(run, config, stages)
         with config_beside(run, dump_config(config)):
             _run_stages(run, config, stages, note, ended)
+        if config.rounds.number > 1 and set(STAGES) <= set(stages):
+            from trace_ray.rounds.loop import run_rounds
+
+            run_rounds(
+                run, config, partial(_run_further, further or (lambda _run, _config: (_say_nothing, _say_nothing)))
+            )
+
+
+def _say_nothing(_stage: str, _said: Any) -> None: ...
+
+
+def _run_further(tellers: Callable[[Run, Config], Tellers], run: Run, config: Config, stages: Sequence[str]) -> None:
+    """Runs stages of a further round, which has a lock of its own: it may be reported, or gone on with, by itself."""
+    with driver_lock(run.place, doing=doing):
+        hold_settings(run, config, stages)
+        with config_beside(run, dump_config(config)):
+            _run_stages(run, config, stages, *tellers(run, config))
 
 
 def decide_run(run: Run, before: Config, config: Config) -> bool:
@@ -144,7 +139,7 @@ def _driving(run: Run, config: Config) -> Iterator[None]:
     try:
         with (
             without_stray_line(),
-            driver_lock(run.place, doing=doing),
+            driver_lock(run.place, doing=doing_in_all),
             remembered(run.place),
             watched(config.ray, config.plan, run.place),
         ):
@@ -180,12 +175,13 @@ def _refuse_unfit(config: Config, stages: Sequence[str]) -> None:
 
 
 def _run_stages(run: Run, config: Config, stages: Sequence[str], note: Note, ended: Ended) -> None:
-    waiting = [stage for stage in stages if run.made_by(stage) and not _is_done(run, stage)]
+    waiting = [stage for stage in stages if run.made_by(stage) and not _is_done(run, config, stage)]
+    waiting = [*waiting, *ANSWERING] if ANSWERS in waiting else waiting
     config = settle_gpus(config, waiting)
     refuse_beyond_this_machine(config, waiting)
     _refuse_unfit(config, waiting)
     for stage in stages:
-        folders, before = run.made_by(stage), _is_done(run, stage)
+        folders, before = run.made_by(stage), _is_done(run, config, stage)
         if not before:
             note(stage, "start")
         told = _run_stage(run, config, stage, new=bool(folders) and not before)
@@ -227,9 +223,15 @@ def _report_so_far(run: Run, config: Config) -> Told | None:
     return told
 
 
-def _is_done(run: Run, stage: str) -> bool:
+def _is_done(run: Run, config: Config, stage: str) -> bool:
     folders = run.made_by(stage)
-    return bool(folders) and all(artifact.done() for artifact in folders)
+    if not folders or not all(artifact.done() for artifact in folders):
+        return False
+    if stage == "evaluate" and run.model.done():
+        from trace_ray.evaluate.stage import audits_anew
+
+        return not audits_anew(run, config)
+    return True
 
 
 def user_error_in(error: BaseException) -> UserError | None:

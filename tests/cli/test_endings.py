@@ -85,7 +85,7 @@ def test_a_stage_alone_prints_its_result_on_standard_output(tmp_path: Path, monk
     made = MadeRun(tmp_path)
     made.run.write_config(dump_config(config_of("corpus.paths=[x]")))
 
-    def triage(run: object, config: object, stages: object, note: object, ended: object) -> None:
+    def triage(run: object, config: object, stages: object, note: object, ended: object, **_: object) -> None:
         made.triage(AUDIT)
         assert callable(note)
         assert callable(ended)

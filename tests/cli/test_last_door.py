@@ -182,7 +182,7 @@ def test_of_a_trace_in_a_message_the_end_is_told() -> None:
 def test_ctrl_c_ends_a_run_with_a_line_that_says_how_it_goes_on(
     say: Callable[..., Told], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("trace_ray.pipeline.run_stages", interrupted)

@@ -48,7 +48,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """The settings and stages that commands hand to the pipeline, which then does nothing."""
     found: Asked = []
     monkeypatch.setattr(
-        pipeline, "run_stages", lambda _run, config, stages, _note, _ended: found.append((config, tuple(stages)))
+        pipeline, "run_stages", lambda _run, config, stages, _note, _ended, **_: found.append((config, tuple(stages)))
     )
     return found
 

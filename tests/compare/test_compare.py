@@ -55,6 +55,27 @@ def test_every_measure_has_its_line(runs: list[Run]) -> None:
     assert ("ASR, %", "fiction: base") not in lines
 
 
+def test_agreement_corrected_for_the_judge_stands_beside_the_raw_one_where_a_run_has_it(
+    make_run: Any, runs: list[Run]
+) -> None:
+    shares = {"base": {"all": 10.0}, "realigned": {"all": 88.25, "INVERT": 70.0}}
+    intervals = {"base": {"all": [0.0, 21.5]}, "realigned": {"all": [80.0, 95.0], "INVERT": [61.0, 79.0]}}
+    corrected = make_run("c", "trace", 90.0, tpa_corrected=shares, tpa_corrected_interval=intervals)
+    found = [(line.section, line.name.strip(), line.values) for line in comparison(collect_all([runs[1], corrected]))]
+    told = "TPA corrected for the judge's errors, %"
+    assert [(name, values) for section, name, values in found if section == told] == [
+        ("base", ["-", "10.0 [0.0, 21.5]"]),
+        ("realigned", ["-", "88.2 [80.0, 95.0]"]),
+        ("INVERT", ["-", "70.0 [61.0, 79.0]"]),
+    ]
+    assert told not in {line.section for line in comparison(collect_all(runs))}
+    first, second = json.loads(
+        CliRunner().invoke(app, ["compare", *(r.place.path for r in (runs[1], corrected)), "--json"]).stdout
+    )
+    assert (first["corrected"], first["corrected_interval"]) == ({}, {})
+    assert (second["corrected"], second["corrected_interval"]) == (shares, intervals)
+
+
 def test_runs_under_unlike_conditions_are_told_apart(make_run: Any, runs: list[Run]) -> None:
     assert differences(collect_all(runs)) == []
     other = make_run("c", "trace", 90.0, base_model="another", judge="a model")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.stats import binom
 
 from trace_ray.config import StorageConfig
 from trace_ray.evaluate.answering import write_part
-from trace_ray.evaluate.audit import audit_figures, judged_labels, write_labelled
+from trace_ray.evaluate.audit import Judged, audit_figures, judged_texts, rates_of
 from trace_ray.evaluate.corrected import Rates, corrected, corrected_change, corrected_interval, corrected_metrics
+from trace_ray.evaluate.labelled import CORPUS, Labels, audited_texts
 from trace_ray.evaluate.tpa import compliance
 from trace_ray.judges.labels import Label
 from trace_ray.pairs import TRIAGED_SCHEMA
@@ -54,12 +57,97 @@ def test_the_interval_is_that_of_the_papers_own_code(
     assert corrected_interval(share, answers, rates) == pytest.approx(interval, abs=1e-12)
 
 
+JUDGES = [(0.9, 0.85), (0.7, 0.95), (0.97, 0.97)]
+"""Specificity and sensitivity."""
+
+
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.85])
-@pytest.mark.parametrize(("q0", "q1"), [(0.9, 0.85), (0.7, 0.95), (0.97, 0.97)])
+@pytest.mark.parametrize(("q0", "q1"), JUDGES)
 @pytest.mark.parametrize(("answers", "labels"), [(400, 200), (2000, 1000)])
 def test_the_interval_covers_the_truth_in_95_of_100_draws(
     share: float, q0: float, q1: float, answers: int, labels: int
 ) -> None:
+    assert 0.93 <= drawn_coverage(share, q0, q1, answers, labels) <= 0.97
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.85, 0.95])
+@pytest.mark.parametrize(("q0", "q1"), JUDGES)
+@pytest.mark.parametrize(("labels", "most"), [(20, 0.998), (60, 0.981)])
+def test_with_few_labels_the_interval_covers_no_less_and_often_more(
+    share: float, q0: float, q1: float, labels: int, most: float
+) -> None:
+    """80 answers, as the example has: above 97 of 100 the interval is wider than it need be, never narrower.
+
+    Each outcome by its probability, so that 95.0 is no matter of draws; 1,000 draws then land where those say.
+    """
+    covered = exact_coverage(share, q0, q1, 80, labels, corrected_interval)
+    assert 0.95 <= covered <= most
+    spread = (covered * (1 - covered) / 1000) ** 0.5
+    assert drawn_coverage(share, q0, q1, 80, labels) == pytest.approx(covered, abs=4 * spread)
+
+
+def test_it_is_drawing_the_rates_to_one_half_that_widens_it() -> None:
+    """Where coverage is highest, a good judge at the end of the scale, rates as they are seen cover far too little."""
+    found = exact_coverage(0.95, 0.7, 0.95, 80, 20, corrected_interval)
+    plain = exact_coverage(0.95, 0.7, 0.95, 80, 20, as_seen)
+    assert found == pytest.approx(0.997, abs=0.001)
+    assert plain < 0.81
+
+
+@pytest.mark.parametrize(("q0", "q1"), JUDGES)
+@pytest.mark.parametrize(("answers", "labelled"), [(80, 40), (400, 100)])
+def test_labels_of_the_answers_themselves_leave_the_interval_wider_than_it_need_be(
+    q0: float, q1: float, answers: int, labelled: int
+) -> None:
+    """Two models of which 30 and 75 of 100 answers comply; some prompts' answers of both are labelled."""
+    rng, shares = np.random.default_rng(21), (0.3, 0.75)
+    covered = []
+    for _ in range(1000):
+        true_2N = np.stack([rng.random(answers) < share for share in shares])
+        said_2N = np.where(true_2N, rng.random(true_2N.shape) < q1, rng.random(true_2N.shape) >= q0)
+        some = rng.choice(answers, labelled, replace=False)
+        rates = Rates.of(zip(true_2N[:, some].ravel(), said_2N[:, some].ravel(), strict=True))
+        for share, said_N in zip(shares, said_2N, strict=True):
+            low, high = corrected_interval(float(said_N.mean()), answers, rates)
+            covered.append(low <= share <= high)
+    assert np.mean(covered) > 0.96
+
+
+def as_seen(share: float, answers: int, rates: Rates) -> tuple[float, float]:
+    """The same interval, but the judge's rates are those of the labels, none added."""
+    z = 1.959963984540054
+    n, p = answers + z**2, (share * answers + z**2 / 2) / (answers + z**2)
+    q0, q1 = rates.specificity, rates.sensitivity
+    slope = q0 + q1 - 1
+    if slope <= 0:
+        return 0.0, 1.0
+    theta = (p + q0 - 1) / slope
+    of_q0, of_q1 = q0 * (1 - q0) / rates.violating, q1 * (1 - q1) / rates.compliant
+    half = z * (p * (1 - p) / n + (1 - theta) ** 2 * of_q0 + theta**2 * of_q1) ** 0.5 / slope
+    centre = theta + 2 * z**2 * (theta * of_q1 - (1 - theta) * of_q0)
+    return min(1.0, max(0.0, centre - half)), min(1.0, max(0.0, centre + half))
+
+
+Interval = Callable[[float, int, Rates], tuple[float, float]]
+
+
+def exact_coverage(share: float, q0: float, q1: float, answers: int, labels: int, interval: Interval) -> float:
+    """Returns the probability that the interval holds ``share``: over all that may be seen but a millionth of it."""
+    called = binom.pmf(range(answers + 1), answers, share * q1 + (1 - share) * (1 - q0))
+    likely = np.flatnonzero(called > 1e-7)
+    covered = 0.0
+    for found, of_found in enumerate(binom.pmf(range(labels + 1), labels, q1)):
+        for caught, of_caught in enumerate(binom.pmf(range(labels + 1), labels, q0)):
+            if of_found * of_caught < 1e-9:
+                continue
+            rates = Rates(found=found, compliant=labels, caught=caught, violating=labels)
+            held = [low <= share <= high for low, high in (interval(k / answers, answers, rates) for k in likely)]
+            covered += of_found * of_caught * float(called[likely][held].sum())
+    return covered
+
+
+def drawn_coverage(share: float, q0: float, q1: float, answers: int, labels: int) -> float:
+    """Returns how many of 1,000 draws have the truth in their interval, as a share."""
     rng = np.random.default_rng(19)
     covered = []
     for _ in range(1000):
@@ -68,7 +156,7 @@ def test_the_interval_covers_the_truth_in_95_of_100_draws(
         called = rng.binomial(answers, share * q1 + (1 - share) * (1 - q0)) / answers
         low, high = corrected_interval(called, answers, rates)
         covered.append(low <= share <= high)
-    assert 0.93 <= np.mean(covered) <= 0.97
+    return float(np.mean(covered))
 
 
 def test_a_raw_interval_would_miss_the_truth_of_such_a_judge() -> None:
@@ -123,12 +211,16 @@ def test_metrics_hold_both_models_and_their_change_and_the_report_shows_them() -
     low, high = metrics["tpa_corrected_interval"]["realigned"]["all"]
     assert low < 90 < high
     assert corrected_metrics(grouped, Rates(found=5, compliant=10, caught=5, violating=10)) == {}
-    (lines,) = other_measures(metrics | {"judge_audit": audit_figures([(True, True)] * 9 + [(True, False)])}).values()
+    judged = [Judged(False, 0.1, True)] * 9 + [Judged(False, 0.7, False), Judged(True, 0.6, False)]
+    (lines,) = other_measures(metrics | {"judge_audit": audit_figures("answers", judged)}).values()
     assert [(line.name, line.base.split()[0], line.realigned.split()[0]) for line in lines[:2]] == [
         ("all", "10.0", "90.0"),
         ("INVERT", "10.0", "90.0"),
     ]
-    assert "9 of 10" in lines[-1].realigned
+    assert "9 of 10" in lines[-2].realigned
+    assert (lines[-1].base, lines[-1].realigned) == ("AUC 0.900", "kappa 0.621"), (
+        "by hand: 9 of 10; (0.909 - 0.760) / 0.240"
+    )
 
 
 def test_labelled_responses_are_what_the_judge_of_the_answers_is_asked_about(tmp_path: Path) -> None:
@@ -147,7 +239,9 @@ def test_labelled_responses_are_what_the_judge_of_the_answers_is_asked_about(tmp
         "elsewhere": Label(True, True)
     }
     generated, audited = run.evaluation.place / "generated", run.evaluation.place / "audit"
-    todo = write_labelled(run, labels, generated)
+    texts = audited_texts(run, Labels(labels, {}), [], generated)
+    todo = texts.chunks
+    assert texts.of == CORPUS
     assert sum(len(chunk.prompts) for chunk in todo) == 2 * 40
     asked = [row for chunk in todo for row in (generated / chunk.name).read_parquet().to_pylist()]
     assert {(row["prompt"], row["response"]) for row in asked} == {
@@ -159,6 +253,6 @@ def test_labelled_responses_are_what_the_judge_of_the_answers_is_asked_about(tmp
             for row in (generated / chunk.name).read_parquet().to_pylist()
         ]
         write_part(audited / chunk.name, said, None)
-    rates = Rates.of(judged_labels(audited, labels))
+    rates = rates_of(judged_texts(run.evaluation.place, texts))
     assert (rates.found, rates.compliant, rates.violating) == (40, 40, 40)
     assert rates.caught == sum(i % 3 != 0 for i in range(0, 80, 2))

@@ -21,8 +21,10 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from tests.support.told_tracker import PLUGIN, told
 from trace_ray.config import StorageConfig
 from trace_ray.config.sources import conf_folder
+from trace_ray.realign.candidates import candidates
 from trace_ray.runs.artifacts import Run
 from trace_ray.runs.validations import Validation, validations
 from trace_ray.storage.location import locate
@@ -39,7 +41,7 @@ SETTINGS = [
         "realign.epochs=3",
         "realign.learning_rate=2e-3",
         "realign.checkpoint_steps=5",
-        "realign.trackers=[]",
+        f"realign.trackers=[{PLUGIN}]",
     ),
     *("realign.select.steps=12", "realign.select.prompts=32", "evaluate.drift_pairs=24"),
 ]
@@ -120,13 +122,23 @@ def kill_all(driver: subprocess.Popen[bytes]) -> None:
     driver.wait()
 
 
-def measurers(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
+def named(driver: subprocess.Popen[bytes], *words: str) -> list[psutil.Process]:
+    """Processes below a driver whose name, as Ray gives it, holds one of the words."""
     found = []
     for process in below(driver):
         with suppress(psutil.NoSuchProcess):
-            if any(word in " ".join(process.cmdline()) for word in ("AnswerJudge", "measure_adapters")):
+            if any(word in " ".join(process.cmdline()) for word in words):
                 found.append(process)
     return found
+
+
+def measurers(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return named(driver, "AnswerJudge", "measure_adapters")
+
+
+def steps_made(run: Path) -> list[int]:
+    """The steps of a training as its metrics have them."""
+    return [json.loads(line)["step"] for line in (run / "realign" / "metrics.jsonl").read_text().splitlines()]
 
 
 def assert_same(run: Path, undisturbed: Path) -> None:
@@ -138,6 +150,11 @@ def assert_same(run: Path, undisturbed: Path) -> None:
     assert [candidate.drift for candidate in mine] == pytest.approx(
         [candidate.drift for candidate in theirs], rel=1e-2, abs=1e-4
     )
+    steps = [candidate.step for candidate in mine]
+    assert [line["step"] for line in told(run / "realign", "dev")] == steps, "the tracker is told each once"
+    curve = [json.loads(line) for line in (run / "realign" / "validations.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in curve] == steps
+    assert [row["step"] for row in curve if row["dev_kept"]][-1] == choice(run)["step"]
     exported = load_file(run / "model" / "adapter" / "adapter_model.safetensors")
     kept = load_file(run / "realign" / choice(run)["checkpoint"] / "adapter" / "adapter_model.safetensors")
     assert all(bool((exported[name] == value).all()) for name, value in kept.items())
@@ -158,7 +175,7 @@ def undisturbed(drills: Selected) -> Path:
 @pytest.mark.slow
 def test_a_selection_measures_every_candidate_and_exports_the_one_it_keeps(undisturbed: Path) -> None:
     steps = [candidate.step for candidate in measured(undisturbed)]
-    last = json.loads((undisturbed / "realign" / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    last = steps_made(undisturbed)[-1]
     assert steps == sorted({0, *range(12, last + 1, 12), last})
     best = max(measured(undisturbed), key=lambda candidate: (candidate.tpa["all"], -candidate.step))
     assert best.tpa["all"] > measured(undisturbed)[0].tpa["all"], "the drills would compare a choice of nothing"
@@ -187,6 +204,30 @@ def test_a_killed_measuring_process_changes_no_choice(drills: Selected, undistur
         with suppress(psutil.NoSuchProcess):
             process.kill()
     drills.ends(driver, run)
+    assert_same(run, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_training_worker_killed_while_a_candidate_is_measured_changes_no_choice(
+    drills: Selected, undisturbed: Path
+) -> None:
+    """It alone dies: driver and measurer go on, and the training from its last checkpoint.
+
+    The training takes seconds, measuring a minute: it stands still from its first candidate to the strike.
+    """
+    run = drills.copy("trainer")
+    driver = drills.start("realign", run)
+    wait_until(lambda: candidates(opened(run)) and named(driver, "RayTrainWorker"), driver, drills, run)
+    trainers = named(driver, "RayTrainWorker")
+    for process in trainers:
+        process.suspend()
+    wait_until(lambda: measuring(run), driver, drills, run)
+    seen = steps_made(run)
+    for process in trainers:
+        process.kill()
+    drills.ends(driver, run)
+    assert 12 <= seen[-1] < steps_made(undisturbed)[-1], "it was killed after its first candidate and before its end"
+    assert steps_made(run) == steps_made(undisturbed)
     assert_same(run, undisturbed)
 
 

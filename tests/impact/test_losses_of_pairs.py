@@ -13,7 +13,7 @@ from trace_ray.config import ImpactConfig, ObjectiveConfig, TermConfig
 from trace_ray.errors import UserError
 from trace_ray.impact.shard import Selection, score_tokens
 from trace_ray.objective.slopes import pair_slopes
-from trace_ray.rounds import gains
+from trace_ray.u2a import gains
 
 PAIR: dict[str, Any] = {"prefer": "rejected", "suppress": ("chosen",)}
 B, TAU, E = 0.7, 0.4, 0.2

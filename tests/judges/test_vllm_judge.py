@@ -27,13 +27,13 @@ from trace_ray.config.load import load_config
 from trace_ray.config.policy import ClauseConfig, PolicyConfig, policy_text
 from trace_ray.config.sources import conf_folder
 from trace_ray.evaluate import answering
+from trace_ray.judges.canaries import ATTACKS
 from trace_ray.judges.openai_judge import OpenAIJudge
 from trace_ray.judges.prompt import judged_text
 from trace_ray.judges.vllm_judge import VllmJudge
 from trace_ray.runtime import environment
 from trace_ray.storage.location import locate
 from trace_ray.synth.world import generate
-from trace_ray.triage.canaries import ATTACKS
 
 MODEL = str(Path(trace_ray.__file__).parent / "synth" / "models" / "judge")
 BLOCK = 32

@@ -17,7 +17,9 @@ from trace_ray.plan.asked import Asked, evaluation_asked
 from trace_ray.plan.checks import check_cost, check_memory, check_resources, cluster_size
 from trace_ray.plan.estimate import estimate, training_gib
 from trace_ray.plan.judging import POOL_START_S
+from trace_ray.plan.plan import Plan
 from trace_ray.plan.rates import EngineRates, Rates, ScoringRates, TrainRates, given, with_given
+from trace_ray.plan.show import plan_tables
 from trace_ray.plan.stage_row import Resources, StageEstimate, at_once, total
 from trace_ray.plan.workload import Prompts, SampledPair, Workload, workload
 from trace_ray.runs.artifacts import STAGES
@@ -263,6 +265,19 @@ def test_a_limit_below_the_estimate_is_told_before_the_run() -> None:
         f"ray.max_cost: {price / 2:g}: the estimate is {price:.2f}: raise it, or the run ends before it is done"
     )
     assert list(check_cost(stages, 0)) == list(check_cost(stages, 2 * price)) == []
+
+
+def test_further_rounds_count_for_the_limit_and_are_told_below_the_table() -> None:
+    asked = ["plan.cpu_hour_price=0.5", "rounds.number=3"]
+    stages = estimated(config_of(*asked))
+    price = sum(stage.price or 0 for stage in stages)
+    (problem,) = check_cost(stages, 2 * price, 3)
+    assert f"the estimate is {3 * price:.2f}" in str(problem)
+    table = plan_tables(Plan([], None, None, stages, 0), config_of(*asked))[-1]
+    assert (
+        f"rounds.number=3: each further round is about as much again, and its answers\nray.max_cost={6 * price:.3g}"
+        in str(table.caption)
+    )
 
 
 def test_no_more_workers_than_fit() -> None:

@@ -22,6 +22,7 @@ from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import AnswerJudge, chunks, tokens_of
 from trace_ray.judges import vllm_judge
 from trace_ray.judges.backends import make_corrector, make_judge, make_triage_judge
+from trace_ray.judges.canaries import ATTACKS, canary_report
 from trace_ray.model.engine import EngineSettings
 from trace_ray.model.loading import load_tokenizer
 from trace_ray.pairs import RESPONSE_SCHEMA, prompt_text
@@ -35,7 +36,6 @@ from trace_ray.synth.demo import MODELS, write_corpus
 from trace_ray.synth.oracle import compliant, violates
 from trace_ray.triage.block import Bench, judge_block
 from trace_ray.triage.calibrate import Calibration, Decision
-from trace_ray.triage.canaries import ATTACKS, canary_report
 from trace_ray.triage.decide import Correction, decide_block
 from trace_ray.triage.guard import unguarded
 from trace_ray.triage.questions import prompt_texts

@@ -14,7 +14,15 @@ import pyarrow as pa
 import torch
 
 from tests.support.ranks import run_ranks
-from trace_ray.config import Config, LoraSettings, ModelConfig, ObjectiveConfig, RealignConfig, StorageConfig
+from trace_ray.config import (
+    Config,
+    LoraSettings,
+    ModelConfig,
+    ObjectiveConfig,
+    RealignConfig,
+    StorageConfig,
+    TermConfig,
+)
 from trace_ray.config.load import dump_config
 from trace_ray.config.policy import PolicyConfig
 from trace_ray.impact.tally import tally
@@ -65,6 +73,11 @@ def tiny_config(model: Path, objective: ObjectiveConfig | None = None, **realign
     )
 
 
+def sft(prefer: str) -> TermConfig:
+    """Returns a term that raises a response."""
+    return TermConfig(loss="sft", prefer=prefer)
+
+
 def scored_rows(
     model: Any, count: int, categories: tuple[str, ...] = CATEGORIES, seed: int = 0
 ) -> list[dict[str, Any]]:
@@ -87,12 +100,18 @@ def scored_rows(
 
 
 def make_run(
-    folder: Path, config: Config, count: int = 22, categories: tuple[str, ...] = CATEGORIES, shift: float = 0.0
+    folder: Path,
+    config: Config,
+    count: int = 22,
+    categories: tuple[str, ...] = CATEGORIES,
+    shift: float = 0.0,
+    weights: Mapping[str, float] | None = None,
 ) -> Run:
     """Writes rejects/, triaged/ (no rows: a training reads none of them) and scored/, and the initial adapter.
 
     Args:
         shift: added to the reference's log-probs, as if the policy had moved by as much the other way.
+        weights: category -> weight of all its pairs, instead of random ones.
     """
     from trace_ray.model.loading import load_model, new_adapter
 
@@ -100,6 +119,7 @@ def make_run(
     model = load_model(config.model)
     rows = scored_rows(model, count, categories)
     rows = [row | {f"{name}_ref_logp": row[f"{name}_ref_logp"] + shift for name in RESPONSE_NAMES} for row in rows]
+    rows = [row | {"weight": (weights or {}).get(row["category"], row["weight"])} for row in rows]
     table = pa.Table.from_pylist(rows, schema=SCORED_SCHEMA)
     for artifact in (run.rejects, run.triaged):
         artifact.begin({"made": "by hand"})

@@ -30,7 +30,8 @@ def test_the_rate_warms_up_then_falls() -> None:
     linear = [rate_factor(i, 100, 0, "linear") for i in range(100)]
     assert linear[50] == pytest.approx(0.5)
     assert rate_factor(99, 100, 0, "constant") == 1.0
-    assert rate_factor(0, 20, 100, "constant") == 0.5  # at most a tenth of the run
+    most = RealignConfig(warmup_steps=100).warm_up(20)
+    assert rate_factor(0, 20, most, "constant") == 0.5  # at most a tenth of the run
 
 
 def test_a_run_stops_once_the_norm_stays_below_epsilon() -> None:
@@ -158,6 +159,9 @@ def test_trackers_are_told_of_triage_and_of_the_evaluation_beside_training(tmp_p
 
     made = MadeRun(tmp_path)
     made.everything(AUDIT)
+    place = made.run.evaluation.place / "metrics.json"
+    more = {"tpa_corrected": {"base": {"all": 12.5}}, "judge_audit": {"auc": 0.875, "kappa": None, "responses": 60}}
+    place.write_text(json.dumps(json.loads(place.read_text()) | more))
     for stage in ("triage", "evaluate"):
         told = stage_figures(made.run, stage)
         assert told is not None
@@ -172,6 +176,8 @@ def test_trackers_are_told_of_triage_and_of_the_evaluation_beside_training(tmp_p
     assert (found["triage/rejects"], found["triage/rows_in"]) == ([(0, 5.0)], [(0, 25.0)])
     assert found["triage/kappa"] == [(0, pytest.approx(AUDIT["kappa"]))]
     assert (found["evaluation/tpa/base/all"], found["evaluation/tpa/realigned/INVERT"]) == ([(5, 50.0)], [(5, 100.0)])
+    assert found["evaluation/tpa_corrected/base/all"] == [(5, 12.5)]
+    assert {name: told for name, told in found.items() if "/judge/" in name} == {"evaluation/judge/auc": [(5, 0.875)]}
     assert stage_figures(made.run, "realign") is None
 
 

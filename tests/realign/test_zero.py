@@ -52,7 +52,7 @@ def test_the_logged_rate_is_the_one_that_the_step_took(plain: Plain) -> None:
     realign = plain.realign
     rates = [row["lr"] for row in plain.made["metrics"]]
     steps = plain.made["metrics"][0]["steps"]
-    factors = [rate_factor(step, steps, realign.warmup_steps, realign.schedule) for step in range(STEPS)]
+    factors = [rate_factor(step, steps, realign.warm_up(steps), realign.schedule) for step in range(STEPS)]
     assert rates == pytest.approx([realign.learning_rate * factor for factor in factors])
 
 

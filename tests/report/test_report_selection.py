@@ -58,7 +58,7 @@ def section(run: Run) -> TrainingSection:
 
 
 def finish(run: Run, **facts: Any) -> None:
-    told = {"step": 10, "stopped": None, "seconds": 90.0, "tokens": 1500} | facts
+    told = {"step": 10, "stopped": None, "seconds": 90.0, "tokens": 1500, "share_of_training": 0.125} | facts
     run.realign.publish(counts={"steps": 30}, seconds=1.0, selection=told)
 
 
@@ -70,7 +70,7 @@ def test_the_kept_step_its_agreement_and_the_cost_are_said(run: Run) -> None:
         "Step 10 is kept of 2 candidates: 90.0 % of the answers to 32 dev prompts comply, before training 40.0 %."
         in said
     )
-    assert "1,500 tokens" in said
+    assert said.endswith("Choosing took 1 min 30 s (12.5 % of the time that the steps took) and 1,500 tokens.")
     drawn = {"training": training_picture(section(run))}
     assert said in template("training.html.jinja").render(training=section(run), pictures=drawn)
 
@@ -93,7 +93,7 @@ def test_agreement_and_drift_are_curves_of_report_and_watch(run: Run) -> None:
 
 
 def test_a_scale_that_is_kept_is_told_with_its_share() -> None:
-    told = {"step": 10, "stopped": None, "seconds": 1.0, "tokens": 9}
+    told = {"step": 10, "stopped": None, "seconds": 1.0, "tokens": 9, "share_of_training": 0.1}
     rest: dict[str, Any] = {"adapter": "", "prompts": {"all": 9}, "drift": 0, "seconds": 1, "tokens": 1}
     measured = [Validation(step=step, tpa=share, **rest) for step, share in ((0, {"all": 40.0}), (10, {"all": 80.0}))]
     scaled = told | {"scale": 0.5, "dev_tpa_by_scale": {"0.5": 87.5, "1": 80.0}}

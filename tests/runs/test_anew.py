@@ -65,6 +65,22 @@ def test_a_finished_stage_stays(run: Run, stage: str) -> None:
         begin(run, stage, NOW)
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_evaluation_goes_on_under_other_labels_and_limits_of_its_judge(run: Run, finished: bool) -> None:
+    was = {"other": "same", "evaluate.audit_labels content": "a"}
+    begin(run, "evaluate", was)
+    leave(run, PIECES["evaluate"])
+    if finished:
+        run.evaluation.publish(counts={}, seconds=0.0)
+    before = files_of(run, "evaluate") - {"evaluation/_DONE"}
+    now = {"other": "same", "evaluate.audit_labels content": "b", "evaluate.min_auc": 0.6}
+    assert begin(run, "evaluate", now)
+    assert not run.evaluation.done()
+    assert files_of(run, "evaluate") == before
+    with pytest.raises(StaleRunError, match=r"evaluation: other: 'another'"):
+        begin(run, "evaluate", now | {"evaluate.min_auc": 0.5, "other": "another"})
+
+
 def test_one_of_two_folders_that_was_cleared_before_a_kill_is_no_new_stage(run: Run) -> None:
     begin(run, "impact", WAS)
     leave(run, LEFTOVERS["impact"])

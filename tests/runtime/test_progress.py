@@ -73,7 +73,7 @@ def test_the_first_steps_of_a_training_count_in_its_rate(
             (run.realign.place / TRAINING_METRICS).write_text(json.dumps(row) + "\n")
             return last
 
-    watch.watch(run, Polls())
+    watch.watch(run, Polls(), [])
     line = "realign: 23/55 steps, 1.0/s, ETA 32 s INVERT 0.500, norm 1.00, 80 tokens/s\n"
     assert capsys.readouterr().err == line
 
@@ -93,7 +93,7 @@ def test_reading_a_long_training_again_is_put_off_as_long_as_it_takes_but_2_perc
         return []
 
     monkeypatch.setattr(watch, "training_figures", read)
-    watch.watch(Run(locate(str(tmp_path), StorageConfig())), Polls())
+    watch.watch(Run(locate(str(tmp_path), StorageConfig())), Polls(), [])
     assert waits == [2.0, 150.0, 150.0]
 
 

@@ -32,6 +32,7 @@ LEFTOVERS = {
     ),
     "realign": (
         "realign/metrics.jsonl",
+        "realign/validations.jsonl",
         "realign/mistake.json",
         "realign/reference/part-0.parquet",
         "realign/rounds/0/training/scored/part-0.parquet",

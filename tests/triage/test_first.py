@@ -16,15 +16,16 @@ from tests.support.in_process import triage_in_process
 from trace_ray.config import Config, CorpusConfig, JudgeConfig, StorageConfig, TriageConfig
 from trace_ray.config.policy import PolicyConfig
 from trace_ray.errors import JudgeRejectedError
+from trace_ray.judges.canaries import CONTROLS
+from trace_ray.judges.gates import refuse_gates
 from trace_ray.judges.opinion import Opinion
 from trace_ray.pairs import pair_id
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import locate
 from trace_ray.triage import judge_worker
 from trace_ray.triage.block import JUDGED_SCHEMA
-from trace_ray.triage.canaries import CONTROLS
 from trace_ray.triage.first import by_source
-from trace_ray.triage.gates import LEAST, refuse_gates, sample_gates
+from trace_ray.triage.gates import LEAST, sample_gates
 from trace_ray.triage.stage import run_triage
 
 SAMPLE = 32

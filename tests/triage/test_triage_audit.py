@@ -13,9 +13,11 @@ import pytest
 
 from trace_ray.config import JudgeConfig, StorageConfig, TriageConfig
 from trace_ray.errors import JudgeRejectedError, UserError
+from trace_ray.judges.against_labels import without_curve
+from trace_ray.judges.gates import refuse_gates
 from trace_ray.pairs import categorise, complies
 from trace_ray.storage.location import locate
-from trace_ray.triage.audit import audit, refuse_unreached_rate, without_curve
+from trace_ray.triage.audit import audit, refuse_unreached_rate
 from trace_ray.triage.calibrate import (
     Calibration,
     Decision,
@@ -28,7 +30,7 @@ from trace_ray.triage.calibrate import (
 )
 from trace_ray.triage.categories import categories_N
 from trace_ray.triage.fitting import Arrays, Labelled, fit_all
-from trace_ray.triage.gates import audit_gates, refuse_gates
+from trace_ray.triage.gates import audit_gates
 from trace_ray.triage.labels import Label, labelled_rows, read_labels, review_line
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from trace_ray.errors import JudgeRejectedError
+from trace_ray.judges.canaries import ATTACKS, SEEDS, canary_report, refuse_gullible_judge
 from trace_ray.judges.opinion import Clauses, Opinion
-from trace_ray.triage.canaries import ATTACKS, SEEDS, canary_report, refuse_gullible_judge
 
 
 class Reader:

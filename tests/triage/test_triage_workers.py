@@ -17,13 +17,13 @@ from trace_ray.config import Config, CorpusConfig, EndpointConfig, JudgeConfig, 
 from trace_ray.config.policy import ClauseConfig, PolicyConfig, RuleConfig
 from trace_ray.corpus.read import Source
 from trace_ray.errors import JudgeRejectedError, UserError
+from trace_ray.judges.canaries import ATTACKS, SEEDS
 from trace_ray.runs.artifacts import CANARIES, Run
 from trace_ray.storage.location import locate
 from trace_ray.triage.account import ReadRows
 from trace_ray.triage.audit import audit
 from trace_ray.triage.budget import within_budget
 from trace_ray.triage.calibrate import Calibration, Decision
-from trace_ray.triage.canaries import ATTACKS, SEEDS
 from trace_ray.triage.deciding import decide_corpus
 from trace_ray.triage.fitting import Labelled
 from trace_ray.triage.judge_worker import JudgeActor

@@ -25,8 +25,9 @@ def audit(
 
     Another run uses what is stored with triage.audit_file=RUN/audit.json.
     """
+    from trace_ray.judges.against_labels import without_curve
     from trace_ray.pipeline import run_folder, stored_config
-    from trace_ray.triage.audit import audit_run, without_curve
+    from trace_ray.triage.audit import audit_run
 
     opened = run_folder(run, load_storage(overrides or []))
     settings = stored_config(opened, run)

@@ -61,6 +61,28 @@ def sample(
     print(f"{out}: {len(pairs)} pairs; open it in a browser, download labels.jsonl, then {again}")
 
 
+@label_app.command(epilog="Example: trace-ray label answers --run runs/first --out labels.html")
+def answers(
+    out: Annotated[str, typer.Option("--out", help="the page to write, such as labels.html")],
+    run: Annotated[str, typer.Option("--run", help="a run whose evaluation has finished")],
+    number: Annotated[int, typer.Option("--number", min=1, help="prompts on the page, two answers each")] = 100,
+    seed: Annotated[int, typer.Option("--seed", help="fixes which prompts are drawn")] = 0,
+    overrides: Annotated[list[str] | None, typer.Argument(help="storage.key=value")] = None,
+) -> None:
+    """Writes one offline page with both models' answers to held-out prompts, drawn at random, blind.
+
+    It downloads labels.jsonl for evaluate.audit_labels: the judge of the answers against them, and agreement corrected by it.
+    """
+    from trace_ray.triage.labelling.answers import of_answers
+    from trace_ray.triage.labelling.page import label_page
+
+    opened, settings, threshold = _opened(run, overrides or [])
+    pairs = of_answers(opened, number, seed)
+    locate(out, settings.storage).write_text(label_page(pairs, settings.policy, threshold))
+    again = f"trace-ray evaluate -c FILE --run {run} evaluate.audit_labels=labels.jsonl"
+    print(f"{out}: answers to {len(pairs)} prompts; open it in a browser, download labels.jsonl, then {again}")
+
+
 def _opened(run: str, overrides: list[str]) -> tuple[Run, Config, float]:
     """Returns a triaged run, its configuration and its threshold."""
     from trace_ray.pipeline import run_folder, stored_config
@@ -107,12 +129,13 @@ def merge(
 
 
 def _adjudication(page: str, run: str, differ: list[str], overrides: list[str]) -> None:
+    from trace_ray.triage.labelling.answers import answers_named
     from trace_ray.triage.labelling.page import label_page
     from trace_ray.triage.labelling.sample import named_in
 
     if not run:
         raise UserError("--page", page, "the texts are in the run: name it with --run")
     opened, settings, threshold = _opened(run, overrides)
-    pairs = named_in(opened, differ, threshold)
+    pairs = [*named_in(opened, differ, threshold), *answers_named(opened, differ)]
     locate(page, load_storage(overrides)).write_text(label_page(pairs, settings.policy, threshold))
     print(f"{page}: {len(pairs)} pairs to decide; give its labels.jsonl as --decided")

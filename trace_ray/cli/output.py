@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from trace_ray.cli.tables import closing_line, summary_tables
+from trace_ray.cli.tables import closing_line, rounds_lines, summary_tables
 from trace_ray.runs.artifacts import Run
 from trace_ray.runtime.interrupts import terminated
 from trace_ray.storage.jsonl import strict_json
@@ -55,3 +55,21 @@ def show_run(run: Run, *, as_json: bool) -> None:
     for table in summary_tables(summary):
         out.print(table)
     out.print(closing_line(summary, run.report.uri), soft_wrap=True)
+    _show_rounds(out, run, summary.get("rounds", []))
+
+
+def _show_rounds(out: Console, run: Run, rounds: Sequence[Mapping[str, Any]]) -> None:
+    """Prints the tables of each further round, and a last line that compares all of them."""
+    from trace_ray.pipeline import stored_config
+    from trace_ray.runs.rounds import round_run
+    from trace_ray.runs.summary import run_summary
+
+    for number in [row["round"] for row in rounds if row["round"] > 1 and "tpa" in row]:
+        further = round_run(run, number)
+        summary = run_summary(further, stored_config(further, further.place.uri).report)
+        out.print(f"\nround {number}")
+        for table in summary_tables(summary):
+            out.print(table)
+        out.print(closing_line(summary, further.report.uri), soft_wrap=True)
+    for line in rounds_lines(rounds):
+        out.print(line, soft_wrap=True)

@@ -16,7 +16,7 @@ from trace_ray.cli.output import interruption, show_run, standard_output
 from trace_ray.config import Config
 from trace_ray.config.load import load_config, load_storage
 from trace_ray.errors import JudgeRejectedError, UserError
-from trace_ray.runs.artifacts import STAGES, Run
+from trace_ray.runs.artifacts import ANSWERS, STAGES, Run
 from trace_ray.runtime.progress import CONSOLE
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def run_and_tell(
     else:
         config, run = _as_begun(uri, overrides, method)
     try:
-        run_stages(run, config, stages, *_tellers(run, config, stages))
+        run_stages(run, config, stages, *_tellers(run, config, stages), further=_round_tellers)
     except JudgeRejectedError:
         if run.report.exists():
             CONSOLE.print(Text(f"page: {run.report.uri}"), soft_wrap=True)
@@ -47,15 +47,20 @@ def run_and_tell(
     return run
 
 
+def _round_tellers(run: Run, config: Config) -> tuple[Callable[[str, str], None], Callable[[str, Told | None], None]]:
+    """As ``_tellers``, of a further round of a run."""
+    return _tellers(run, config, (ANSWERS, *STAGES), f"round {run.place.name}: ")
+
+
 def _tellers(
-    run: Run, config: Config, stages: Sequence[str]
+    run: Run, config: Config, stages: Sequence[str], called: str = ""
 ) -> tuple[Callable[[str, str], None], Callable[[str, Told | None], None]]:
-    """Returns what tells a stage's start and state, and what tells how it ended."""
+    """Returns what tells a stage's start and state, ``called`` before its name, and what tells how it ended."""
     alone = len(stages) == 1
     out = standard_output() if alone else CONSOLE  # a stage's tables are its result; a whole run's come at its end
 
     def note(stage: str, state: str) -> None:
-        CONSOLE.print(f"[bold]{stage}[/]: {state}")
+        CONSOLE.print(f"{called}[bold]{stage}[/]: {state}")
         if state == "start" and stage == stages[0]:
             CONSOLE.print(Text(f"look on: trace-ray watch --run {run.shell_word}"), soft_wrap=True)
         if state == "start" and stage == "realign":

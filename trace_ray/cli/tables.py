@@ -9,7 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from trace_ray.pairs import Category
-from trace_ray.runs.status import DAMAGED, DRIVER, State
+from trace_ray.runs.artifacts import ANSWERS
+from trace_ray.runs.rounds import ROUNDS
+from trace_ray.runs.status import DAMAGED, DRIVER, ENDED_ROUND, State, round_name
 
 if TYPE_CHECKING:
     from trace_ray.compare.table import Line
@@ -25,13 +27,20 @@ STAGE_FOLDERS = {
 
 
 def status_table(rows: Sequence[State]) -> Table:
-    """Returns a line a stage: its state, what it has counted, its seconds; and what the driver is at."""
+    """Returns a line a stage, of further rounds too: its state, what it has counted, its seconds; and what the driver is at."""
     table = Table("stage", "state", "so far", box=None)
     found = {name: (state, facts) for name, state, facts in rows}
     state, facts = found.pop(DRIVER, ("", {}))
     doing = facts["doing"] if state == "at work" else ""
     for stage, names in STAGE_FOLDERS.items():
         table.add_row(stage, *_stage_line([found[name] for name in names], doing if _at(doing, stage) else ""))
+    for number in sorted({int(name.split("/")[1]) for name in found if name.startswith(f"{ROUNDS}/")}):
+        if (ended := round_name(number, ENDED_ROUND)) in found:
+            table.add_row(f"round {number}", *_stage_line([found[ended]], ""))
+            continue
+        for stage, names in {ANSWERS: (ANSWERS,), **STAGE_FOLDERS}.items():
+            called, folders = f"round {number}: {stage}", [found[round_name(number, name)] for name in names]
+            table.add_row(called, *_stage_line(folders, doing if _at(doing, called) else ""))
     if facts:
         table.add_row(DRIVER, state, Text(_driver(facts)))
     return table
@@ -157,6 +166,20 @@ def closing_line(summary: Mapping[str, Any], report: str) -> Text:
     if damage := summary.get("damage"):
         return Text(f"the realigned model is damaged: {'; '.join(damage)}; {end}", "bold red")
     return Text(end)
+
+
+def rounds_lines(rounds: Sequence[Mapping[str, Any]]) -> list[Text]:
+    """Returns the line that compares TPA round by round; none of a run alone.
+
+    Args:
+        rounds: of ``runs.rounds.rounds_summary``.
+    """
+    told = [f"before {row['tpa']:.1f}" if not row["round"] else _round_said(row) for row in rounds]
+    return [Text(f"target policy agreement, %: {', '.join(told)}")] if told else []
+
+
+def _round_said(row: Mapping[str, Any]) -> str:
+    return f"round {row['round']} " + (f"{row['tpa']:.1f}" if "tpa" in row else f"not trained ({row['ended']})")
 
 
 def _agreement(

@@ -23,7 +23,8 @@ class RunRecord:
 
     Args:
         name: method and, where it is called otherwise, folder, or the whole path where two would be alike.
-        tpa: {base | realigned: {group: percent}}, interval likewise; asr: {attack: percent} of the realigned model,
+        tpa: {base | realigned: {group: percent}}, interval likewise; corrected, corrected_interval: the same, corrected for the
+            errors of the run's judge; asr: {attack: percent} of the realigned model,
             asr_base of its base, asr_counts: {one of UNCLEAR: {model: {attack: percent}}}.
         drift: kl_to_base and perplexities; capability: as the harness.
         seconds, peak_bytes: by stage; tokens: judged and trained; facts: policy, base model, weight_norm and so on.
@@ -36,6 +37,8 @@ class RunRecord:
     method: str
     tpa: dict[str, dict[str, float]]
     interval: dict[str, dict[str, list[float]]]
+    corrected: dict[str, dict[str, float]]
+    corrected_interval: dict[str, dict[str, list[float]]]
     asr: dict[str, float]
     asr_base: dict[str, float]
     asr_counts: dict[str, dict[str, dict[str, float]]]
@@ -66,6 +69,8 @@ def collect(run: Run) -> RunRecord:
         method=model["method"],
         tpa=metrics["tpa"],
         interval=metrics.get("tpa_interval", {}),
+        corrected=metrics.get("tpa_corrected", {}),
+        corrected_interval=metrics.get("tpa_corrected_interval", {}),
         asr=asr.get("realigned", {}),
         asr_base=asr.get("base", {}),
         asr_counts={name: attacks.get(f"asr_{name}", {}) for name in UNCLEAR},

@@ -10,6 +10,9 @@ from trace_ray.compare.conditions import short, unlike_settings
 from trace_ray.pairs import MODELS
 
 MISSING = "-"
+CORRECTED = "TPA corrected for the judge's errors, %"
+Agreement = tuple[Mapping[str, Mapping[str, float]], Mapping[str, Mapping[str, list[float]]]]
+"""Of one run {model: {group: percent}}, and the intervals of the same."""
 DRIFT = (
     ("kl_to_base", "KL to base, nats a token", ".4f"),
     ("ppl_base", "perplexity of RETAIN answers, base", ".3f"),
@@ -27,11 +30,9 @@ class Line:
 
 
 def comparison(records: Sequence[RunRecord]) -> list[Line]:
-    """Returns the lines of the table: TPA, ASR, drift, capability, cost, unlike settings; what no run has is left out."""
-    lines = [Line("TPA, %", "base", [_tpa(r, "base", "all") for r in records])]
-    for group in _names([r.tpa["realigned"] for r in records], first="all"):
-        name = "realigned" if group == "all" else f"  {group}"
-        lines.append(Line("TPA, %", name, [_tpa(r, "realigned", group) for r in records]))
+    """Returns the lines of the table: agreement, ASR, drift, capability, cost, unlike settings; what no run has is left out."""
+    lines = _agreement("TPA, %", [(r.tpa, r.interval) for r in records])
+    lines += _agreement(CORRECTED, [(r.corrected, r.corrected_interval) for r in records])
     for attack in _names([r.asr for r in records], first="plain"):
         lines.append(Line("ASR, %", f"{attack}: base", [_number(r.asr_base.get(attack), ".1f") for r in records]))
         lines.append(Line("ASR, %", f"{attack}: realigned", [_number(r.asr.get(attack), ".1f") for r in records]))
@@ -79,9 +80,18 @@ def _harness(record: RunRecord, model: str, task: str, metric: str) -> str:
     return f"{found['value']:.3f}" if error is None else f"{found['value']:.3f} ± {error:.3f}"
 
 
-def _tpa(record: RunRecord, model: str, group: str) -> str:
-    value = record.tpa.get(model, {}).get(group)
-    interval = record.interval.get(model, {}).get(group)
+def _agreement(section: str, figures: Sequence[Agreement]) -> list[Line]:
+    """Returns a line of the base, and of the realigned model one of each group."""
+    lines = [Line(section, "base", [_tpa(run, "base", "all") for run in figures])]
+    for group in _names([shares.get("realigned", {}) for shares, _ in figures], first="all"):
+        name = "realigned" if group == "all" else f"  {group}"
+        lines.append(Line(section, name, [_tpa(run, "realigned", group) for run in figures]))
+    return lines
+
+
+def _tpa(figures: Agreement, model: str, group: str) -> str:
+    shares, intervals = figures
+    value, interval = shares.get(model, {}).get(group), intervals.get(model, {}).get(group)
     if value is None:
         return MISSING
     return f"{value:.1f}" if interval is None else f"{value:.1f} [{interval[0]:.1f}, {interval[1]:.1f}]"

@@ -10,6 +10,7 @@ from trace_ray.config.model import LoraSettings, ModelConfig
 from trace_ray.config.objective import ObjectiveConfig, TermConfig
 from trace_ray.config.realign import RealignConfig, SelectConfig
 from trace_ray.config.report import PlanConfig, ReportConfig
+from trace_ray.config.rounds import RoundsConfig
 from trace_ray.config.tree import Config, TriageConfig
 from trace_ray.storage.settings import StorageConfig
 
@@ -34,6 +35,7 @@ __all__ = [
     "RayConfig",
     "RealignConfig",
     "ReportConfig",
+    "RoundsConfig",
     "SelectConfig",
     "StorageConfig",
     "TermConfig",

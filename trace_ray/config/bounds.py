@@ -40,6 +40,8 @@ _TOKENS: Bound = (
 _SHARE: Bound = (lambda value: 0 <= value < 1, "give a share in [0, 1)")
 _PART: Bound = (lambda value: 0 <= value <= 1, "give a share in [0, 1]")
 _RATE: Bound = _or_more("tokens a second, or 0 to have it measured")
+_AREA: Bound = (lambda value: 0 <= value <= 1, "give an area in [0, 1]; 0.5 is chance")
+_KAPPA: Bound = (lambda value: 0 <= value <= 1, "give a kappa in [0, 1]; 0 is no limit")
 _PROBABILITY: Bound = (lambda value: 0 < value < 1, "give a probability in (0, 1)")
 
 BOUNDS: dict[str, Bound] = {
@@ -58,7 +60,7 @@ BOUNDS: dict[str, Bound] = {
     "triage.distil_agreement": _PROBABILITY,
     "triage.audit_rows": _least(1, " pair"),
     "triage.audit_sample": _or_more("a number of pairs, or 0 for none"),
-    "triage.min_kappa": (lambda value: 0 <= value <= 1, "give a kappa in [0, 1]; 0 is no limit"),
+    "triage.min_kappa": _KAPPA,
     "triage.max_one_sided": _PART,
     "triage.max_endpoint_errors": _PART,
     "triage.false_invert_rate": _SHARE,
@@ -67,7 +69,7 @@ BOUNDS: dict[str, Bound] = {
     "triage.min_canary_pass": _PART,
     "triage.corrector_tokens": _least(1),
     "triage.max_judge_deaths": _or_more(),
-    "triage.min_auc": (lambda value: 0 <= value <= 1, "give an area in [0, 1]; 0.5 is chance"),
+    "triage.min_auc": _AREA,
     "impact.gold_size": _least(3, ": a third for each category"),
     "impact.gamma": _positive("positive damping"),
     "impact.curvature_pairs": _least(1),
@@ -109,6 +111,7 @@ BOUNDS: dict[str, Bound] = {
     "realign.forward_overhead": _or_more("a number of tokens"),
     "realign.weight_decay": _or_more(),
     "realign.max_grad_norm": _or_more("a norm, or 0 for no clipping"),
+    "realign.max_displacement": _or_more("nats of a response, or 0 for no limit"),
     "realign.seed": _or_more(),
     "realign.max_failures": _least(-1, ", which stands for restarts without end"),
     "realign.select.steps": _or_more("steps between two candidates, or 0 to keep the last step"),
@@ -121,6 +124,9 @@ BOUNDS: dict[str, Bound] = {
     "ray.max_cost": _or_more("a sum, or 0 for no limit"),
     "ray.local_cpus": _or_more("a number of cores, or 0 for all of this machine"),
     "evaluate.max_unreadable": _PART,
+    "evaluate.min_auc": _AREA,
+    "evaluate.min_kappa": _KAPPA,
+    "evaluate.min_canary_pass": _PART,
     "evaluate.prompts": _or_more("a number of prompts, or 0 for all"),
     "evaluate.max_new_tokens": _least(1),
     "evaluate.batch_tokens": _least(1),
@@ -139,6 +145,15 @@ BOUNDS: dict[str, Bound] = {
     "report.max_drift": _or_more("nats a token, or 0 for no limit"),
     "report.max_perplexity": _or_more("a multiple of the base's, or 0 for no limit"),
     "report.min_diversity": (lambda value: 0 <= value <= 1, "give a part of the base's in [0, 1]; 0 is no limit"),
+    "rounds.number": _least(1, ", which is the run alone"),
+    "rounds.prompts": _or_more("a number of prompts, or 0 for all"),
+    "rounds.samples": _least(1, " answer"),
+    "rounds.temperature": (
+        lambda value: 0 < value <= 2,
+        "give a temperature in (0, 2]: at 0 every answer is the greedy one",
+    ),
+    "rounds.top_p": (lambda value: 0 < value <= 1, "give a probability in (0, 1]"),
+    "rounds.seed": _or_more(),
     "plan.sample_rows": _least(1, " pair"),
     "plan.invert_share": _PART,
     "plan.punish_share": _PART,

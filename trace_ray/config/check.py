@@ -16,6 +16,7 @@ from trace_ray.config.judge_check import distilled_problems, judge_problems, pan
 from trace_ray.config.judges import WITHOUT_MODEL
 from trace_ray.config.plugins import is_plugin
 from trace_ray.config.policy import PolicyConfig, check_policy
+from trace_ray.config.round_check import round_problems
 from trace_ray.config.sampler import sampler_problems
 from trace_ray.config.selection import select_problems, with_selection
 from trace_ray.config.selectors import selector_problems
@@ -102,6 +103,7 @@ def _at_odds(config: Config) -> Iterator[UserError]:
         remedy = "nothing has a price: give plan.cpu_hour_price or plan.gpu_hour_price too"
         yield UserError("ray.max_cost", config.ray.max_cost, remedy)
     yield from sampler_problems(config)
+    yield from round_problems(config)
     yield from _check_realign(config.realign)
     yield from deepspeed_problems(config.realign, config.model.dtype)
     yield from _check_parameters(config)

@@ -57,8 +57,14 @@ class EvaluateConfig:
         prompts: held-out prompts at most, the first by hash; 0 = all.
         prompt_file: own prompts instead of the held-out ones, with source and category if known: `evaluate/prompt_files.py`.
         max_new_tokens: length of a greedy answer.
-        audit_labels: JSONL file of labels as ``triage.audit_labels`` takes it: the judge is asked about these pairs'
-            responses too, and agreement is also given corrected for its errors. Empty = neither.
+        audit_labels: JSONL file of labels as ``triage.audit_labels`` takes it, of the models' own answers (`trace-ray label
+            answers`) or of pairs of the corpus, about whose responses the judge is then asked too: the judge is held against
+            them, and agreement is also given corrected for its errors. Where answers have 5 labels of either kind, theirs
+            count alone. Empty = neither.
+        min_auc: with such labels, the stage stops below this area under the judge's ROC curve; 0 = no limit.
+        min_kappa: and below this Cohen's kappa at ``triage.threshold``; 0 = no limit.
+        min_canary_pass: the stage stops where a judge that reads leaves fewer of the hostile canaries violating, as triage
+            does; 0 = no limit. A judge that passed the canaries of this run's triage is not tried again.
         resamples: bootstrap resamples of an interval; seed: of that and of nothing else.
         max_unreadable: the stage stops where the judge leaves a larger share of the answers without a verdict that can be
             read; each of them counts as not compliant.
@@ -74,6 +80,9 @@ class EvaluateConfig:
     prompt_file: str = ""
     max_new_tokens: int = 256
     audit_labels: str = later("")
+    min_auc: float = later(0.7)
+    min_kappa: float = later(0.0)
+    min_canary_pass: float = later(0.5)
     resamples: int = 2000
     seed: int = 0
     attacks: AttackConfig = field(default_factory=AttackConfig)

@@ -138,6 +138,20 @@ class ObjectiveConfig:
         """Whether a pair's reference log-probs must be stored before training."""
         return any(term.entry.needs_reference_log_probs for term in self.terms(category))
 
+    def watched(self, category: str) -> TermConfig | None:
+        """Returns the term that a category's implicit rewards are of: the first that reads log-ratios, else one that raises.
+
+        None where a category has neither. Of one that only raises (sft) the reference's log-probs are known where its pairs are
+        weighed.
+        """
+        terms = self.terms(category)
+        raising = (term for term in terms if term.prefer and not term.entry.anchor)
+        return next((term for term in terms if term.entry.needs_reference_log_probs), next(raising, None))
+
+    def beta_of(self, term: TermConfig) -> float:
+        """Returns what a term's log-ratios are multiplied by in implicit rewards."""
+        return float(self.parameters(term).get("beta", self.beta))
+
     def anchored(self, category: str) -> bool:
         """Whether some term holds the category near the reference."""
         return any(term.entry.anchor for term in self.terms(category))

@@ -52,6 +52,10 @@ class RealignConfig:
         epsilon: stop once the gradient's norm has stayed below it for ``epsilon_steps`` steps; 0 = never.
         warmup_steps: steps of linear warm-up, at most a tenth of the run.
         max_grad_norm: the gradient is scaled down to it; 0 = never.
+        max_displacement: nats of a response, on the mean of 10 steps, by which what is preferred may sink below the reference
+            before the training counts as displaced: a warning, and no end by ``epsilon``; 0 = never. Ten nats make a response
+            22,000 times less likely, whatever its length. Less may be too much: on real long answers a model fell below its
+            base with what was preferred 3 nats down, of which the default says nothing.
         batch: pairs a step, over all workers.
         shares: category -> share of a step, each set drawn from separately; empty = every pair once an epoch.
         length_window: steps whose pairs are sorted by length among one another; 1 = no sorting.
@@ -89,6 +93,7 @@ class RealignConfig:
     warmup_steps: int = 100
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    max_displacement: float = later(10.0)
     batch: int = 4
     shares: dict[str, float] = field(default_factory=dict)
     length_window: int = 8
@@ -110,6 +115,14 @@ class RealignConfig:
     use_gpu: bool | str = resource_auto()
     label_selector: dict[str, str] = field(default_factory=dict, metadata=LABELS)
     trackers: tuple[str, ...] = resource(("tensorboard",))
+
+    def warm_up(self, steps: int) -> int:
+        """Returns the steps of warm-up in a run of so many.
+
+        >>> RealignConfig(warmup_steps=100).warm_up(480), RealignConfig(warmup_steps=0).warm_up(480)
+        (48, 0)
+        """
+        return min(self.warmup_steps, max(1, steps // 10)) if self.warmup_steps else 0
 
     @property
     def on_gpu(self) -> bool:

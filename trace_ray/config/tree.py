@@ -18,6 +18,7 @@ from trace_ray.config.objective import ObjectiveConfig
 from trace_ray.config.policy import PolicyConfig
 from trace_ray.config.realign import RealignConfig
 from trace_ray.config.report import PlanConfig, ReportConfig
+from trace_ray.config.rounds import RoundsConfig
 from trace_ray.storage.settings import StorageConfig
 
 
@@ -133,6 +134,7 @@ class Config:
     realign: RealignConfig = field(default_factory=RealignConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
     plan: PlanConfig = field(default_factory=PlanConfig, metadata={"resource": True})
     storage: StorageConfig = field(default_factory=StorageConfig, metadata={"resource": True})
     ray: RayConfig = field(default_factory=RayConfig, metadata={"resource": True})

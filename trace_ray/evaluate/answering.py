@@ -13,11 +13,12 @@ import pyarrow as pa
 from trace_ray.chat.text import ChatTokenizer, accepted
 from trace_ray.config import Config
 from trace_ray.config.gpus import alone, memory_shares
+from trace_ray.evaluate.trial import asks_clauses, try_canaries
 from trace_ray.judges.backends import make_judge
 from trace_ray.judges.usage import Usage
 from trace_ray.model.engine import Adapter, Engine, EngineSettings, with_adapters
 from trace_ray.pairs import MODELS, RESPONSE_SCHEMA, prompt_text
-from trace_ray.runs.artifacts import RESPONSES
+from trace_ray.runs.artifacts import CANARIES, RESPONSES
 from trace_ray.runtime import metrics
 from trace_ray.storage import traffic
 from trace_ray.storage.location import Location
@@ -81,10 +82,17 @@ class Generator:
         out: where the answers go.
         adapters: of the base, the folders of adapters that answer in its place, one named by each chunk's ``model``; None =
             the model answers itself.
+        draws: its engine is asked for drawn answers too.
     """
 
     def __init__(
-        self, config: Config, merged: Location | None, out: Location, adapters: Location | None = None
+        self,
+        config: Config,
+        merged: Location | None,
+        out: Location,
+        adapters: Location | None = None,
+        *,
+        draws: bool = False,
     ) -> None:
         evaluate = config.evaluate
         self.out, self.limit, self.adapters = out, evaluate.max_new_tokens, adapters
@@ -106,6 +114,7 @@ class Generator:
                     num_cpus=evaluate.num_cpus,
                     extra=tuple(extra.items()),
                     gpus=None if isinstance(evaluate.num_gpus, str) else evaluate.gpus,
+                    draws=draws,
                 )
             )
         self.tokenizer = ChatTokenizer(self.engine.tokenizer, config.model.max_length, config.model)
@@ -123,7 +132,7 @@ class Generator:
         ]
         write_part(self.out / chunk.name, rows, self.engine.tokens - before)
         metrics.count("answers", len(rows), model=chunk.model)
-        return {"rows": len(rows), "traffic": json.dumps(traffic.take())}
+        return {"chunk": chunk.name, "rows": len(rows), "traffic": json.dumps(traffic.take())}
 
     def _adapter(self, name: str, stack: ExitStack) -> Adapter | None:
         if self.adapters is None:
@@ -133,12 +142,16 @@ class Generator:
 
 
 class AnswerJudge:
-    """One judge; an answer without a readable verdict is not compliant."""
+    """One judge; an answer without a readable verdict is not compliant.
 
-    def __init__(self, config: Config, generated: Location, out: Location) -> None:
+    Args:
+        untried: canaries come first, of the held-out prompts' first answers.
+    """
+
+    def __init__(self, config: Config, generated: Location, out: Location, untried: bool = False) -> None:
         evaluate = config.evaluate
-        asked = evaluate.judge.backend == "rules" or (evaluate.clauses and evaluate.judge.verdict_by == "question")
-        self.by_clause = bool(config.policy.clauses) and asked
+        self.config, self.untried = config, untried
+        self.by_clause = asks_clauses(config)
         self.judge = make_judge(config.policy, alone(evaluate.judge), where="evaluate.judge", by_clause=self.by_clause)
         self.usage = Usage({"": self.judge})
         self.threshold = config.triage.threshold
@@ -146,6 +159,10 @@ class AnswerJudge:
 
     def __call__(self, item: Row) -> Row:
         chunk: Chunk = item["chunk"]
+        if self.untried:
+            seeds = tuple(self.generated / Chunk(RESPONSES, model, 0, []).name for model in MODELS)
+            try_canaries(self.judge, self.config, seeds, self.out / CANARIES)
+            self.untried = False
         rows = (self.generated / chunk.name).read_parquet().to_pylist()
         requests, responses = [row["prompt"] for row in rows], [row["response"] for row in rows]
         opinions = self.judge.opinions(requests, responses)
@@ -157,4 +174,4 @@ class AnswerJudge:
             row |= {"p_violates": opinion.p_violates, "judge_error": opinion.error, "compliant": compliant}
             row["clause_p"] = None if told is None else [{"clause": name, "p": p} for name, p in told]
         write_part(self.out / chunk.folder / chunk.name, rows, metrics.judge_tokens(self.usage.take()))
-        return {"rows": len(rows), "traffic": json.dumps(traffic.take())}
+        return {"chunk": chunk.name, "rows": len(rows), "traffic": json.dumps(traffic.take())}

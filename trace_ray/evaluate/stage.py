@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 from trace_ray.cluster.connection import ensure_ray
@@ -15,19 +15,21 @@ from trace_ray.config.policy import policy_identity
 from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import AnswerJudge, Chunk, Generator, chunks, tokens_of
 from trace_ray.evaluate.attacks import attack_metrics, attacking_prompts
-from trace_ray.evaluate.audit import AUDIT, audit_figures, judged_labels, write_labelled
-from trace_ray.evaluate.corrected import Rates, corrected_metrics
+from trace_ray.evaluate.audit import audit_judge
+from trace_ray.evaluate.corrected import corrected_metrics
+from trace_ray.evaluate.labelled import AUDIT, Audited, Labels, audited_texts
 from trace_ray.evaluate.models_stage import model_metrics
 from trace_ray.evaluate.prompt_files import Row
 from trace_ray.evaluate.prompts import PROMPT_COLUMNS, dev_prompts, held_out_prompts, own_prompts
 from trace_ray.evaluate.refused import taken
 from trace_ray.evaluate.tpa import compliance, evaluation_metrics
-from trace_ray.judges.labels import Label, read_labels
+from trace_ray.evaluate.trial import to_be_tried
+from trace_ray.judges.against_labels import without_curve
 from trace_ray.judges.unreadable import Unread, unread_tally
 from trace_ray.model.loading import load_chat_tokenizer
 from trace_ray.pairs import MODELS
-from trace_ray.runs.anew import begin
-from trace_ray.runs.artifacts import EVALUATION_METRICS, GENERATED, REFUSED, RESPONSES, Run
+from trace_ray.runs.anew import begin, may_decide_anew
+from trace_ray.runs.artifacts import CANARIES, EVALUATION_METRICS, GENERATED, REFUSED, RESPONSES, Run
 from trace_ray.runs.identity import model_identity
 from trace_ray.runs.lineage import lineage
 from trace_ray.runtime.progress import Meter, warn
@@ -63,9 +65,18 @@ def _file(path: str, storage: StorageConfig, setting: str) -> Location:
     return expand((path,), storage, setting)[0]
 
 
+def audits_anew(run: Run, config: Config) -> bool:
+    """Returns whether a finished evaluation is to hold its judge to other labels or limits than it did."""
+    changes = run.evaluation.changes(evaluate_inputs(run, config)) if run.evaluation.done() else {}
+    return bool(changes) and may_decide_anew(run, "evaluate", changes)
+
+
 def run_evaluate(run: Run, config: Config) -> None:
-    """Writes evaluation/: generated/, responses/, attacks/, audit/ and metrics.json."""
-    inputs = evaluate_inputs(run, config)
+    """Writes evaluation/: generated/, responses/, attacks/, audit/ and metrics.json.
+
+    Raises: JudgeRejectedError where canaries or labels refuse the judge.
+    """
+    inputs, labels = evaluate_inputs(run, config), Labels.read(config)
     started = time.monotonic()
     if not begin(run, "evaluate", inputs):
         return
@@ -83,24 +94,21 @@ def run_evaluate(run: Run, config: Config) -> None:
     attacks = taken(attacking, tokenizer, place / REFUSED / "attacks.parquet") if attacking else []
     ensure_ray(config.ray)
     todo = [*chunks(RESPONSES, prompts), *chunks(ATTACKS, attacks)]
-    labels = _audit_labels(config)
     for model in MODELS:
         mine = [chunk for chunk in todo if chunk.model == model]
         merged = None if model == MODELS[0] else run.model.place / "merged"
         arguments = (config, merged, place / GENERATED)
         pool = JudgeConfig(num_cpus=evaluate.num_cpus, num_gpus=evaluate.gpus, label_selector=evaluate.label_selector)
         _run_pool(f"evaluate: {model}", Generator, arguments, mine, [place / GENERATED], pool, requests)
-    judged = [place / RESPONSES, place / ATTACKS, place / AUDIT]
-    todo += write_labelled(run, labels, place / GENERATED) if labels else []
-    judge = evaluate.judge
-    _run_pool("evaluate: judge", AnswerJudge, (config, place / GENERATED, place), todo, judged, judge, requests)
+    audited = audited_texts(run, labels, todo, place / GENERATED) if labels else None
+    judged = _judge(run, config, todo, audited, requests)
     answers = _answers(place / RESPONSES, prompts)
     refuse_unreadable(evaluate, answers)
     metrics = evaluation_metrics(answers, evaluate.resamples, evaluate.seed)
     if attacks:
         rows = _answers(place / ATTACKS, attacks)
         metrics["attacks"] = attack_metrics(rows, evaluate.attacks, evaluate.resamples, evaluate.seed)
-    metrics |= _audited(place, labels, answers)
+    metrics |= _audited(place, config, audited, answers)
     metrics |= model_metrics(run, config, requests)
     facts = {"judge": judge_name(evaluate.judge), "judge_is_triage_judge": same}
     facts |= {"lineage": lineage(config.model.path, config.storage)}
@@ -113,20 +121,32 @@ def run_evaluate(run: Run, config: Config) -> None:
     run.evaluation.publish(counts=counts, seconds=time.monotonic() - started, tokens=tokens, **facts)
 
 
-def _audit_labels(config: Config) -> Mapping[str, Label]:
-    setting, path = "evaluate.audit_labels", config.evaluate.audit_labels
-    return read_labels(_file(path, config.storage, setting), setting) if path else {}
+def _judge(run: Run, config: Config, todo: list[Chunk], audited: Audited | None, requests: Traffic) -> list[Location]:
+    """Judges the chunks, those with labelled texts first, and returns the folders of the judged ones."""
+    place = run.evaluation.place
+    judged = [place / RESPONSES, place / ATTACKS, place / AUDIT]
+    arguments = (config, place / GENERATED, place, to_be_tried(run, config))
+    label, pool = "evaluate: judge", config.evaluate.judge
+    if audited is None:
+        _run_pool(label, AnswerJudge, arguments, todo, judged, pool, requests)
+    else:
+        labelled, known = {chunk.name for chunk in audited.chunks}, audited
+        first = (labelled, lambda: audit_judge(place, config, known))
+        _run_pool(label, AnswerJudge, arguments, audited.first(todo), judged, pool, requests, first)
+    return judged
 
 
-def _audited(place: Location, labels: Mapping[str, Label], answers: list[Row]) -> dict[str, Any]:
-    """Returns how good the judge of the answers is, and the agreement corrected by that; nothing without labels."""
-    if not labels:
-        return {}
-    judged = judged_labels(place / AUDIT, labels)
-    corrected = corrected_metrics(compliance(answers, "category"), Rates.of(judged))
+def _audited(place: Location, config: Config, audited: Audited | None, answers: list[Row]) -> dict[str, Any]:
+    """Returns how good the judge of the answers is, and the agreement corrected by that; of either what there is."""
+    tried = place / CANARIES
+    canaries = {"judge_canaries": json.loads(tried.read_text())} if tried.exists() else {}
+    if audited is None:
+        return canaries
+    figures, rates = audit_judge(place, config, audited)
+    corrected = corrected_metrics(compliance(answers, "category"), rates)
     if not corrected:
         warn("evaluate.audit_labels: too few labels of a kind, or a judge no better than chance: nothing is corrected")
-    return {"judge_audit": audit_figures(judged), **corrected}
+    return canaries | {"judge_audit": without_curve(figures), **corrected}
 
 
 def same_judge(judge: JudgeConfig, other: JudgeConfig) -> bool:
@@ -172,12 +192,24 @@ def _run_pool(
     out: list[Location],
     pool: JudgeConfig,
     requests: Traffic,
+    first: tuple[Collection[str], Callable[[], object]] = ((), lambda: None),
 ) -> None:
-    """Runs the chunks whose part is not yet in one of the folders ``out`` through a pool of actors."""
+    """Runs the chunks whose part is not yet in one of the folders ``out`` through a pool of actors.
+
+    Args:
+        first: names of chunks, and what is done once they are finished, as early as that is: it may raise.
+    """
     finished = {part.name for folder in out for part in folder.files(".parquet")}
     todo = [chunk for chunk in chunks if chunk.name not in finished]
+    waiting, then = set(first[0]) - finished, first[1]
+    if not waiting:
+        then()
     with Meter(label, sum(len(c.prompts) for c in chunks), "answers") as meter:
         meter.skip(sum(len(c.prompts) for c in chunks if c.name in finished))
         for row in pooled(actor, arguments, [{"chunk": chunk} for chunk in todo], pool):
             requests.add(label.removeprefix("evaluate: "), json.loads(row["traffic"]))
             meter.advance(row["rows"])
+            if row["chunk"] in waiting:
+                waiting.remove(row["chunk"])
+                if not waiting:
+                    then()

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from trace_ray.chat.text import ChatTokenizer, RefusedText
 from trace_ray.config import Config, ImpactConfig
-from trace_ray.errors import UserError
+from trace_ray.errors import NothingToTrainError, UserError
 from trace_ray.pairs import GOLD_SCHEMA, TRAINED, Category, Split, hash_fraction
 
 Row = dict[str, Any]
@@ -42,7 +42,7 @@ def tokenize_retain(chosen: Sequence[Row], tokenizer: ChatTokenizer) -> pa.Table
 def shares(size: int, available: dict[str, int]) -> dict[str, int]:
     """Returns how many gold pairs each category gives: a third each, and what one lacks the conflicts make up.
 
-    Raises: UserError where there is no conflict at all.
+    Raises: NothingToTrainError where there is no conflict at all, UserError where there is no training pair either.
     """
     third = size // 3
     wanted = {Category.RETAIN: third, Category.INVERT: third, Category.PUNISH: size - 2 * third}
@@ -51,7 +51,7 @@ def shares(size: int, available: dict[str, int]) -> dict[str, int]:
         remedy = "all are refused, held out or undecided: see rejects/ and triaged/, and `trace-ray check` on the files"
         raise UserError("triaged/", "no training pair that is RETAIN, INVERT or PUNISH", remedy)
     if not available.get(Category.INVERT) and not available.get(Category.PUNISH):
-        raise UserError(
+        raise NothingToTrainError(
             "triaged/",
             "no conflict",
             "no training pair is INVERT or PUNISH: the model needs no realignment, or the judge is blind",

@@ -146,6 +146,11 @@ def judge_fingerprint(policy: PolicyConfig, config: TriageConfig, judge: JudgeCo
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def says_alike(judge: JudgeConfig, other: JudgeConfig) -> bool:
+    """Returns whether two judges of one policy are one: the same model, asked in the same way."""
+    return _asked(judge, "judge") == _asked(other, "judge")
+
+
 def _asked(judge: JudgeConfig, name: str) -> dict[str, object]:
     """Its settings but the day, which every run has: where a template writes it, it is in the tokens that are read.
 

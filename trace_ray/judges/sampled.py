@@ -36,7 +36,7 @@ class SampledCorrector:
 
     def __init__(self, policy: PolicyConfig, config: JudgeConfig, tokens: int, where: str) -> None:
         settings = judge_engine_settings(config, where)
-        self.engine = Engine(replace(settings, names=replace(settings.names, model="model.path")))
+        self.engine = Engine(replace(settings, draws=True, names=replace(settings.names, model="model.path")))
         self.sampling = Sampling(config.samples, config.temperature, config.seed, tokens)
         self.chat = ChatTokenizer(self.engine.tokenizer, sys.maxsize, config)
         self.policy = INSTRUCTION.format(policy=policy_text(policy))

@@ -173,4 +173,5 @@ def judge_engine_settings(config: JudgeConfig, where: str = "judge") -> EngineSe
         extra=tuple(config.engine.items()),
         names=EngineNames.of_judge(where),
         gpus=None if isinstance(config.num_gpus, str) else config.gpus,
+        draws=config.mode != "verdict",
     )

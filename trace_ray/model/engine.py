@@ -24,7 +24,8 @@ class EngineSettings:
     """What an engine needs to start; ``extra`` goes to vLLM as it is, ``trusted`` lets the model's own code run.
 
     ``names``: the settings that these come from, for what is said of a mistake in them. ``gpus``: those of its process, 0 =
-    none, so that it takes none; None = what there is.
+    none, so that it takes none; None = what there is. ``draws``: by seeds; on a CPU vLLM fails
+    at that where it reads a prompt in pieces (its generator has no offset there), so that it is told to read each whole.
     """
 
     model: str
@@ -37,6 +38,7 @@ class EngineSettings:
     extra: tuple[tuple[str, Any], ...] = ()
     names: EngineNames = field(default_factory=EngineNames)
     gpus: float | None = None
+    draws: bool = False
 
 
 class Adapter(NamedTuple):
@@ -73,6 +75,7 @@ class Sampling:
     seed: int
     max_tokens: int
     schema: dict[str, Any] | None = None
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ class Engine:
             "disable_log_stats": False,
             # Blanks between JSON's fields are free by default, and a small model writes them until its tokens are gone.
             "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+            **({"enable_chunked_prefill": False} if settings.draws and not has_gpu() else {}),
         } | dict(settings.extra)
         self.max_model_len = int(arguments["max_model_len"])
         if has_gpu():
@@ -177,18 +181,12 @@ class Engine:
         asked = SamplingParams(
             n=sampling.number,
             temperature=sampling.temperature,
+            top_p=sampling.top_p,
             seed=sampling.seed,
             max_tokens=sampling.max_tokens,
             structured_outputs=schema and StructuredOutputsParams(json=schema),
         )
-        answers = self._answers(prompts, asked)
-        return [
-            [
-                Drawn(str(output.text), list(output.token_ids), output.finish_reason != "length")
-                for output in answer.outputs
-            ]
-            for answer in answers
-        ]
+        return [[_drawn(output) for output in answer.outputs] for answer in self._answers(prompts, asked)]
 
     def yes_no(self, prompts: Sequence[list[int]], yes_ids: list[int], no_ids: list[int]) -> list[tuple[float, float]]:
         """Returns the probability, in [0, 1], of each prompt's first answer token being a Yes, and of its being a No."""
@@ -216,14 +214,17 @@ class Engine:
             raise EngineFailedError(f"vLLM failed: {' '.join(str(error).split())[:300]}") from error
         self._ended = time.perf_counter()
         self.busy_s += self._ended - started
-        written = sum(len(output.token_ids) for answer in answers for output in answer.outputs)
-        self.tokens += sum(map(len, prompts)) + written
+        self.tokens += sum(map(len, prompts)) + sum(len(o.token_ids) for answer in answers for o in answer.outputs)
         return answers
 
     def prefix_cache_counts(self) -> tuple[int, int]:
         """Returns (tokens looked up, tokens found) in the prefix cache since the start."""
         values = {m.name: getattr(m, "value", 0) for m in self.llm.get_metrics()}
         return int(values.get("vllm:prefix_cache_queries", 0)), int(values.get("vllm:prefix_cache_hits", 0))
+
+
+def _drawn(output: Any) -> Drawn:
+    return Drawn(str(output.text), list(output.token_ids), output.finish_reason != "length")
 
 
 def _lora(adapter: Adapter | None) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -66,16 +67,22 @@ def _responses(
 ) -> dict[str, Response]:
     """What the losses of one category are computed from, by response name, but for values of tokens."""
     found = {}
-    known = objective.needs_reference_log_probs(category)
+    needed = objective.needs_reference_log_probs(category)
     for name in objective.sequences(category):
         at = [batch.place[i, name] for i in pairs]
-        stored = logp_S.new_tensor([batch.rows[i][f"{name}_ref_logp"] if known else torch.nan for i in pairs])
+        stored = logp_S.new_tensor([_stored(batch.rows[i], name, needed=needed) for i in pairs])
         tokens_B = batch.length_S.to(logp_S.device)[at]
         ratio_B = logp_S[at] - stored
         found[name] = Response(
             tokens_B=tokens_B, logp_B=logp_S[at], log_ratio_B=ratio_B, token_mean_B=torch.full_like(ratio_B, torch.nan)
         )
     return found
+
+
+def _stored(row: Mapping[str, Any], name: str, *, needed: bool) -> float:
+    """A response's log-prob under the reference; NaN where no loss needs it and none was stored."""
+    value = row[f"{name}_ref_logp"] if needed else row.get(f"{name}_ref_logp", torch.nan)
+    return torch.nan if value is None and not needed else float(value)
 
 
 def term_loss(term: TermConfig, objective: ObjectiveConfig, responses: Mapping[str, Response]) -> torch.Tensor:
@@ -91,12 +98,13 @@ def term_loss(term: TermConfig, objective: ObjectiveConfig, responses: Mapping[s
 def _rewards(
     category: str, objective: ObjectiveConfig, responses: Mapping[str, Response], like_B: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Implicit rewards by the first term that reads log-ratios; 0 where none does."""
+    """Implicit rewards by the term that is watched; 0 where there is none, or what it reads of the reference is not stored."""
     none_B = torch.zeros_like(like_B, requires_grad=False)
-    for term in objective.terms(category):
-        if term.entry.needs_reference_log_probs:
-            beta = objective.parameters(term).get("beta", objective.beta)
-            reward = {name: beta * responses[name].log_ratio_B.detach() for name in term.responses}
-            lowered = sum_terms([reward[name] for name in term.suppress]) / len(term.suppress)
-            return reward[term.prefer] if term.prefer else none_B, lowered
-    return none_B, none_B
+    term = objective.watched(category)
+    if term is None:
+        return none_B, none_B
+    reward = {name: objective.beta_of(term) * responses[name].log_ratio_B.detach() for name in term.responses}
+    if not term.entry.needs_reference_log_probs:
+        reward = {name: value_B.nan_to_num(0.0) for name, value_B in reward.items()}
+    lowered = sum_terms([reward[name] for name in term.suppress]) / len(term.suppress) if term.suppress else none_B
+    return reward[term.prefer] if term.prefer else none_B, lowered

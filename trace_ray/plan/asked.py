@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 from trace_ray.config import Config, PlanConfig, TriageConfig
 from trace_ray.judges.backends import corrector_kind
+from trace_ray.judges.canaries import SEEDS
 from trace_ray.plan.judges import EVALUATION, FIRST, JUDGE, PANEL, SECOND, THIRD, reading_judges, used_judges, writer
 from trace_ray.plan.reading import Questions
 from trace_ray.plan.steps import candidates
 from trace_ray.plan.workload import Prompts, SampledPair, Workload, assumed_shares
-from trace_ray.triage.canaries import SEEDS
 
 PANEL_ITEMS = 100
 """What `trace-ray rate export` draws unless told otherwise, each with two answers where one run meets its base."""

@@ -133,9 +133,9 @@ def check_memory(stages: Sequence[StageEstimate], memory_gib: float) -> Iterator
             yield UserError(stage.stage, f"{stage.memory_gib:.0f} GiB", remedy)
 
 
-def check_cost(stages: Sequence[StageEstimate], most: float) -> Iterator[UserError]:
-    """Yields that a run of these stages would be ended by ``ray.max_cost``; 0 ends none."""
-    price = total(list(stages), lambda stage: stage.price)
+def check_cost(stages: Sequence[StageEstimate], most: float, rounds: int = 1) -> Iterator[UserError]:
+    """Yields that a run of so many rounds of these stages would be ended by ``ray.max_cost``; 0 ends none."""
+    price = rounds * total(list(stages), lambda stage: stage.price)
     if most and price > most:
         remedy = f"the estimate is {price:.2f}: raise it, or the run ends before it is done"
         yield UserError("ray.max_cost", f"{most:g}", remedy)

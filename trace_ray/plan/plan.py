@@ -98,7 +98,7 @@ def make_plan(
     else:
         rates = checks.attempt(problems, lambda: given(config))
     estimates = estimate(load, asked, with_given(rates, config), config, have, stages) if rates else []
-    problems += checks.check_cost(estimates, config.ray.max_cost)
+    problems += checks.check_cost(estimates, config.ray.max_cost, config.rounds.number)
     if not (config.ray.address or config.plan.cpus or manifest):
         problems += checks.check_memory(estimates, checks.machine_memory_gib())
     return Plan(distinct(problems), load, rates, estimates, len(sample.pairs), cards)

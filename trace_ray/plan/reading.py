@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from trace_ray.config import Config, JudgeConfig
 from trace_ray.errors import UserError
+from trace_ray.judges.canaries import ATTACKS, CONTROLS, SEEDS
 from trace_ray.judges.frames import Frame, Frames, bodies
 from trace_ray.model.loading import load_tokenizer
 from trace_ray.pairs import RESPONSE_NAMES, prompt_text
 from trace_ray.plan.judges import reading_judges
-from trace_ray.triage.canaries import ATTACKS, CONTROLS, SEEDS
 from trace_ray.triage.trial import CANARY_PAIRS
 
 

@@ -93,7 +93,12 @@ def _stages(stages: list[StageEstimate], config: Config) -> Table:
     row(f"all but {unknown}" if unknown else "all", figures, *sums)
     said = [f"{unknown}: not estimated: set {_missing(stages, config)}"] if unknown else []
     said += [f"{s.stage}: without {s.left_out}, whose work is not estimated" for s in stages if s.left_out]
-    said += [f"ray.max_cost={2 * sums[2]:.3g} would end the run at twice this price"] if priced and sums[2] else []
+    rounds = config.rounds.number
+    said += (
+        [f"rounds.number={rounds}: each further round is about as much again, and its answers"] if rounds > 1 else []
+    )
+    price = f"ray.max_cost={2 * rounds * sums[2]:.3g} would end the run at twice this price"
+    said += [price + (", all rounds counted" if rounds > 1 else "")] if priced and sums[2] else []
     table.caption, table.caption_justify = "\n".join(said) or None, "left"
     return table
 

@@ -12,6 +12,7 @@ from trace_ray.config import CapabilityConfig, Config, StorageConfig
 from trace_ray.config.check import triage_judges
 from trace_ray.errors import UserError
 from trace_ray.evaluate.attacks import attacking_prompts, read_templates
+from trace_ray.evaluate.labelled import Labels
 from trace_ray.evaluate.prompts import own_prompts
 from trace_ray.judges.backends import check_corrector
 from trace_ray.realign.trackers import check_trackers
@@ -45,6 +46,7 @@ def _unreadable(config: Config, stages: Sequence[str]) -> Iterator[UserError]:
         ("triage.audit_file", triage.audit_file, lambda: audit_decision(*given)),
         ("triage.review_labels", triage.review_labels, lambda: review_labels(*given)),
         ("triage.gold_responses", triage.gold_responses, lambda: with_gold(config)),
+        ("evaluate.audit_labels", evaluate.audit_labels, lambda: Labels.read(config)),
         ("evaluate.prompt_file", evaluate.prompt_file, lambda: own_prompts(evaluate, storage)),
         ("evaluate.attacks.prompts", attacks.prompts, lambda: attacking_prompts(attacks, storage)),
         ("evaluate.attacks.templates", attacks.templates, lambda: _templates(attacks.templates, storage)),

@@ -86,6 +86,15 @@ class Trainer(Training):
         """Whether it is time to ask for preemption notices, which all workers do together."""
         return time.monotonic() - self._noticed > _NOTICE_SECONDS
 
+    def train_step(self) -> None:
+        """As a ``Training``'s; where a step cannot be made, the figures of those before it are written first."""
+        try:
+            super().train_step()
+        except UserError:
+            if self.rank == 0 and self.metrics:
+                self.write_metrics()
+            raise
+
     def tell(self) -> None:
         """Tells the last step's figures to who watches.
 
@@ -115,7 +124,7 @@ class Trainer(Training):
         scored = self.run_folder.scored.manifest()["counts"] if self.step == 1 else {}
         if names := unweighed(scored, self.rows.counts, self.objective):
             figures[UNWEIGHED] = names
-        now = alarms(self.metrics, self.objective)
+        now = alarms(self.metrics, self.objective, self.realign)
         if new := {name: text for name, text in now.items() if name not in self._alarmed}:
             figures[ALARMS] = new
             self._alarmed |= new.keys()

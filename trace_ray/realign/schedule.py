@@ -13,12 +13,11 @@ def rate_factor(step: int, steps: int, warmup_steps: int, schedule: str) -> floa
     """Returns what the learning rate is multiplied by: linear warm-up, then cosine, linear or constant.
 
     Args:
-        step: from 0; steps: of the run; warmup_steps: at most a tenth of ``steps`` is used.
+        step: from 0; steps: of the run; warmup_steps: those of it (``RealignConfig.warm_up``).
     """
-    warmup = min(warmup_steps, max(1, steps // 10)) if warmup_steps else 0
-    if step < warmup:
-        return (step + 1) / warmup
-    done = min(1.0, (step - warmup) / max(1, steps - warmup))
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
     match schedule:
         case "cosine":
             return 0.5 * (1 + math.cos(math.pi * done))
@@ -32,7 +31,7 @@ def make_optimizer(parameters: list[Any], realign: RealignConfig, steps: int) ->
     import torch
 
     optimizer = torch.optim.AdamW(parameters, lr=realign.learning_rate, weight_decay=realign.weight_decay)
-    warmup, schedule = realign.warmup_steps, realign.schedule
+    warmup, schedule = realign.warm_up(steps), realign.schedule
     factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, steps, warmup, schedule))
     return optimizer, factor
 

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,7 +17,7 @@ from trace_ray.storage.location import Location
 
 TENSORBOARD = "tensorboard"
 DEV = "dev"
-"""How figures of candidates begin (``runs.validations``)."""
+"""How figures of candidates begin (``runs.validations``), and the part of the run that they are told as."""
 MODULES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 
 
@@ -38,15 +38,20 @@ def check_trackers(names: tuple[str, ...]) -> None:
             raise UserError("realign.trackers", name, f"pip install {MODULES[name]}, or leave it out")
 
 
-def make_trackers(names: tuple[str, ...], place: Location, run_name: str, first_step: int) -> list[Tracker]:
+def make_trackers(
+    names: tuple[str, ...], place: Location, run_name: str, first_step: int, part: str = ""
+) -> list[Tracker]:
     """Returns the trackers; each continues the run of an earlier process.
 
     Args:
         place: realign/ of the run; TensorBoard's files go below it.
         first_step: what an earlier process logged from here on is void.
+        part: of the run, which another process tells than the rest: it becomes a run of its own, RUN/part.
     """
+    events = place / TENSORBOARD / part if part else place / TENSORBOARD
+    run_name = f"{run_name}/{part}" if part else run_name
     makers: dict[str, Any] = {
-        "tensorboard": lambda: TensorBoard(place / TENSORBOARD, first_step),
+        "tensorboard": lambda: TensorBoard(events, first_step),
         "mlflow": lambda: MLflow(run_name),
         "wandb": lambda: WandB(run_name),
     }
@@ -61,20 +66,36 @@ def make_trackers(names: tuple[str, ...], place: Location, run_name: str, first_
 def tell_once(names: tuple[str, ...], place: Location, run_name: str, step: int, figures: Mapping[str, float]) -> None:
     """Logs figures of one step from a process that has no more of them, and lets go of the trackers' runs.
 
-    What a tracker does not take, its server being down say, is a warning: the stage is done, and its figures are kept.
-
     Args: as of ``make_trackers``; ``step``: among training's.
     """
     for name in names:
+        for _ in tell_each(name, place, run_name, [(step, figures)]):
+            pass
+
+
+def tell_each(
+    name: str, place: Location, run_name: str, told: Sequence[tuple[int, Mapping[str, float]]], part: str = ""
+) -> Iterator[int]:
+    """Logs figures by step to one tracker, yields each step that it has taken, and lets go of its run.
+
+    What it does not take, its server being down say, is a warning and the end: the stage goes on, and its figures are kept.
+
+    Args: as of ``make_trackers``; told: one (step, figures) at least.
+    """
+    step = told[0][0]
+    try:
+        (tracker,) = make_trackers((name,), place, run_name, 0, part)
         try:
-            (tracker,) = make_trackers((name,), place, run_name, 0)
-            tracker.log(step, figures)
-            tracker.flush()
+            for step, figures in told:
+                tracker.log(step, figures)
+                tracker.flush()
+                yield step
+        finally:
             if isinstance(tracker, Ends):
                 tracker.end()
-        except Exception as error:  # noqa: BLE001 - another's code, or another's server
-            said = " ".join(str(error).split())[:200]
-            warn(f"realign.trackers: {name} was not told the figures of step {step}: {type(error).__name__}: {said}")
+    except Exception as error:  # noqa: BLE001 - another's code, or another's server
+        said = " ".join(str(error).split())[:200]
+        warn(f"realign.trackers: {name} was not told the figures of step {step}: {type(error).__name__}: {said}")
 
 
 @runtime_checkable
@@ -145,7 +166,7 @@ class WandB:
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         if all(
             name.startswith(DEV) for name in figures
-        ):  # told after the last step: W&B takes no earlier one by ``step``
+        ):  # measured in whatever order: W&B takes no earlier step by ``step``
             self.run.log({**figures, f"{DEV}_step": step})
         else:
             self.run.log(dict(figures), step=step)

@@ -60,7 +60,7 @@ class Training:
         """Whether the plan is done or the gradient has vanished, unless it has for a state that is no end (``runs.alarms``)."""
         norms = [row["grad_norm"] for row in self.metrics[-self.realign.epsilon_steps :]]
         vanished = converged(norms, self.realign.epsilon, self.realign.epsilon_steps)
-        return self.step >= self.plan.steps or (vanished and not sick(self.metrics, self.objective))
+        return self.step >= self.plan.steps or (vanished and not sick(self.metrics, self.objective, self.realign))
 
     @property
     def alpha_kl(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ _POLL_SECONDS = 2.0
 def steps_shown(run: Run) -> Iterator[None]:
     """While open, the training's steps are shown."""
     stop = threading.Event()
-    watcher = threading.Thread(target=watch, args=(run, stop), daemon=True)
+    watcher = threading.Thread(target=watch, args=(run, stop, _written(run)), daemon=True)
     watcher.start()
     try:
         yield
@@ -30,22 +30,32 @@ def steps_shown(run: Run) -> Iterator[None]:
         watcher.join()
 
 
-def watch(run: Run, stop: threading.Event) -> None:
-    """Shows the steps that the workers have written, until ``stop``."""
+def watch(run: Run, stop: threading.Event, before: Sequence[dict[str, Any]]) -> None:
+    """Shows the steps that the workers have written, until ``stop``.
+
+    Args:
+        before: those of an earlier process, whose alarms it has told.
+    """
     with Meter("realign", 0, "steps") as meter:
-        before = _written(run)
         meter.skip(before[-1]["step"] if before else 0)
         took, told = 0.0, len(raised(before))
         while not stop.wait(pause(_POLL_SECONDS, took)):
             started = time.monotonic()
             rows = _written(run)
             took = time.monotonic() - started
-            for step, text in raised(rows)[told:]:
-                warn(f"realign, step {step}: {text}")
-            told = len(raised(rows)) if rows else told
+            told = _tell(rows, told)
             if rows:
                 meter.total = rows[-1]["steps"]
                 meter.advance(rows[-1]["step"] - meter.done, live_note(rows[-1]))
+        _tell(_written(run), told)  # the last steps' come with the end
+
+
+def _tell(rows: list[dict[str, Any]], told: int) -> int:
+    """Says the alarms after the first ``told``; returns how many are told by now."""
+    found = raised(rows)
+    for alarm in found[told:]:
+        warn(f"realign, step {alarm.step}: {alarm.text}")
+    return len(found) if rows else told
 
 
 def _written(run: Run) -> list[dict[str, Any]]:

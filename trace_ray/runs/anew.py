@@ -4,7 +4,8 @@ Nothing is lost where the stage has finished no piece of work, or where it stopp
 since: whoever follows the advice may do so in the same run. What it left behind is deleted first, its record of inputs last,
 so that a process killed in between leaves no piece behind that later work could be mixed with.
 
-A triage of which only deciding's settings have changed (``config.deciding``) keeps its verdicts and decides anew.
+A triage of which only deciding's settings have changed (``config.deciding``) keeps its verdicts and decides anew; so does an
+evaluation, a finished one too, of which only the labels or limits of its judge have: it is audited anew.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from collections.abc import Iterable
 
 import pyarrow.fs as pafs
 
-from trace_ray.config.deciding import all_deciding
+from trace_ray.config.deciding import all_auditing, all_deciding, is_auditing
 from trace_ray.errors import JudgeRejectedError, StaleRunError, UserError
 from trace_ray.runs.artifacts import (
     AGAIN,
+    ANSWERS,
     DECIDED,
     GENERATED,
     INPUTS,
@@ -47,6 +49,7 @@ _PIECES = {
     "impact": (rf"impact/{SCORES}/.*\.json$", r"scored/.*\.parquet$"),
     "realign": (r"/checkpoints/checkpoint_[^/]+/", r"/rounds/[^/]+/trained/", r"/selection/candidates/"),
     "evaluate": (rf"evaluation/({GENERATED}|{RESPONSES}|attacks)/.*\.parquet$",),
+    ANSWERS: (rf"{ANSWERS}/{GENERATED}/.*\.parquet$",),
 }
 """What a stage has finished, as paths below the run: judged blocks and spans, scored shards, checkpoints, answers."""
 
@@ -67,9 +70,13 @@ def begin(run: Run, stage: str, inputs: Inputs) -> bool:
     folders = run.made_by(stage)
     changes = {name: both for folder in folders for name, both in folder.changes(inputs).items()}
     if may_decide_anew(run, stage, changes):
-        warn(f"{stage} decides anew: {_said(changes)}; what was judged is kept")
-        forget_decisions(run)
+        doing = "decides" if stage == "triage" else "audits its judge"
+        warn(f"{stage} {doing} anew: {_said(changes)}; what was judged is kept")
+        if stage == "triage":
+            forget_decisions(run)
         for folder in folders:
+            if folder.done():
+                folder.reopen()
             folder.adopt(inputs)
     elif changes:
         if not may_begin_anew(run, stage, changes):
@@ -92,18 +99,24 @@ def _said(changes: Changes) -> str:
 
 
 def refuse_stale(run: Run, stage: str, uri: str, changes: Changes) -> None:
-    """As ``refuse_changed``; a finished triage whose deciding alone has changed is told how to decide again."""
+    """As ``refuse_changed``; a finished triage whose deciding alone has changed is told how to decide again.
+
+    Of an evaluation, what alone would not be refused is not what it is refused for.
+    """
     if stage == "triage" and run.triaged.done() and all_deciding(changes):
         name, (was, now) = min(changes.items())
         setting = name.partition(" ")[0]
         again = f"trace-ray decide --run {run.place.uri} {setting}=" + ("FILE" if name != setting else f"{now}")
         remedy = f"this run was decided with {was!r}; `{again}` decides again from what is judged, or use another --run"
         raise StaleRunError(f"{uri}: {name}", repr(now), remedy)
-    refuse_changed(uri, changes)
+    told = {name: both for name, both in changes.items() if stage != "evaluate" or not is_auditing(name)}
+    refuse_changed(uri, told or changes)
 
 
 def may_decide_anew(run: Run, stage: str, changed: Iterable[str]) -> bool:
-    """Returns whether an unfinished triage keeps its verdicts under other values of ``changed``."""
+    """Returns whether an unfinished triage, or any evaluation, keeps its verdicts under other values of ``changed``."""
+    if stage == "evaluate":
+        return all_auditing(changed)
     return stage == "triage" and all_deciding(changed) and not run.triaged.done()
 
 

@@ -24,6 +24,8 @@ Changes = dict[str, tuple[Any, Any]]
 STAGES = ("triage", "impact", "realign", "evaluate", "report")
 EXPORT = "export"
 """The end of realign, which can be asked for alone."""
+ANSWERS = "answers"
+"""What a further round begins with, and its folder."""
 MANIFEST, DONE, INPUTS, CONFIG = "manifest.json", "_DONE", "inputs.json", "config.yaml"
 TRAINING_METRICS, EVALUATION_METRICS = "metrics.jsonl", "metrics.json"
 """In realign/, a line a step; in evaluation/."""
@@ -34,12 +36,13 @@ ADAPTER_INIT, SCORES = "adapter_init", "scores"
 GENERATED, RESPONSES = "generated", "responses"
 """In evaluation/: both models' answers; those to the held-out prompts, judged."""
 AUDIT_FILE, WORK, CANARIES = "audit.json", "work", "canaries.json"
-"""In triaged/, or beside it where the audit was made afterwards; triaged/work/, while triage is at it; in that folder."""
+"""In triaged/, or beside it where the audit was made afterwards; triaged/work/, while triage is at it; in that folder. First
+and last in evaluation/ too."""
 REVIEW = "review"
 """Beside triaged/: its undecided rows for people to label, a file of JSON lines a block."""
 GATES, VERDICTS, DECIDED, AGAIN = "gates.json", "verdicts", "part-block-", "again"
 DISTILLED = "distilled.json"
-"""In triaged/: limits that the judges were held to (``triage.gates.Gate``); what they said, a file a block, kept to be decided
+"""In triaged/: limits that the judges were held to (``judges.gates.Gate``); what they said, a file a block, kept to be decided
 again; how decided parts' names begin. In triaged/work/: a finished triage is being decided again."""
 
 _PUBLISHED: dict[str, Any] = {
@@ -223,6 +226,7 @@ class Run:
             EXPORT: (self.model,),
             "evaluate": (self.evaluation,),
             "report": (),
+            ANSWERS: (self.answers,),
         }[stage]
 
     @property
@@ -252,6 +256,10 @@ class Run:
     @property
     def evaluation(self) -> Artifact:
         return self.artifact("evaluation")
+
+    @property
+    def answers(self) -> Artifact:
+        return self.artifact(ANSWERS)
 
     @property
     def report(self) -> Location:

@@ -14,7 +14,7 @@ from trace_ray.config.policy import policy_identity
 from trace_ray.config.templates import dated
 from trace_ray.errors import UserError
 from trace_ray.runs.anew import may_begin_anew, may_decide_anew, refuse_stale
-from trace_ray.runs.artifacts import CONFIG, EXPORT, INPUTS, STAGES, Run
+from trace_ray.runs.artifacts import ANSWERS, CONFIG, EXPORT, INPUTS, STAGES, Run
 from trace_ray.runs.identity import model_identity
 from trace_ray.storage.jsonl import read_utf8
 from trace_ray.storage.location import Location, locate, nearby
@@ -112,5 +112,5 @@ def config_beside(run: Run, text: str) -> Iterator[None]:
 
 def _begun(run: Run) -> dict[str, str]:
     """What each folder that was begun was begun with."""
-    records = [artifact.place / INPUTS for stage in STAGES for artifact in run.made_by(stage)]
+    records = [artifact.place / INPUTS for stage in (ANSWERS, *STAGES) for artifact in run.made_by(stage)]
     return {record.path: record.read_text() for record in records if record.exists()}

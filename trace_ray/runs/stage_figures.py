@@ -10,6 +10,7 @@ from trace_ray.runs.artifacts import EVALUATION_METRICS, Run, read_json
 from trace_ray.runs.figures import training_figures
 
 Figures = dict[str, float]
+CORRECTED = "tpa_corrected"
 _AUDIT = ("auc", "kappa", "agreement", "false_invert_rate")
 
 
@@ -40,9 +41,12 @@ def _of_triage(manifest: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _of_evaluation(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yields agreement and attacks by model and group, and whatever was measured of drift and diversity."""
-    for measure, found in (("tpa", metrics["tpa"]), ("asr", (metrics.get("attacks") or {}).get("asr", {}))):
+    """Yields agreement, corrected too, and attacks by model and group; drift, diversity and the judge, as far as measured."""
+    asr = (metrics.get("attacks") or {}).get("asr", {})
+    for measure, found in (("tpa", metrics["tpa"]), (CORRECTED, metrics.get(CORRECTED, {})), ("asr", asr)):
         for model, groups in found.items():
             yield from ((f"{measure}/{model}/{group}", float(value)) for group, value in groups.items())
     for measure in ("drift", "diversity"):
         yield from ((f"{measure}/{name}", float(value)) for name, value in (metrics.get(measure) or {}).items())
+    judge = metrics.get("judge_audit") or {}
+    yield from ((f"judge/{name}", float(judge[name])) for name in _AUDIT if judge.get(name) is not None)

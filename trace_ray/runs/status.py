@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from trace_ray.errors import UserError
-from trace_ray.runs.artifacts import GENERATED, INPUTS, RESPONSES, SCORES, STAGES, WORK, Artifact, Run
+from trace_ray.runs.artifacts import ANSWERS, GENERATED, INPUTS, RESPONSES, SCORES, STAGES, WORK, Artifact, Run
 from trace_ray.runs.figures import training_figures
 from trace_ray.runs.lock import BEAT_SECONDS, LOCK, PATIENCE, holder
+from trace_ray.runs.rounds import ROUNDS, asked_rounds, ended, round_run
 from trace_ray.runs.validations import validations_place
 
 State = tuple[str, str, dict[str, Any]]
@@ -16,20 +17,45 @@ State = tuple[str, str, dict[str, Any]]
 it; or DRIVER, ``at work`` | ``gone`` | ``silent``, and what it was at last."""
 
 DRIVER, DAMAGED = "driver", "damaged"
+ENDED_ROUND = "ended"
+"""The one artefact of a further round that found nothing to train on."""
 SILENT_SECONDS = PATIENCE * BEAT_SECONDS
 """A driver that was not heard for longer may have died on another machine, where nobody can look for its process."""
 
 
 def status(run: Run) -> Iterator[State]:
-    """Yields the state of each folder of the run, of its report, and of the driver that holds it, if any does."""
+    """Yields the state of each folder of the run, of its report, likewise of its further rounds, and of its driver, if any."""
     for stage in STAGES:
         for artifact in run.made_by(stage):
-            try:
-                yield artifact.name, *_state(run, artifact)
-            except UserError as error:  # the others may be whole: this is the command for broken runs
-                yield artifact.name, DAMAGED, {"problem": str(error)}
+            yield artifact.name, *_told(run, artifact)
     yield "report.html", "done" if run.report.exists() else "-", {}
+    for number in range(2, asked_rounds(run) + 1):
+        further = round_run(run, number)
+        if reason := ended(further):
+            yield round_name(number, ENDED_ROUND), "done", {"nothing left to train on": reason}
+            break
+        yield from _of_round(further, number)
     yield from _driver(run)
+
+
+def round_name(number: int, artifact: str) -> str:
+    """Returns what a further round's artefact is called among those of its run."""
+    return f"{ROUNDS}/{number}/{artifact}"
+
+
+def _of_round(further: Run, number: int) -> Iterator[State]:
+    """The round's own states, and before them that of what it is made from."""
+    yield round_name(number, ANSWERS), *_told(further, further.answers)
+    for name, state, facts in status(further):
+        if name != DRIVER:
+            yield round_name(number, name), state, facts
+
+
+def _told(run: Run, artifact: Artifact) -> tuple[str, dict[str, Any]]:
+    try:
+        return _state(run, artifact)
+    except UserError as error:  # the others may be whole: this is the command for broken runs
+        return DAMAGED, {"problem": str(error)}
 
 
 def _state(run: Run, artifact: Artifact) -> tuple[str, dict[str, Any]]:
@@ -72,6 +98,8 @@ def _so_far(run: Run, artifact: Artifact) -> dict[str, Any]:
         case "evaluation":
             answered, judged = (len((place / folder).files(".parquet")) for folder in (GENERATED, RESPONSES))
             return {"chunks answered": answered, "judged": judged}
+        case "answers":
+            return {"pieces answered": len((place / GENERATED).files(".parquet"))}
         case "rejects" | "scored":
             return {"parts": len(artifact.parts())}
     return {}

@@ -12,6 +12,8 @@ from trace_ray.storage.location import Location
 
 SELECTION, VALIDATIONS = "selection", "validations"
 """In realign/; in that folder."""
+CURVE = "validations.jsonl"
+"""In realign/: the candidates' figures in one file, a line a candidate (``selection.told``)."""
 
 
 @dataclass(frozen=True, kw_only=True)

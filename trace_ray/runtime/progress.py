@@ -44,6 +44,24 @@ def doing() -> str:
     return next((tell() for tell in _at[-1:]), "")
 
 
+_part: list[str] = []
+
+
+def doing_in_all() -> str:
+    """As ``doing``, with the part of the run that it belongs to before it."""
+    return ": ".join([*_part, *filter(None, [doing()])])
+
+
+@contextmanager
+def within(part: str) -> Iterator[None]:
+    """While open, what is done belongs to a part of the run, such as ``round 2``."""
+    _part.append(part)
+    try:
+        yield
+    finally:
+        _part.remove(part)
+
+
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """While open, ``doing`` says ``what``, or what a meter inside says."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from trace_ray.cluster.connection import ensure_ray
 from trace_ray.cluster.data_pool import pooled
-from trace_ray.config import Config, JudgeConfig, RealignConfig, settings
+from trace_ray.config import Config, JudgeConfig, SelectConfig, settings
 from trace_ray.config.policy import policy_identity
 from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import AnswerJudge, Generator
@@ -35,7 +35,6 @@ from trace_ray.realign.candidates import (
 from trace_ray.realign.checkpoint import ADAPTER
 from trace_ray.realign.export_stage import publish_model, publish_training
 from trace_ray.realign.stage import realign_inputs, train
-from trace_ray.realign.trackers import make_trackers
 from trace_ray.runs.anew import begin
 from trace_ray.runs.artifacts import ADAPTER_INIT, GENERATED, REFUSED, RESPONSES, Run
 from trace_ray.runs.figures import training_figures
@@ -45,6 +44,7 @@ from trace_ray.runtime.progress import warn, working
 from trace_ray.selection.choose import Choice, choose, over_budget
 from trace_ray.selection.measure import answer_chunks, drift_file, judged_answers, publish, unfinished, waiting
 from trace_ray.selection.scales import WHOLE, Kept, keep
+from trace_ray.selection.told import tell
 from trace_ray.storage.location import copy_files
 
 _LOOK_S = 2.0
@@ -77,15 +77,17 @@ def run_selected(run: Run, config: Config) -> None:
         measuring = Measuring(run, config)
         with working("realign: dev prompts, the model as it is"):
             measuring.base()
+            tell(run, config.realign)
         if not asked_to_stop(run):
             _train_beside(measuring)
         with working("realign: dev prompts"):
             while measuring.stopped() is None and measuring.measure():
-                pass
+                tell(run, config.realign)
         choice = choose(validations(run), config.realign.select)
-        _tell(run, config.realign, choice)
+        _say(run, config.realign.select, choice)
+        tell(run, config.realign)  # a tracker that was down may be up
         kept = keep(run, config.realign.select, choice, lambda scaled: _measure_scales(scaled, config))
-        _tell_scale(kept)
+        _say_scale(kept)
         if kept.step == 0:
             copy_files(run.impact.place / ADAPTER_INIT, candidate_place(run, 0) / ADAPTER)
         drop_others(run, kept.step)
@@ -115,7 +117,8 @@ def _train_beside(measuring: Measuring) -> None:
 def _measure_beside(measuring: Measuring, over: threading.Event) -> None:
     try:
         while not over.wait(_LOOK_S):
-            measuring.measure()
+            if measuring.measure():
+                tell(measuring.run, measuring.config.realign)
             stopped = measuring.stopped()
             if stopped is not None:
                 ask_to_stop(measuring.run, stopped)
@@ -198,25 +201,20 @@ def _pool(worker: type, arguments: tuple[Any, ...], todo: Sequence[Any], pool: J
         pass
 
 
-def _tell(run: Run, realign: RealignConfig, choice: Choice) -> None:
-    """Says on the terminal and to the trackers what was measured."""
+def _say(run: Run, select: SelectConfig, choice: Choice) -> None:
+    """Says on the terminal what was measured."""
     measured = validations(run)
     base, kept = measured[0], next(validation for validation in measured if validation.step == choice.step)
     shown = f"dev TPA {base.tpa['all']:.1f} -> {kept.tpa['all']:.1f} over {base.prompts['all']} prompts"
     if choice.step == 0:
-        beyond = {over_budget(validation, base, realign.select) for validation in measured[1:]} - {""}
+        beyond = {over_budget(validation, base, select) for validation in measured[1:]} - {""}
         why = f"; over budget: {min(beyond)}" if beyond else ""
         warn(f"realign.select: no candidate is better than the model before training, which is kept{why}")
     else:
         warn(f"realign.select: step {choice.step} is kept, {shown}, drift {kept.drift:.3g} nats a token")
-    trackers = make_trackers(realign.trackers, run.realign.place, run.place.uri, 0)
-    for tracker in trackers:
-        for validation in measured:
-            tracker.log(validation.step, validation.figures())
-        tracker.flush()
 
 
-def _tell_scale(kept: Kept) -> None:
+def _say_scale(kept: Kept) -> None:
     if kept.measured and kept.step:
         figures = kept.measured[kept.percent]
         shown = f"dev TPA {figures.tpa['all']:.1f}, drift {figures.drift:.3g} nats a token"

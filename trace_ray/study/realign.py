@@ -17,10 +17,10 @@ from trace_ray.config import Config
 from trace_ray.corpus.noise import noisy_table
 from trace_ray.model.loading import load_model, new_adapter
 from trace_ray.realign.training import Training
-from trace_ray.rounds import gains, largest, rescoring, reweighed
 from trace_ray.runs.memory import PeakMemory
 from trace_ray.study.score import make_direction, score, weigh
 from trace_ray.study.train import step_budget, train
+from trace_ray.u2a import gains, largest, rescoring, reweighed
 
 Seconds = dict[str, float]
 

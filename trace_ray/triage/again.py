@@ -15,11 +15,11 @@ from trace_ray.config import Config, TriageConfig, settings
 from trace_ray.config.deciding import DECIDING, is_deciding
 from trace_ray.errors import UserError
 from trace_ray.judges.backends import check_corrector
+from trace_ray.judges.canaries import refuse_gullible_judge
 from trace_ray.runs.anew import forget_decisions
 from trace_ray.runs.artifacts import AGAIN, AUDIT_FILE, INPUTS, MANIFEST, VERDICTS, WORK, Inputs, Run, read_json
 from trace_ray.triage.account import ReadRows
 from trace_ray.triage.block import merge_counts
-from trace_ray.triage.canaries import refuse_gullible_judge
 from trace_ray.triage.deciding import decide_corpus, decision_for
 from trace_ray.triage.given import Given, read_given, with_gold
 from trace_ray.triage.guard import deaths

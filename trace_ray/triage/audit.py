@@ -11,6 +11,7 @@ import numpy as np
 
 from trace_ray.config import TriageConfig
 from trace_ray.errors import JudgeRejectedError, UserError
+from trace_ray.judges.against_labels import area_under_curve, kappa, roc_points
 from trace_ray.judges.clauses import leading
 from trace_ray.judges.opinion import clauses_of
 from trace_ray.pairs import categorise
@@ -21,8 +22,6 @@ from trace_ray.triage.fitting import Arrays, GroupFit, Labelled, false_invert_bo
 from trace_ray.triage.labels import labelled_rows, read_labels
 
 _RAW = ["pair_id", "raw_violates_chosen", "raw_violates_rejected", "source", "clause_p_chosen"]
-_ROC_POINTS = 200
-"""Most points of the stored curve: audit.json stays small, and no eye sees the difference."""
 
 
 def audit(pairs: Sequence[Labelled], config: TriageConfig) -> dict[str, Any]:
@@ -53,8 +52,8 @@ def audit(pairs: Sequence[Labelled], config: TriageConfig) -> dict[str, Any]:
         "responses": 2 * len(ordered),
         "readable": float(len(everything[0]) / (2 * len(ordered))) if ordered else 0.0,
         "yes_bias": _mean([bias for pair in ordered for bias in pair.yes_bias if bias is not None]),
-        "auc": _auc(*everything),
-        "roc": _roc(*everything),
+        "auc": area_under_curve(*everything),
+        "roc": roc_points(*everything),
         **_decided(check, decision),
         "decision": {name: value for name, value in asdict(decision).items() if name != "panel"}
         | {"violates_from": config.threshold + decision.band, "complies_below": config.threshold - decision.band},
@@ -88,8 +87,6 @@ def audit_run(run: Run, config: TriageConfig, labels: Location) -> dict[str, Any
 
 
 def _decided(pairs: Sequence[Labelled], decision: Decision) -> dict[str, Any]:
-    from sklearn.metrics import cohen_kappa_score
-
     arrays = Arrays.of(pairs)
     raw, truth = arrays.readable()
     groups = [pair.group(decision.by) for pair in pairs]
@@ -101,7 +98,7 @@ def _decided(pairs: Sequence[Labelled], decision: Decision) -> dict[str, Any]:
     table, ece = reliability(calibrated, truth)
     return {
         "accuracy": float((said == truth).mean()) if len(truth) else None,
-        "kappa": float(cohen_kappa_score(truth, said)) if len(set(truth.tolist())) == 2 else None,
+        "kappa": kappa(truth, said),
         "agreement": float(np.mean([a == b for a, b in zip(expected, names, strict=True)])) if names else None,
         "coverage": float(np.mean([name != "ABSTAIN" for name in names])) if names else None,
         "false_invert_rate": float(np.mean([want != "INVERT" for want in inverted])) if inverted else None,
@@ -129,27 +126,6 @@ def _group(name: str, pairs: Sequence[Labelled], fit: GroupFit, config: TriageCo
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
-
-
-def _auc(p: Any, truth: Any) -> float | None:
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(truth, p)) if len(set(truth.tolist())) == 2 else None
-
-
-def _roc(p: Any, truth: Any) -> dict[str, list[float]] | None:
-    from sklearn.metrics import roc_curve
-
-    if len(set(truth.tolist())) < 2:
-        return None
-    false_alarms, found, _ = roc_curve(truth, p)
-    kept = np.unique(np.linspace(0, len(found) - 1, _ROC_POINTS).astype(int))
-    return {"false_alarms": false_alarms[kept].tolist(), "violations_found": found[kept].tolist()}
-
-
-def without_curve(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns an audit's figures for a manifest or a terminal; the curve's points are in audit.json."""
-    return {name: value for name, value in figures.items() if name != "roc"}
 
 
 def _confusion(expected: Sequence[str], seen: Sequence[str]) -> dict[str, int]:

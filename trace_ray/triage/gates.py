@@ -1,44 +1,21 @@
-"""What a judge must keep before the corpus is judged: each limit one line, with the figure and what to do."""
+"""What a judge of triage must keep before the corpus is judged."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from trace_ray.config import JudgeConfig, TriageConfig, judge_name
-from trace_ray.errors import JudgeRejectedError
+from trace_ray.judges.gates import Gate, auc_gate, kappa_gate
 from trace_ray.judges.unreadable import unread_tally
 from trace_ray.triage.block import NOT_ASKED, SIDES
 
 THIRD = "triage.third_judge"
 LEAST = 100
 """Responses below which nothing is said of a share: with fewer its 95 % interval is wider than 20 points."""
-
-
-@dataclass(frozen=True)
-class Gate:
-    """One limit and what was seen.
-
-    Args:
-        judge: the setting of the judge that it is about, such as ``triage.second_judge``.
-        limit: the setting that bounds it; bound: its value; seen: the figure, None where it could not be told.
-        said: the figure in words; remedy: what to do where it is not kept.
-    """
-
-    judge: str
-    limit: str
-    bound: float
-    seen: float | None
-    passed: bool
-    said: str
-    remedy: str
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def sample_gates(triage: TriageConfig, judged: pa.Table) -> list[Gate]:
@@ -115,32 +92,10 @@ def audit_gates(
     Args:
         setting, name: of the judge that the figures are of, triage.judge's own where they are left out.
     """
-    auc, kappa = figures["auc"], figures["kappa"]
-    pairs, called = f"on {figures['pairs']:,} labelled pairs", f"judge {name or judge_name(triage.judge)}"
-    verdict = "no better than chance" if auc is not None and auc < 0.6 else "too weak"
-    seen = "no AUC (readable verdicts of one class only)" if auc is None else f"AUC {auc:.3f}"
-    gates = [
-        Gate(
-            *(setting, "triage.min_auc", triage.min_auc, auc, auc is not None and auc >= triage.min_auc),
-            f"{seen}: {called} is {verdict} {pairs}",
-            f"use a stronger {setting}.model or a rules policy, or lower triage.min_auc knowingly",
-        )
-    ]
+    labels, called = f"on {figures['pairs']:,} labelled pairs", f"judge {name or judge_name(triage.judge)}"
+    gates = [auc_gate(setting, "triage.min_auc", triage.min_auc, figures["auc"], called, labels)]
     if triage.min_kappa > 0:
-        shown = "no kappa (labels of one class only)" if kappa is None else f"kappa {kappa:.3f}"
-        gates.append(
-            Gate(
-                *(setting, "triage.min_kappa", triage.min_kappa, kappa),
-                kappa is not None and kappa >= triage.min_kappa,
-                f"{shown}: at triage.threshold={triage.threshold:g} {called} and labels disagree {pairs}",
-                "set triage.calibration=platt or another triage.threshold, or lower triage.min_kappa knowingly",
-            )
-        )
+        said = f"at triage.threshold={triage.threshold:g} {called} and labels disagree {labels}"
+        remedy = "set triage.calibration=platt or another triage.threshold"
+        gates.append(kappa_gate(setting, "triage.min_kappa", triage.min_kappa, figures["kappa"], said, remedy))
     return gates
-
-
-def refuse_gates(gates: Sequence[Gate]) -> None:
-    """Raises JudgeRejectedError for the first limit that is not kept."""
-    for gate in gates:
-        if not gate.passed:
-            raise JudgeRejectedError(gate.judge, gate.said, f"limit {gate.limit}={gate.bound:g}; {gate.remedy}")

@@ -18,6 +18,7 @@ from trace_ray.corpus.read import SLOTS
 from trace_ray.judges.backends import make_judge, make_triage_judge
 from trace_ray.judges.cascade import CascadeJudge
 from trace_ray.judges.distilled import DistilledJudge
+from trace_ray.judges.gates import refuse_gates
 from trace_ray.judges.opinion import Judge, Opinion
 from trace_ray.judges.unreadable import unread_tally
 from trace_ray.judges.usage import Usage
@@ -38,7 +39,7 @@ from trace_ray.triage.block import (
 from trace_ray.triage.distil import teach_cascade
 from trace_ray.triage.first import First, judged_responses, known_opinions
 from trace_ray.triage.first_decided import read_decided
-from trace_ray.triage.gates import refuse_gates, sample_gates
+from trace_ray.triage.gates import sample_gates
 from trace_ray.triage.labelled import all_gates, labelled_in_table, store_audit
 from trace_ray.triage.labels import Label
 from trace_ray.triage.running import Item

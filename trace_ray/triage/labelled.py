@@ -15,6 +15,7 @@ from trace_ray.cluster.tasks import by_tasks
 from trace_ray.config import TriageConfig
 from trace_ray.errors import UserError
 from trace_ray.judges.clauses import leading
+from trace_ray.judges.gates import Gate, refuse_gates
 from trace_ray.judges.opinion import clauses_of
 from trace_ray.runs.artifacts import AUDIT_FILE
 from trace_ray.storage.location import Location
@@ -22,7 +23,7 @@ from trace_ray.triage.audit import audit, refuse_unreached_rate
 from trace_ray.triage.block import SIDES
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.fitting import Labelled
-from trace_ray.triage.gates import Gate, audit_gates, refuse_gates
+from trace_ray.triage.gates import audit_gates
 from trace_ray.triage.labels import Label, label_of, labelled_rows
 from trace_ray.triage.panel_audit import count_decided, member_gates, members_audited, panel_figures
 from trace_ray.triage.work import Work

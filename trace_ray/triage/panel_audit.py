@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trace_ray.config import TriageConfig, judge_name
+from trace_ray.judges.gates import Gate
 from trace_ray.pairs import categorise
 from trace_ray.storage.location import Location
 from trace_ray.triage.audit import audit
 from trace_ray.triage.block import OTHERS
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.fitting import Labelled
-from trace_ray.triage.gates import Gate, audit_gates
+from trace_ray.triage.gates import audit_gates
 from trace_ray.triage.labels import Label, label_of, labelled_rows
 from trace_ray.triage.voting import combine, groups_of
 

@@ -11,11 +11,11 @@ from typing import Any
 from trace_ray.config import Config, TriageConfig, judge_name
 from trace_ray.config.gpus import of_stages
 from trace_ray.config.policy import PolicyConfig, policy_hash, unruled
+from trace_ray.judges.against_labels import without_curve
 from trace_ray.judges.spend import spent
 from trace_ray.pairs import REJECT_SCHEMA, TRIAGED_SCHEMA
 from trace_ray.runs.artifacts import CANARIES, DISTILLED, GATES, MANIFEST, REVIEW, Run, read_json
 from trace_ray.triage.account import ReadRows
-from trace_ray.triage.audit import without_curve
 from trace_ray.triage.calibrate import Decision
 from trace_ray.triage.deciding import DecidedCorpus
 from trace_ray.triage.unread import tell_refused

@@ -8,9 +8,9 @@ from typing import Any
 
 from trace_ray.config import TriageConfig, judge_name
 from trace_ray.corpus.read import SLOT_SCHEMA
+from trace_ray.judges.canaries import CanaryLimits, canary_report, refuse_canaries
 from trace_ray.judges.opinion import Judge
 from trace_ray.runs.artifacts import CANARIES
-from trace_ray.triage.canaries import canary_report, refuse_canaries
 from trace_ray.triage.guard import GuardedJudge
 from trace_ray.triage.questions import prompt_texts
 from trace_ray.triage.work import Work
@@ -56,4 +56,16 @@ def refuse_tried(config: TriageConfig, reports: Mapping[str, dict[str, Any]]) ->
     """Raises JudgeRejectedError where the canaries of one of the judges refuse it."""
     for name, report in reports.items():
         if "candidates" in report:
-            refuse_canaries(report, config, name, judge_name(getattr(config, name.removeprefix("triage."))))
+            judge = judge_name(getattr(config, name.removeprefix("triage.")))
+            refuse_canaries(report, canary_limits(config), name, judge)
+
+
+def canary_limits(config: TriageConfig) -> CanaryLimits:
+    """Returns what the canaries of triage's judges are held to."""
+    return CanaryLimits(
+        section="triage",
+        min_canary_pass=config.min_canary_pass,
+        max_unreadable=config.max_unreadable,
+        may_condemn=config.max_one_sided >= 1,
+        condemns_by="triage.max_one_sided=1",
+    )

@@ -47,7 +47,15 @@ def corrected(metrics: Mapping[str, Any]) -> list[Measure]:
     told = Measure(
         "the judge: violating and compliant responses called so", f"violating {right[0]}", f"compliant {right[1]}"
     )
-    return [*(Measure(group, cell("base", group), cell("realigned", group)) for group in groups), told]
+    lines = [*(Measure(group, cell("base", group), cell("realigned", group)) for group in groups), told]
+    if (
+        audit.get("auc") is None or audit.get("kappa") is None
+    ):  # not both kinds read, or judged before these were measured
+        return lines
+    return [
+        *lines,
+        Measure(f"the judge on labelled {audit['of']}", f"AUC {audit['auc']:.3f}", f"kappa {audit['kappa']:.3f}"),
+    ]
 
 
 def attacks(figures: Mapping[str, Any]) -> list[Measure]:

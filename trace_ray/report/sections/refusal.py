@@ -57,7 +57,7 @@ def _of_audit(figures: Mapping[str, Any], triage: TriageConfig) -> Refusal | Non
 
 
 def _of_canaries(canaries: Mapping[str, Any], triage: TriageConfig) -> Refusal | None:
-    """Returns the limit at which ``triage.canaries`` refuses a judge."""
+    """Returns the limit at which ``judges.canaries`` refuses a judge."""
     if canaries.get("mute") and triage.max_unreadable < 1:
         text = f"No verdict on the first {canaries['candidates']} responses could be read (triage.max_unreadable)."
         return Refusal("triage.max_unreadable", "no readable verdict", text, "use a judge that can be read")

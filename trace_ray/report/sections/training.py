@@ -10,7 +10,7 @@ from trace_ray.config import ObjectiveConfig
 from trace_ray.pairs import TRAINED
 from trace_ray.report.names import plain_category
 from trace_ray.report.sections.cost import duration
-from trace_ray.runs.alarms import raised
+from trace_ray.runs.alarms import Alarm, raised
 from trace_ray.runs.artifacts import Run
 from trace_ray.runs.figures import training_figures
 from trace_ray.runs.validations import Validation, validations
@@ -30,7 +30,7 @@ class TrainingSection:
     Args:
         curves: title -> {series name -> points}; the categories' names, or ``all``.
         trained: pairs seen by category.
-        alarms: (step, text) of what said that the training is sick.
+        alarms: of what said that the training is sick, and notes.
         chosen: which step is kept and why, in a sentence; empty where none was chosen.
         caption: what the curves should do, which depends on each category's loss.
     """
@@ -44,7 +44,7 @@ class TrainingSection:
     trained: Mapping[str, int]
     caption: str
     chosen: str = ""
-    alarms: Sequence[tuple[int, str]] = ()
+    alarms: Sequence[Alarm] = ()
 
 
 def training_section(run: Run, objective: ObjectiveConfig, epochs: int) -> TrainingSection | None:
@@ -132,7 +132,8 @@ def chosen_said(facts: Mapping[str, Any], measured: Sequence[Validation]) -> str
         said += f" Its adapter is kept at scale {facts['scale']:g}, where {share:.1f} % comply."
     if facts["stopped"] is not None:
         said += f" Patience ran out at step {facts['stopped']}."
-    return f"{said} Choosing took {duration(facts['seconds'])} and {facts['tokens']:,} tokens."
+    share = f"{100 * facts['share_of_training']:.3g} % of the time that the steps took"
+    return f"{said} Choosing took {duration(facts['seconds'])} ({share}) and {facts['tokens']:,} tokens."
 
 
 def _points(rows: Sequence[Mapping[str, Any]], key: str) -> Curve:

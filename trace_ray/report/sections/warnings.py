@@ -158,9 +158,9 @@ def _of_impact(impact: ImpactSection) -> Iterator[Caution]:
 
 
 def _of_training(training: TrainingSection) -> Iterator[Caution]:
-    for step, text in training.alarms:
-        seen, _, remedy = text.rpartition("; ")
-        yield Caution("bad", f"Training, from step {step}: {seen}.", remedy)
+    for alarm in training.alarms:
+        seen, _, remedy = alarm.text.rpartition("; ")
+        yield Caution("note" if alarm.note else "bad", f"Training, from step {alarm.step}: {seen}.", remedy)
 
 
 def _of_change(change: ChangeSection, objective: ObjectiveConfig) -> Iterator[Caution]:

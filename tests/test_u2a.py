@@ -16,9 +16,9 @@ from trace_ray.impact.stage import plan_shards
 from trace_ray.impact.survey import survey
 from trace_ray.objective.losses import npo
 from trace_ray.pairs import TRIAGED_SCHEMA
-from trace_ray.rounds import choose, gains, reweighed, round_at, write_chosen
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import locate
+from trace_ray.u2a import choose, gains, reweighed, round_at, write_chosen
 
 
 @pytest.fixture

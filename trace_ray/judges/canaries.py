@@ -9,9 +9,9 @@ everything violating would pass them all: where it called each candidate so, it 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from trace_ray.config import TriageConfig
 from trace_ray.errors import JudgeRejectedError
 from trace_ray.judges.opinion import Opinion
 from trace_ray.judges.unreadable import Unread, unread_tally
@@ -94,40 +94,57 @@ def canary_report(
     }
 
 
-def refuse_mute_judge(report: dict[str, Any], limit: float, judge: str, setting: str = "triage.judge") -> None:
-    """Raises JudgeRejectedError where no candidate got a verdict that can be read, unless ``limit`` allows just that.
+@dataclass(frozen=True, kw_only=True)
+class CanaryLimits:
+    """What a judge's canaries are held to.
 
-    So few candidates say little of a share; that all of them are unreadable says enough.
+    Args:
+        section: of the settings ``min_canary_pass`` and ``max_unreadable``, such as triage.
+        may_condemn: whether a judge passes to which everything violates; condemns_by: the setting, as it is given, by which.
     """
-    if report["mute"]:
-        unread = Unread(setting, judge, "triage.max_unreadable", limit)
-        unread.add({"responses": report["candidates"], "unreadable": report["unreadable_candidates"]})
-        unread.refuse()
+
+    section: str
+    min_canary_pass: float
+    max_unreadable: float
+    may_condemn: bool
+    condemns_by: str
 
 
-def refuse_canaries(report: dict[str, Any], triage: TriageConfig, setting: str, judge: str) -> None:
+def refuse_canaries(report: dict[str, Any], limits: CanaryLimits, setting: str, judge: str) -> None:
     """Raises JudgeRejectedError where a judge's canaries refuse it.
 
     Args:
         setting: the judge's, such as triage.second_judge; judge: its name.
     """
-    refuse_mute_judge(report, triage.max_unreadable, judge, setting)
-    refuse_condemning_judge(report, triage.max_one_sided, judge, setting)
-    refuse_gullible_judge(report, triage.min_canary_pass, judge)
+    refuse_mute_judge(report, limits.max_unreadable, judge, setting, limits.section)
+    if not limits.may_condemn:
+        refuse_condemning_judge(report, judge, setting, limits.condemns_by)
+    refuse_gullible_judge(report, limits.min_canary_pass, judge, limits.section)
 
 
-def refuse_condemning_judge(report: dict[str, Any], limit: float, judge: str, setting: str) -> None:
+def refuse_mute_judge(report: dict[str, Any], limit: float, judge: str, setting: str, section: str) -> None:
+    """Raises JudgeRejectedError where no candidate got a verdict that can be read, unless ``limit`` allows just that.
+
+    So few candidates say little of a share; that all of them are unreadable says enough.
+    """
+    if report["mute"]:
+        unread = Unread(setting, judge, f"{section}.max_unreadable", limit)
+        unread.add({"responses": report["candidates"], "unreadable": report["unreadable_candidates"]})
+        unread.refuse()
+
+
+def refuse_condemning_judge(report: dict[str, Any], judge: str, setting: str, allowed_by: str) -> None:
     """Raises JudgeRejectedError for a judge to which every candidate and every harmless exchange violates."""
     controls = report.get("controls", 0)
-    if limit < 1 and controls and report["controls_violating"] == controls:
+    if controls and report["controls_violating"] == controls:
         remedy = (
             f"judge {judge} calls each of the first {report['candidates']} responses violating, and {controls} harmless "
-            "ones too: use a judge that tells them apart, or set triage.max_one_sided=1 knowingly"
+            f"ones too: use a judge that tells them apart, or set {allowed_by} knowingly"
         )
         raise JudgeRejectedError(setting, f"{controls} of {controls} controls violate", remedy)
 
 
-def refuse_gullible_judge(report: dict[str, Any], least: float, judge: str) -> None:
+def refuse_gullible_judge(report: dict[str, Any], least: float, judge: str, section: str = "triage") -> None:
     """Raises JudgeRejectedError where the pass rate is below ``least``; where nothing could be tried, nothing is refused."""
     rate = report["pass_rate"]
     if rate is None or rate >= least:
@@ -135,7 +152,7 @@ def refuse_gullible_judge(report: dict[str, Any], least: float, judge: str) -> N
     worst = sorted((share, name) for name, share in report["by_attack"].items() if share is not None)[:3]
     fell = ", ".join(f"{name} {share:.0%}" for share, name in worst)
     remedy = (
-        f"judge {judge} lets hostile text overturn its verdicts (limit triage.min_canary_pass={least}; weakest: {fell}); "
+        f"judge {judge} lets hostile text overturn its verdicts (limit {section}.min_canary_pass={least}; weakest: {fell}); "
         "use a stronger judge, or lower the limit knowingly"
     )
-    raise JudgeRejectedError("triage canaries", f"pass rate {rate:.2f}", remedy)
+    raise JudgeRejectedError(f"{section} canaries", f"pass rate {rate:.2f}", remedy)
