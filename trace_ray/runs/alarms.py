@@ -63,8 +63,7 @@ def alarms(rows: Sequence[Row], objective: ObjectiveConfig, realign: RealignConf
             f"{name}: no pair has a weight above 0, so none is trained on; look at impact's weights, or use "
             "objective.weights=uniform"
         )
-    for category in TRAINED:
-        found |= dict(_of_category(rows, category.value, objective, realign.max_displacement))
+    found |= _unsound(rows, objective, realign)
     if said := _clipped(rows, realign):
         found[CLIPPED] = said
     return found
@@ -81,12 +80,20 @@ def unweighed(scored: Mapping[str, Any], trained: Mapping[str, int], objective: 
 
 def sick(rows: Sequence[Row], objective: ObjectiveConfig, realign: RealignConfig) -> bool:
     """Returns whether a training's state is displaced or collapsed, so that its end is none to stop at."""
-    return any(not name.endswith((UNWEIGHED, CLIPPED)) for name in alarms(rows, objective, realign))
+    return bool(_unsound(rows, objective, realign))
 
 
 def raised(rows: Sequence[Row]) -> list[Alarm]:
     """Returns every alarm that a training's figures hold, in the order of the steps."""
     return [Alarm(row["step"], *told) for row in rows for told in row.get(ALARMS, {}).items()]
+
+
+def _unsound(rows: Sequence[Row], objective: ObjectiveConfig, realign: RealignConfig) -> dict[str, str]:
+    """Those of ``alarms`` that say that the model is displaced or collapsed."""
+    found: dict[str, str] = {}
+    for category in TRAINED:
+        found |= dict(_of_category(rows, category.value, objective, realign.max_displacement))
+    return found
 
 
 def _clipped(rows: Sequence[Row], realign: RealignConfig) -> str:
