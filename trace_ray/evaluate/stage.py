@@ -94,12 +94,7 @@ def run_evaluate(run: Run, config: Config) -> None:
     attacks = taken(attacking, tokenizer, place / REFUSED / "attacks.parquet") if attacking else []
     ensure_ray(config.ray)
     todo = [*chunks(RESPONSES, prompts), *chunks(ATTACKS, attacks)]
-    for model in MODELS:
-        mine = [chunk for chunk in todo if chunk.model == model]
-        merged = None if model == MODELS[0] else run.model.place / "merged"
-        arguments = (config, merged, place / GENERATED)
-        pool = JudgeConfig(num_cpus=evaluate.num_cpus, num_gpus=evaluate.gpus, label_selector=evaluate.label_selector)
-        _run_pool(f"evaluate: {model}", Generator, arguments, mine, [place / GENERATED], pool, requests)
+    _generate(run, config, todo, requests)
     audited = audited_texts(run, labels, todo, place / GENERATED) if labels else None
     judged = _judge(run, config, todo, audited, requests)
     answers = _answers(place / RESPONSES, prompts)
@@ -119,6 +114,16 @@ def run_evaluate(run: Run, config: Config) -> None:
     requests.own("driver")
     facts |= {"gpus": of_stages(config, ["evaluate"]), "requests": requests.told()}
     run.evaluation.publish(counts=counts, seconds=time.monotonic() - started, tokens=tokens, **facts)
+
+
+def _generate(run: Run, config: Config, todo: list[Chunk], requests: Traffic) -> None:
+    """Has each model answer its chunks, one model after the other."""
+    out, evaluate = run.evaluation.place / GENERATED, config.evaluate
+    pool = JudgeConfig(num_cpus=evaluate.num_cpus, num_gpus=evaluate.gpus, label_selector=evaluate.label_selector)
+    for model in MODELS:
+        mine = [chunk for chunk in todo if chunk.model == model]
+        merged = None if model == MODELS[0] else run.model.place / "merged"
+        _run_pool(f"evaluate: {model}", Generator, (config, merged, out), mine, [out], pool, requests)
 
 
 def _judge(run: Run, config: Config, todo: list[Chunk], audited: Audited | None, requests: Traffic) -> list[Location]:

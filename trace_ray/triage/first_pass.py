@@ -49,8 +49,8 @@ class FirstPassActor:
         self.checked = False
 
     def read(self, item: Item) -> pa.Table | None:
-        """Returns a block's pairs, None where the corpus is not judged yet."""
-        return None if self.task.look else self.task.work.pairs(int(item["block"]))
+        """As ``Task.to_judge``."""
+        return self.task.to_judge(int(item["block"]))
 
     def work(self, item: Item, read: pa.Table | None) -> Item:
         """Judges one block, as ``JudgeActor`` does, or what is judged first."""

@@ -72,8 +72,8 @@ class JudgeActor:
         self.checked = False
 
     def read(self, item: Item) -> pa.Table | None:
-        """Returns a block's pairs, None where the corpus is not judged yet."""
-        return None if self.task.look else self.task.work.pairs(int(item["block"]))
+        """As ``Task.to_judge``."""
+        return self.task.to_judge(int(item["block"]))
 
     def work(self, item: Item, read: pa.Table | None) -> Item:
         """Judges one block; where answers are not final, it is finished only if it is the ``last`` time that it is asked."""

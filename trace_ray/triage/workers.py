@@ -77,6 +77,10 @@ class Task:
     behind_first: bool = False
     stored: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
+    def to_judge(self, block: int) -> pa.Table | None:
+        """Returns a block's pairs in SLOT_SCHEMA, None where only what is judged first is judged."""
+        return None if self.look else self.work.pairs(block)
+
     def guard(self, place: str, size: int, *judges: JudgeConfig) -> Guard:
         """Returns the guard of one block's spans; ``place`` names its folder, ``judges`` are those that it guards."""
         witness = Witness(self.driver, this_node, in_service, lambda: _refuse_many_deaths(self))
