@@ -91,7 +91,8 @@ def _refused(draw: random.Random, number: int) -> dict[str, Any]:
 
 def _scored(draw: random.Random, row: dict[str, Any]) -> dict[str, Any]:
     impact = draw.choice([-1.5, 0.0, 2.0, draw.gauss(0, 3)]) if row["category"] in CONFLICTS else None
-    return row | {"impact": impact, "weight": 1.0 if impact is None else max(0.0, impact)}
+    alike = draw.choice([None, -0.5, 0.25, draw.gauss(0, 1)])
+    return row | {"impact": impact, "weight": 1.0 if impact is None else max(0.0, impact), "ches_per_token": alike}
 
 
 def broken(row: dict[str, Any]) -> dict[str, list[str]]:
@@ -136,6 +137,11 @@ def sampled(rows: Sequence[dict[str, Any]], size: int) -> list[str]:
 def heaviest(scored: Sequence[dict[str, Any]], ranked_by: str, number: int) -> list[str]:
     known = [row for row in scored if row["impact"] is not None]
     return [row["pair_id"] for row in sorted(known, key=lambda row: (-row[ranked_by], row["pair_id"]))[:number]]
+
+
+def most_alike(scored: Sequence[dict[str, Any]], number: int) -> list[tuple[str, float]]:
+    both_ways = [(row["pair_id"], row["ches_per_token"]) for row in scored if (row["ches_per_token"] or 0.0) > 0]
+    return sorted(both_ways, key=lambda pair: (-pair[1], pair[0]))[:number]
 
 
 def weights(scored: Sequence[dict[str, Any]], category: str) -> list[float]:

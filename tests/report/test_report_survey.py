@@ -22,6 +22,7 @@ from tests.report.survey_oracle import (
     counts,
     heaviest,
     labelled,
+    most_alike,
     random_run,
     sampled,
     weights,
@@ -112,11 +113,16 @@ def test_the_sections_say_what_the_rows_hold(made: tuple[Run, Rows, Rows]) -> No
     assert [step.pairs for step in trained] == [int((every > 0).sum())]
 
 
-def test_the_pairs_shown_are_the_lowest_ids_of_every_kind_and_the_heaviest(made: tuple[Run, Rows, Rows]) -> None:
+def test_the_pairs_shown_are_the_lowest_ids_of_every_kind_the_heaviest_and_the_most_alike(made: tuple[Run, Rows, Rows]) -> None:
     run, rows, scored = made
-    browser = browser_section(run, surveys(run, CONFIG), CONFIG, 0.5)
+    seen = surveys(run, CONFIG)
+    browser, impact = browser_section(run, seen, CONFIG, 0.5), impact_section(run, seen, CONFIG.objective)
     assert browser is not None
-    wanted = {*sampled(rows, 17), *heaviest(scored, "weight", 9)}
+    assert impact is not None
+    alike = most_alike(scored, 5)
+    assert impact.alike == alike
+    assert len(alike) == 5
+    wanted = {*sampled(rows, 17), *heaviest(scored, "weight", 9), *(pair_id for pair_id, _ in alike)}
     assert len(browser.pairs) == len(wanted) > 17
     assert {pair.pair_id for pair in browser.pairs} == wanted
     by_id = {row["pair_id"]: row for row in rows}

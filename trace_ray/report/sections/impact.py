@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trace_ray.config import ObjectiveConfig
@@ -21,6 +21,7 @@ class ImpactSection:
         impacts, weights: per category.
         ches: per category: ``pairs`` whose term prefers one response to another, and how many of them push ``both_ways``;
             none from earlier versions.
+        alike: (pair_id, CHES per token) of the pairs that push both ways most; the page shows them among its pairs.
     """
 
     summary: Mapping[str, Mapping[str, float]]
@@ -29,6 +30,7 @@ class ImpactSection:
     impacts: Mapping[str, Values]
     weights: Mapping[str, Values]
     ches: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    alike: Sequence[tuple[str, float]] = ()
 
     @property
     def every_weight(self) -> Values:
@@ -76,6 +78,7 @@ def impact_section(run: Run, seen: Surveys, objective: ObjectiveConfig) -> Impac
         impacts=seen.scored.impacts,
         weights=seen.scored.weights,
         ches=manifest.get("ches", {}),
+        alike=[(pair_id, -minus) for minus, pair_id, *_ in seen.scored.alike.kept.get("", ())],
     )
 
 

@@ -1,4 +1,4 @@
-"""What the report knows of scored/: pairs, impacts and weights by category, and the pairs that weigh most."""
+"""What the report knows of scored/: pairs, impacts and weights by category, the pairs that weigh most, and the most alike."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from trace_ray.runs.weights import read_part
 Figures = tuple[str, float | None, float | None]
 """A scored pair's category, weight and impact."""
 COLUMNS = ("pair_id", "category", "weight", "impact")
+YOUNGER = ("ches_per_token",)
+ALIKE = 5
+"""Pairs shown whose two responses are most alike to the model."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Scored(Sum):
         rows: pairs by category; trained: those of a weight above 0.
         impacts, weights: by weighed category.
         top: {"": (-rank, pair_id, part, figures)} of the highest rank. A pair without an impact has none.
+        alike: {"": (-CHES per token, pair_id, part, figures)} of the highest among those above 0 (``impact/ches.py``).
         figures: of the pairs that were sought.
     """
 
@@ -54,12 +58,13 @@ class Scored(Sum):
     impacts: Sums[str, Values] = field(default_factory=Sums)
     weights: Sums[str, Values] = field(default_factory=Sums)
     top: First = field(default_factory=lambda: First(0))
+    alike: First = field(default_factory=lambda: First(0))
     figures: Found[str, Figures] = field(default_factory=Found)
 
 
 def survey_scored(run: Run, sought: Sought, names: Sequence[str]) -> Scored:
     """Returns the survey of some parts, each read once."""
-    parts = stretches(lambda name: read_part(run.scored.place / name, list(COLUMNS), sought.weights), names)
+    parts = stretches(lambda name: read_part(run.scored.place / name, list(COLUMNS), sought.weights, YOUNGER), names)
     return added((_of_rows(table, sought) for table in parts), Scored())
 
 
@@ -71,7 +76,8 @@ def _of_rows(table: pa.Table, sought: Sought) -> Scored:
         _counted(table.filter(pc.greater(table["weight"], 0))),
         impacts,
         weights,
-        _top(table, sought),
+        _highest(table.filter(pc.is_finite(table["impact"])), sought.ranked_by, sought.top),
+        _highest(table.filter(pc.greater(table["ches_per_token"], 0)), "ches_per_token", min(ALIKE, sought.top)),
         Found({row["pair_id"]: _figures(row) for row in wanted.to_pylist()}),
     )
 
@@ -85,14 +91,12 @@ def _counted(table: pa.Table) -> Counter[str]:
     return Counter({str(c["values"]): c["counts"] for c in pc.value_counts(table["category"]).to_pylist()})
 
 
-def _top(table: pa.Table, sought: Sought) -> First:
-    ranked = table.filter(pc.is_finite(table["impact"]))
-    if not sought.top or not len(ranked):
-        return First(sought.top)
-    keys = [(sought.ranked_by, "descending"), ("pair_id", "ascending")]
-    rows = ranked.take(pc.select_k_unstable(ranked, k=min(sought.top, len(ranked)), sort_keys=keys)).to_pylist()
-    entries = (("", (-(row[sought.ranked_by] or 0.0), row["pair_id"], row["part"], _figures(row))) for row in rows)
-    return first(sought.top, entries)
+def _highest(table: pa.Table, column: str, size: int) -> First:
+    if not size or not len(table):
+        return First(size)
+    keys = [(column, "descending"), ("pair_id", "ascending")]
+    rows = table.take(pc.select_k_unstable(table, k=min(size, len(table)), sort_keys=keys)).to_pylist()
+    return first(size, (("", (-(row[column] or 0.0), row["pair_id"], row["part"], _figures(row))) for row in rows))
 
 
 def _figures(row: Mapping[str, Any]) -> Figures:

@@ -141,9 +141,9 @@ def _scored(run: Run, config: Config, ids: Sequence[str], over: Over) -> Scored 
 
 
 def _figures(scored: Scored | None) -> tuple[dict[str, Figures], dict[str, str]]:
-    """Returns the figures by pair, and the shards that hold those of the highest rank."""
+    """Returns the figures by pair, and the shards that hold those of the highest rank and those most alike."""
     if scored is None:
         return {}, {}
-    tops = scored.top.kept.get("", ())
+    tops = [*scored.top.kept.get("", ()), *scored.alike.kept.get("", ())]
     figures = {**scored.figures, **{pair_id: figures for _, pair_id, _, figures in tops}}
     return figures, {pair_id: shard for _, pair_id, shard, _ in tops}
