@@ -2,9 +2,10 @@
 
     python -m tests.gpu.check [--parts numbers,score,...] [--shape 8b|tiny] [--out DIR] [--set SECTION.KEY=VALUE ...]
 
-Each part runs in a process of its own, for as long as its limit allows; one that fails or is over it is told as such, and the
-others go on. Its figures are printed as they come, its output lies in DIR/PART.log, and the last line is one JSON object of
-all, also in DIR/check.json. Exit code 0 if all parts went well, 1 if not, 2 without a GPU (unless ``--shape tiny``: CPU).
+Each part runs in a process of its own, for as long as its limit and that of the whole allow; one that fails or is over it is
+told as such, and the others go on. Its figures are printed as they come, its output lies in DIR/PART.log, and the last line is
+one JSON object of all, also in DIR/check.json. Exit code 0 if all parts went well, 1 if not, 2 without a GPU (unless
+``--shape tiny``: CPU).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from tests.gpu.shapes import pairs_file, tokenizer_folder
 
 LIMITS = {"numbers": 100, "score": 150, "train": 150, "trl": 150, "judge": 300, "pipeline": 270}
 """Seconds of each part, in the order in which they run."""
+TOTAL = 360
+"""Seconds of all of them."""
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "trl", "ray", "vllm", "liger-kernel")
 _FAREWELL_S = 10.0
 
@@ -40,6 +43,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     add("--out", default="runs/gpu-check", help="folder of logs and check.json")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of ours, such as model.packing=rows")
     add("--limit", type=int, default=0, help="seconds of each part, instead of its own")
+    add("--total", type=int, default=TOTAL, help="seconds of all parts (default: %(default)s)")
     add("--pairs", type=int, default=0, help="pairs scored and trained on; 512, tiny 32")
     add("--length", type=int, default=0, help="tokens of a prompt with its response at most; 512, tiny 96")
     add("--batch-tokens", type=int, default=0, help="of a scoring forward; 32768, tiny 2048")
@@ -90,10 +94,11 @@ def main(given: list[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"card": card or "cpu", "shape": options.shape, "set": options.set, "versions": versions()}
     result["parts"] = {}
-    argv = sys.argv[1:] if given is None else given
+    argv, started = sys.argv[1:] if given is None else given, time.monotonic()
     for name in options.parts.split(","):
         command = [sys.executable, "-m", "tests.gpu.check", *argv, "--part", name]
-        found = run_part(command, out / f"{name}.log", options.limit or LIMITS[name])
+        left = options.total - (time.monotonic() - started)
+        found = run_part(command, out / f"{name}.log", round(min(options.limit or LIMITS[name], left), 1))
         result["parts"][name] = found
         print(name, json.dumps(found), flush=True)
         (out / "check.json").write_text(json.dumps(result))
@@ -120,6 +125,8 @@ def versions() -> dict[str, str]:
 
 def run_part(command: list[str], log: Path, limit: float) -> dict[str, Any]:
     """Returns the figures of one part, with ``ok`` and the seconds of its process, and ``error`` where it failed."""
+    if limit <= 0:
+        return {"ok": False, "process_s": 0.0, "error": "not run: the parts before it took all the time of --total"}
     started = time.monotonic()
     with log.open("w") as output:
         part = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)

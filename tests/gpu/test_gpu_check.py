@@ -88,6 +88,25 @@ def test_a_part_that_fails_or_is_late_keeps_what_it_told(tmp_path: Path) -> None
     late = check.run_part([sys.executable, "-c", f"{said}; {child}"], tmp_path / "log", 2)
     assert (late["ok"], late["error"]) == (False, "over its limit of 2 s")
     assert time.monotonic() - started < 60
+    assert check.run_part(["false"], tmp_path / "log", -3)["error"].startswith("not run")
+
+
+def test_all_parts_have_one_time_together(
+    tiny: argparse.Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that a part moves by as much as it takes: the second has what the first left, the third nothing."""
+    now, given = [0.0], list[float]()
+    monkeypatch.setattr("tests.gpu.check.time.monotonic", lambda: now[0])
+
+    def took_200_s(_command: object, _log: object, limit: float) -> dict[str, object]:
+        given.append(limit)
+        now[0] += 200
+        return {"ok": True}
+
+    monkeypatch.setattr(check, "run_part", took_200_s)
+    words = ["--shape", "tiny", "--parts", "judge,pipeline,score", "--out", str(tmp_path / "out")]
+    check.main(words)
+    assert given == [check.LIMITS["judge"], 160, -40]
 
 
 def test_a_machine_without_a_gpu_is_refused(

@@ -113,7 +113,9 @@ def test_the_sections_say_what_the_rows_hold(made: tuple[Run, Rows, Rows]) -> No
     assert [step.pairs for step in trained] == [int((every > 0).sum())]
 
 
-def test_the_pairs_shown_are_the_lowest_ids_of_every_kind_the_heaviest_and_the_most_alike(made: tuple[Run, Rows, Rows]) -> None:
+def test_the_pairs_shown_are_the_lowest_ids_of_every_kind_the_heaviest_and_the_most_alike(
+    made: tuple[Run, Rows, Rows],
+) -> None:
     run, rows, scored = made
     seen = surveys(run, CONFIG)
     browser, impact = browser_section(run, seen, CONFIG, 0.5), impact_section(run, seen, CONFIG.objective)
