@@ -16,6 +16,7 @@ from trace_ray.impact.scores import Scorer
 from trace_ray.model.loading import load_model
 from trace_ray.model.log_probs import response_log_probs
 from trace_ray.model.packing import Packed, PackedBatch, pack, pack_each
+from trace_ray.model.sharing import sharing_rule
 from trace_ray.objective.batch import micro_batch
 from trace_ray.realign.policy_module import HybridPolicy
 from trace_ray.synth.demo import MODELS
@@ -106,3 +107,18 @@ def test_training_has_the_log_probs_of_scoring(model: Any, share: bool) -> None:
         scored = score_pairs(requests, scorer, 64, share_prompts=share_scored)
         at = [batch.place[i, name] for i in range(len(rows)) for name in NAMES]
         close(trained_S[at].detach(), torch.tensor([score.logp[name] for score in scored for name in NAMES]))
+
+
+@pytest.mark.parametrize("name", ["Gemma2Config", "MistralConfig"])
+def test_rows_longer_than_a_window_are_padded_and_never_shared(name: str) -> None:
+    """Gemma-2's soft cap runs no flat rows; a window of 3 would be counted over the other response of a shared row."""
+    model = tiny.adapted(of_config(name, sliding_window=3), at_init=False, targets=tiny.ALL_LINEARS)
+    sequences = [(prompt, response) for prompt, *pair in PAIRS for response in pair]
+    alone_S = torch.stack([tiny.log_prob(model, *sequence) for sequence in sequences])
+    found_S = response_log_probs(model, pack_each(sequences))
+    close(found_S, alone_S)
+    close(gradients(model, found_S.sum()), gradients(model, alone_S.sum()))
+    pays = sharing_rule(model)
+    assert not any(pays(len(prompt), [len(response) for response in pair]) for prompt, *pair in PAIRS)
+    together = response_log_probs(model, pack([Packed(prompt, tuple(pair)) for prompt, *pair in PAIRS]))
+    assert float((together - alone_S).abs().max()) > 1e-3, "sharing would have been right"
