@@ -145,12 +145,12 @@ class AnswerJudge:
     """One judge; an answer without a readable verdict is not compliant.
 
     Args:
-        untried: canaries come first, of the held-out prompts' first answers.
+        seeds: parts of ``generated``, of whose first answers canaries are made that come first; none where they were tried.
     """
 
-    def __init__(self, config: Config, generated: Location, out: Location, untried: bool = False) -> None:
+    def __init__(self, config: Config, generated: Location, out: Location, seeds: Sequence[str] = ()) -> None:
         evaluate = config.evaluate
-        self.config, self.untried = config, untried
+        self.config, self.seeds = config, seeds
         self.by_clause = asks_clauses(config)
         self.judge = make_judge(config.policy, alone(evaluate.judge), where="evaluate.judge", by_clause=self.by_clause)
         self.usage = Usage({"": self.judge})
@@ -159,10 +159,9 @@ class AnswerJudge:
 
     def __call__(self, item: Row) -> Row:
         chunk: Chunk = item["chunk"]
-        if self.untried:
-            seeds = tuple(self.generated / Chunk(RESPONSES, model, 0, []).name for model in MODELS)
-            try_canaries(self.judge, self.config, seeds, self.out / CANARIES)
-            self.untried = False
+        if self.seeds:
+            try_canaries(self.judge, self.config, [self.generated / name for name in self.seeds], self.out / CANARIES)
+            self.seeds = ()
         rows = (self.generated / chunk.name).read_parquet().to_pylist()
         requests, responses = [row["prompt"] for row in rows], [row["response"] for row in rows]
         opinions = self.judge.opinions(requests, responses)

@@ -130,7 +130,9 @@ def _judge(run: Run, config: Config, todo: list[Chunk], audited: Audited | None,
     """Judges the chunks, those with labelled texts first, and returns the folders of the judged ones."""
     place = run.evaluation.place
     judged = [place / RESPONSES, place / ATTACKS, place / AUDIT]
-    arguments = (config, place / GENERATED, place, to_be_tried(run, config))
+    untried = to_be_tried(run, config, place / CANARIES)
+    seeds = [Chunk(RESPONSES, model, 0, []).name for model in MODELS] if untried else ()
+    arguments = (config, place / GENERATED, place, seeds)
     label, pool = "evaluate: judge", config.evaluate.judge
     if audited is None:
         _run_pool(label, AnswerJudge, arguments, todo, judged, pool, requests)

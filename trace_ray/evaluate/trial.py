@@ -1,8 +1,9 @@
-"""Hostile canaries for the judge of the answers before it judges: once an evaluation, and not where triage tried that judge."""
+"""Hostile canaries for the judge of the answers: once an evaluation or selection, and not where triage tried that judge."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from trace_ray.config import Config, JudgeConfig, judge_name
@@ -10,7 +11,7 @@ from trace_ray.config.check import triage_judges
 from trace_ray.errors import JudgeRejectedError
 from trace_ray.judges.backends import names_clauses, says_alike
 from trace_ray.judges.canaries import CanaryLimits, Judging, canary_report, refuse_canaries
-from trace_ray.runs.artifacts import CANARIES, Run
+from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import Location
 
 PROMPTS = 16
@@ -26,14 +27,15 @@ def asks_clauses(config: Config) -> bool:
     return bool(config.policy.clauses) and asked
 
 
-def to_be_tried(run: Run, config: Config) -> bool:
+def to_be_tried(run: Run, config: Config, place: Location) -> bool:
     """Returns whether the judge's canaries are yet to be tried; what triage's came to is kept where it was that very judge.
 
+    Args:
+        place: of what they come to.
     Raises: JudgeRejectedError where canaries that were tried refuse it.
     """
     if config.evaluate.judge.backend == "rules":
         return False
-    place = run.evaluation.place / CANARIES
     if not place.exists():
         passed = passed_in_triage(run, config)
         if passed is None:
@@ -65,7 +67,7 @@ def _very_same(config: Config, where: str, judge: JudgeConfig) -> bool:
     return says_alike(judge, config.evaluate.judge) and by_clause == asks_clauses(config)
 
 
-def try_canaries(judge: Judging, config: Config, answers: tuple[Location, ...], place: Location) -> None:
+def try_canaries(judge: Judging, config: Config, answers: Sequence[Location], place: Location) -> None:
     """Tries the judge, unless another actor has, and keeps what it came to.
 
     Args:

@@ -23,6 +23,7 @@ from trace_ray.evaluate.models import measure_adapters
 from trace_ray.evaluate.prompts import dev_prompts, drift_pairs
 from trace_ray.evaluate.refused import taken
 from trace_ray.evaluate.stage import refuse_unreadable
+from trace_ray.evaluate.trial import to_be_tried
 from trace_ray.model.loading import load_chat_tokenizer
 from trace_ray.realign.candidates import (
     CANDIDATES,
@@ -36,7 +37,7 @@ from trace_ray.realign.checkpoint import ADAPTER
 from trace_ray.realign.export_stage import publish_model, publish_training
 from trace_ray.realign.stage import realign_inputs, train
 from trace_ray.runs.anew import begin
-from trace_ray.runs.artifacts import ADAPTER_INIT, GENERATED, REFUSED, RESPONSES, Run
+from trace_ray.runs.artifacts import ADAPTER_INIT, CANARIES, GENERATED, REFUSED, RESPONSES, Run
 from trace_ray.runs.figures import training_figures
 from trace_ray.runs.identity import model_identity
 from trace_ray.runs.validations import Validation, validations
@@ -149,9 +150,10 @@ class Measuring:
         self.kept_rows = drift_pairs(run.triaged, limit, dev) if limit else []
 
     def base(self) -> None:
-        """Measures the model as it is, before any training: a judge that cannot be read stops the run here."""
+        """Measures the model as it is: a judge that cannot be read, or that canaries refuse, stops the run before training."""
         if not any(validation.step == 0 for validation in validations(self.run)):
-            self._measure([0], None)
+            untried = to_be_tried(self.run, self.config, self.place / CANARIES)
+            self._measure([0], None, [answer_chunks([0], self.prompts)[0].name] if untried else ())
 
     def measure(self) -> bool:
         """Measures the candidates that are there; returns whether there were any."""
@@ -164,14 +166,14 @@ class Measuring:
         """Returns the step at which patience has run out, by what is measured so far."""
         return choose(validations(self.run), self.config.realign.select).stopped
 
-    def _measure(self, steps: Sequence[int], adapters: Any) -> None:
+    def _measure(self, steps: Sequence[int], adapters: Any, seeds: Sequence[str] = ()) -> None:
         started = time.monotonic()
         evaluate, todo = self.config.evaluate, answer_chunks(steps, self.prompts)
         pool = JudgeConfig(num_cpus=evaluate.num_cpus, num_gpus=evaluate.gpus, label_selector=evaluate.label_selector)
         generated = self.place / GENERATED
         _pool(Generator, (self.config, None, generated, adapters), unfinished(todo, generated), pool)
         judged = unfinished(todo, self.place / RESPONSES)
-        _pool(AnswerJudge, (self.config, generated, self.place), judged, evaluate.judge)
+        _pool(AnswerJudge, (self.config, generated, self.place, seeds), judged, evaluate.judge)
         for step in steps:
             refuse_unreadable(evaluate, judged_answers(self.run, step))
         self._measure_drift([step for step in steps if step])
