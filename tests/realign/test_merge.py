@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from trace_ray.config import Config
 from trace_ray.errors import UserError
 from trace_ray.model.loading import load_adapter, load_model, new_adapter
 from trace_ray.realign.export import export_model
-from trace_ray.realign.likeness import likeness
+from trace_ray.realign.likeness import in_float32, likeness, probe_log_probs
 
 FACTS = {"base model": "b", "policy": "p", "method": "trace"}
 
@@ -54,6 +55,32 @@ def test_bfloat16_weights_are_merged_in_float32_and_rounded_once(tmp_path: Path)
         if name in merged:
             assert merged[name].dtype == torch.bfloat16
             torch.testing.assert_close(merged[name], weight.bfloat16(), rtol=0, atol=0)
+
+
+def test_float32_is_held_a_layer_at_a_time(tmp_path: Path) -> None:
+    """The log-probs of the whole model in float32; no weight is another afterwards. PEFT has the adapter in float32 anyway."""
+    config = in_bfloat16(tmp_path)
+    place = adapter(config, tmp_path / "checkpoint") / "adapter"
+    model, wide = (load_adapter(load_model(config.model), place, trainable=False).eval() for _ in range(2))
+    probe, held = [[5, 9, 3, 70, 22], [7, 1]], list[int]()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    layers = model.get_base_model().model.layers
+
+    def count(*_: object) -> None:
+        held.append(of_base(p for p in model.named_parameters() if p[1].dtype == torch.float32))
+
+    for layer in layers:
+        layer.mlp.register_forward_hook(count)
+    with in_float32(model):
+        found = probe_log_probs(model, probe)
+    torch.testing.assert_close(found, probe_log_probs(wide.float(), probe), rtol=0, atol=0)
+    assert len(layers) > 1
+    assert held == [of_base(layer.named_parameters()) for layer in layers] * len(probe)
+    assert all(torch.equal(p, before[name]) and p.dtype == before[name].dtype for name, p in model.named_parameters())
+
+
+def of_base(parameters: Iterable[tuple[str, torch.Tensor]]) -> int:
+    return sum(parameter.numel() for name, parameter in parameters if "lora_" not in name)
 
 
 def test_full_fine_tuning_in_bfloat16_is_exported(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from trace_ray.errors import UserError
 from trace_ray.realign.card import base_licence, model_card
 from trace_ray.realign.checkpoint import ADAPTER, WEIGHTS
 from trace_ray.realign.generation import mended_generation
-from trace_ray.realign.likeness import Likeness, in_float32, likeness, probe_log_probs
+from trace_ray.realign.likeness import Likeness, in_float32, likeness, merged_once, probe_log_probs
 from trace_ray.realign.weights import check_weights
 from trace_ray.runs.artifacts import Run
 from trace_ray.storage.location import upload_files
@@ -44,7 +44,7 @@ def export_model(run: Run, config: Config, checkpoint: str, card: dict[str, Any]
     rounded_NV = probe_log_probs(trained, probe)
     with in_float32(trained):
         exact_NV = probe_log_probs(trained, probe)
-        merged = trained.merge_and_unload(safe_merge=True) if adapted else trained
+    merged = merged_once(trained) if adapted else trained
     with tempfile.TemporaryDirectory() as made:
         _save(merged, Path(made), config.model, card)
         del trained, merged
@@ -117,11 +117,14 @@ def trained_model(config: ModelConfig, checkpoint: Path, *, adapted: bool) -> An
     model = load_model(config)
     if adapted:
         return load_adapter(model, checkpoint / ADAPTER, trainable=False).eval()
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
-    state = load_file(checkpoint / WEIGHTS)
-    absent = {name for name, _ in model.named_parameters()} - set(state)
-    if absent:
-        raise RuntimeError(f"not exported: the checkpoint lacks {', '.join(sorted(absent)[:3])}")
-    model.load_state_dict(state, strict=False)
+    with safe_open(checkpoint / WEIGHTS, "pt") as stored:  # weight by weight: a state dict would be the model once more
+        names = set(stored.keys())
+        absent = {name for name, _ in model.named_parameters()} - names
+        if absent:
+            raise RuntimeError(f"not exported: the checkpoint lacks {', '.join(sorted(absent)[:3])}")
+        for name, value in model.state_dict().items():
+            if name in names:
+                value.copy_(stored.get_tensor(name))
     return model.eval()

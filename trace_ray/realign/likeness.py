@@ -110,10 +110,54 @@ def probe_log_probs(model: Any, probe: Sequence[Sequence[int]]) -> torch.Tensor:
 
 @contextmanager
 def in_float32(model: Any) -> Iterator[None]:
-    """Holds every parameter in float32, merges included, and rounds each back to its own dtype once, on leaving."""
-    held = [(parameter, parameter.dtype) for parameter in model.parameters()]
-    for parameter, _ in held:
-        parameter.data = parameter.data.float()
-    yield
-    for parameter, dtype in held:
-        parameter.data = parameter.data.to(dtype)
+    """Has a model compute in float32, a layer's weights at a time: all of them would take twice a bfloat16 model's memory."""
+    narrow: dict[torch.nn.Parameter, torch.Tensor] = {}
+
+    def widen(layer: torch.nn.Module, _: Any) -> None:
+        for parameter in layer.parameters():
+            narrow[parameter], parameter.data = parameter.data, parameter.data.float()
+
+    def restore(layer: torch.nn.Module, *_: Any) -> None:
+        for parameter in layer.parameters():
+            parameter.data = narrow.pop(parameter)
+
+    hooks = [hook for layer in _layers(model) for hook in _around(layer, widen, restore)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _around(layer: torch.nn.Module, before: Any, after: Any) -> Iterator[Any]:
+    yield layer.register_forward_pre_hook(before)
+    yield layer.register_forward_hook(after)
+
+
+def _layers(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """Yields the layers of the outermost lists, and around them the modules that hold no list."""
+    if isinstance(module, torch.nn.ModuleList):
+        yield from module
+    elif any(isinstance(inner, torch.nn.ModuleList) for inner in module.modules()):
+        for child in module.children():
+            yield from _layers(child)
+    else:
+        yield module
+
+
+def merged_once(model: Any) -> Any:
+    """Returns the base with a PEFT model's adapter merged: module by module in float32, each weight rounded once.
+
+    Raises: ValueError where a merged weight is not finite.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            held = [(parameter, parameter.dtype) for parameter in module.parameters()]
+            for parameter, _ in held:
+                parameter.data = parameter.data.float()
+            module.merge(safe_merge=True)
+            for parameter, dtype in held:
+                parameter.data = parameter.data.to(dtype)
+    return model.unload()
