@@ -45,11 +45,11 @@ def said(model: Any, curvature: str = "identity") -> float:
     return scoring_bytes(shape, full=True, curvature=curvature) - WORKSPACE
 
 
-class Held(TorchDispatchMode):
+class Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all tensors that operations return, as long as their storages are alive, and the most at once."""
 
     def __init__(self, *known: Any) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live: dict[int, int] = {}
         self.most = 0
         tree_map_only(
@@ -72,7 +72,8 @@ class Held(TorchDispatchMode):
 
 def most_held(work: Callable[[], object], *known: Any) -> int:
     """Bytes of all tensors that were alive at once while it worked, those ``known`` before among them."""
-    with Held(*known) as held:
+    held = Held(*known)
+    with held:
         work()
     return held.most
 
