@@ -31,4 +31,4 @@ if offset := int(os.environ.get("TRACE_RAY_VARY", "0")):
 def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test begins as a new worker process does: no model, budget or count of an earlier test is found in it."""
     monkeypatch.setattr(kept, "_KEPT", {})
-    monkeypatch.setattr(kept, "_MADE", Counter())
+    monkeypatch.setattr(kept, "_LOADS", Counter())

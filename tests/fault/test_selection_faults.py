@@ -133,7 +133,7 @@ def named(driver: subprocess.Popen[bytes], *words: str) -> list[psutil.Process]:
 
 
 def measurers(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return named(driver, "AnswerJudge", "measure_adapters")
+    return named(driver, "AnswerJudge", "Worker.work")
 
 
 def steps_made(run: Path) -> list[int]:

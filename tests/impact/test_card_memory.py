@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.impact import tiny
+from tests.support.small_card import PLENTY, Card
 from trace_ray.cluster.actor_pool import ActorPool
 from trace_ray.config import Config, ImpactConfig
 from trace_ray.errors import UserError
@@ -27,23 +28,6 @@ PROMPT = [1, 5, 7, 2]
 PAIRS = [([3 + i] * n, [15 + i] * (n + 2)) for n in (2, 5, 8) for i in range(8)]
 COEFFICIENTS = {"chosen": 0.7, "rejected": -1.9}
 GOLD = [{"prompt_ids": PROMPT, "preferred_ids": a, "dispreferred_ids": b} for a, b in PAIRS]
-PLENTY = 10_000
-
-
-class Card:
-    """A model's decoder on a card with room for so many tokens at once."""
-
-    def __init__(self, model: Any) -> None:
-        self.room, self.refused, self.seen = PLENTY, 0, list[int]()
-        decoder = model.get_base_model().get_decoder() if hasattr(model, "get_base_model") else model.get_decoder()
-        decoder.register_forward_pre_hook(self._forward, with_kwargs=True)
-
-    def _forward(self, _module: Any, _arguments: Any, named: dict[str, Any]) -> None:
-        tokens = named["input_ids"].numel()
-        if tokens > self.room:
-            self.refused += 1
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        self.seen.append(tokens)
 
 
 def on_a_card(*, frozen: bool) -> tuple[Any, dict[str, torch.Tensor], Card]:

@@ -72,5 +72,6 @@ def test_the_reference_is_loaded_once_an_actor_whatever_the_parts(tmp_path: Path
     facts = json.loads((run.realign.place / STORED).read_text())
     assert facts["parts"] == 14
     assert 1 <= facts["model_loads"] <= ray.cluster_resources()["CPU"]
+    assert facts["run_as"] == {"packing": "rows", "kernels": "none", "batch_tokens": 4096}
     _store_reference(run, settings)  # nothing is left to do
     assert json.loads((run.realign.place / STORED).read_text()) == facts

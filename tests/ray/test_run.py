@@ -96,6 +96,14 @@ def test_each_stage_tells_what_it_asked_of_s3(finished: tuple[Run, list[str]]) -
     assert run.realign.manifest()["requests"]["train"]["put"] > 2, "a checkpoint's files"
 
 
+def test_models_that_were_loaded_are_counted(finished: tuple[Run, list[str]]) -> None:
+    run, _ = finished
+    assert run.impact.manifest()["model_loads"] >= 1
+    assert run.model.manifest()["model_loads"] == 2, "to merge into, and what was written"
+    drift = run.evaluation.manifest()["drift"]
+    assert (drift["model_loads"], drift["run_as"]["batch_tokens"]) == (1, 4096)
+
+
 def test_the_judge_agrees_with_the_oracle(finished: tuple[Run, list[str]]) -> None:
     assert finished[0].triaged.manifest()["audit"]["agreement"] >= 0.95
 

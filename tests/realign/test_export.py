@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from tests.realign import handmade
 from trace_ray.errors import UserError
+from trace_ray.model.kept import loads
 from trace_ray.model.loading import load_adapter, load_model
 from trace_ray.realign.card import card_facts
 from trace_ray.realign.export import export_model, trained_model
+from trace_ray.realign.export_stage import _export_task
 from trace_ray.realign.stage import check_model
 from trace_ray.realign.weights import check_weights
 
@@ -49,6 +51,18 @@ def test_a_zero_3_adapter_reloaded_and_merged_gives_equal_logits(trained: Path) 
     assert "scored pairs: " in card
     weights = load_file(checkpoint / "weights.safetensors")
     assert all(v.numel() for v in weights.values())
+
+
+def test_the_task_tells_how_often_it_loaded_a_model(trained: Path) -> None:
+    """Once to merge into, and what was written once more, whatever the process had loaded before."""
+    from ray.train import Checkpoint
+
+    config = handmade.tiny_config(trained / "model", zero_stage=3)
+    run = handmade.make_run(trained / "told", config)
+    checkpoint = Checkpoint.from_directory(str(trained / "trained" / "checkpoint"))
+    assert loads() > 0
+    found, _ = _export_task(run, config, checkpoint, card_facts(run, config, []))
+    assert found["model_loads"] == 2
 
 
 def test_broken_weights_are_not_exported(trained: Path, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ import torch
 
 from trace_ray.chat.text import accepted
 from trace_ray.config import Config, LoraSettings, ModelConfig, StorageConfig
-from trace_ray.evaluate.models import measure_adapters
+from trace_ray.evaluate.models import measure_adapter
+from trace_ray.model import kept
 from trace_ray.model.engine import Adapter, Engine, EngineSettings, with_adapters
+from trace_ray.model.kept import loads
 from trace_ray.model.loading import load_chat_tokenizer, load_model, load_tokenizer, new_adapter
 from trace_ray.storage.location import Location, locate
 from trace_ray.synth.demo import MODELS
@@ -52,12 +54,19 @@ def kl_of(config: Config, adapter: Location) -> float:
     return sum(found) / len(found)
 
 
-def test_an_adapter_measured_after_others_is_measured_as_if_it_were_alone(tmp_path: Path, adapted: Any) -> None:
+def test_an_adapter_measured_after_others_is_measured_as_if_it_were_alone(
+    tmp_path: Path, adapted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, config = adapted
     places = {number: saved(config.model, config.lora, tmp_path / str(number), number) for number in (1, 2)}
     asked = {1: places[1], 2: places[2], 3: places[1]}
-    together = dict(measure_adapters(config, ROWS, asked))
-    alone = {n: dict(measure_adapters(config, ROWS, {n: place}))[n] for n, place in asked.items()}
+    before = loads()
+    together = {number: measure_adapter(config, ROWS, place) for number, place in asked.items()}
+    assert loads() - before == 1
+    alone = {}
+    for number, place in asked.items():
+        monkeypatch.setattr(kept, "_KEPT", {})
+        alone[number] = measure_adapter(config, ROWS, place)
     assert together == alone
     assert together[3] == together[1] != together[2]
     for number, place in places.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,18 @@ def test_each_distinct_response_is_judged_once() -> None:
     assert judged["p_chosen"].to_pylist() == [0.1, 0.9, 0.1, 0.1]
     assert judged["p_rejected"].to_pylist() == [0.9, 0.1, 0.9, 0.3]
     assert counts == {"responses_judged": 5, "responses_from_store": 0, "responses_repeated": 3}
+
+
+def test_responses_of_one_prompt_are_asked_together_so_that_they_share_its_prefix() -> None:
+    """Wherever in the block its pairs lie, and across the judge's batches."""
+    judge = Table()
+    block = pairs(("p", "0.1 x", "0.9 y"), ("q", "0.2 x", "0.8 y"), ("p", "0.3 z", "0.1 x"), ("r", "0.4", "0.7"))
+    judged, _ = judge_block(block, bench(judge), None, WHOLE)
+    runs = [request for request, _ in groupby(request for request, _ in judge.asked)]
+    assert runs == ["p", "q", "r"]
+    assert [text for request, text in judge.asked if request == "p"] == ["0.1 x", "0.9 y", "0.3 z"]
+    assert judged["p_chosen"].to_pylist() == [0.1, 0.2, 0.3, 0.4]
+    assert judged["p_rejected"].to_pylist() == [0.9, 0.8, 0.1, 0.7]
 
 
 def test_a_repeated_pair_is_a_reject_the_first_stays() -> None:

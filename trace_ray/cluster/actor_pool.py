@@ -54,6 +54,8 @@ class ActorPool:
 
     Args:
         num_cpus, num_gpus, label_selector: of an actor.
+        most: actors at most, for work of which one that loads a model anew takes long to be worth it; None = as many as
+            there is room and work for.
         facts: called in an actor after each piece of its work.
     """
 
@@ -64,10 +66,11 @@ class ActorPool:
         label_selector: Mapping[str, str] | None = None,
         *,
         max_retries: int = 3,
+        most: int | None = None,
         facts: Callable[[], Facts] = dict,
     ) -> None:
         self.num_cpus, self.num_gpus, self.label_selector = num_cpus, num_gpus, dict(label_selector or {})
-        self.max_retries, self.facts = max_retries, facts
+        self.max_retries, self.most, self.facts = max_retries, most, facts
         self._actors: dict[Any, Any] = {}
         self._told: dict[str, Facts] = {}
 
@@ -182,7 +185,7 @@ class ActorPool:
             max_restarts=self.max_retries,
             max_task_retries=-1,  # deaths are what is counted
         )(Worker)
-        while len(self._actors) < count:
+        while len(self._actors) < (count if self.most is None else min(count, self.most)):
             made = actor.remote(self.facts)
             self._actors[made.ready.remote()] = made
         return list(self._actors.values())

@@ -129,7 +129,7 @@ BOUNDS: dict[str, Bound] = {
     "evaluate.min_canary_pass": _PART,
     "evaluate.prompts": _or_more("a number of prompts, or 0 for all"),
     "evaluate.max_new_tokens": _least(1),
-    "evaluate.batch_tokens": _least(1),
+    "evaluate.batch_tokens": _TOKENS,
     "evaluate.num_cpus": _or_more("a number of cores"),
     "evaluate.num_gpus": _GPUS,
     "evaluate.kv_cache_gib": _positive("positive size"),

@@ -71,7 +71,7 @@ class EvaluateConfig:
         panel: judges that compare answers blind (`trace-ray rate panel`); no part of this stage's own figures.
         drift_pairs: RETAIN pairs whose answers show the drift from the base, held-out ones first; 0 = not measured.
         label_selector: as a judge's; of what answers and measures.
-        batch_tokens: padded tokens of one forward when drift is measured.
+        batch_tokens: tokens of one forward when drift is measured, padding included; auto as ``impact.batch_tokens``.
     """
 
     judge: JudgeConfig = field(default_factory=JudgeConfig)
@@ -90,7 +90,7 @@ class EvaluateConfig:
     capability: CapabilityConfig = field(default_factory=CapabilityConfig)
     max_unreadable: float = resource(0.5)
     panel: list[JudgeConfig] = field(default_factory=list, metadata={"resource": True})
-    batch_tokens: int = resource(4096)
+    batch_tokens: int | str = resource_auto()
     num_cpus: float = resource(1.0)
     num_gpus: int | float | str = resource_auto()
     label_selector: dict[str, str] = field(default_factory=dict, metadata=LABELS)

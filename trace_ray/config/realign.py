@@ -61,7 +61,8 @@ class RealignConfig:
         length_window: steps whose pairs are sorted by length among one another; 1 = no sorting.
         micro_tokens: tokens that a worker runs at once, padding included; what is over goes into further micro-batches. auto =
             on a GPU what fits it: by two small trials, at ZeRO 3 by the model's shape; 4,096 on a CPU. A pair's sequences run
-            together: a pair that is longer is refused on a GPU, and runs alone on a CPU.
+            together: a pair that is longer is refused on a GPU, and runs alone on a CPU. A ``top_k`` reference is stored by as
+            many, or for auto by those that its own forwards leave room for.
         forward_overhead: tokens whose work costs as much as launching one more forward: pairs of unlike length run in
             several forwards where that wastes less. Some 20 on CPU, a few hundred on a GPU.
         workers: at most; min_workers: at least, fewer than ``workers`` = elastic; 0 = exactly ``workers``.

@@ -1,4 +1,4 @@
-"""What stage 4 measures of the models besides their answers, each in a task of its own: drift and capability."""
+"""What stage 4 measures of the models besides their answers: drift by actors, capability by a task a model."""
 
 from __future__ import annotations
 
@@ -6,44 +6,61 @@ import heapq
 from itertools import chain
 from typing import Any
 
+from trace_ray.cluster.actor_pool import ActorPool
 from trace_ray.cluster.tasks import groups
 from trace_ray.config import Config, EvaluateConfig
 from trace_ray.evaluate.drift_sum import DriftSum
 from trace_ray.evaluate.models import measure_capability, measure_drift
 from trace_ray.evaluate.prompt_files import Row
 from trace_ray.evaluate.prompts import drift_draws, drift_rows
+from trace_ray.model.kept import model_facts
 from trace_ray.pairs import MODELS, Split
 from trace_ray.runs.artifacts import Run
 from trace_ray.runtime.progress import Meter
 from trace_ray.storage.traffic import Traffic, counted
 
+_CALL_PAIRS, _ACTOR_PAIRS = 64, 256
+"""Pairs that an actor measures at once, and that a lost one's successor does again; pairs for which one more actor is worth
+the models that it loads."""
 
-def model_metrics(run: Run, config: Config, requests: Traffic) -> dict[str, Any]:
-    """Returns ``drift`` and ``capability``, where asked for; ``requests`` gets those that drawing the drift's pairs took."""
-    metrics: dict[str, Any] = {}
+
+def model_metrics(run: Run, config: Config, requests: Traffic) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns ``drift`` and ``capability``, where asked for, and what the manifest is told of how they were measured.
+
+    Args:
+        requests: gets those that drawing the drift's pairs took.
+    """
+    metrics, told = dict[str, Any](), dict[str, Any]()
     if config.evaluate.drift_pairs:
-        metrics["drift"] = _drift(run, config, requests)
+        metrics["drift"], told["drift"] = _drift(run, config, requests)
     if config.evaluate.capability.tasks:
         metrics["capability"] = _capability(run, config)
-    return metrics
+    return metrics, told
 
 
-def _drift(run: Run, config: Config, requests: Traffic) -> dict[str, Any]:
-    """Returns the drift's figures, empty where the corpus has no RETAIN pair."""
-    import ray
-
+def _drift(run: Run, config: Config, requests: Traffic) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the drift's figures, and how often models were loaded for them and how they ran; of no RETAIN pair nothing."""
     rows = _drift_pairs(run, config.evaluate, requests)
     if not rows:
-        return {}
-    done = DriftSum()
-    measured = ray.remote(num_returns="streaming", **_one_model(config.evaluate))(measure_drift)
-    with Meter("evaluate: drift", len(rows), "pairs") as meter:
-        for batch in measured.remote(run, config, rows):
-            some = ray.get(batch)
-            done += some
+        return {}, {}
+    calls = [(at, (run, config, rows[at : at + _CALL_PAIRS])) for at in range(0, len(rows), _CALL_PAIRS)]
+    found: dict[int, DriftSum] = {}
+    with (
+        drift_pool(config.evaluate, most=-(-len(rows) // _ACTOR_PAIRS)) as pool,
+        Meter("evaluate: drift", len(rows), "pairs") as meter,
+    ):
+        for at, some in pool.each(measure_drift, calls):
+            found[at] = some
             meter.advance(some.pairs)
+    done = sum((found[at] for at in sorted(found)), DriftSum())  # in this order whoever was first: the same bits
     held_out = sum(row["split"] == Split.TEST for row in rows)
-    return done.figures() | {"pairs": len(rows), "held_out_pairs": held_out}
+    figures = done.figures() | {"pairs": len(rows), "held_out_pairs": held_out}
+    return figures, {"model_loads": pool.loads, "run_as": pool.run_as}
+
+
+def drift_pool(evaluate: EvaluateConfig, most: int) -> ActorPool:
+    """Returns the actors that measure drift: each loads its models once, and lets go of them and its GPU with its last call."""
+    return ActorPool(evaluate.num_cpus, evaluate.gpus, evaluate.label_selector, most=most, facts=model_facts)
 
 
 def _drift_pairs(run: Run, evaluate: EvaluateConfig, requests: Traffic) -> list[Row]:

@@ -103,8 +103,8 @@ def run_evaluate(run: Run, config: Config) -> None:
     if attacks:
         rows = _answers(place / ATTACKS, attacks)
         metrics["attacks"] = attack_metrics(rows, evaluate.attacks, evaluate.resamples, evaluate.seed)
-    metrics |= _audited(place, config, audited, answers)
-    metrics |= model_metrics(run, config, requests)
+    measured, told = model_metrics(run, config, requests)
+    metrics |= _audited(place, config, audited, answers) | measured
     facts = {"judge": judge_name(evaluate.judge), "judge_is_triage_judge": same}
     facts |= {"lineage": lineage(config.model.path, config.storage)}
     (place / EVALUATION_METRICS).write_text(json.dumps(metrics | facts, indent=1))
@@ -112,7 +112,7 @@ def run_evaluate(run: Run, config: Config) -> None:
     counts["refused_prompts"] = len(asked) - len(prompts) + len(attacking) - len(attacks)
     tokens = tokens_of(part for folder in (place / GENERATED, *judged) for part in folder.files(".parquet"))
     requests.own("driver")
-    facts |= {"gpus": of_stages(config, ["evaluate"]), "requests": requests.told()}
+    facts |= {"gpus": of_stages(config, ["evaluate"]), "requests": requests.told(), **told}
     run.evaluation.publish(counts=counts, seconds=time.monotonic() - started, tokens=tokens, **facts)
 
 

@@ -1,4 +1,4 @@
-"""The tokens of one forward that a worker process of stage 2 keeps: found once, and no more what did not fit. No Ray here."""
+"""The tokens of one forward that a worker process of stage 2 keeps. No Ray here."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from trace_ray.config import Config
-from trace_ray.model.budget import TokenBudget, backward_once, found_tokens
-from trace_ray.model.kept import BUDGET, kept
+from trace_ray.model.budget import TokenBudget, backward_once, kept_budget
+from trace_ray.model.kept import BUDGET
 
 GRADIENT = "tokens of gradients"
 
@@ -20,13 +20,8 @@ def token_budget(config: Config, model: Any, run: Callable[[int], object], kind:
         model: the one that this process has loaded; run: runs so many tokens once.
     """
     impact, device = config.impact, next(model.parameters()).device
-
-    def make() -> TokenBudget:
-        longest = config.model.max_length
-        return TokenBudget(found_tokens(impact.batch_tokens, device, run, gpus=impact.gpus, longest=longest))
-
-    found: TokenBudget = kept(kind, f"{config.model} {impact}", make)
-    return found
+    room: dict[str, Any] = {"gpus": impact.gpus, "longest": config.model.max_length}
+    return kept_budget(f"{config.model} {impact}", impact.batch_tokens, device, run, kind=kind, **room)
 
 
 def gradient_budget(config: Config, model: Any) -> TokenBudget:

@@ -68,7 +68,7 @@ def gauss_newton_product(
     batches = token_batches([sum(map(len, both)) for both in sequences], budget.tokens)
     for name, part in chain.from_iterable(parts for _, parts in budget.run(batches, added)):
         if name and part is not None:
-            total[name] += part.float()
+            total[name] += part  # in float32, without a float32 copy of it
     return total
 
 

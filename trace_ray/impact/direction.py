@@ -67,7 +67,7 @@ def gold_gradient(
     for _, gradients in _in_batches(model, rows, batch_tokens, gradients_of, share_prompts=share_prompts):
         for name, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
-                total[name] += gradient.float()
+                total[name] += gradient  # in float32, without a float32 copy of it
     return total
 
 

@@ -127,6 +127,16 @@ def read_direction(run: Run) -> dict[str, Any]:
     return read_parts(run, json.loads((run.impact.place / DIRECTION).read_text())["parts"])
 
 
+def placed_direction(run: Run, model: Any) -> dict[str, Any]:
+    """Returns v by parameter name, each as its parameter is: on its device and in its dtype, in which it is used.
+
+    Of every weight of a model in bfloat16, float32 would take the card twice what the weights do. Parts are read one by one.
+    """
+    parameters = dict(model.named_parameters())
+    names = json.loads((run.impact.place / DIRECTION).read_text())["parts"]
+    return {n: v.to(parameters[n]) for part in names for n, v in read_parts(run, [part]).items()}
+
+
 def curvature_shard(run: Run, config: Config, vector: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
     """Returns the Gauss-Newton product of RETAIN rows start..stop, summed over them."""
     import torch
@@ -179,9 +189,8 @@ def score_rows(run: Run, config: Config, shard: Shard, shares: Shares) -> Tally:
     from trace_ray.model.loading import load_chat_tokenizer
 
     model = theta_ref(run, config, trainable=False)
-    device = next(model.parameters()).device
     place = run.impact.place
-    direction = kept("direction", place.uri, lambda: {n: v.to(device) for n, v in read_direction(run).items()})
+    direction = kept("direction", place.uri, lambda: placed_direction(run, model))
     rows = shard.part.read_parquet().slice(shard.start, shard.stop - shard.start)
     triaged = noisy_table(rows, config.corpus.noise)
     selection = Selection(config.objective, shares.retain, config.impact.seed)

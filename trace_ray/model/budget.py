@@ -16,6 +16,7 @@ from trace_ray.errors import UserError
 from trace_ray.model.fit import STEP, fitting_tokens, line_through
 from trace_ray.model.flat import batch_places, runs_flat
 from trace_ray.model.head import OutputHead
+from trace_ray.model.kept import BUDGET, kept
 from trace_ray.model.log_probs import response_log_probs
 from trace_ray.model.packing import Packed, PackedBatch, pack
 
@@ -90,6 +91,30 @@ def run_batches(
     flat, device = runs_flat(model) and not padded, next(model.parameters()).device
     batches = batch_places([len(row) for row in rows], budget.tokens, flat=flat)
     yield from budget.run(batches, lambda places: run(places, pack([rows[i] for i in places], flat=flat).to(device)))
+
+
+def kept_budget(
+    key: str,
+    asked: int | str,
+    device: torch.device,
+    run: Callable[[int], object],
+    *,
+    kind: str = BUDGET,
+    gpus: float = 1.0,
+    longest: int = 0,
+    **told: str,
+) -> TokenBudget:
+    """Returns the tokens that this process runs at once: found when they are first asked for, and no more what did not fit.
+
+    Args:
+        key: of the model and the settings that they were found with; kind: of work.
+        asked, device, run, gpus, longest: as ``found_tokens`` takes them.
+        told: ``setting`` and ``remedy`` of the budget.
+    """
+    found: TokenBudget = kept(
+        kind, key, lambda: TokenBudget(found_tokens(asked, device, run, gpus=gpus, longest=longest), **told)
+    )
+    return found
 
 
 def found_tokens(

@@ -105,10 +105,17 @@ def token_bytes(shape: Shape, what: str, *, checkpointed: bool, lean: bool) -> f
     return shape.layers * shape.width * shape.size + a_layer if checkpointed else shape.layers * a_layer
 
 
-def scoring_bytes(shape: Shape, *, full: bool) -> float:
-    """Returns what a scoring actor holds whatever it runs: of every weight the gold gradient's float32 sum, or v."""
-    gradient = shape.weights + 4 * shape.parameters if full else ADAPTER
-    return shape.weights + gradient + WORKSPACE
+def scoring_bytes(shape: Shape, *, full: bool, curvature: str = "identity") -> float:
+    """Returns what a scoring actor holds at most whatever it runs: that is while it makes gradients, not while it scores.
+
+    Of every weight: a batch's gradient and the float32 sum of all batches'; for ``gauss_newton`` also what the product is
+    taken of, in the weights' dtype. Scoring holds weights and v, in their dtype.
+
+    Args:
+        full: gradients are of every weight, else of an adapter; curvature: ``impact.curvature``.
+    """
+    gradients = shape.weights + 4 * shape.parameters + (shape.weights if curvature == "gauss_newton" else 0)
+    return shape.weights + (gradients if full else ADAPTER) + WORKSPACE
 
 
 def training_bytes(shape: Shape, realign: Trained, stage: int) -> float:

@@ -7,7 +7,7 @@ where many batches of like lengths do not; on a CPU padded rows are quicker, as 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from trace_ray.model.attention import FLAT, register
 from trace_ray.model.batches import token_batches
 from trace_ray.model.decoder import causal_lm
 from trace_ray.model.head import OutputHead
-from trace_ray.model.packing import Packed, PackedBatch, hidden_states, pack
+from trace_ray.model.packing import Packed, hidden_states, pack
 from trace_ray.model.probe import own_log_probs, trial_sequences
 from trace_ray.model.stand_in import FITTING_ERRORS, stand_in
 from trace_ray.model.windows import WINDOWS
@@ -89,20 +89,6 @@ def flat_rows_agree(model: Any) -> bool:
         except FITTING_ERRORS:
             return False
     return bool((found - expected).abs().max() <= AGREE)
-
-
-def packed_batches(
-    rows: Sequence[Packed], model: Any, max_tokens: int, *, padded: bool = False
-) -> Iterator[tuple[list[int], PackedBatch]]:
-    """Yields (places of the rows, their batch on the model's device), of at most ``max_tokens`` tokens, padding included.
-
-    Args:
-        padded: whether rows are padded whatever the model runs.
-    """
-    flat = runs_flat(model) and not padded
-    device = next(model.parameters()).device
-    for places in batch_places([len(row) for row in rows], max_tokens, flat=flat):
-        yield places, pack([rows[i] for i in places], flat=flat).to(device)
 
 
 def batch_places(lengths: Sequence[int], max_tokens: int, *, flat: bool) -> list[list[int]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 _KEPT: dict[str, tuple[str, Any]] = {}
-_MADE: Counter[str] = Counter()
+_LOADS: Counter[str] = Counter()
 MODEL, BUDGET = "model", "batch_tokens"
 """Kinds: the model, and the tokens of its forwards (``model.budget.TokenBudget``)."""
 
@@ -17,14 +17,23 @@ def kept(kind: str, key: str, make: Callable[[], Any]) -> Any:
     if _KEPT.get(kind, ("", None))[0] != key:
         _KEPT.pop(kind, None)  # before the next is made: two models need not fit
         _KEPT[kind] = (key, make())
-        _MADE[kind] += 1
     return _KEPT[kind][1]
 
 
+def loaded() -> None:
+    """Notes that this process has read a model's weights."""
+    _LOADS[MODEL] += 1
+
+
+def loads() -> int:
+    """Returns how often this process has read a model's weights."""
+    return _LOADS[MODEL]
+
+
 def model_facts() -> dict[str, Any]:
-    """Returns how often this process has loaded a model, how it runs its own (``fused.how_run``) and its tokens at once."""
+    """Returns ``loads``, how this process runs the model that it keeps (``fused.how_run``), and its tokens at once."""
     from trace_ray.model.fused import how_run
 
-    facts: dict[str, Any] = {"loads": _MADE[MODEL]}
+    facts: dict[str, Any] = {"loads": loads()}
     facts |= how_run(_KEPT[MODEL][1]) if MODEL in _KEPT else {}
     return facts | ({BUDGET: _KEPT[BUDGET][1].tokens} if BUDGET in _KEPT else {})

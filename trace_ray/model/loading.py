@@ -9,6 +9,7 @@ from trace_ray.chat.template import template_text
 from trace_ray.chat.text import ChatTokenizer
 from trace_ray.config import LoraSettings, ModelConfig
 from trace_ray.errors import UserError
+from trace_ray.model.kept import loaded
 from trace_ray.model.known import first_line, refuse_adapter, refuse_attention
 from trace_ray.runtime import environment
 from trace_ray.storage.staging import local_model
@@ -68,6 +69,7 @@ def load_model(config: ModelConfig) -> Any:
         raise UserError("model.attention", config.attention, remedy) from None
     except (OSError, ValueError) as error:
         raise UserError("model.path", config.path, f"no safetensors model there: {first_line(error)}") from None
+    loaded()
     refuse_attention(config, model.config)
     model.name_or_path = model.config.name_or_path = config.path  # not this node's copy: adapters record it
     return model.eval().requires_grad_(False)

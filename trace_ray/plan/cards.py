@@ -69,7 +69,7 @@ def card_uses(
     lean = runs_lean(config.model, may_run_flat=may_run_flat)
     found = []
     if "impact" in stages and impact.gpus:
-        fixed = scoring_bytes(shape, full=impact.parameters == "full")
+        fixed = scoring_bytes(shape, full=impact.parameters == "full", curvature=impact.curvature)
         a_token = token_bytes(shape, "scoring", checkpointed=impact.gradient_checkpointing, lean=lean)
         found.append(("impact", "batch_tokens", impact.batch_tokens, fixed, a_token, card * min(1.0, impact.gpus)))
     if "realign" in stages and realign.on_gpu:

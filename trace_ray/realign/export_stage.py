@@ -10,8 +10,10 @@ from trace_ray.cluster.connection import ensure_ray
 from trace_ray.config import Config
 from trace_ray.config.gpus import of_stages
 from trace_ray.errors import UserError
+from trace_ray.model.kept import loads
 from trace_ray.realign.card import card_facts
 from trace_ray.realign.checkpoints import CHECKPOINTS, damage
+from trace_ray.realign.reference import STORED
 from trace_ray.realign.worker import REQUESTS
 from trace_ray.runs.artifacts import Run
 from trace_ray.runs.figures import training_figures
@@ -33,6 +35,9 @@ def publish_training(run: Run, config: Config, trained: str, seconds: float, **f
     tokens = sum(row["tokens"] for row in metrics)
     facts |= {"base model": config.model.path, "method": config.objective.method, TRAINED: trained}
     facts |= {"gpus": of_stages(config, ["realign"]), "requests": _requests(run)}
+    stored = run.realign.place / STORED
+    if stored.exists():
+        facts["reference"] = json.loads(stored.read_text())
     run.realign.publish(counts={"steps": len(metrics)}, seconds=seconds, tokens=tokens, **facts)
 
 
@@ -90,8 +95,16 @@ def trained_place(run: Run) -> Location:
 
 def _export_task(
     run: Run, config: Config, checkpoint: Any, card: dict[str, Any]
-) -> tuple[dict[str, float], dict[str, int]]:
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Exports; returns what the manifest is told, and the requests.
+
+    No actor: nothing that is loaded here serves a second piece of work. The base is loaded once to be merged into, and what
+    was written once more, to be compared with it: two loads, which the manifest has as ``model_loads``. It runs on CPU
+    memory and asks for no GPU; Ray repeats the task of a lost worker as it would restart an actor.
+    """
     from trace_ray.realign.export import export_model
 
+    before = loads()  # Ray gives a process to one task after the other
     with checkpoint.as_directory() as folder:
-        return export_model(run, config, folder, card).facts(), traffic.take()
+        found = export_model(run, config, folder, card).facts()
+    return {**found, "model_loads": loads() - before}, traffic.take()

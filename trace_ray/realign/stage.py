@@ -107,13 +107,15 @@ def _store_reference(run: Run, config: Config) -> None:
 def _store_part(run: Run, config: Config, name: str, response: str) -> None:
     import torch
 
+    from trace_ray.model.budget import kept_budget, trial_batch
     from trace_ray.model.flat import choose_packing
     from trace_ray.model.fused import fuse
     from trace_ray.model.loading import load_model
-    from trace_ray.realign.reference import top_k_table
+    from trace_ray.realign.reference import top_k, top_k_table
 
-    torch.set_num_threads(max(1, int(config.realign.num_cpus)))
-    device = "cuda" if config.realign.on_gpu else "cpu"
+    realign = config.realign
+    torch.set_num_threads(max(1, int(realign.num_cpus)))
+    device = torch.device("cuda" if realign.on_gpu else "cpu")
     columns = ["pair_id", "category", "prompt_ids", f"{response}_ids"]
     table = (run.scored.place / name).read_parquet(columns)
     rows = table.filter(pc.equal(table["category"], "RETAIN")).to_pylist()
@@ -125,5 +127,14 @@ def _store_part(run: Run, config: Config, name: str, response: str) -> None:
         return model
 
     model = kept(MODEL, str(config.model), make)
-    made = top_k_table(model, rows, response, config.realign.top_k, config.realign.tokens)
+    budget = kept_budget(
+        f"{config.model} {realign}",
+        realign.micro_tokens,
+        device,
+        lambda tokens: top_k(model, trial_batch(model, tokens), realign.top_k),
+        longest=config.model.max_length,
+        setting="realign.micro_tokens",
+        remedy="lower model.max_length",
+    )
+    made = top_k_table(model, rows, response, realign.top_k, budget)
     (reference_place(run) / name).write_parquet(made)

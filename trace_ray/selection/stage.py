@@ -1,6 +1,6 @@
 """Stage 3 with a selection: candidates are measured beside the training, and the one that is kept is exported.
 
-The training never waits: a thread of the driver looks for candidates and measures those that are there, by tasks that end
+The training never waits: a thread of the driver looks for candidates and measures those that are there, by actors that end
 with their work and so hold nothing that a restarted training would wait for. Where there is no room beside the training,
 Ray starts them after it. What is kept depends on the files alone.
 """
@@ -19,7 +19,8 @@ from trace_ray.config import Config, JudgeConfig, SelectConfig, settings
 from trace_ray.config.policy import policy_identity
 from trace_ray.errors import UserError
 from trace_ray.evaluate.answering import AnswerJudge, Generator
-from trace_ray.evaluate.models import measure_adapters
+from trace_ray.evaluate.models import measure_adapter
+from trace_ray.evaluate.models_stage import drift_pool
 from trace_ray.evaluate.prompts import dev_prompts, drift_pairs
 from trace_ray.evaluate.refused import taken
 from trace_ray.evaluate.stage import refuse_unreadable
@@ -87,20 +88,22 @@ def run_selected(run: Run, config: Config) -> None:
         choice = choose(validations(run), config.realign.select)
         _say(run, config.realign.select, choice)
         tell(run, config.realign)  # a tracker that was down may be up
-        kept = keep(run, config.realign.select, choice, lambda scaled: _measure_scales(scaled, config))
+        kept = keep(run, config.realign.select, choice, lambda scaled: _measure_scales(scaled, measuring))
         _say_scale(kept)
         if kept.step == 0:
             copy_files(run.impact.place / ADAPTER_INIT, candidate_place(run, 0) / ADAPTER)
         drop_others(run, kept.step)
-        publish_training(run, config, kept.folder, time.monotonic() - started, selection=_facts(run, choice, kept))
+        facts = {**_facts(run, choice, kept), "model_loads": measuring.loads}
+        publish_training(run, config, kept.folder, time.monotonic() - started, selection=facts)
     publish_model(run, config, started)
 
 
-def _measure_scales(scaled: Run, config: Config) -> None:
-    measuring = Measuring(scaled, config)
+def _measure_scales(scaled: Run, measuring: Measuring) -> None:
+    scales = Measuring(scaled, measuring.config)
     with working("realign: dev prompts, the adapter at other scales"):
-        while measuring.measure():
+        while scales.measure():
             pass
+    measuring.loads += scales.loads
 
 
 def _train_beside(measuring: Measuring) -> None:
@@ -140,6 +143,8 @@ class Measuring:
 
     def __init__(self, run: Run, config: Config) -> None:
         self.run, self.config, self.place = run, config, selection_place(run)
+        self.loads = 0
+        """Models that this process had loaded to measure drift, as far as the measuring that ended has told."""
         asked = dev_prompts(run.triaged, config.realign.select)
         if not asked:
             remedy = "a selection takes half of the held-out prompts: raise it, or name corpus.test_paths"
@@ -182,20 +187,17 @@ class Measuring:
             publish(self.run, step, len(self.prompts), seconds)
 
     def _measure_drift(self, steps: Sequence[int]) -> None:
-        import ray
-
+        """By one actor, which loads the base once for all of them and ends with the last."""
         todo = {s: candidate_place(self.run, s) / ADAPTER for s in steps if not drift_file(self.run, s).exists()}
         if not self.kept_rows:
             for step in todo:
                 drift_file(self.run, step).write_text("{}")
         elif todo:
-            evaluate = self.config.evaluate
-            placed = {"num_gpus": evaluate.gpus or None, "label_selector": evaluate.label_selector or None}
-            options: dict[str, Any] = {"num_cpus": evaluate.num_cpus, **placed, "max_calls": 1}
-            task = ray.remote(num_returns="streaming", **options)(measure_adapters)
-            for made in task.remote(self.config, self.kept_rows, todo):
-                step, figures = ray.get(made)
-                drift_file(self.run, step).write_text(json.dumps(figures))
+            calls = [(step, (self.config, self.kept_rows, place)) for step, place in todo.items()]
+            with drift_pool(self.config.evaluate, most=1) as pool:
+                for step, figures in pool.each(measure_adapter, calls):
+                    drift_file(self.run, step).write_text(json.dumps(figures))
+                self.loads += pool.loads
 
 
 def _pool(worker: type, arguments: tuple[Any, ...], todo: Sequence[Any], pool: JudgeConfig) -> None:

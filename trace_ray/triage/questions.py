@@ -19,7 +19,8 @@ class Questions:
     Args:
         new: the pairs that are not refused beforehand, SLOT_SCHEMA; refused: the others, see ``refusals``.
         requests: of ``new``; sides: for chosen and rejected, which of ``asked`` each row's is.
-        asked: (request, response, slot of the request), each pair of texts once.
+        asked: (request, response, slot of the request), each pair of texts once; those of one request stand together, so
+            that a judge's prefix cache has it for all but the first of them.
     """
 
     new: pa.Table
@@ -37,10 +38,11 @@ def questions_of(pairs: pa.Table) -> Questions:
     new = pairs.filter(kept)
     requests = [text for text, good in zip(texts, kept.to_pylist(), strict=True) if good]
     chosen, rejected = new["chosen"].to_pylist(), new["rejected"].to_pylist()
-    place: dict[tuple[str, str], int] = {}
-    for request, good, bad in zip(requests, chosen, rejected, strict=True):  # neighbours share the request's prefix too
-        place.setdefault((request, good), len(place))
-        place.setdefault((request, bad), len(place))
+    responses: dict[str, dict[str, None]] = {}
+    for request, good, bad in zip(requests, chosen, rejected, strict=True):
+        responses.setdefault(request, {}).update({good: None, bad: None})
+    both_of = [(request, response) for request, some in responses.items() for response in some]
+    place = {both: number for number, both in enumerate(both_of)}
     sides = [[place[key] for key in zip(requests, side, strict=True)] for side in (chosen, rejected)]
     slot_of = dict(zip(requests, new["slot"].to_pylist(), strict=True))
     return Questions(new, refused, requests, sides, [(*both, slot_of[both[0]]) for both in place])
