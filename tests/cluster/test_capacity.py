@@ -25,8 +25,8 @@ BASE = ["policy.text=Be brief.", "triage.judge.num_gpus=1", "triage.judge.num_cp
         (["triage.judge.max_actors=9"], "triage.judge.max_actors: 9 x {CPU: 6, GPU: 1}: the groups hold 8 at most"),
         (["realign.num_cpus=20", "realign.workers=3"], "realign.workers: 3 x {CPU: 20, GPU: 1}: the groups hold 2"),
         (
-            ["impact.num_gpus=8"],
-            "impact: 1 x {CPU: 1, GPU: 8}: no node is that large (judge 4 x {CPU: 7, GPU: 1}, trainer",
+            ["impact.num_cpus=90", "impact.num_gpus=1"],
+            "impact: 1 x {CPU: 90, GPU: 1}: no node is that large (judge 4 x {CPU: 7, GPU: 1}, trainer",
         ),
     ],
 )

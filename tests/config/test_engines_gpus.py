@@ -47,6 +47,13 @@ SHARE = "gpu_memory_utilization"
             ),
         ),
         (
+            ["impact.num_gpus=2"],
+            (
+                "impact.num_gpus: 2: a scoring actor runs its model on one card: "
+                "give 1, a share of one, or auto; more cards get more actors"
+            ),
+        ),
+        (
             ["triage.judge={model: m, engine: {tensor_parallel_size: two}}"],
             "triage.judge.engine.tensor_parallel_size: two: give a number of GPUs, at least 1",
         ),

@@ -101,7 +101,7 @@ def test_what_a_manifest_cannot_hold_is_a_problem_of_the_plan(
     fits = CliRunner().invoke(app, [*arguments, "triage.judge.max_actors=44", "--json"])
     assert fits.exit_code == 0
     assert json.loads(fits.stdout)["stages"][0]["workers"] == 44
-    asked = ["triage.judge.max_actors=45", "realign.num_cpus=90", "impact.num_gpus=8"]
+    asked = ["triage.judge.max_actors=45", "realign.num_cpus=90", "impact.num_cpus=80"]
     result = CliRunner().invoke(app, [*arguments, *asked])
     assert result.exit_code == 2
     nodes = (
@@ -114,7 +114,7 @@ def test_what_a_manifest_cannot_hold_is_a_problem_of_the_plan(
     room = "(judge-spot 16, judge-on-demand 4, trainer-spot 16, trainer-on-demand 8)"
     assert [line for line in result.stderr.splitlines() if line.startswith("trace-ray: ")] == [
         f"trace-ray: triage.judge.max_actors: 45 x {{CPU: 6, GPU: 1}}: {labelled} hold 44 at most {room}; {remedy}",
-        f"trace-ray: impact: 1 x {{CPU: 1, GPU: 8}}: {small}",
+        f"trace-ray: impact: 1 x {{CPU: 80, GPU: 0}}: {small}",
         f"trace-ray: realign.workers: 1 x {{CPU: 90, GPU: 0}}: {small}",
     ]
 

@@ -23,7 +23,7 @@ _SPREADS = ("tensor_parallel_size", "pipeline_parallel_size")
 
 
 def gpu_problems(config: Config) -> Iterator[UserError]:
-    """Yields engines whose GPUs are not those of their actor, and actors whose engines ask for more than a card."""
+    """Yields engines whose GPUs are not those of their actor, actors whose engines ask for more than a card, and idle cards."""
     evaluate, triage = config.evaluate, config.triage
     judges = {f"triage.{name}": getattr(triage, name) for name in JUDGES} | {"evaluate.judge": evaluate.judge}
     judges |= {f"evaluate.panel[{i}]": judge for i, judge in enumerate(evaluate.panel)}
@@ -31,6 +31,9 @@ def gpu_problems(config: Config) -> Iterator[UserError]:
         if judge is not None and judge.backend == READS_HERE:
             yield from _spread(name, judge.num_gpus, judge.engine)
     yield from _spread("evaluate", evaluate.num_gpus, evaluate.engine)
+    if not isinstance(config.impact.num_gpus, str) and config.impact.num_gpus > 1:
+        remedy = "a scoring actor runs its model on one card: give 1, a share of one, or auto; more cards get more actors"
+        yield UserError("impact.num_gpus", config.impact.num_gpus, remedy)
     yield from _crowded(strong_alone(triage), JUDGING)
     yield from _crowded(strong_alone(triage), ("judge", "first_judge", "corrector_judge"))
 

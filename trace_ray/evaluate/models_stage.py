@@ -59,8 +59,11 @@ def _drift(run: Run, config: Config, requests: Traffic) -> tuple[dict[str, Any],
 
 
 def drift_pool(evaluate: EvaluateConfig, most: int) -> ActorPool:
-    """Returns the actors that measure drift: each loads its models once, and lets go of them and its GPU with its last call."""
-    return ActorPool(evaluate.num_cpus, evaluate.gpus, evaluate.label_selector, most=most, facts=model_facts)
+    """Returns the actors that measure drift: each loads its models once, and lets go of them and its GPU with its last call.
+
+    On one card, whatever the engine that answers spreads over.
+    """
+    return ActorPool(evaluate.num_cpus, min(1.0, evaluate.gpus), evaluate.label_selector, most=most, facts=model_facts)
 
 
 def _drift_pairs(run: Run, evaluate: EvaluateConfig, requests: Traffic) -> list[Row]:
