@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from trace_ray.model.transfer import sent
+
 FLAT = "trace_ray_flat"
 """Its name among transformers' attentions."""
 
@@ -89,7 +91,7 @@ class Layout:
         )
 
     def to(self, device: torch.device) -> Layout:
-        fields: dict[str, Any] = {n: v.to(device) for n, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        fields: dict[str, Any] = {n: sent(v, device) for n, v in vars(self).items() if isinstance(v, torch.Tensor)}
         return replace(self, **fields)
 
     def by_row(self, values_T: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ import torch
 
 from trace_ray.model.attention import Layout
 from trace_ray.model.decoder import text_decoder
+from trace_ray.model.transfer import sent
 
 Tokens = Sequence[int]
 
@@ -81,7 +82,8 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> PackedBatch:
         fields: dict[str, Any] = {n: getattr(self, n) for n in self.__dataclass_fields__}
-        fields |= {n: v.to(device) for n, v in fields.items() if isinstance(v, (torch.Tensor, Layout))}
+        fields |= {n: sent(v, device) for n, v in fields.items() if isinstance(v, torch.Tensor)}
+        fields["layout"] = self.layout and self.layout.to(device)
         return replace(self, **fields)
 
     def by_response(self, values_N: torch.Tensor) -> torch.Tensor:

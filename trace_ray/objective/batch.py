@@ -14,7 +14,9 @@ import torch
 
 from trace_ray.config import ObjectiveConfig, TermConfig
 from trace_ray.model.packing import Packed, PackedBatch, pack
+from trace_ray.model.transfer import sent
 from trace_ray.objective.losses import Parameters
+from trace_ray.objective.tokens import TokenPlaces, TopK
 
 Row = Mapping[str, Any]
 Flat = tuple[int, tuple[str, ...]]
@@ -22,21 +24,6 @@ Flat = tuple[int, tuple[str, ...]]
 
 FILLER = Packed([0], ([0],))
 """The row that stands in where a worker has nothing to run: all ranks must run alike."""
-
-
-@dataclass(frozen=True)
-class TopK:
-    """Stored reference distributions of K tokens.
-
-    Args:
-        ids_Kk: the k likeliest tokens; log_probs_Kk: of these, in nats.
-    """
-
-    ids_Kk: torch.Tensor
-    log_probs_Kk: torch.Tensor
-
-    def to(self, device: torch.device) -> TopK:
-        return TopK(self.ids_Kk.to(device), self.log_probs_Kk.to(device))
 
 
 @dataclass(frozen=True)
@@ -59,7 +46,7 @@ class SequenceGroup:
 
     Args:
         batch: their sequences.
-        scored: places of those whose log-prob is taken.
+        places: of the tokens that are asked for.
         token_terms: one for each of the objective's, in its order, in every group.
         anchored: the sequences that some token term reads, in order.
         reference: these again, for the reference's forward; filler where only another worker has some; None where no
@@ -68,7 +55,7 @@ class SequenceGroup:
     """
 
     batch: PackedBatch
-    scored: tuple[int, ...]
+    places: TokenPlaces
     token_terms: tuple[TokenTerm, ...]
     anchored: tuple[int, ...]
     reference: PackedBatch | None
@@ -77,7 +64,8 @@ class SequenceGroup:
     def to(self, device: torch.device) -> SequenceGroup:
         reference = self.reference.to(device) if self.reference else None
         top_k = self.top_k.to(device) if self.top_k else None
-        return replace(self, batch=self.batch.to(device), reference=reference, top_k=top_k)
+        batch, places = self.batch.to(device), self.places.to(device)
+        return replace(self, batch=batch, places=places, reference=reference, top_k=top_k)
 
 
 @dataclass(frozen=True)
@@ -95,6 +83,9 @@ class MicroBatch:
     place: dict[tuple[int, str], int] = field(hash=False)
     rows: Sequence[Row]
     length_S: torch.Tensor
+
+    def to(self, device: torch.device) -> MicroBatch:
+        return replace(self, groups=[group.to(device) for group in self.groups], length_S=sent(self.length_S, device))
 
     def tokens(self) -> tuple[int, int, int]:
         """Returns (tokens of the sequences, tokens run, tokens run with padding) of the policy's forwards.
@@ -163,10 +154,12 @@ def _group(
     )
     anchors = tuple(at for at, (of, name) in enumerate(kinds) if name in compared[of])
     again = [_packed(rows[i], (name,)) for i, name in (keys[at] for at in anchors)]
+    batch, terms = packed([_packed(rows[i], names) for i, names in held] or [FILLER]), _token_terms(kinds, objective)
+    asked = [at for at, (of, name) in enumerate(kinds) if name in scored[of]]
     return SequenceGroup(
-        batch=packed([_packed(rows[i], names) for i, names in held] or [FILLER]),
-        scored=tuple(at for at, (of, name) in enumerate(kinds) if name in scored[of]),
-        token_terms=_token_terms(kinds, objective),
+        batch=batch,
+        places=TokenPlaces.of(batch.response_N, asked, [term.sequences for term in terms], anchors),
+        token_terms=terms,
         anchored=anchors,
         reference=packed(again or [FILLER]) if run_reference and forward else None,
         top_k=None if forward or not anchors else _top_k([rows[keys[at][0]] for at in anchors]),
@@ -195,4 +188,5 @@ def _is_filler(batch: PackedBatch) -> bool:
 
 def _top_k(rows: Sequence[Row]) -> TopK:
     ids = torch.cat([torch.as_tensor(row["top_k_ids"]) for row in rows])
-    return TopK(ids.long(), torch.cat([torch.as_tensor(row["top_k_log_probs"]) for row in rows]).float())
+    log_probs = torch.cat([torch.as_tensor(row["top_k_log_probs"]) for row in rows])
+    return TopK(ids.long(), log_probs.float())

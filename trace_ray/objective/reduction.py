@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from trace_ray.config import ObjectiveConfig
+from trace_ray.model.transfer import placed
 from trace_ray.objective.terms import PairLosses
 
 
@@ -58,6 +59,7 @@ def reduce_losses(losses: PairLosses, by: Denominators, weighed: Sequence[str]) 
         weighed: the categories whose pairs carry weights: the conflicts, and RETAIN where it is no anchor.
     Source: paper, eq. for L_hybrid; its sums are means here, so that the step's size changes nothing.
     """
-    weigh = torch.tensor([c in weighed for c in losses.category], dtype=torch.bool, device=losses.loss_P.device)
-    scale = torch.where(weigh, losses.weight_P / max(by.weighed, 1e-9), by.alpha_kl / max(by.retain, 1e-9))
+    weigh = placed([c in weighed for c in losses.category], torch.bool, losses.loss_P.device)
+    anchors = torch.full_like(losses.weight_P, by.alpha_kl / max(by.retain, 1e-9))
+    scale = torch.where(weigh, losses.weight_P / max(by.weighed, 1e-9), anchors)
     return (losses.loss_P * scale).sum()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from trace_ray.config import ObjectiveConfig, TermConfig
+from trace_ray.model.transfer import placed, sent
 from trace_ray.objective.batch import MicroBatch
 from trace_ray.objective.losses import Response, sum_terms
 
@@ -50,15 +51,17 @@ def pair_losses(
             seen = {name: responses[name] for name in term.responses}
             if term.entry.needs_reference_logits:
                 mean_S = token_KS[objective.token_terms().index((category, term))]
-                places = {name: [batch.place[i, name] for i in pairs] for name in seen}
+                places = {
+                    name: placed([batch.place[i, name] for i in pairs], torch.long, logp_S.device) for name in seen
+                }
                 seen = {name: replace(response, token_mean_B=mean_S[places[name]]) for name, response in seen.items()}
             losses.append(term_loss(term, objective, seen))
         loss = sum_terms(losses)
         raised, lowered = _rewards(category, objective, responses, loss)
-        at = torch.tensor(pairs, device=logp_S.device)
+        at = placed(pairs, torch.long, logp_S.device)
         loss_P = loss_P.index_put((at,), loss)
         raised_P, lowered_P = raised_P.index_put((at,), raised), lowered_P.index_put((at,), lowered)
-    weight_P = torch.tensor([row["weight"] for row in batch.rows], dtype=torch.float32, device=logp_S.device)
+    weight_P = placed([row["weight"] for row in batch.rows], torch.float32, logp_S.device)
     return PairLosses(loss_P, categories, weight_P, raised_P, lowered_P)
 
 
@@ -69,9 +72,9 @@ def _responses(
     found = {}
     needed = objective.needs_reference_log_probs(category)
     for name in objective.sequences(category):
-        at = [batch.place[i, name] for i in pairs]
-        stored = logp_S.new_tensor([_stored(batch.rows[i], name, needed=needed) for i in pairs])
-        tokens_B = batch.length_S.to(logp_S.device)[at]
+        at = placed([batch.place[i, name] for i in pairs], torch.long, logp_S.device)
+        stored = placed([_stored(batch.rows[i], name, needed=needed) for i in pairs], logp_S.dtype, logp_S.device)
+        tokens_B = sent(batch.length_S, logp_S.device)[at]
         ratio_B = logp_S[at] - stored
         found[name] = Response(
             tokens_B=tokens_B, logp_B=logp_S[at], log_ratio_B=ratio_B, token_mean_B=torch.full_like(ratio_B, torch.nan)

@@ -30,12 +30,12 @@ class Engine(Protocol):
         """Adds a micro-batch's part of the step's loss; the parts of all workers add up. ``last``: of this step."""
         ...
 
-    def step(self) -> dict[str, float]:
-        """Moves the weights; returns ``lr``, which the step took, and ``grad_norm``, before clipping."""
+    def step(self) -> tuple[float, torch.Tensor]:
+        """Moves the weights; returns the rate that the step took, and the gradient's norm before clipping, unread."""
         ...
 
     def summed(self, value: torch.Tensor) -> torch.Tensor:
-        """Returns the sum of all workers' ``value``, on CPU."""
+        """Returns the sum of all workers' ``value``, on CPU: the one time that a step waits for its card."""
         ...
 
 
@@ -51,7 +51,7 @@ class PlainEngine:
         self.policy, self.max_grad_norm = policy, realign.max_grad_norm or math.inf
         self.trainable = [p for p in policy.parameters() if p.requires_grad]
         self.device = self.trainable[0].device
-        self.optimizer, self.schedule = make_optimizer(self.trainable, realign, steps)
+        self.optimizer, self.schedule = make_optimizer(self.trainable, realign, steps, self.device.type)
         training_mode(policy)
 
     def __call__(self, groups: Sequence[SequenceGroup]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,16 +61,16 @@ class PlainEngine:
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:  # noqa: ARG002 - gradients add up until the step
         torch.autograd.backward(loss)
 
-    def step(self) -> dict[str, float]:
+    def step(self) -> tuple[float, torch.Tensor]:
         norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.max_grad_norm)
-        made = {"lr": float(self.schedule.get_last_lr()[0]), "grad_norm": float(norm)}
+        rate = float(self.schedule.get_last_lr()[0])
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
-        return made
+        return rate, norm
 
     def summed(self, value: torch.Tensor) -> torch.Tensor:
-        return value
+        return value.cpu()
 
 
 class DeepSpeedEngine:
@@ -92,11 +92,11 @@ class DeepSpeedEngine:
         self.deepspeed.set_gradient_accumulation_boundary(last)
         self.deepspeed.backward(loss * self.deepspeed.world_size)  # which it averages over workers
 
-    def step(self) -> dict[str, float]:
+    def step(self) -> tuple[float, torch.Tensor]:
         norm, rate = plain_grad_norm(self.deepspeed, self.model), self.deepspeed.get_lr()[0]
         self.deepspeed.step()  # which sets the next step's rate
         norm = self.deepspeed.get_global_grad_norm() if norm is None else norm
-        return {"lr": rate, "grad_norm": float(norm)}
+        return rate, torch.as_tensor(norm)
 
     def summed(self, value: torch.Tensor) -> torch.Tensor:
         placed = value.to(self.device)

@@ -1,4 +1,4 @@
-"""What is watched of each step: summed over micro-batches and workers in one small tensor, then named."""
+"""What is watched of each step: summed over micro-batches and workers in one small tensor, read once, then named."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from trace_ray.model.transfer import placed, sent
 from trace_ray.objective.batch import MicroBatch
 from trace_ray.objective.terms import PairLosses
 from trace_ray.pairs import TRAINED
@@ -15,25 +16,43 @@ _COUNTS = ("tokens", "tokens_run", "padded_tokens", "asks")
 
 
 class StepSums:
-    """Sums of one step on one worker; ``tensor`` of all workers add up."""
+    """Sums of one step on one worker; ``tensor`` of all workers add up.
 
-    def __init__(self) -> None:
-        self.by_category = torch.zeros(len(TRAINED), len(_SUMS), dtype=torch.float64)
-        self.counts = torch.zeros(len(_COUNTS), dtype=torch.float64)
+    Nothing of it is read before the step's end: a figure that is read waits for all that its card still has to do.
+
+    Args:
+        device: where the losses are.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.by_category = torch.zeros(len(TRAINED), len(_SUMS), dtype=torch.float64, device=self.device)
+        self.counts = [0] * len(_COUNTS)
+        self.grad_norm = torch.zeros((), dtype=torch.float64, device=self.device)
 
     def add(self, batch: MicroBatch, losses: PairLosses) -> None:
         """Counts one micro-batch."""
-        self.counts[:3] += torch.tensor(batch.tokens(), dtype=torch.float64)
+        self.counts[:3] = [old + new for old, new in zip(self.counts, batch.tokens(), strict=False)]
         for number, name in enumerate(TRAINED):
             at = [i for i, category in enumerate(losses.category) if category == name]
             if at:
-                loss, weight = losses.loss_P[at].detach(), losses.weight_P[at]
-                sums = (loss, weight, loss * weight, losses.raised_P[at], losses.lowered_P[at])
+                mine = placed(at, torch.long, self.device)
+                loss, weight = losses.loss_P[mine].detach(), losses.weight_P[mine]
+                sums = (loss, weight, loss * weight, losses.raised_P[mine], losses.lowered_P[mine])
                 pairs = torch.full_like(loss, 1.0)
-                self.by_category[number] += torch.stack([value.sum() for value in (pairs, *sums)]).double().cpu()
+                self.by_category[number] += torch.stack([value.sum() for value in (pairs, *sums)]).double()
+
+    def note_norm(self, norm: torch.Tensor) -> None:
+        """Notes the gradient's norm, which all workers share: to be called on one of them."""
+        self.grad_norm = sent(norm, self.device).double()
+
+    def ask(self) -> None:
+        """Raises this worker's flag."""
+        self.counts[-1] = 1
 
     def tensor(self) -> torch.Tensor:
-        return torch.cat([self.by_category.flatten(), self.counts])
+        counts = placed(self.counts, torch.float64, self.device)
+        return torch.cat([self.by_category.flatten(), self.grad_norm[None], counts])
 
 
 def named_figures(summed: torch.Tensor) -> dict[str, Any]:
@@ -42,9 +61,13 @@ def named_figures(summed: torch.Tensor) -> dict[str, Any]:
     For each category with pairs in the step: their number, mean loss (for a kl term that is the KL, in nats a token),
     mean weight, weighted loss and, where its term has them, implicit rewards and their margin. Tokens are those of all
     sequences: a prompt that two share counts twice. Padding is the share of the tokens run that was padding.
+
+    Args:
+        summed: on the host.
     """
-    by_category = summed[: -len(_COUNTS)].view(len(TRAINED), len(_SUMS))
-    figures: dict[str, Any] = {}
+    watched = len(TRAINED) * len(_SUMS)
+    by_category = summed[:watched].view(len(TRAINED), len(_SUMS))
+    figures: dict[str, Any] = {"grad_norm": float(summed[watched])}
     for name, sums in zip(TRAINED, by_category.tolist(), strict=True):
         pairs, loss, weight, weighted, raised, lowered = sums
         if pairs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
@@ -95,7 +95,9 @@ class HybridPolicy(torch.nn.Module):
             return lambda logits, at: of_top_k(logits, ids_Mk[at], log_probs_Mk[at], p)
         real = [group.anchored for group in groups if group.reference]
         kept = [hidden for hidden, anchored in zip(references, real, strict=True) if anchored]
-        if not references or entry.token_value is None:  # of no worker; the head may still be called, on no tokens
+        if (
+            not references or entry.token_value is None
+        ):  # of no worker; the head may still be called, on no tokens
             return lambda logits, _at: logits.sum(-1)
         # Where only another worker compares, this one asks the reference's head too: ZeRO-3 gathers it on all or none.
         of_logits, hidden_MD = entry.token_value, torch.cat(kept)[anchor_M] if kept else references[0][:0]
@@ -135,25 +137,27 @@ class _Tokens:
 
     @classmethod
     def of(cls, groups: Sequence[SequenceGroup]) -> _Tokens:
-        first = list(accumulate((group.batch.responses for group in groups), initial=0))
-        sequence_N = torch.cat([group.batch.response_N + at for group, at in zip(groups, first, strict=False)])
-
-        def places(sequences: Callable[[SequenceGroup], Sequence[int]]) -> torch.Tensor:
-            wanted = [s + at for group, at in zip(groups, first, strict=False) for s in sequences(group)]
-            marks_N = torch.isin(sequence_N, torch.tensor(wanted, dtype=torch.long).to(sequence_N))
-            return torch.nonzero(marks_N).flatten()
-
-        anchored = places(lambda group: group.anchored)
-        anchor_N = torch.zeros_like(sequence_N)
-        anchor_N[anchored] = torch.arange(len(anchored)).to(anchor_N)
+        sequences, tokens, anchors = (
+            list(accumulate(counts, initial=0))
+            for counts in (
+                [group.batch.responses for group in groups],
+                [len(group.batch.target_N) for group in groups],
+                [group.places.anchored for group in groups],
+            )
+        )
         return cls(
-            sequence_N=sequence_N,
+            sequence_N=_joined((group.batch.response_N for group in groups), sequences),
             target_N=torch.cat([group.batch.target_N for group in groups]),
-            scored=places(lambda group: group.scored),
+            scored=_joined((group.places.scored for group in groups), tokens),
             compared_K=[
-                places(lambda group, k=k: group.token_terms[k].sequences)  # type: ignore[misc]
+                _joined((group.places.compared_K[k] for group in groups), tokens)
                 for k in range(len(groups[0].token_terms))
             ],
-            anchor_N=anchor_N,
+            anchor_N=_joined((group.places.anchor_N for group in groups), anchors),
             length_S=torch.cat([group.batch.length_S for group in groups]),
         )
+
+
+def _joined(each: Iterable[torch.Tensor], first: Sequence[int]) -> torch.Tensor:
+    """The groups' places, counted on through all of them."""
+    return torch.cat([places + at for places, at in zip(each, first, strict=False)])

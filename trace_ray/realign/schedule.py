@@ -26,11 +26,27 @@ def rate_factor(step: int, steps: int, warmup_steps: int, schedule: str) -> floa
     return 1.0
 
 
-def make_optimizer(parameters: list[Any], realign: RealignConfig, steps: int) -> tuple[Any, Any]:
-    """Returns AdamW and its schedule over ``steps`` steps."""
+def fuses(realign: RealignConfig, device: str) -> bool:
+    """Returns whether AdamW runs as one kernel: where what it moves is on a GPU, ``offload`` not having taken it away.
+
+    The default there is a dozen kernels, each of which takes weights and moments through memory once.
+
+    >>> fuses(RealignConfig(), "cuda"), fuses(RealignConfig(), "cpu"), fuses(RealignConfig(offload="optimizer"), "cuda")
+    (True, False, False)
+    """
+    return device == "cuda" and realign.offload == "none"
+
+
+def make_optimizer(parameters: list[Any], realign: RealignConfig, steps: int, device: str = "cpu") -> tuple[Any, Any]:
+    """Returns AdamW and its schedule over ``steps`` steps.
+
+    Args:
+        device: where it will run: ``cpu`` or ``cuda``; the parameters may come there later.
+    """
     import torch
 
-    optimizer = torch.optim.AdamW(parameters, lr=realign.learning_rate, weight_decay=realign.weight_decay)
+    fused = True if fuses(realign, device) else None  # None: torch's own choice, which is none of it
+    optimizer = torch.optim.AdamW(parameters, lr=realign.learning_rate, weight_decay=realign.weight_decay, fused=fused)
     warmup, schedule = realign.warm_up(steps), realign.schedule
     factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, steps, warmup, schedule))
     return optimizer, factor

@@ -148,7 +148,7 @@ def make_engine(
 
     compile_nothing()
     trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer, schedule = make_optimizer(trainable, realign, steps)
+    optimizer, schedule = make_optimizer(trainable, realign, steps, "cuda" if realign.on_gpu else "cpu")
     engine, *_ = deepspeed.initialize(
         model=HybridPolicy(model, reference),
         model_parameters=trainable,

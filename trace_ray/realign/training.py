@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from trace_ray.objective.batch import MicroBatch, micro_batch
 from trace_ray.objective.dual import ALPHA, next_alpha
 from trace_ray.objective.reduction import denominators, reduce_losses
 from trace_ray.objective.terms import pair_losses
+from trace_ray.realign.ahead import made_ahead
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.engine import Engine
 from trace_ray.realign.figures import StepSums, gpu_busy, named_figures, peak_memory_gib
@@ -27,6 +30,21 @@ from trace_ray.realign.schedule import converged
 from trace_ray.runs.alarms import sick
 
 
+@dataclass(frozen=True)
+class Part:
+    """One micro-step of a step, ready to be run.
+
+    Args:
+        samples: of the whole step; number: of the micro-step in it; last: of the step.
+        batch: where the policy stands.
+    """
+
+    samples: Indices
+    number: int
+    last: bool
+    batch: MicroBatch
+
+
 class Training:
     """A training and how far it has come, as one of its workers holds it.
 
@@ -34,6 +52,9 @@ class Training:
         rows: to train on; objective: the categories' terms; realign: order, length and layout of the run.
         make_engine: called with the steps of the run.
         rank, workers: this one of so many.
+
+    ``run`` has the next micro-batch made and sent by a thread while one is run, where ``ahead``: on a GPU. On a CPU the thread
+    would take the time that the step needs.
     """
 
     def __init__(
@@ -51,6 +72,8 @@ class Training:
         self.plan = step_plan(rows, realign)
         self.by = denominators(rows.counts, rows.weighed, realign.batch, objective, realign.shares)
         self.engine = make_engine(self.plan.steps)
+        self.ahead = self.engine.device.type == "cuda"
+        self._coming: Iterator[Part] | None = None
         self.step = 0
         self.metrics: list[dict[str, Any]] = []
         self.flagged = False
@@ -73,13 +96,14 @@ class Training:
 
         Raises: CardMemoryError where a step does not fit the card: half of one would be another step.
         """
-        while not self.over:
-            try:
-                self.train_step()
-            except torch.OutOfMemoryError:
-                remedy = "a step does not fit the card: give fewer, or realign.gradient_checkpointing=true"
-                raise CardMemoryError("realign.micro_tokens", self.realign.tokens, remedy) from None
-            on_step()
+        with self._parts():
+            while not self.over:
+                try:
+                    self.train_step()
+                except torch.OutOfMemoryError:
+                    remedy = "a step does not fit the card: give fewer, or realign.gradient_checkpointing=true"
+                    raise CardMemoryError("realign.micro_tokens", self.realign.tokens, remedy) from None
+                on_step()
 
     def raises_flag(self) -> bool:
         """Whether this worker raises its flag with the step: ``flagged`` is then true on all of them after it."""
@@ -91,19 +115,21 @@ class Training:
         Raises: UserError where a figure is not finite.
         """
         started = time.monotonic()
-        samples = self.plan.step(self.step)
-        sums = StepSums()
-        steps = self.layout(samples)
-        for number, micro_step in enumerate(steps):
+        sums = StepSums(self.engine.device)
+        for part in self._coming or self.parts():
             # A worker's dropout depends on where a sample runs; without dropout nothing does.
-            torch.manual_seed(hash((self.realign.seed, self.step, number, self.rank)) & 0x7FFFFFFF)
-            self._micro_step(samples, micro_step, sums, last=number == len(steps) - 1)
-        made = self.engine.step()
+            torch.manual_seed(hash((self.realign.seed, self.step, part.number, self.rank)) & 0x7FFFFFFF)
+            self._micro_step(part, sums)
+            if part.last:
+                break
+        rate, norm = self.engine.step()
+        if self.rank == 0:
+            sums.note_norm(norm)
         if self.raises_flag():
-            sums.counts[-1] = 1
+            sums.ask()
         summed = self.engine.summed(sums.tensor())
         self.step, self.flagged = self.step + 1, bool(summed[-1])
-        self._record(summed, made, samples, time.monotonic() - started)
+        self._record(summed, rate, part.samples, time.monotonic() - started)
 
     def layout(self, samples: Indices) -> list[MicroStep]:
         """Returns how a step's samples are run, by all workers."""
@@ -130,16 +156,40 @@ class Training:
             forward_reference=self.realign.kl_reference != "top_k",
         )
 
-    def _micro_step(self, samples: Indices, micro_step: MicroStep, sums: StepSums, *, last: bool) -> None:
-        objective, batch = self.objective, self.batch(samples, micro_step)
-        logp_S, kl_S = self.engine([group.to(self.engine.device) for group in batch.groups])
+    def parts(self) -> Iterator[Part]:
+        """Yields the micro-steps of the steps that are left, as this worker runs them."""
+        for step in range(self.step, self.plan.steps):
+            samples = self.plan.step(step)
+            steps = self.layout(samples)
+            for number, micro_step in enumerate(steps):
+                batch = self.batch(samples, micro_step).to(self.engine.device)
+                yield Part(samples, number, number == len(steps) - 1, batch)
+
+    @contextmanager
+    def _parts(self) -> Iterator[None]:
+        """Has the parts made ahead meanwhile, where that is to be done."""
+        if not self.ahead:
+            yield
+            return
+        device = self.engine.device  # a thread begins on the first card
+        on_card = partial(torch.cuda.set_device, device) if device.type == "cuda" else None
+        with made_ahead(self.parts(), on_card) as coming:
+            self._coming = coming
+            try:
+                yield
+            finally:
+                self._coming = None
+
+    def _micro_step(self, part: Part, sums: StepSums) -> None:
+        objective, batch = self.objective, part.batch
+        logp_S, kl_S = self.engine(batch.groups)
         losses = pair_losses(batch, logp_S, kl_S, objective)
         loss = reduce_losses(losses, replace(self.by, alpha_kl=self.alpha_kl), objective.weighed)
-        self.engine.backward(loss + 0.0 * (logp_S.sum() + kl_S.sum()), last=last)
+        self.engine.backward(loss + 0.0 * (logp_S.sum() + kl_S.sum()), last=part.last)
         sums.add(batch, losses)
 
-    def _record(self, summed: torch.Tensor, made: dict[str, float], samples: Indices, seconds: float) -> None:
-        figures: dict[str, Any] = {"step": self.step, "steps": self.plan.steps, **made, **named_figures(summed)}
+    def _record(self, summed: torch.Tensor, rate: float, samples: Indices, seconds: float) -> None:
+        figures: dict[str, Any] = {"step": self.step, "steps": self.plan.steps, "lr": rate, **named_figures(summed)}
         figures |= {ALPHA: self.alpha_kl} if self.objective.kl_target else {}
         broken = [name for name, v in figures.items() if isinstance(v, float) and not math.isfinite(v)]
         if broken:

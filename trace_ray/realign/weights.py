@@ -106,14 +106,15 @@ def _plain(engine: Any) -> bool:
     return isinstance(engine.optimizer, torch.optim.Optimizer)
 
 
-def plain_grad_norm(engine: Any, model: Any) -> float | None:
+def plain_grad_norm(engine: Any, model: Any) -> torch.Tensor | None:
     """Returns the gradient's norm before clipping, which DeepSpeed does not tell at ZeRO 0 in float32; else None.
 
     To be called between the last backward pass of a step and ``engine.step``: gradients are then averaged.
     """
     if not _plain(engine):
         return None
-    return float(torch.stack([p.grad.double().norm() for _, p in trainable(model) if p.grad is not None]).norm())
+    norms = [torch.linalg.vector_norm(p.grad.double()) for _, p in trainable(model) if p.grad is not None]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def _make_states(engine: Any, steps: int) -> None:
@@ -125,7 +126,8 @@ def _make_states(engine: Any, steps: int) -> None:
         entry = inner.state[parameter]
         for kind in MOMENTS:
             entry.setdefault(kind, torch.zeros_like(parameter))
-        entry["step"] = torch.tensor(float(steps))
+        # torch's fused kernel reads the count where the weights are; its other ones on the CPU.
+        entry["step"] = torch.tensor(float(steps), device=parameter.device if inner.defaults["fused"] else "cpu")
     if not _plain(engine) and not sharded:
         engine.optimizer._lazy_init_hp_params_optimizer_state()  # noqa: SLF001 - it links moments only at a first step
 
