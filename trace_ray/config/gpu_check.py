@@ -32,7 +32,9 @@ def gpu_problems(config: Config) -> Iterator[UserError]:
             yield from _spread(name, judge.num_gpus, judge.engine)
     yield from _spread("evaluate", evaluate.num_gpus, evaluate.engine)
     if not isinstance(config.impact.num_gpus, str) and config.impact.num_gpus > 1:
-        remedy = "a scoring actor runs its model on one card: give 1, a share of one, or auto; more cards get more actors"
+        remedy = (
+            "a scoring actor runs its model on one card: give 1, a share of one, or auto; more cards get more actors"
+        )
         yield UserError("impact.num_gpus", config.impact.num_gpus, remedy)
     yield from _crowded(strong_alone(triage), JUDGING)
     yield from _crowded(strong_alone(triage), ("judge", "first_judge", "corrector_judge"))
