@@ -114,7 +114,8 @@ def plain_grad_norm(engine: Any, model: Any) -> torch.Tensor | None:
     if not _plain(engine):
         return None
     norms = [torch.linalg.vector_norm(p.grad.double()) for _, p in trainable(model) if p.grad is not None]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    total: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total
 
 
 def _make_states(engine: Any, steps: int) -> None:
