@@ -64,7 +64,7 @@ def train(run: Run, config: Config) -> Any:
     check_model(config.model)
     check_trackers(config.realign.trackers)
     ensure_ray(config.ray)
-    if config.realign.kl_reference == "top_k":
+    if config.realign.stores_reference:
         _store_reference(run, config)
     with steps_shown(run):
         return fit(run, config)
@@ -86,7 +86,7 @@ def check_model(model: ModelConfig) -> None:
 
 
 def _store_reference(run: Run, config: Config) -> None:
-    """Stores the reference's distributions of the anchored responses, part by part of scored/, on actors that keep it."""
+    """Stores what the KL takes of the reference for the anchored responses, part by part of scored/, on actors that keep it."""
     responses = config.objective.compared("RETAIN")
     names = run.scored.manifest()["parts"] if responses else []
     realign, finished = config.realign, {part.name for part in reference_place(run).files(".parquet")}
@@ -110,7 +110,7 @@ def _store_part(run: Run, config: Config, name: str, response: str) -> None:
     from trace_ray.model.flat import choose_packing
     from trace_ray.model.fused import fuse
     from trace_ray.model.loading import load_model
-    from trace_ray.realign.reference import top_k_table
+    from trace_ray.realign.reference import hidden_table, top_k_table
 
     torch.set_num_threads(max(1, int(config.realign.num_cpus)))
     device = "cuda" if config.realign.on_gpu else "cpu"
@@ -125,5 +125,8 @@ def _store_part(run: Run, config: Config, name: str, response: str) -> None:
         return model
 
     model = kept(MODEL, str(config.model), make)
-    made = top_k_table(model, rows, response, config.realign.top_k, config.realign.tokens)
+    if config.realign.kl_reference == "hidden":
+        made = hidden_table(model, rows, response, config.realign.tokens)
+    else:
+        made = top_k_table(model, rows, response, config.realign.top_k, config.realign.tokens)
     (reference_place(run) / name).write_parquet(made)
