@@ -123,13 +123,16 @@ def test_batch_composition_and_padding_do_not_change_a_score(parameters: str) ->
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("parameters", ["lora, away", "full"])
-def test_checkpointed_layers_and_fused_attention_give_the_same_scores(attention: str, parameters: str) -> None:
+@pytest.mark.parametrize("how", [True, "selective"])
+def test_checkpointed_layers_and_fused_attention_give_the_same_scores(
+    attention: str, parameters: str, how: bool | str
+) -> None:
     model = model_of("llama", parameters)
     direction = tiny.random_direction(model)
     model.requires_grad_(False)
     expected = Scorer(model, direction).score(pack(CASES))
     model.set_attn_implementation(attention)
-    checkpoint_layers(model)
+    checkpoint_layers(model, how)
     found = Scorer(model, direction).score(pack(CASES))
     assert tiny.relative_error(found.score_B.tolist(), expected.score_B.tolist()) <= EXACT
     assert not any(module.training for module in model.modules() if "Attention" in type(module).__name__)

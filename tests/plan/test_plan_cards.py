@@ -58,6 +58,10 @@ def test_worked_by_hand_for_8b() -> None:
     assert scoring.needed / GIB == pytest.approx(17.457 + 24.8, abs=0.01)
     training = use_of("realign", "realign.gradient_checkpointing=true", "realign.micro_tokens=8192")
     assert training.a_token == pytest.approx((0.25 + 4.3 / 32) * 2**20)
+    between = use_of("realign", "realign.gradient_checkpointing=selective", "realign.micro_tokens=8192")
+    assert between.a_token == pytest.approx((7 * 0.25 + 4.3 / 32) * 2**20)  # six outputs of the inputs' size more
+    scored = use_of("impact", "impact.gradient_checkpointing=selective", "impact.batch_tokens=8192")
+    assert scored.a_token == pytest.approx((7 * 0.25 + 3.1 / 32) * 2**20)
     full = use_of(
         "realign",
         "realign.tune=full",

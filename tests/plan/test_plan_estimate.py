@@ -205,7 +205,10 @@ def test_u2a_trains_every_round_on_its_pairs_and_scores_all_again_between() -> N
 
 def test_stored_distributions_cost_one_pass_of_the_reference_however_many_epochs() -> None:
     epochs = ["realign.epochs=3", "impact.shard_rows=100"]
-    again, once = (estimated(config_of(*epochs, *more))[2] for more in ([], ["realign.kl_reference=top_k"]))
+    how = [[], ["realign.kl_reference=top_k"], ["realign.kl_reference=hidden"]]
+    again, once, hidden = (estimated(config_of(*epochs, *more))[2] for more in how)
+    assert (hidden.seconds, hidden.tokens) == (once.seconds, once.tokens)
+    assert hidden.memory_gib < once.memory_gib  # a worker maps them, and holds those of its micro-batch
     starts = (formulas.TRAINER_STARTS + formulas.EXPORT_STARTS) * 5
     assert again.seconds == pytest.approx(starts + 3 * (60_000 / 100 + 8000 / 400))
     assert once.seconds == pytest.approx(starts + 3 * 60_000 / 100 + 5 + 8000 / 400 / 2)

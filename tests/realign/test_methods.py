@@ -89,6 +89,7 @@ def test_each_method_is_its_row(method: str) -> None:
         ("realign.shares={INVRT: 1}", "did you mean 'INVERT'"),
         ("realign.trackers=[tensorbord]", "did you mean 'tensorboard'"),
         ("realign.batch=0", "at least 1 pair"),
+        ("realign.gradient_checkpointing=selectiv", "give true, false or selective"),
         ("realign.epsilon=-1", "or 0 to never stop"),
     ],
 )

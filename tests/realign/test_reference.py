@@ -10,19 +10,101 @@ import numpy as np
 import pytest
 import torch
 
+from tests.model import families
 from tests.realign import handmade
 from tests.realign.test_policy_module import moved
 from tests.support.small_card import Card
-from trace_ray.config import ModelConfig
+from trace_ray.config import Config, ModelConfig
+from trace_ray.config.load import load_config
+from trace_ray.config.sources import conf_folder
+from trace_ray.errors import UserError
 from trace_ray.model import kept, loading
 from trace_ray.model.kept import loads, model_facts
 from trace_ray.model.loading import load_model
+from trace_ray.model.targets import target_linears
 from trace_ray.objective.batch import micro_batch
 from trace_ray.realign.data import TrainingRows
 from trace_ray.realign.policy_module import HybridPolicy
-from trace_ray.realign.reference import reference_place
+from trace_ray.realign.reference import HIDDEN_SCHEMA, hidden_table, reference_place
 from trace_ray.realign.stage import _store_part
 from trace_ray.runs.artifacts import Run
+
+DEMO = conf_folder() / "examples" / "demo.yaml"
+
+
+def stored_rows(folder: Path, prefer: str = "chosen", **realign: Any) -> tuple[Config, list[dict[str, Any]]]:
+    """Rows of RETAIN with what stage 3 has stored of the reference for them, part by part."""
+    config = handmade.tiny_config(handmade.tiny_model(folder / "model", "gemma2"), **realign)
+    run = handmade.make_run(folder / "run", config, count=10)
+    before = torch.get_num_threads()
+    parts = run.scored.manifest()["parts"]
+    assert len(parts) == 2
+    for name in parts:
+        _store_part(run, config, name, prefer)
+    torch.set_num_threads(before)
+    rows = TrainingRows.read(run.scored, config.objective, reference_place(run))
+    every = rows.take(np.arange(len(rows)))
+    held = [row for row in every if "reference_hidden" in row or "top_k_ids" in row]
+    assert {row["category"] for row in held} == {"RETAIN"}
+    assert len(held) == 3
+    return config, held
+
+
+def test_training_on_stored_hidden_states_is_training_on_a_forward(tmp_path: Path) -> None:
+    """A head with a soft cap; values and gradients."""
+    config, retained = stored_rows(tmp_path, kl_reference="hidden")
+    policy = HybridPolicy(moved(load_model(config.model), config.lora))
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    found = []
+    for forward in (False, True):
+        batch = micro_batch(retained, config.objective, forward_reference=forward)
+        assert [group.reference is not None for group in batch.groups] == [forward]
+        assert [group.hidden_KD is not None for group in batch.groups] == [not forward]
+        _, kl_S = policy(batch.groups)
+        found.append((kl_S, torch.autograd.grad(kl_S.sum(), trained)))
+    (stored_S, stored), (forward_S, expected) = found
+    assert (forward_S > 1e-3).all()
+    torch.testing.assert_close(stored_S, forward_S, rtol=1e-6, atol=1e-6)
+    for mine, other in zip(stored, expected, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_hidden_states_lie_in_the_models_dtype_and_come_back_as_they_were(tmp_path: Path, dtype: torch.dtype) -> None:
+    config = handmade.tiny_config(handmade.tiny_model(tmp_path / "model"))
+    model = load_model(config.model).to(dtype)
+    rows = handmade.scored_rows(model, 4, ("RETAIN",))
+    table = hidden_table(model, rows, "chosen", 40)
+    assert table.schema == HIDDEN_SCHEMA
+    stored = {row["pair_id"]: row for row in table.to_pylist()}
+    for row in rows:
+        told = stored[row["pair_id"]]
+        tokens = len(row["chosen_ids"])
+        assert len(told["reference_hidden"]) == tokens * 24 * dtype.itemsize
+        (group,) = micro_batch(
+            [row | told | {"reference_hidden": np.frombuffer(told["reference_hidden"], np.uint8)}],
+            config.objective,
+            forward_reference=False,
+        ).groups
+        with torch.no_grad():
+            out = model.model(torch.tensor([row["prompt_ids"] + row["chosen_ids"]])).last_hidden_state[0]
+        assert group.hidden_KD is not None
+        assert group.hidden_KD.dtype == dtype
+        close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
+        torch.testing.assert_close(group.hidden_KD, out[len(row["prompt_ids"]) - 1 : -1], **close)
+
+
+def test_a_head_that_is_trained_and_a_kl_elsewhere_are_refused_at_load() -> None:
+    hidden = "realign.kl_reference=hidden"
+    load_config([DEMO], [hidden])
+    with pytest.raises(
+        UserError, match=r"realign\.kl_reference: hidden: .* the head, which tune=full trains: use frozen_copy"
+    ):
+        load_config([DEMO], [hidden, "realign.tune=full", "impact.parameters=full"])
+    with pytest.raises(UserError, match=r"kl_reference=hidden serves a kl on RETAIN only"):
+        load_config([DEMO], [hidden, "objective.INVERT={loss: kl, prefer: rejected, suppress: []}"])
+    with pytest.raises(UserError, match="an adapter there is not scored"):
+        target_linears(families.make("llama"), ["lm_head"])
 
 
 def test_training_on_stored_distributions_sees_the_kl_of_a_forward(tmp_path: Path) -> None:

@@ -88,6 +88,9 @@ def _not_a_choice(config: Config) -> Iterator[UserError]:
         if value not in choices and not ("plugins" in about and is_plugin(about["plugins"], value)):
             known = ", ".join(repr(choice) for choice in choices)
             yield UserError(name, value, f"use one of {known}{nearest(str(value), choices)}")
+        words = about.get("switch", (value,))
+        if not isinstance(value, bool) and value not in words:
+            yield UserError(name, value, f"give true, false or {words[0]}")
 
 
 def _at_odds(config: Config) -> Iterator[UserError]:
@@ -171,23 +174,27 @@ def _check_parameters(config: Config) -> Iterator[UserError]:
         remedy = "it leaves no initial adapter to train: use impact.parameters=lora, or realign.tune=full"
         yield UserError("impact.parameters", "full", remedy)
     yield from select_problems(config)
-    if realign.kl_reference == "top_k":
-        yield from _reference_problems(config.objective)
+    if realign.stores_reference:
+        yield from _reference_problems(config.objective, realign.kl_reference)
+    if realign.kl_reference == "hidden" and realign.tune == "full":
+        remedy = "stored hidden states go through the head, which tune=full trains: use frozen_copy or top_k"
+        yield UserError("realign.kl_reference", "hidden", remedy)
     if realign.kl_reference == "frozen_copy" and realign.tune == "lora":
         yield UserError(
             "realign.kl_reference", "frozen_copy", "an adapter needs no second copy: use same_weights or top_k"
         )
 
 
-def _reference_problems(objective: ObjectiveConfig) -> Iterator[UserError]:
-    """Stored distributions are of one response of RETAIN, and of its likeliest tokens alone."""
+def _reference_problems(objective: ObjectiveConfig, stored: str) -> Iterator[UserError]:
+    """What is stored is of one response of RETAIN; under ``top_k`` of its likeliest tokens alone."""
     for name, term in named_terms(objective):
         retain = name.startswith("objective.RETAIN")
-        if term.entry.needs_reference_logits and not (retain and term.entry.top_k_value):
-            remedy = "realign.kl_reference=top_k serves a kl on RETAIN only: use another loss, or another reference"
+        served = retain and (stored == "hidden" or term.entry.top_k_value)
+        if term.entry.needs_reference_logits and not served:
+            remedy = f"realign.kl_reference={stored} serves a kl on RETAIN only: use another loss, or another reference"
             yield UserError(f"{name}.loss", term.loss, remedy)
     if len(objective.compared("RETAIN")) > 1:
-        remedy = "realign.kl_reference=top_k stores one response's distributions: prefer the same in each term"
+        remedy = f"realign.kl_reference={stored} stores one response's distributions: prefer the same in each term"
         yield UserError("objective.RETAIN", list(objective.compared("RETAIN")), remedy)
 
 

@@ -40,6 +40,14 @@ def resource_choice(*values: str) -> Any:
     return field(default=values[0], metadata={"choices": values, "resource": True})
 
 
+SELECTIVE = "selective"
+
+
+def resource_switch(*more: str) -> Any:
+    """A yes or no, at first no, or one of ``more``; it changes no result. Checked by ``config.check``."""
+    return field(default=False, metadata={"resource": True, "switch": more})
+
+
 SPEED_KEYS = (
     "tensor_parallel_size",
     "pipeline_parallel_size",

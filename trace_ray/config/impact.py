@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trace_ray.config.fields import CPU_TOKENS, LABELS, choice, later_choice, resource, resource_auto
+from trace_ray.config.fields import (
+    CPU_TOKENS,
+    LABELS,
+    SELECTIVE,
+    choice,
+    later_choice,
+    resource,
+    resource_auto,
+    resource_switch,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +40,8 @@ class ImpactConfig:
             where a batch does not fit after all; 4,096 on a CPU.
         share_prompts: score both responses of a pair in one row with one prompt where that costs less; such a pair's
             impact is stored, but not the s(y) of each response: so with ``objective.weights=impact`` only.
-        gradient_checkpointing: keep only the layers' inputs for the backward; less memory, one more forward.
+        gradient_checkpointing: keep only the layers' inputs for the backward; less memory, one more forward. selective: keep
+            what attention and the narrower linears give too, and run the rest again: between both.
         part_bytes: size of one stored part of the direction.
         label_selector: as a judge's.
     """
@@ -51,7 +61,7 @@ class ImpactConfig:
     shard_rows: int = 256
     batch_tokens: int | str = resource_auto()
     share_prompts: bool = resource(True)
-    gradient_checkpointing: bool = resource(False)
+    gradient_checkpointing: bool | str = resource_switch(SELECTIVE)
     part_bytes: int = resource(2**29)
     num_cpus: float = resource(1.0)
     num_gpus: int | float | str = resource_auto()

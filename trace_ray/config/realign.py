@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from trace_ray.config.fields import CPU_TOKENS, LABELS, LATER, choice, later, resource, resource_auto, resource_choice
+from trace_ray.config.fields import (
+    CPU_TOKENS,
+    LABELS,
+    LATER,
+    SELECTIVE,
+    choice,
+    later,
+    resource,
+    resource_auto,
+    resource_choice,
+    resource_switch,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +56,9 @@ class RealignConfig:
     Args:
         tune: ``lora`` trains the adapter; ``full`` all weights (``impact.parameters``: what impact is measured along).
         kl_reference: what the KL is taken to: ``same_weights`` = the model with its adapter off (lora); ``frozen_copy`` =
-            a second copy, sharded by ZeRO-3 with the rest (full); ``top_k`` = distributions stored before training.
-            These two serve a KL on RETAIN only.
+            a second copy, sharded by ZeRO-3 with the rest (full); ``top_k`` = distributions stored before training, the
+            likeliest tokens alone; ``hidden`` = exact, the hidden states before the head stored before training (lora).
+            These two serve what compares on RETAIN only.
         top_k: tokens kept of each stored distribution; the rest of the vocabulary counts as one token.
         max_steps: T_max of Algorithm 1; 0 = ``epochs`` alone decide.
         epsilon: stop once the gradient's norm has stayed below it for ``epsilon_steps`` steps; 0 = never.
@@ -70,7 +82,8 @@ class RealignConfig:
         offload: to CPU memory: ``optimizer`` (ZeRO 1-3) or ``all`` = optimizer and parameters (ZeRO 3).
         deepspeed: further keys of DeepSpeed's configuration, such as {zero_optimization: {overlap_comm: false}}, as DeepSpeed
             knows them (others it passes over in silence); refused where a setting of ours decides.
-        gradient_checkpointing: recompute activations in the backward pass.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, one more forward. selective: keep
+            what attention and the narrower linears give, and recompute the rest: between both.
         checkpoint_steps: steps between checkpoints; keep_checkpoints: so many are kept.
         async_checkpoints: upload while training goes on.
         whole_checkpoints: also keep AdamW's moments whole, which another number of workers can resume from; without
@@ -82,7 +95,7 @@ class RealignConfig:
     """
 
     tune: str = choice("lora", "full")
-    kl_reference: str = choice("same_weights", "frozen_copy", "top_k")
+    kl_reference: str = choice("same_weights", "frozen_copy", "top_k", "hidden")
     top_k: int = 64
     seed: int = 0
     epochs: int = 1
@@ -106,7 +119,7 @@ class RealignConfig:
     zero_stage: int = resource(0)
     offload: str = resource_choice("none", "optimizer", "all")
     deepspeed: dict[str, Any] = field(default_factory=dict, metadata=LATER)
-    gradient_checkpointing: bool = resource(False)
+    gradient_checkpointing: bool | str = resource_switch(SELECTIVE)
     checkpoint_steps: int = resource(50)
     keep_checkpoints: int = resource(2)
     async_checkpoints: bool = resource(True)
@@ -124,6 +137,11 @@ class RealignConfig:
         (48, 0)
         """
         return min(self.warmup_steps, max(1, steps // 10)) if self.warmup_steps else 0
+
+    @property
+    def stores_reference(self) -> bool:
+        """Whether what the KL takes of the reference is stored before training, so that it runs once, not every epoch."""
+        return self.kl_reference in ("top_k", "hidden")
 
     @property
     def on_gpu(self) -> bool:

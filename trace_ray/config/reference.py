@@ -121,6 +121,8 @@ def _about(field: dataclasses.Field[Any], name: str, said: str, inner: type | No
     if choices := field.metadata.get("choices"):
         more = ", or another package's" if "plugins" in field.metadata else ""
         notes.append(f"one of: {', '.join(choice or repr(choice) for choice in choices)}{more}")
+    if words := field.metadata.get("switch"):
+        notes.append(f"one of: false, true, {', '.join(words)}")
     if name in BOUNDS:
         notes.append(f"bounds: {BOUNDS[name][1].removeprefix('give ')}")
     if inner and (field.default_factory is list or field.default is None):
@@ -174,6 +176,8 @@ def _object(section: type, found: dict[str, Any]) -> dict[str, Any]:
                 if "plugins" in field.metadata
                 else {"enum": list(choices)}
             )
+        if words := field.metadata.get("switch"):
+            allowed = {"anyOf": [{"type": "boolean"}, {"enum": list(words)}]}
         if field.metadata.get("auto"):
             kinds = typing.get_args(hints[field.name])
             kind = "boolean" if bool in kinds else "number" if float in kinds else "integer"

@@ -64,8 +64,7 @@ def theta_ref(run: Run, config: Config, *, trainable: bool) -> Any:
         check_log_probs(model, config.model.path)
         choose_packing(model, config.model.packing, device)
         fuse(model, config.model.kernels, device)
-        if config.impact.gradient_checkpointing:
-            checkpoint_layers(model)
+        checkpoint_layers(model, config.impact.gradient_checkpointing)
         return model
 
     model = kept(MODEL, f"{place.uri} {config.model} {config.impact.parameters}", make)

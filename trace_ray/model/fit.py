@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from trace_ray.config.fields import SELECTIVE
+
 SHARE = 0.85
 """Of a card that is filled: the allocator's gaps, and rows longer than those that were tried, take more."""
 STEP, MOST = 256, 65_536
@@ -22,6 +24,8 @@ KEPT_MIB = {("scoring", False): 4.3, ("training", False): 6.3, ("scoring", True)
 Lean, that is flat rows with fused steps, measured on an H100 (tests/gpu/README.md); else counted, for padded rows and
 kernels of torch. Each without the other was not measured, and goes by the larger figure.
 """
+_KEPT_OUTPUTS = 6
+"""Queries, keys, values, attention, and the projections back from attention and MLP: keys and values are at most so wide."""
 LIVE = 2 * 10**9
 """Parameters gathered ahead by ZeRO-3, in bytes: DeepSpeed's stage3_max_live_parameters in bfloat16."""
 
@@ -92,17 +96,21 @@ def line_through(first: tuple[int, float], second: tuple[int, float]) -> tuple[f
     return first[1] - a_token * first[0], a_token
 
 
-def token_bytes(shape: Shape, what: str, *, checkpointed: bool, lean: bool) -> float:
+def token_bytes(shape: Shape, what: str, *, checkpointed: bool | str, lean: bool) -> float:
     """Returns what one token holds in ``scoring`` or ``training``: what is known of REFERENCE, by the layers' sizes.
 
-    Where layers are checkpointed each keeps its input, and one at a time holds what it would.
+    Where layers are checkpointed each keeps its input, and one at a time holds what it would. Where they are so selectively
+    each also keeps six outputs of about the model's width (``model.selective``): counted, not measured on a card.
 
     Args:
         lean: whether rows are flat and steps fused, see KEPT_MIB.
     """
     kept = KEPT_MIB[what, lean] * 2**20 / REFERENCE.layers
     a_layer = kept * shape.layer_numbers / REFERENCE.layer_numbers * shape.size / REFERENCE.size
-    return shape.layers * shape.width * shape.size + a_layer if checkpointed else shape.layers * a_layer
+    if not checkpointed:
+        return shape.layers * a_layer
+    kept_widths = 1 + (_KEPT_OUTPUTS if checkpointed == SELECTIVE else 0)
+    return shape.layers * kept_widths * shape.width * shape.size + a_layer
 
 
 def scoring_bytes(shape: Shape, *, full: bool, curvature: str = "identity") -> float:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from trace_ray.model.decoder import causal_lm, text_decoder
 from trace_ray.model.flat import runs_flat
@@ -168,7 +169,10 @@ class _LoraLinear(torch.autograd.Function):
         down_TR = seen_TI @ a_RI.mT
         ctx.save_for_backward(seen_TI, weight_OI, a_RI, b_OR, down_TR)
         ctx.scale, ctx.dropped = scale, dropped_TI is not None
-        return functional.linear(x_TI, weight_OI, bias_O).addmm_(down_TR, b_OR.mT, alpha=scale)
+        y_TO = functional.linear(x_TI, weight_OI, bias_O)
+        # Where a layer is checkpointed selectively it may keep this product, which is then not to be written into.
+        add = y_TO.addmm_ if _get_current_dispatch_mode() is None else y_TO.addmm
+        return add(down_TR, b_OR.mT, alpha=scale)
 
     @staticmethod
     def backward(ctx: Any, *above: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

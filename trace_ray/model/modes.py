@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from trace_ray.config.fields import SELECTIVE
 from trace_ray.model.decoder import causal_lm
+from trace_ray.model.selective import kept_and_made_again
 
 _OFF = "_disable_adapters"
 """PEFT's own name, which its layers look at in each forward."""
@@ -44,13 +46,18 @@ def adapter_off(model: torch.nn.Module) -> Iterator[None]:
             setattr(module, _OFF, was)
 
 
-def checkpoint_layers(model: Any) -> None:
-    """Makes the decoder layers keep their inputs only and run again in the backward, whatever the model's mode.
+def checkpoint_layers(model: Any, how: bool | str = True) -> None:
+    """Makes the decoder layers run again in the backward, whatever the model's mode.
 
     Args:
         model: a Hugging Face causal LM, with or without a PEFT adapter; dropout stays as it is.
+        how: False = they keep all that the backward needs, and nothing is done here; True = their inputs only;
+            ``selective`` = also what ``model.selective`` keeps, which is not run again.
     """
-    causal_lm(model).gradient_checkpointing_enable({"use_reentrant": False})
+    if not how:
+        return
+    more = {"context_fn": kept_and_made_again} if how == SELECTIVE else {}
+    causal_lm(model).gradient_checkpointing_enable({"use_reentrant": False, **more})
     let_checkpoint(model)
 
 

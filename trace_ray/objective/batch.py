@@ -51,7 +51,8 @@ class SequenceGroup:
         anchored: the sequences that some token term reads, in order.
         reference: these again, for the reference's forward; filler where only another worker has some; None where no
             forward is needed.
-        top_k: stored reference distributions of the anchored sequences' tokens, instead of a forward.
+        top_k, hidden_KD: stored reference distributions, or hidden states, of the anchored sequences' tokens, instead of a
+            forward.
     """
 
     batch: PackedBatch
@@ -60,12 +61,14 @@ class SequenceGroup:
     anchored: tuple[int, ...]
     reference: PackedBatch | None
     top_k: TopK | None = None
+    hidden_KD: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> SequenceGroup:
         reference = self.reference.to(device) if self.reference else None
         top_k = self.top_k.to(device) if self.top_k else None
+        hidden_KD = sent(self.hidden_KD, device) if self.hidden_KD is not None else None
         batch, places = self.batch.to(device), self.places.to(device)
-        return replace(self, batch=batch, places=places, reference=reference, top_k=top_k)
+        return replace(self, batch=batch, places=places, reference=reference, top_k=top_k, hidden_KD=hidden_KD)
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,8 @@ def micro_batch(
         groups, anchored: as ``layout.plan_step`` made them for these rows; None = one group.
         shared: which pairs' responses share their prompt, none of them anchored; None = none.
         flat: whether the rows of a group lie one after the other instead of padded.
-        forward_reference: whether the reference is a forward; else rows hold ``top_k_ids`` and ``top_k_log_probs``.
+        forward_reference: whether the reference is a forward; else rows hold ``top_k_ids`` and ``top_k_log_probs``, or
+            ``reference_hidden``.
     """
     runs: list[Flat] = []
     for i, row in enumerate(rows):
@@ -162,7 +166,7 @@ def _group(
         token_terms=terms,
         anchored=anchors,
         reference=packed(again or [FILLER]) if run_reference and forward else None,
-        top_k=None if forward or not anchors else _top_k([rows[keys[at][0]] for at in anchors]),
+        **({} if forward or not anchors else _stored([rows[keys[at][0]] for at in anchors])),
     )
 
 
@@ -186,7 +190,15 @@ def _is_filler(batch: PackedBatch) -> bool:
     return batch.input_ids_BT.shape == (1, 2)
 
 
-def _top_k(rows: Sequence[Row]) -> TopK:
+def _stored(rows: Sequence[Row]) -> dict[str, Any]:
+    """What is stored of the reference for these rows, as a ``SequenceGroup`` holds it."""
+    if "reference_hidden" in rows[0]:
+        return {"hidden_KD": torch.cat([_hidden(row) for row in rows])}
     ids = torch.cat([torch.as_tensor(row["top_k_ids"]) for row in rows])
     log_probs = torch.cat([torch.as_tensor(row["top_k_log_probs"]) for row in rows])
-    return TopK(ids.long(), log_probs.float())
+    return {"top_k": TopK(ids.long(), log_probs.float())}
+
+
+def _hidden(row: Row) -> torch.Tensor:
+    held = torch.tensor(row["reference_hidden"])  # a copy: what is mapped cannot be written to
+    return held.view(getattr(torch, row["dtype"])).view(-1, row["width"])

@@ -150,7 +150,7 @@ def _realign(load: Workload, asked: Sequence[Asked], rates: Rates, config: Confi
     steps = training_steps(samples, realign)
     epochs = steps / epoch_steps(samples, realign)
     passes = epochs * share
-    stored = load.reference_tokens if realign.kl_reference == "top_k" else 0
+    stored = load.reference_tokens if realign.stores_reference else 0
     forwards = passes * (load.reference_tokens - stored)
     training = passes * load.policy_tokens / train.train_tokens_s + forwards / train.forward_tokens_s
     seconds = EXPORT_STARTS * train.start_s + rounds * (TRAINER_STARTS * train.start_s + training / realign.workers)
@@ -159,7 +159,8 @@ def _realign(load: Workload, asked: Sequence[Asked], rates: Rates, config: Confi
     if stored:  # the reference's distributions are made once, before training, a task a part
         tasks = at_once(shard_count(load, config.impact), realign.num_cpus, gpus, have)
         seconds += train.start_s + stored / train.forward_tokens_s / tasks
-    workers_gib = training_gib(train, config) + realign.workers * stored * TOP_K_BYTES * realign.top_k / 2**30
+    held = TOP_K_BYTES * realign.top_k if realign.kl_reference == "top_k" else 0
+    workers_gib = training_gib(train, config) + realign.workers * stored * held / 2**30
     # Ray keeps the scoring workers for a while, idle but loaded.
     idle = train.memory_gib * impact_workers(load, config.impact, have)
     measuring = selection(load, asked, rates, config, have)

@@ -18,6 +18,7 @@ from trace_ray.plan.estimate import estimate
 from trace_ray.plan.hub import unreached
 from trace_ray.plan.manifest import read_groups
 from trace_ray.plan.measure import measure
+from trace_ray.plan.on_disk import with_disk
 from trace_ray.plan.preflight import preflight
 from trace_ray.plan.rates import Rates, given, with_given
 from trace_ray.plan.sample import read_sample
@@ -98,6 +99,7 @@ def make_plan(
     else:
         rates = checks.attempt(problems, lambda: given(config))
     estimates = estimate(load, asked, with_given(rates, config), config, have, stages) if rates else []
+    estimates = with_disk(estimates, load, config) if loads else estimates
     problems += checks.check_cost(estimates, config.ray.max_cost, config.rounds.number)
     if not (config.ray.address or config.plan.cpus or manifest):
         problems += checks.check_memory(estimates, checks.machine_memory_gib())

@@ -73,7 +73,7 @@ def _steps(
 
     _set_threads(realign.num_cpus)
     if realign.gradient_checkpointing:
-        checkpoint_layers(model)
+        checkpoint_layers(model, realign.gradient_checkpointing)
         training_mode(model)
     budgets = realign.tokens, affordable(realign.tokens, BACKWARD * token_s)
     size = -(-realign.batch // realign.workers)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trace_ray.model.sharing import Pays
 
 DISTRIBUTIONS = ("top_k_ids", "top_k_log_probs")
+HIDDEN = "reference_hidden"
 
 
 class Rows(Protocol):
@@ -73,7 +74,7 @@ class TrainingRows:
         """Returns the rows of a finished scored/, from this node's copy.
 
         Args:
-            reference: a folder of stored distributions in TOP_K_SCHEMA, which then come with the rows.
+            reference: a folder of what is stored of the reference, which then comes with the rows.
         """
         return cls(node_copy(scored, objective, reference), objective, scored.place.uri)
 
@@ -134,12 +135,14 @@ class TrainingRows:
         return list(self.rows.take(np.asarray(indices, np.int64))["pair_id"].to_pylist())
 
     def take(self, indices: Indices) -> list[dict[str, Any]]:
-        """Returns the rows at ``indices``, each with its stored distributions, tokens x k, where it has some."""
+        """Returns the rows at ``indices``, each with what is stored of the reference for it, tokens x k or bytes."""
         table = self.rows.take(np.asarray(indices, np.int64))
-        stored = [name for name in DISTRIBUTIONS if name in table.column_names]
+        stored = [name for name in (*DISTRIBUTIONS, HIDDEN) if name in table.column_names]
         rows: list[dict[str, Any]] = table.drop_columns(stored).to_pylist()
         for name in stored:
             for row, values in zip(rows, table[name], strict=True):
-                if values.is_valid:
+                if values.is_valid and name == HIDDEN:
+                    row[name] = np.frombuffer(values.as_buffer(), np.uint8)
+                elif values.is_valid:
                     row[name] = values.values.to_numpy().reshape(-1, row["k"])
         return rows

@@ -44,7 +44,7 @@ class Trainer(Training):
 
     def __init__(self, run: Run, config: Config, rank: int, workers: int) -> None:
         self.run_folder, self.dtype = run, config.model.dtype
-        stored = reference_place(run) if config.realign.kl_reference == "top_k" else None
+        stored = reference_place(run) if config.realign.stores_reference else None
         whole = rank == 0 or not shared_weights(config.realign, workers)
         rows, (self.model, reference) = together(
             lambda: (TrainingRows.read(run.scored, config.objective, stored), load_policy(run, config, whole=whole))

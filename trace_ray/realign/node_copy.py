@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 
 from trace_ray.config import ObjectiveConfig
 from trace_ray.pairs import RESPONSE_NAMES
-from trace_ray.realign.reference import TOP_K_SCHEMA
 from trace_ray.realign.row_index import NAMES, RowIndex, trained_rows
 from trace_ray.runs.artifacts import Artifact
 from trace_ray.runs.weights import WEIGHTS, read_part
@@ -66,7 +65,7 @@ def node_copy(scored: Artifact, objective: ObjectiveConfig, reference: Location 
     """Returns this node's copy of what is trained on of a finished scored/, made by the first process that asks.
 
     Args:
-        reference: stored reference distributions in TOP_K_SCHEMA, a file a part of scored/; or None.
+        reference: what is stored of the reference, in TOP_K_SCHEMA or HIDDEN_SCHEMA, a file a part of scored/; or None.
     """
     manifest, columns = scored.manifest(), columns_read(objective)
     facts = [
@@ -82,7 +81,9 @@ def node_copy(scored: Artifact, objective: ObjectiveConfig, reference: Location 
         table, index = trained_rows(read_part(scored.place / name, columns, manifest.get(WEIGHTS)), objective)
         return (_with_reference(table, (reference / name).read_parquet()) if reference else table), index
 
-    return NodeCopy(made_once(json.dumps(["rows", *facts]), lambda folder: _write(folder, manifest["parts"], read)))
+    ahead = 1 if reference else AHEAD  # what is stored of the reference is many times the rows
+    key = json.dumps(["rows", *facts])
+    return NodeCopy(made_once(key, lambda folder: _write(folder, manifest["parts"], read, ahead)))
 
 
 def columns_read(objective: ObjectiveConfig) -> list[str]:
@@ -92,12 +93,12 @@ def columns_read(objective: ObjectiveConfig) -> list[str]:
     return ["pair_id", "category", "weight", "prompt_ids", *kinds]
 
 
-def _write(folder: Path, names: Sequence[str], read: Callable[[str], tuple[pa.Table, RowIndex]]) -> None:
+def _write(folder: Path, names: Sequence[str], read: Callable[[str], tuple[pa.Table, RowIndex]], ahead: int) -> None:
     batches: list[int] = []
     indices: list[RowIndex] = []
     writer: pa.RecordBatchFileWriter | None = None
     try:
-        for table, index in read_ahead(read, names, AHEAD):
+        for table, index in read_ahead(read, names, ahead):
             writer = writer or pa.ipc.new_file(str(folder / ROWS), table.schema)
             for batch in table.to_batches():
                 writer.write_batch(batch)
@@ -114,8 +115,8 @@ def _write(folder: Path, names: Sequence[str], read: Callable[[str], tuple[pa.Ta
 
 
 def _with_reference(table: pa.Table, stored: pa.Table) -> pa.Table:
-    """Returns the rows with the distributions that are stored of them, null where none is."""
+    """Returns the rows with what is stored of the reference for them, null where nothing is."""
     at = pc.index_in(table["pair_id"], value_set=stored["pair_id"].combine_chunks())
-    for field in [field for field in TOP_K_SCHEMA if field.name != "pair_id"]:
+    for field in [field for field in stored.schema if field.name != "pair_id"]:
         table = table.append_column(field, stored[field.name].combine_chunks().take(at))
     return table

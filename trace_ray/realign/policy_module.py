@@ -95,7 +95,10 @@ class HybridPolicy(torch.nn.Module):
             return lambda logits, at: of_top_k(logits, ids_Mk[at], log_probs_Mk[at], p)
         real = [group.anchored for group in groups if group.reference]
         kept = [hidden for hidden, anchored in zip(references, real, strict=True) if anchored]
-        if not references or entry.token_value is None:  # of no worker; the head may still be called, on no tokens
+        kept += [group.hidden_KD for group in groups if group.hidden_KD is not None]
+        if (
+            not (references or kept) or entry.token_value is None
+        ):  # of no worker; the head may still be called, on no tokens
             return lambda logits, _at: logits.sum(-1)
         # Where only another worker compares, this one asks the reference's head too: ZeRO-3 gathers it on all or none.
         of_logits, hidden_MD = entry.token_value, torch.cat(kept)[anchor_M] if kept else references[0][:0]

@@ -111,8 +111,7 @@ def load_policy(run: Run, config: Config, *, whole: bool = True) -> tuple[Any, A
             model, reference = load_adapter(model, folder, trainable=True), None
     for each in (model, reference) if reference is not None else (model,):
         choose_packing(each, config.model.packing, "cuda" if config.realign.on_gpu else "cpu")
-    if config.realign.gradient_checkpointing:
-        checkpoint_layers(model)
+    checkpoint_layers(model, config.realign.gradient_checkpointing)
     return model, reference
 
 

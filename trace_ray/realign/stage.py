@@ -64,7 +64,7 @@ def train(run: Run, config: Config) -> Any:
     check_model(config.model)
     check_trackers(config.realign.trackers)
     ensure_ray(config.ray)
-    if config.realign.kl_reference == "top_k":
+    if config.realign.stores_reference:
         _store_reference(run, config)
     with steps_shown(run):
         return fit(run, config)
@@ -86,7 +86,7 @@ def check_model(model: ModelConfig) -> None:
 
 
 def _store_reference(run: Run, config: Config) -> None:
-    """Stores the reference's distributions of the anchored responses, part by part of scored/, on actors that keep it."""
+    """Stores what the KL takes of the reference for the anchored responses, part by part of scored/, on actors that keep it."""
     responses = config.objective.compared("RETAIN")
     names = run.scored.manifest()["parts"] if responses else []
     realign, finished = config.realign, {part.name for part in reference_place(run).files(".parquet")}
@@ -111,7 +111,7 @@ def _store_part(run: Run, config: Config, name: str, response: str) -> None:
     from trace_ray.model.flat import choose_packing
     from trace_ray.model.fused import fuse
     from trace_ray.model.loading import load_model
-    from trace_ray.realign.reference import top_k, top_k_table
+    from trace_ray.realign.reference import hidden, hidden_table, top_k, top_k_table
 
     realign = config.realign
     torch.set_num_threads(max(1, int(realign.num_cpus)))
@@ -127,14 +127,23 @@ def _store_part(run: Run, config: Config, name: str, response: str) -> None:
         return model
 
     model = kept(MODEL, str(config.model), make)
+    stores_hidden = realign.kl_reference == "hidden"
+
+    def trial(tokens: int) -> object:
+        batch = trial_batch(model, tokens)
+        return hidden(model, batch) if stores_hidden else top_k(model, batch, realign.top_k)
+
     budget = kept_budget(
         f"{config.model} {realign}",
         realign.micro_tokens,
         device,
-        lambda tokens: top_k(model, trial_batch(model, tokens), realign.top_k),
+        trial,
         longest=config.model.max_length,
         setting="realign.micro_tokens",
         remedy="lower model.max_length",
     )
-    made = top_k_table(model, rows, response, realign.top_k, budget)
+    if stores_hidden:
+        made = hidden_table(model, rows, response, budget)
+    else:
+        made = top_k_table(model, rows, response, realign.top_k, budget)
     (reference_place(run) / name).write_parquet(made)

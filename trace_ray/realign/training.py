@@ -153,7 +153,7 @@ class Training:
             micro_step.anchored,
             shared=[self.rows.shared(i) for i in mine],
             flat=self.rows.flat,
-            forward_reference=self.realign.kl_reference != "top_k",
+            forward_reference=not self.realign.stores_reference,
         )
 
     def parts(self) -> Iterator[Part]:
