@@ -26,11 +26,11 @@ ROWS = [Packed([1, 5, 7, 44], ([9, 2, 60], [8, 1])), Packed([1, 4], ([3, 8, 6, 1
 HOW: tuple[bool | str, ...] = (False, "selective", True)
 
 
-class Work(TorchDispatchMode):
+class Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes what is made and still there, and the products made."""
 
     def __init__(self, parameters: Any) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.own = {parameter.untyped_storage()._cdata for parameter in parameters}
         self.made: dict[int, tuple[StorageWeakRef, int]] = {}
         self.products = 0
@@ -41,12 +41,13 @@ class Work(TorchDispatchMode):
         for tensor in tree_leaves(found):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
-                self.made[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+                self.made[storage._cdata] = StorageWeakRef(storage), storage.nbytes()  # type: ignore[no-untyped-call]
         return found
 
     def held(self) -> int:
         """Returns the bytes of what was made that something still holds."""
-        return sum(n for key, (ref, n) in self.made.items() if key not in self.own and not ref.expired())
+        others: list[tuple[Any, int]] = [entry for key, entry in self.made.items() if key not in self.own]
+        return sum([size for ref, size in others if not ref.expired()])
 
 
 def measured(family: str, how: bool | str, *, kernels: str, flat: bool, dropout: float) -> tuple[Any, int, int]:

@@ -90,8 +90,8 @@ def test_hidden_states_lie_in_the_models_dtype_and_come_back_as_they_were(tmp_pa
             out = model.model(torch.tensor([row["prompt_ids"] + row["chosen_ids"]])).last_hidden_state[0]
         assert group.hidden_KD is not None
         assert group.hidden_KD.dtype == dtype
-        close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
-        torch.testing.assert_close(group.hidden_KD, out[len(row["prompt_ids"]) - 1 : -1], **close)
+        close = 1e-5 if dtype == torch.float32 else 0.05
+        torch.testing.assert_close(group.hidden_KD, out[len(row["prompt_ids"]) - 1 : -1], rtol=close, atol=close)
 
 
 def test_a_head_that_is_trained_and_a_kl_elsewhere_are_refused_at_load() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 WIDER = 2
@@ -28,8 +27,8 @@ _PRODUCTS = {"aten::mm": 0, "aten::addmm": 1}
 """And at which argument their left factor stands. What is done in place cannot be kept: torch returns what it was done to."""
 
 
-def keeps(_context: Any, operator: torch._ops.OpOverload, *arguments: Any, **_named: Any) -> CheckpointPolicy:
-    """Returns whether a layer keeps what an operator gives, as ``create_selective_checkpoint_contexts`` asks."""
+def keeps(_context: Any, operator: Any, *arguments: Any, **_named: Any) -> CheckpointPolicy:
+    """Returns whether a layer keeps what an operator (torch.ops) gives, as ``create_selective_checkpoint_contexts`` asks."""
     name = operator.name()
     kept = name in _ATTENTION
     if (at := _PRODUCTS.get(name)) is not None:
