@@ -108,25 +108,14 @@ def _store_part(run: Run, config: Config, name: str, response: str) -> None:
     import torch
 
     from trace_ray.model.budget import kept_budget, trial_batch
-    from trace_ray.model.flat import choose_packing
-    from trace_ray.model.fused import fuse
-    from trace_ray.model.loading import load_model
     from trace_ray.realign.reference import hidden, hidden_table, top_k, top_k_table
 
     realign = config.realign
     torch.set_num_threads(max(1, int(realign.num_cpus)))
-    device = torch.device("cuda" if realign.on_gpu else "cpu")
     columns = ["pair_id", "category", "prompt_ids", f"{response}_ids"]
     table = (run.scored.place / name).read_parquet(columns)
     rows = table.filter(pc.equal(table["category"], "RETAIN")).to_pylist()
-
-    def make() -> Any:
-        model = load_model(config.model).to(device)
-        choose_packing(model, config.model.packing, device)
-        fuse(model, config.model.kernels, device)
-        return model
-
-    model = kept(MODEL, str(config.model), make)
+    model = kept(MODEL, str(config.model), lambda: _reference_model(config))
     stores_hidden = realign.kl_reference == "hidden"
 
     def trial(tokens: int) -> object:
@@ -136,7 +125,7 @@ def _store_part(run: Run, config: Config, name: str, response: str) -> None:
     budget = kept_budget(
         f"{config.model} {realign}",
         realign.micro_tokens,
-        device,
+        next(model.parameters()).device,
         trial,
         longest=config.model.max_length,
         setting="realign.micro_tokens",
@@ -147,3 +136,18 @@ def _store_part(run: Run, config: Config, name: str, response: str) -> None:
     else:
         made = top_k_table(model, rows, response, realign.top_k, budget)
     (reference_place(run) / name).write_parquet(made)
+
+
+def _reference_model(config: Config) -> Any:
+    """Returns the model before training where this worker runs it, run as the settings say."""
+    import torch
+
+    from trace_ray.model.flat import choose_packing
+    from trace_ray.model.fused import fuse
+    from trace_ray.model.loading import load_model
+
+    device = torch.device("cuda" if config.realign.on_gpu else "cpu")
+    model = load_model(config.model).to(device)
+    choose_packing(model, config.model.packing, device)
+    fuse(model, config.model.kernels, device)
+    return model
