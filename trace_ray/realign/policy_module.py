@@ -96,9 +96,8 @@ class HybridPolicy(torch.nn.Module):
         real = [group.anchored for group in groups if group.reference]
         kept = [hidden for hidden, anchored in zip(references, real, strict=True) if anchored]
         kept += [group.hidden_KD for group in groups if group.hidden_KD is not None]
-        if (
-            not (references or kept) or entry.token_value is None
-        ):  # of no worker; the head may still be called, on no tokens
+        # Of no worker; the head may still be called, on no tokens.
+        if entry.token_value is None or not (references or kept):
             return lambda logits, _at: logits.sum(-1)
         # Where only another worker compares, this one asks the reference's head too: ZeRO-3 gathers it on all or none.
         of_logits, hidden_MD = entry.token_value, torch.cat(kept)[anchor_M] if kept else references[0][:0]
