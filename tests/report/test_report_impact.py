@@ -105,6 +105,30 @@ def test_the_share_of_pairs_that_push_both_ways_is_told(made: MadeRun) -> None:
     assert re.search(r"Pairs that push both ways: .*INVERT 1 of 4 \(25.0 %\), .*PUNISH 0 of 2 \(0.0 %\)\.", text)
 
 
+def test_only_pairs_that_push_both_ways_are_named(made: MadeRun) -> None:
+    """Above 0, the highest first, each among the pairs to look at; none where an earlier version scored them."""
+    config, named = config_of("report.top_pairs=1", "report.sample=0"), []
+    for part in made.run.scored.parts():
+        rows = part.read_parquet().drop_columns(["ches_per_token"]).to_pylist()
+        part.write_parquet(pa.Table.from_pylist(rows))
+    earlier = impact_section(made.run, surveys(made.run, config), config.objective)
+    assert earlier is not None
+    assert earlier.alike == []
+    config = replace(config, report=replace(config.report, top_pairs=9))
+    for part in made.run.scored.parts():
+        rows = part.read_parquet().to_pylist()
+        told = {row["pair_id"]: 0.0 if number else 0.25 for number, row in enumerate(rows)}
+        named += [(name, value) for name, value in told.items() if value > 0]
+        table = [row | {"ches_per_token": told[row["pair_id"]]} for row in rows]
+        part.write_parquet(pa.Table.from_pylist(table))
+    seen = surveys(made.run, config)
+    found, browser = impact_section(made.run, seen, config.objective), browser_section(made.run, seen, config, 0.5)
+    assert found is not None
+    assert browser is not None
+    assert found.alike == sorted(named)[:5]
+    assert {name for name, _ in found.alike} <= {pair.pair_id for pair in browser.pairs}
+
+
 def test_a_sample_holds_every_category_and_split(tmp_path: Path) -> None:
     """40 of 200 pairs, of eight strata: five of each, or all there are; the same ones whenever it is asked."""
     made = MadeRun(tmp_path, rows=200)
